@@ -1,0 +1,1 @@
+"""Words of both sides: units, data types, operator tables, mappings, configuration, errors."""
