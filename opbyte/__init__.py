@@ -1,3 +1,70 @@
-"""Simulate accelerators for large language models and search their design space."""
+"""Simulate accelerators for large language models and search their design space.
+
+The public names are loaded when they are first used, so that `import opbyte` costs about as much
+as starting Python: no name pays for another name's dependencies.
+"""
+
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
+
+# Public name -> (module, attribute); an attribute of None is the module itself.
+_PUBLIC: dict[str, tuple[str, str | None]] = {
+    # what to simulate it on
+    "load_machine": ("opbyte.hw_models.machine", "load_machine"),
+    "load_mapping": ("opbyte.core.mapping", "load_mapping"),
+    # what to simulate
+    "load_model": ("opbyte.workloads.model_loader", "load_model"),
+    "Prefill": ("opbyte.workloads.phases", "Prefill"),
+    "Decode": ("opbyte.workloads.phases", "Decode"),
+    "Mixed": ("opbyte.workloads.phases", "Mixed"),
+    "Generate": ("opbyte.workloads.phases", "Generate"),
+    "Gemm": ("opbyte.workloads.phases", "Gemm"),
+    "ModelSet": ("opbyte.workloads.model_set", "ModelSet"),
+    "CompositionOfExperts": ("opbyte.workloads.coe", "CompositionOfExperts"),
+    "OpTrace": ("opbyte.workloads.op_trace", "OpTrace"),
+    # simulate it
+    "simulate": ("opbyte.sim.simulate", "simulate"),
+    "simulate_batch": ("opbyte.sim.simulate", "simulate_batch"),
+    # decide
+    "load_study": ("opbyte.sweeps.study", "load_study"),
+    "open_results": ("opbyte.sweeps.store", "open_results"),
+    "front": ("opbyte.sweeps.pareto", "front"),
+    "plot": ("opbyte.sweeps.plots", None),
+    # what can go wrong
+    "OpbyteError": ("opbyte.core.errors", "OpbyteError"),
+    "ConfigError": ("opbyte.core.errors", "ConfigError"),
+    "WorkloadError": ("opbyte.core.errors", "WorkloadError"),
+    "CapacityError": ("opbyte.core.errors", "CapacityError"),
+    "UncoveredError": ("opbyte.core.errors", "UncoveredError"),
+    "SimulationError": ("opbyte.core.errors", "SimulationError"),
+}
+
+if TYPE_CHECKING:
+    from opbyte.core.errors import CapacityError as CapacityError
+    from opbyte.core.errors import ConfigError as ConfigError
+    from opbyte.core.errors import OpbyteError as OpbyteError
+    from opbyte.core.errors import SimulationError as SimulationError
+    from opbyte.core.errors import UncoveredError as UncoveredError
+    from opbyte.core.errors import WorkloadError as WorkloadError
+else:
+    # Hidden from type checkers, which would otherwise accept any name.
+    def __getattr__(name: str) -> object:
+        """Import a public name on first use and keep it."""
+        try:
+            module_name, attribute = _PUBLIC[name]
+        except KeyError:
+            raise AttributeError(
+                f"module 'opbyte' has no attribute {name!r}. Known: {', '.join(sorted(_PUBLIC))}.",
+                name=name,
+            ) from None
+        from importlib import import_module
+
+        module = import_module(module_name)
+        value = module if attribute is None else getattr(module, attribute)
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PUBLIC})
