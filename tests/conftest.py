@@ -51,6 +51,7 @@ def _no_network() -> Iterator[None]:
     def guarded(method):
         def call(self, address):
             if not local(address):
+                self.close()  # the caller expects an OSError and would leak it
                 raise RuntimeError(f"tests must not use the network, tried {address!r}")
             return method(self, address)
 

@@ -4,6 +4,7 @@ import ast
 import importlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import tomllib
@@ -149,6 +150,11 @@ def test_constraints_are_names_and_versions_only(root):
         assert version[0].isdigit(), pin
         assert "/" not in pin
         assert " " not in pin
+
+
+def test_tests_can_not_reach_the_network():
+    with pytest.raises(RuntimeError, match=r"must not use the network.*192\.0\.2\.1"):
+        socket.create_connection(("192.0.2.1", 80), timeout=1)
 
 
 def test_this_environment_has_the_pinned_versions(root):
