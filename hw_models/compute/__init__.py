@@ -1,0 +1,5 @@
+"""Compute units. Importing this package registers the built-in kinds."""
+
+from opbyte.hw_models.compute import dataflow, matrix
+
+__all__ = ["dataflow", "matrix"]

@@ -1,0 +1,134 @@
+"""What every compute unit answers: how long its arithmetic takes, and what its tiles re-read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from opbyte.core.dtypes import lookup as dtype_of
+from opbyte.core.errors import UncoveredError
+from opbyte.core.ops import Array, OpTable
+from opbyte.core.registry import Registry
+from opbyte.hw_models.machine import Machine
+
+Rows = npt.NDArray[np.int64]
+
+
+class UnitModel(Protocol):
+    """A kind of compute unit."""
+
+    #: Collectives inside a fused operator run beside its stream instead of after it.
+    pipelines: bool
+
+    def compute_seconds(self, table: OpTable, rows: Rows, unit: UnitView, *, ideal: bool) -> Array:
+        """Return the seconds of arithmetic of each row, (rows, 1 or points).
+
+        Args:
+            ideal: Peak rate and useful operations only; never more than the other answer.
+        Raises:
+            UncoveredError: If the unit has no rate for a row's dtype or kind.
+        """
+        ...
+
+
+UNITS: Registry[UnitModel] = Registry("unit kind")
+
+
+@dataclass(frozen=True)
+class UnitView:
+    """One unit's parameters: floats, or arrays over design points."""
+
+    machine: Machine
+    path: str
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return a parameter, or a default where the unit does not have it."""
+        return self.machine.values.get(f"{self.path}.{name}", default)
+
+    def peak(self, dtype: str) -> Any:
+        """Return the matrix rate for an arithmetic dtype, operations/s.
+
+        Raises:
+            UncoveredError: If the unit computes in neither the dtype nor what it unpacks to.
+        """
+        for name in (dtype, dtype_of(dtype).compute):
+            rate = self.get(f"peak.{name}")
+            if rate is not None:
+                return rate
+        known = ", ".join(self.machine.unit(self.path).config.peak) or "no matrix rate"
+        raise UncoveredError(
+            f"{self.machine.name}: unit '{self.path}' has no arithmetic for {dtype}. It has: {known}"
+        )
+
+    def vector_rate(self, kind: str) -> Any:
+        """Return the rate of everything that is not a matrix product, operations/s.
+
+        Raises:
+            UncoveredError: If the unit has none.
+        """
+        rate = self.get("vector")
+        if rate is None:
+            raise UncoveredError(
+                f"{self.machine.name}: unit '{self.path}' has no `vector` rate, so it can not run "
+                f"'{kind}'. give one, or map the operator to another unit"
+            )
+        return rate
+
+    @property
+    def model(self) -> UnitModel:
+        """Return the model that prices this kind of unit.
+
+        Raises:
+            UncoveredError: If there is none yet.
+        """
+        kind = self.machine.unit(self.path).config.kind
+        if kind not in UNITS.names():
+            raise UncoveredError(
+                f"{self.machine.name}: no model prices unit kind '{kind}' of '{self.path}'. "
+                f"Known: {', '.join(UNITS.names())}"
+            )
+        return UNITS.lookup(kind)
+
+    def buffer_bytes(self) -> Any:
+        """Return the bytes that tiles may take on the chip, or None without a buffer."""
+        config = self.machine.unit(self.path).config
+        part = self.path.rpartition(".")[0]
+        memory = f"{part}.{config.buffer}" if config.buffer else None
+        if memory is None:
+            own = self.machine.unit_ports(self.path)[0].rpartition(".")[0]
+            memory = own if self.machine.memory(own).config.kind == "sram" else None
+        if memory is None:
+            return None
+        capacity = self.machine.values[f"{self.machine.memory(memory).path}.capacity"]
+        return capacity * self.get("buffer_share", 1.0)
+
+
+def is_matrix(table: OpTable, rows: Rows) -> npt.NDArray[np.bool_]:
+    """Return which rows are matrix products, (rows,)."""
+    matrix: npt.NDArray[np.bool_] = (table["m"][rows] > 0).any(axis=1)
+    return matrix
+
+
+def arithmetic_seconds(
+    table: OpTable, rows: Rows, unit: UnitView, matrix_ops: Array, *, ideal: bool
+) -> Array:
+    """Return operations over rate: matrix rows at the dtype's peak, the rest at the vector rate.
+
+    Args:
+        matrix_ops: Operations that matrix rows execute, padding included, (rows, 1 or points).
+    """
+    matrix = is_matrix(table, rows)
+    efficiency = 1.0 if ideal else unit.get("efficiency", 1.0)
+    work = np.where(matrix[:, None], matrix_ops, table["flops"][rows])
+    seconds = []
+    for row, is_product, ops in zip(rows, matrix, work, strict=True):
+        if not ops.any():
+            seconds.append(np.zeros(1))
+        elif is_product:
+            seconds.append(ops / (unit.peak(table.dtypes[row]) * efficiency))
+        else:
+            seconds.append(ops / unit.vector_rate(table.kinds[row]))
+    return np.stack(np.broadcast_arrays(*seconds)) if seconds else np.zeros((0, 1))

@@ -1,0 +1,1 @@
+"""Links between parts, and the collectives that run over them."""

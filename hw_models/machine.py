@@ -1,0 +1,406 @@
+"""Machine: a tree of parts with memories, their ports, units at those ports, and links.
+
+Every number is per instance. The tree compiles to *values*: one float (or one array over design
+points) for each parameter, under a short path such as `rdu.hbm.phy.bandwidth`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from opbyte.core.catalog import Catalog
+from opbyte.core.config import Document, load_document, resolve_path, set_values, validate
+from opbyte.core.errors import ConfigError
+from opbyte.core.mapping import Mapping as SoftwareMapping
+from opbyte.core.parameters import (
+    Area,
+    AreaPerByte,
+    AreaPerOps,
+    AreaPerRate,
+    Bytes,
+    BytesPerSecond,
+    Dollars,
+    DollarsPerByte,
+    Hertz,
+    JoulesPerBit,
+    JoulesPerOp,
+    OpsPerSecond,
+    Parameter,
+    Ratio,
+    Seconds,
+    Watts,
+)
+from opbyte.core.registry import nearest
+
+#: Words of the tree that a path leaves out.
+STRUCTURE = frozenset({"parts", "memory", "units", "ports", "links"})
+CATALOG = Catalog("machine", Path(__file__).parent / "catalog" / "machines")
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        arbitrary_types_allowed=True,
+        use_attribute_docstrings=True,
+    )
+
+
+def _as_tuple(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+class Port(_Frozen):
+    """A way into a memory."""
+
+    bandwidth: BytesPerSecond | None = None
+    """Peak rate, bytes/s. Without it the technology's command timing decides."""
+    efficiency: Ratio | None = None
+    """Share of the peak that a stream reaches."""
+    latency: Seconds | None = None
+    """First byte after the request."""
+    energy: JoulesPerBit | None = None
+    """From the cells to the end of this port."""
+    area: AreaPerRate | None = None
+    """Die area of the interface per rate."""
+    derived: str | None = None
+    limit: dict[str, Any] | None = None
+    source: str | None = None
+
+
+class Sharing(_Frozen):
+    """How the ports of one memory share it."""
+
+    rule: Literal["sum", "exclusive", "partition"] = "sum"
+    by: str | None = None
+    partitions: int | None = Field(None, ge=1)
+
+
+class Memory(_Frozen):
+    """One capacity behind named ports."""
+
+    kind: Literal["sram", "dram", "flash"] = "dram"
+    technology: str | None = None
+    capacity: Bytes
+    ports: dict[str, Port] = Field(min_length=1)
+    sharing: Sharing = Sharing()
+    area: AreaPerByte | None = None
+    price: DollarsPerByte | None = None
+    source: str | None = None
+
+
+class Unit(_Frozen):
+    """Compute at one or more ports."""
+
+    kind: str
+    at: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
+    """Ports, as memory.port of the same part or a path from the top."""
+    peak: dict[str, OpsPerSecond] = Field(default_factory=dict)
+    """Matrix rate by arithmetic dtype."""
+    vector: OpsPerSecond | None = None
+    """Rate of everything that is not a matrix product."""
+    efficiency: Ratio | None = None
+    """Share of the matrix peak that a large product reaches."""
+    buffer: str | None = None
+    """Memory that holds tiles, as a name in the same part; default: an SRAM that the unit is at."""
+    buffer_share: Ratio | None = None
+    """Share of the buffer that tiles may take (double buffering, code)."""
+    tile: tuple[int, int, int] | None = None
+    """m, n, k to which a product is padded."""
+    launch: dict[str, Seconds] = Field(default_factory=dict)
+    """Latency of starting a kernel, by mode."""
+    energy: dict[str, JoulesPerOp] = Field(default_factory=dict)
+    """Energy per operation by dtype; `vector` for the rest."""
+    area: AreaPerOps | None = None
+    clock: Hertz | None = None
+    instances: int = Field(1, ge=1)
+    macs: int | None = Field(None, ge=1)
+    dtypes: tuple[str, ...] = ()
+    source: str | None = None
+
+
+class Part(_Frozen):
+    """A piece of hardware that occurs `count` times."""
+
+    count: int = Field(1, ge=1)
+    parts: dict[str, Part] = Field(default_factory=dict)
+    memory: dict[str, Memory] = Field(default_factory=dict)
+    units: dict[str, Unit] = Field(default_factory=dict)
+    area: Area | None = None
+    """Die area that no other number explains."""
+    node_nm: float | None = Field(None, gt=0)
+    """Process node, for the die's price."""
+    dies: int = Field(1, ge=1)
+    """Equal dies that the area is spread over."""
+    static_power: Watts | None = None
+    power: Watts | None = None
+    """Thermal design power."""
+    price: Dollars | None = None
+    """What one instance costs beside its memories."""
+    source: str | None = None
+
+    @model_validator(mode="after")
+    def _names(self) -> Part:
+        names = [*self.parts, *self.memory, *self.units]
+        double = sorted({n for n in names if names.count(n) > 1})
+        reserved = sorted(set(names) & (STRUCTURE | set(Part.model_fields)))
+        if double:
+            raise ValueError(f"{double[0]!r} names two things of this part. rename one")
+        if reserved:
+            raise ValueError(f"{reserved[0]!r} is a word of the file format. choose another name")
+        return self
+
+
+class Link(_Frozen):
+    """A connection of parts or ports; the rate is per end and direction."""
+
+    ends: tuple[str, str]
+    topology: Literal["point-to-point", "all-to-all", "switch", "ring", "bus"] = "point-to-point"
+    bandwidth: BytesPerSecond
+    efficiency: Ratio | None = None
+    latency: Seconds | None = None
+    energy: JoulesPerBit | None = None
+    duplex: Literal["full", "half"] = "full"
+    multicast: bool = False
+    source: str | None = None
+
+
+class MachineConfig(_Frozen):
+    """A machine file."""
+
+    kind: Literal["machine"] = "machine"
+    name: str
+    description: str = ""
+    parts: dict[str, Part] = Field(min_length=1)
+    links: dict[str, Link] = Field(default_factory=dict)
+    mappings: dict[str, SoftwareMapping] = Field(default_factory=dict)
+    price: Dollars | None = None
+    """What the system costs beside its parts."""
+    static_power: Watts | None = None
+    """Power of everything that is no part: fans, host, network."""
+    source: str | None = None
+
+    @model_validator(mode="after")
+    def _names(self) -> MachineConfig:
+        for name in self.links:
+            if name in self.parts:
+                raise ValueError(f"{name!r} names both a part and a link. rename one")
+        return self
+
+
+@dataclass(frozen=True)
+class Located:
+    """A memory, port, unit or link with its place in the tree.
+
+    Attributes:
+        path: Short path.
+        part: Short path of the part that holds it, empty for a link.
+        count: Instances in the whole machine.
+    """
+
+    path: str
+    part: str
+    count: int
+    config: Any
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A validated machine.
+
+    Attributes:
+        document: What was written, with positions, presets resolved.
+        values: Parameter values by short path: floats, or arrays over design points.
+        parameters: The same parameters with source and range.
+    """
+
+    config: MachineConfig
+    document: Document
+    values: Mapping[str, Any] = field(repr=False)
+    parameters: Mapping[str, Parameter] = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """Return the machine's name."""
+        return self.config.name
+
+    @cached_property
+    def counts(self) -> dict[str, int]:
+        """Return the number of instances of each part in the whole machine."""
+        return {path: count for path, _, count in _walk(self.config.parts)}
+
+    @cached_property
+    def memories(self) -> dict[str, Located]:
+        """Return every memory by short path."""
+        return {
+            f"{path}.{name}": Located(f"{path}.{name}", path, count, memory)
+            for path, part, count in _walk(self.config.parts)
+            for name, memory in part.memory.items()
+        }
+
+    @cached_property
+    def units(self) -> dict[str, Located]:
+        """Return every unit by short path."""
+        return {
+            f"{path}.{name}": Located(f"{path}.{name}", path, count, unit)
+            for path, part, count in _walk(self.config.parts)
+            for name, unit in part.units.items()
+        }
+
+    def memory(self, path: str) -> Located:
+        """Return a memory; an unknown path is an error with the nearest name."""
+        return _pick(self.memories, path, "memory", self.name)
+
+    def unit(self, path: str) -> Located:
+        """Return a unit; an unknown path is an error with the nearest name."""
+        return _pick(self.units, path, "unit", self.name)
+
+    def unit_ports(self, path: str) -> tuple[str, ...]:
+        """Return the short paths of the ports that a unit is at."""
+        unit = self.unit(path)
+        return tuple(self._port(unit.part, at, path) for at in unit.config.at)
+
+    def _port(self, part: str, at: str, unit: str) -> str:
+        for candidate in (f"{part}.{at}", at):
+            memory, _, port = candidate.rpartition(".")
+            if memory in self.memories and port in self.memories[memory].config.ports:
+                return candidate
+        known = [f"{m}.{p}" for m, x in self.memories.items() for p in x.config.ports]
+        guess = nearest(f"{part}.{at}", known)
+        raise ConfigError.one(
+            self.document.name,
+            f"{unit}.at",
+            "must name a port as memory.port",
+            at,
+            f"did you mean '{guess}'?" if guess else f"known: {', '.join(known)}",
+        )
+
+    def replace(self, changes: Mapping[str, Any]) -> Machine:
+        """Return a machine with some parameters changed.
+
+        Args:
+            changes: Short or full path -> value as it would be written in YAML.
+        Raises:
+            ConfigError: For an unknown path (with the nearest name) or a bad value.
+        """
+        return _build(set_values(self.document, dict(changes), transparent=STRUCTURE))
+
+    def path(self, dotted: str) -> str:
+        """Return the short path of a parameter.
+
+        Raises:
+            ConfigError: If there is no such parameter, with the nearest name.
+        """
+        words = resolve_path(self.document.data, dotted, transparent=STRUCTURE)
+        short = ".".join(w for w in words if w not in STRUCTURE)
+        if short not in self.parameters:
+            raise ConfigError.one(
+                self.document.name, dotted, "must name a numeric parameter", dotted, ""
+            )
+        return short
+
+    def with_values(self, changes: Mapping[str, Any]) -> Machine:
+        """Return the machine with values replaced by arrays over design points (fast path)."""
+        return Machine(self.config, self.document, {**self.values, **changes}, self.parameters)
+
+    def mapping(self, name: str | None = None) -> SoftwareMapping:
+        """Return a mapping of the machine by name, by default the one called `default`."""
+        known = self.config.mappings
+        wanted = name or "default"
+        if wanted in known:
+            return known[wanted]
+        guess = nearest(wanted, known)
+        raise ConfigError.one(
+            self.document.name,
+            "mapping",
+            f"machine '{self.name}' has no such mapping",
+            wanted,
+            f"did you mean '{guess}'?" if guess else f"known: {', '.join(known) or 'none'}",
+        )
+
+
+def load_machine(source: str | Path | Mapping[str, Any] | Machine) -> Machine:
+    """Return a machine from the catalog, a YAML file or a dict.
+
+    Raises:
+        ConfigError: With every problem of the file, or the nearest catalog name.
+    """
+    if isinstance(source, Machine):
+        return source
+    if isinstance(source, Mapping):
+        return _build(Document.from_data(dict(source), "machine"))
+    return _build(load_document(CATALOG.find(source), find=CATALOG.path))
+
+
+def _build(document: Document) -> Machine:
+    config = validate(MachineConfig, document)
+    parameters = dict(_collect(config, "", config.source))
+    values = {path: p.value for path, p in parameters.items()}
+    machine = Machine(config, document, values, parameters)
+    for unit in machine.units:
+        machine.unit_ports(unit)
+    _check_links(machine)
+    return machine
+
+
+def _check_links(machine: Machine) -> None:
+    known = [*machine.counts, *(f"{m}.{p}" for m, x in machine.memories.items() for p in x.config.ports)]
+    for name, link in machine.config.links.items():
+        for end in link.ends:
+            if end not in known:
+                guess = nearest(end, known)
+                raise ConfigError.one(
+                    machine.document.where(("links", name, "ends")),
+                    f"links.{name}.ends",
+                    "must name parts or ports",
+                    end,
+                    f"did you mean '{guess}'?" if guess else f"known: {', '.join(known)}",
+                )
+
+
+def _walk(parts: Mapping[str, Part], prefix: str = "", count: int = 1) -> Iterator[tuple[str, Part, int]]:
+    for name, part in parts.items():
+        path = f"{prefix}.{name}" if prefix else name
+        yield path, part, count * part.count
+        yield from _walk(part.parts, path, count * part.count)
+
+
+def _collect(node: Any, path: str, source: str | None) -> Iterator[tuple[str, Parameter]]:
+    """Yield every parameter with its short path and the source that covers it."""
+    if isinstance(node, Parameter):
+        yield path, node if node.source else dataclasses.replace(node, source=source)
+    elif isinstance(node, BaseModel):
+        if isinstance(node, SoftwareMapping):
+            return
+        own = getattr(node, "source", None) or source
+        for name in type(node).model_fields:
+            step = "" if name in STRUCTURE else name
+            yield from _collect(getattr(node, name), _join(path, step), own)
+    elif isinstance(node, dict):
+        for name, child in node.items():
+            if name != "mappings":
+                yield from _collect(child, _join(path, str(name)), source)
+
+
+def _join(path: str, step: str) -> str:
+    return f"{path}.{step}" if path and step else path or step
+
+
+def _pick(known: Mapping[str, Located], path: str, noun: str, machine: str) -> Located:
+    if path in known:
+        return known[path]
+    guess = nearest(path, known)
+    raise ConfigError.one(
+        machine,
+        "",
+        f"machine '{machine}' has no {noun} at this path",
+        path,
+        f"did you mean '{guess}'?" if guess else f"known: {', '.join(known)}",
+    )

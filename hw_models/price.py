@@ -1,0 +1,268 @@
+"""Prices placed operators: demand on each resource, fixed latency, joules. No clock runs here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from opbyte.core.errors import UncoveredError
+from opbyte.core.ops import Array
+from opbyte.core.placed import MOVED, PlacedOps
+from opbyte.hw_models import compute as _registered  # noqa: F401  (fills the registry)
+from opbyte.hw_models.compute.base import UnitView
+from opbyte.hw_models.link.collectives import collective_cost
+from opbyte.hw_models.machine import Machine
+
+_READ = ("weight", "expert")
+
+
+@dataclass(frozen=True)
+class Demand:
+    """The price of each fused operator, one execution on one device.
+
+    Attributes:
+        compute: Seconds of arithmetic, (ops, points).
+        busy: Seconds that each resource is busy at its effective rate, (ops, resources, points).
+        floor: Seconds that pass at least while data streams (overlapped collectives), (ops, points).
+        latency: Seconds before anything streams, (ops, points).
+        joules: Dynamic energy on one device, (ops, points).
+        flops: Operations of the table, (ops, 1 or points).
+        bytes: Bytes on each resource, (ops, resources, points).
+        moved: Bytes by (tensor class, cause), each (ops, 1 or points).
+    """
+
+    placed: PlacedOps
+    compute: Array
+    busy: Array
+    floor: Array
+    latency: Array
+    joules: Array
+    flops: Array
+    bytes: Array
+    moved: dict[tuple[str, str], Array]
+
+    @property
+    def duration(self) -> Array:
+        """Return the seconds of each operator when it has everything to itself, (ops, points)."""
+        stream = np.maximum(self.compute, self.floor)
+        if self.busy.shape[1]:
+            stream = np.maximum(stream, self.busy.max(axis=1))
+        total: Array = self.latency + stream
+        return total
+
+
+def price(placed: PlacedOps, machine: Machine, *, ideal: bool = False) -> Demand:
+    """Return what each operator demands.
+
+    Args:
+        ideal: Peaks only, compulsory bytes, no latency: the `bound` fidelity.
+    Raises:
+        UncoveredError: If a unit, dtype, port or launch mode has no price.
+    """
+    points = max(placed.table.points, *(int(np.size(v)) for v in machine.values.values()))
+    views = [UnitView(machine, path) for path in placed.units]
+    compute = placed.per_op(_row_compute(placed, views, ideal=ideal))
+    moved = _moved(placed, views, ideal=ideal)
+    totals = np.zeros((len(placed), len(MOVED), 1)) + np.stack(
+        np.broadcast_arrays(*(_total(moved, c) for c in MOVED)), axis=1
+    )
+    crossing = np.zeros((len(placed), len(placed.resources), totals.shape[2]))
+    for u in range(len(views)):
+        ops = placed.unit_of == u
+        crossing[ops] = np.einsum("ocp,cr->orp", totals[ops], placed.routes[u])
+    wire, steps = _collectives(placed, machine)
+    crossing = crossing + wire if placed.collective_link.max(initial=-1) >= 0 else crossing
+    rates, latencies, energies = _resources(placed, machine, ideal=ideal)
+    busy = crossing / rates[None]
+    latency, floor = _latency(placed, machine, views, crossing, latencies, steps, ideal=ideal)
+    joules = _joules(placed, machine, views, crossing, energies)
+    shape = (len(placed), points)
+    return Demand(
+        placed,
+        np.broadcast_to(compute, shape),
+        np.broadcast_to(busy, (len(placed), len(placed.resources), points)),
+        np.broadcast_to(floor, shape),
+        np.broadcast_to(latency, shape),
+        np.broadcast_to(joules, shape),
+        placed.per_op(placed.table["flops"]),
+        np.broadcast_to(crossing, (len(placed), len(placed.resources), points)),
+        moved,
+    )
+
+
+def _total(moved: dict[tuple[str, str], Array], column: str) -> Array:
+    parts = [v for (c, _), v in moved.items() if c == column]
+    return np.sum(np.broadcast_arrays(*parts), axis=0) if len(parts) > 1 else parts[0]
+
+
+def _row_compute(placed: PlacedOps, views: list[UnitView], *, ideal: bool) -> Array:
+    table = placed.table
+    parts: list[tuple[Any, Array]] = []
+    row_unit = placed.unit_of[placed.op_of]
+    for u, view in enumerate(views):
+        rows = np.flatnonzero((row_unit == u) & (placed.collective_link < 0))
+        if rows.size:
+            parts.append((rows, view.model.compute_seconds(table, rows, view, ideal=ideal)))
+    points = max([p.shape[1] for _, p in parts], default=1)
+    seconds = np.zeros((len(table), points))
+    for rows, part in parts:
+        seconds[rows] = part
+    return seconds
+
+
+def _moved(
+    placed: PlacedOps, views: list[UnitView], *, ideal: bool
+) -> dict[tuple[str, str], Array]:
+    """Return bytes by (class, cause): compulsory, and what tiling against the buffer re-reads.
+
+    An operator whose weights fit in the unit's buffer reads them once. Otherwise it either keeps
+    its activations and streams the weights past them, once per buffer-full of activations, or (one
+    product) keeps a buffer-full of weights and streams the activations, or works in square tiles
+    of the result; the least traffic wins. Hong and Kung 1981 give the last one's order.
+    """
+    moved = {(c, "compulsory"): v for c, v in placed.moved.items()}
+    if ideal:
+        return moved
+    table = placed.table
+    weights = placed.moved["weight"] + placed.moved["expert"]
+    extra: list[Array] = [np.zeros((len(placed), 1)), np.zeros((len(placed), 1))]
+    rows_in = np.bincount(placed.op_of, minlength=len(placed))
+    for u, view in enumerate(views):
+        capacity = view.buffer_bytes()
+        if capacity is None:
+            continue
+        ops = np.flatnonzero((placed.unit_of == u) & (weights > 0).any(axis=1))
+        if not ops.size:
+            continue
+        w, a = weights[ops], placed.moved["activation"][ops] / 2
+        size = np.atleast_1d(capacity)
+        fits = w <= size
+        w_again = np.where(fits, 0.0, (np.ceil(a / size) - 1.0).clip(0.0) * w)
+        a_again = np.zeros_like(w_again)
+        single = rows_in[ops] == 1
+        row = np.searchsorted(placed.op_of, ops)
+        elements = w / np.maximum(table["n"][row] * table["k"][row] * table["groups"][row], 1.0)
+        side = np.maximum(np.sqrt(size / np.maximum(elements, 1e-3)), 1.0)
+        keep_w = (np.zeros_like(w_again), (np.ceil(w / size) - 1.0).clip(0.0) * a)
+        square = (
+            (np.ceil(table["m"][row] / side) - 1.0).clip(0.0) * w,
+            (np.ceil(table["n"][row] / side) - 1.0).clip(0.0) * a,
+        )
+        for other_w, other_a in (keep_w, square):
+            better = single[:, None] & ~fits & (other_w + other_a < w_again + a_again)
+            w_again, a_again = np.where(better, other_w, w_again), np.where(better, other_a, a_again)
+        for i, again in enumerate((w_again, a_again)):
+            full = np.zeros((len(placed), again.shape[1]))
+            full[ops] = again
+            extra[i] = extra[i] + full
+    if extra[0].any():
+        share = placed.moved["expert"] / np.where(weights > 0, weights, 1.0)
+        moved["weight", "re-read"] = extra[0] * (1.0 - share)
+        moved["expert", "re-read"] = extra[0] * share
+    if extra[1].any():
+        moved["activation", "re-read"] = extra[1]
+    return moved
+
+
+def _collectives(placed: PlacedOps, machine: Machine) -> tuple[Array, Array]:
+    """Return wire bytes (ops, resources, points) and latency steps (ops, points)."""
+    table = placed.table
+    points = max(table["payload"].shape[1], table["participants"].shape[1])
+    wire = np.zeros((len(placed), len(placed.resources), points))
+    steps = np.zeros((len(placed), points))
+    for row in np.flatnonzero(placed.collective_link >= 0):
+        link = int(placed.collective_link[row])
+        topology = machine.config.links[placed.resources[link]].topology
+        cost = collective_cost(
+            table.kinds[row], topology, table["payload"][row], table["participants"][row]
+        )
+        wire[placed.op_of[row], link] += cost.wire_bytes
+        steps[placed.op_of[row]] += cost.steps
+    return wire, steps
+
+
+def _resources(placed: PlacedOps, machine: Machine, *, ideal: bool) -> tuple[Array, Array, Array]:
+    """Return rate for one device, latency and J/byte of each resource, (resources, points)."""
+    values = machine.values
+    rates, latencies, energies = [], [], []
+    for resource, instances in zip(placed.resources, placed.instances, strict=True):
+        bandwidth = values.get(f"{resource}.bandwidth")
+        if bandwidth is None:
+            raise UncoveredError(
+                f"{machine.name}: '{resource}' has no bandwidth, and no command timing gives one. "
+                f"set {resource}.bandwidth"
+            )
+        efficiency = 1.0 if ideal else values.get(f"{resource}.efficiency", 1.0)
+        rates.append(np.atleast_1d(bandwidth * efficiency * instances))
+        latencies.append(np.atleast_1d(values.get(f"{resource}.latency", 0.0)))
+        energies.append(np.atleast_1d(8.0 * values.get(f"{resource}.energy", np.nan)))
+    if not rates:
+        return np.ones((0, 1)), np.zeros((0, 1)), np.zeros((0, 1))
+    stack = [np.stack(np.broadcast_arrays(*x)) for x in (rates, latencies, energies)]
+    return stack[0], stack[1], stack[2]
+
+
+def _latency(
+    placed: PlacedOps,
+    machine: Machine,
+    views: list[UnitView],
+    crossing: Array,
+    latencies: Array,
+    steps: Array,
+    *,
+    ideal: bool,
+) -> tuple[Array, Array]:
+    """Return latency and floor, (ops, points): launch, first access, collective steps."""
+    zero = np.zeros((len(placed), 1))
+    if ideal:
+        return zero, zero
+    used = crossing.any(axis=2)
+    links = np.array([r in machine.config.links for r in placed.resources], bool)
+    first = np.where(used[:, :, None] & ~links[None, :, None], latencies[None], 0.0)
+    access = first.max(axis=1) if len(placed.resources) else zero
+    link = int(placed.collective_link.max(initial=-1))
+    stepping = steps * latencies[link][None] if link >= 0 else zero
+    launches = [_launch(view, placed.launch) for view in views]
+    launch = zero
+    pipelined = np.zeros((len(placed), 1), bool)
+    for u, view in enumerate(views):
+        # A collective on its own is a kernel too; it starts like those of the first unit.
+        mine = (placed.unit_of == u) | ((placed.unit_of < 0) & (u == 0))
+        launch = launch + np.where(mine[:, None], launches[u], 0.0)
+        pipelined |= ((placed.unit_of == u) & view.model.pipelines)[:, None]
+    latency = launch + access + np.where(pipelined, 0.0, stepping)
+    return latency, np.where(pipelined, stepping, 0.0)
+
+
+def _launch(view: UnitView, mode: str) -> Any:
+    seconds = view.get(f"launch.{mode}")
+    if seconds is None:
+        known = ", ".join(view.machine.unit(view.path).config.launch) or "none"
+        raise UncoveredError(
+            f"{view.machine.name}: unit '{view.path}' has no launch latency called '{mode}'. "
+            f"It has: {known}"
+        )
+    return np.atleast_1d(seconds)
+
+
+def _joules(
+    placed: PlacedOps, machine: Machine, views: list[UnitView], crossing: Array, energies: Array
+) -> Array:
+    """Return dynamic energy of each operator on one device, (ops, points)."""
+    table = placed.table
+    joules = (crossing * energies[None]).sum(axis=1) if len(placed.resources) else np.zeros((len(placed), 1))
+    per_op: list[Any] = []
+    for row in range(len(table)):
+        unit = placed.unit_of[placed.op_of[row]]
+        if unit < 0 or placed.collective_link[row] >= 0:
+            per_op.append(0.0)
+            continue
+        view = views[unit]
+        matrix = bool((table["m"][row] > 0).any())
+        name = table.dtypes[row] if matrix else "vector"
+        per_op.append(view.get(f"energy.{name}", np.nan))
+    rate = np.stack(np.broadcast_arrays(*(np.atleast_1d(x) for x in per_op)))
+    total: Array = joules + placed.per_op(table["flops"] * rate)
+    return total

@@ -1,0 +1,224 @@
+"""Mapping: the software side of a simulation, beside the machine and never inside it.
+
+A mapping says which devices form a group, how work is split over them, where each tensor class
+lives, which unit runs which operator, what is fused, how kernels are launched and which route
+data takes. Two mappings of one machine are two programs on the same hardware.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping as MappingType
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from opbyte.core.config import Document, load_document, parse_document, validate
+from opbyte.core.parallel import Parallel
+from opbyte.core.parameters import Bytes, BytesPerSecond, Ratio, Seconds
+
+#: Fusion by name, as lists of labels: a run of neighbouring rows with one of the labels is one
+#: operator.
+FUSIONS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "none": (),
+    "attention": (("attention",),),
+    "layer": (("all",),),
+}
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+
+def _as_tuple(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+Words = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
+
+
+class Split(_Frozen):
+    """How a group of devices shares an operator class.
+
+    Attributes:
+        group: Name of a group.
+        heads: Devices that share the attention heads, where only attention is split.
+        zero: ZeRO stage of data-parallel training.
+    """
+
+    group: str
+    tp: int = Field(1, ge=1)
+    pp: int = Field(1, ge=1)
+    ep: int = Field(1, ge=1)
+    dp: int = Field(1, ge=1)
+    microbatches: int = Field(1, ge=1)
+    heads: int | None = Field(None, ge=1)
+    zero: Literal[0, 1, 2, 3] = 0
+
+    @property
+    def degrees(self) -> Parallel:
+        """Return the degrees without the group."""
+        return Parallel(self.tp, self.pp, self.ep, self.dp, self.microbatches)
+
+
+class Cache(_Frozen):
+    """A faster tier that keeps what was used last.
+
+    Attributes:
+        tier: Memory that holds the copies.
+        evict: What leaves when the tier is full.
+        via: Link that fills it.
+        prefetch: What is copied before it is needed.
+        reserve: Capacity of the tier that the cache leaves free.
+    """
+
+    tier: str
+    evict: Literal["lru", "none"] = "lru"
+    via: str | None = None
+    prefetch: str | None = None
+    reserve: Bytes | None = None
+
+
+class Placement(_Frozen):
+    """Where a tensor class lives: shares of memories that add up to one."""
+
+    in_: dict[str, float] = Field(alias="in")
+    cache: Cache | None = None
+    copies: int | dict[str, int] | None = None
+    page: Bytes | None = None
+    interleave: Bytes | None = None
+    format: str | None = None
+
+    @model_validator(mode="after")
+    def _shares(self) -> Placement:
+        if not self.in_ or any(not 0 < s <= 1 for s in self.in_.values()):
+            raise ValueError("shares of memories must lie in (0, 1]. give at least one memory")
+        if abs(sum(self.in_.values()) - 1) > 1e-9:
+            raise ValueError(f"shares must add up to 1, got {sum(self.in_.values()):g}")
+        return self
+
+
+class CoProcess(_Frozen):
+    """An operator class shared by several units."""
+
+    between: tuple[str, ...]
+    by: str
+
+
+class Run(_Frozen):
+    """Which unit runs the operators that carry one of the labels; the first rule that fits wins."""
+
+    ops: Words
+    unit: str | None = None
+    split: CoProcess | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Run:
+        if (self.unit is None) == (self.split is None):
+            raise ValueError("give either 'unit' or 'split'")
+        return self
+
+
+class Software(_Frozen):
+    """What software costs on a route."""
+
+    cap: BytesPerSecond | Literal["none"] | None = None
+    per_command: Seconds | None = None
+    source: str | None = None
+
+
+class Route(_Frozen):
+    """Links that a tensor class takes."""
+
+    via: tuple[str, ...]
+    software: Software | None = None
+
+
+class Mapping(_Frozen):
+    """A mapping, as written.
+
+    Attributes:
+        groups: Group name -> part of the machine; every instance of the part belongs to it.
+        parallel: Operator class -> how a group shares it; `all` is the default class.
+        place: Tensor class -> placement. `expert.weight` are routed experts or the experts of a
+            Composition of Experts, `router.weight` the latter's router.
+        run: Rules that pick a unit.
+        fusion: A name of `FUSIONS`, or lists of labels of which neighbours become one operator.
+        launch: How a kernel starts; names a latency of the unit.
+        overlap: What runs at the same time; `copy` copies the next model while one runs.
+        coverage: Share of a tier's capacity that tensors may take.
+    """
+
+    kind: Literal["mapping"] = "mapping"
+    name: str = ""
+    groups: dict[str, str] = Field(default_factory=dict)
+    parallel: dict[str, Split] = Field(default_factory=dict)
+    place: dict[str, Placement] = Field(default_factory=dict)
+    run: tuple[Run, ...]
+    fusion: str | tuple[tuple[str, ...], ...] = "none"
+    launch: str = "hardware"
+    overlap: Literal["none", "copy", "head", "dependency", "q_first"] = "none"
+    routes: dict[str, Route] = Field(default_factory=dict)
+    pipeline: dict[str, Any] | None = None
+    kv_select: dict[str, Any] | None = None
+    coverage: Ratio | None = None
+    source: str | None = None
+
+    @model_validator(mode="after")
+    def _known(self) -> Mapping:
+        if isinstance(self.fusion, str) and self.fusion not in FUSIONS:
+            raise ValueError(f"no fusion is called '{self.fusion}'. Known: {', '.join(FUSIONS)}")
+        for name, split in self.parallel.items():
+            if split.group not in self.groups:
+                known = ", ".join(self.groups) or "none"
+                raise ValueError(f"parallel.{name}: no group is called '{split.group}'. Known: {known}")
+        return self
+
+    @property
+    def fused_labels(self) -> tuple[tuple[str, ...], ...]:
+        """Return the label lists whose neighbouring rows are one operator."""
+        return FUSIONS[self.fusion] if isinstance(self.fusion, str) else self.fusion
+
+    @property
+    def degrees(self) -> Parallel:
+        """Return the parallel degrees of the default operator class."""
+        return self.parallel["all"].degrees if "all" in self.parallel else Parallel()
+
+    def not_modelled(self) -> tuple[str, ...]:
+        """Return what this mapping asks for that no simulation honours yet.
+
+        Loading such a mapping is fine; simulating it would silently ignore a wish, so the
+        simulation refuses.
+        """
+        wishes = {
+            "overlap": self.overlap not in ("none", "copy"),
+            "pipeline": self.pipeline is not None,
+            "kv_select": self.kv_select is not None,
+            "run.split": any(r.split for r in self.run),
+            "parallel of one operator class": bool(set(self.parallel) - {"all"}),
+            "parallel.zero": any(s.zero for s in self.parallel.values()),
+            "routes": bool(self.routes),
+        }
+        for name, place in self.place.items():
+            wishes[f"place.{name}.copies"] = place.copies is not None
+            wishes[f"place.{name}.page"] = place.page is not None
+            wishes[f"place.{name}.format"] = place.format is not None
+            if place.cache and place.cache.prefetch:
+                wishes[f"place.{name}.cache.prefetch"] = True
+        return tuple(name for name, wished in wishes.items() if wished)
+
+
+def load_mapping(source: str | Path | MappingType[str, Any] | Mapping) -> Mapping:
+    """Return a mapping from a YAML file, a dict or a mapping.
+
+    Raises:
+        ConfigError: With every problem of the file.
+    """
+    if isinstance(source, Mapping):
+        return source
+    if isinstance(source, MappingType):
+        return validate(Mapping, Document.from_data(dict(source), "mapping"))
+    text = str(source)
+    if "\n" in text:
+        return validate(Mapping, parse_document(text, "mapping"))
+    return validate(Mapping, load_document(Path(text)))

@@ -1,0 +1,32 @@
+"""How a model is split over devices."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Parallel:
+    """Degrees of parallelism of one group of identical devices.
+
+    Attributes:
+        tp: Tensor parallel: every matrix is split, two collectives per layer.
+        pp: Pipeline parallel: layers are split into stages.
+        ep: Expert parallel: routed experts are split, two all-to-alls per MoE layer.
+        dp: Data parallel: the batch is split over replicas of the weights.
+        microbatches: Pieces that a batch is cut into for the pipeline.
+    """
+
+    tp: int = 1
+    pp: int = 1
+    ep: int = 1
+    dp: int = 1
+    microbatches: int = 1
+
+    @property
+    def devices(self) -> int:
+        """Return the devices that one copy of everything takes: tp * pp * dp.
+
+        Expert parallelism reuses these devices: `ep` divides tp * dp.
+        """
+        return self.tp * self.pp * self.dp

@@ -1,0 +1,76 @@
+"""PlacedOps: an OpTable after mapping, which is what hardware prices."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from opbyte.core.ops import Array, OpTable
+
+#: What moves, by the column of `PlacedOps.moved`. `internal` stays on the chip of its unit.
+MOVED = (
+    "weight",
+    "expert",
+    "kv_read",
+    "kv_write",
+    "state_read",
+    "state_write",
+    "activation",
+    "internal",
+)
+
+
+@dataclass(frozen=True)
+class PlacedOps:
+    """Fused operators, each on one unit, with the bytes that each must move.
+
+    Attributes:
+        table: The rows before fusion.
+        op_of: Operator of each row, ascending, (rows,).
+        block_of: Block of each operator, (ops,).
+        names: Name of each operator: its rows' names.
+        edges: (edges, 2) operators, source before destination, inside one block.
+        units: Short paths of the units that are used.
+        unit_of: Index into `units` for each operator, -1 for a collective on its own, (ops,).
+        resources: Short paths of the ports and links that data crosses.
+        instances: Instances of each resource for each device of the group, at most 1; below 1 the
+            devices share one, (resources,).
+        moved: Compulsory bytes by `MOVED`, each (ops, 1 or points).
+        routes: Share of each moved byte that crosses a resource, (units, MOVED, resources).
+        collective_link: Resource of each row's collective, -1 for other rows, (rows,).
+        launch: Launch mode.
+        devices: Devices that each run this.
+    """
+
+    table: OpTable
+    op_of: npt.NDArray[np.int64]
+    block_of: npt.NDArray[np.int64]
+    names: tuple[str, ...]
+    edges: npt.NDArray[np.int64]
+    units: tuple[str, ...]
+    unit_of: npt.NDArray[np.int64]
+    resources: tuple[str, ...]
+    instances: Array
+    moved: dict[str, Array]
+    routes: Array
+    collective_link: npt.NDArray[np.int64]
+    launch: str
+    devices: int
+
+    def __len__(self) -> int:
+        """Return the number of fused operators."""
+        return len(self.names)
+
+    @property
+    def repeats(self) -> npt.NDArray[np.int64]:
+        """Return how often each operator runs, (ops,)."""
+        counts = np.bincount(self.table.order, minlength=len(self.table.blocks))
+        return counts[self.block_of]
+
+    def per_op(self, rows: Array) -> Array:
+        """Return row values summed over each operator's rows, (ops, 1 or points)."""
+        total = np.zeros((len(self), rows.shape[1]))
+        np.add.at(total, self.op_of, rows)
+        return total

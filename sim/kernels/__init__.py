@@ -1,0 +1,1 @@
+"""Compiled event loops, each with a readable twin that tests compare it with."""

@@ -1,0 +1,338 @@
+"""Placement: joins work and hardware. OpTable + machine + mapping -> PlacedOps."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping as MappingType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from opbyte.core.errors import ConfigError, UncoveredError
+from opbyte.core.mapping import Mapping, Placement
+from opbyte.core.ops import BYTE_COLUMNS, CLASS_OF, COLLECTIVES, Array, OpTable
+from opbyte.core.placed import MOVED, PlacedOps
+from opbyte.core.registry import nearest
+from opbyte.hw_models.machine import Machine
+
+#: Placement key of each tensor class, in order of preference.
+PLACE_KEYS = {
+    "weight": ("weight",),
+    "expert": ("expert.weight", "weight"),
+    "kv": ("kv",),
+    "state": ("state", "kv"),
+    "activation": ("activation",),
+}
+
+
+class Placer:
+    """Resolves a mapping on a machine once, and places any number of tables with it.
+
+    Raises:
+        ConfigError: If the mapping names a part, memory, unit or link that the machine lacks.
+        UncoveredError: If the mapping asks for what no model covers.
+    """
+
+    def __init__(self, machine: Machine, mapping: Mapping) -> None:
+        missing = mapping.not_modelled()
+        if missing:
+            raise UncoveredError(
+                f"mapping '{mapping.name or 'unnamed'}' of {machine.name}: no model honours "
+                f"{', '.join(missing)} yet. remove it, or use a mapping without it"
+            )
+        self.machine = machine
+        self.mapping = mapping
+        self.group = self._group()
+        self.devices = machine.counts[self.group]
+        needed = mapping.degrees.devices
+        if needed > self.devices:
+            raise ConfigError.one(
+                "",
+                "mapping.parallel.all",
+                f"tp * pp * dp = {needed} devices, but {machine.name} has {self.devices} of "
+                f"'{self.group}'",
+                needed,
+                "lower a degree or raise the part's count",
+            )
+        self._rules = [(frozenset(r.ops), machine.unit(str(r.unit)).path) for r in mapping.run]
+        self.holders: dict[str, list[str]] = {}
+        self._routes: dict[tuple[str, str], dict[str, float]] = {}
+
+    def _group(self) -> str:
+        mapping, machine = self.mapping, self.machine
+        if "all" in mapping.parallel:
+            part = mapping.groups[mapping.parallel["all"].group]
+        else:
+            part = machine.unit(str(mapping.run[-1].unit)).part
+        if part not in machine.counts:
+            guess = nearest(part, machine.counts)
+            raise ConfigError.one(
+                "",
+                "mapping.groups",
+                f"{machine.name} has no such part",
+                part,
+                f"did you mean '{guess}'?" if guess else "",
+            )
+        return part
+
+    # -- tiers -----------------------------------------------------------------------------
+
+    def tiers(self, tensor: str) -> Placement:
+        """Return the placement of a tensor class; the default is the unit's largest memory."""
+        for key in PLACE_KEYS.get(tensor, (tensor,)):
+            if key in self.mapping.place:
+                return self.mapping.place[key]
+        if tensor.endswith(".weight") and "weight" in self.mapping.place:
+            return self.mapping.place["weight"]
+        return Placement.model_validate({"in": {self._main_memory(): 1.0}})
+
+    def _main_memory(self) -> str:
+        unit = self.machine.unit(self._rules[-1][1])
+        own = {p: m for p, m in self.machine.memories.items() if m.part == unit.part}
+        if not own:
+            own = {p.rpartition(".")[0]: self.machine.memories[p.rpartition(".")[0]]
+                   for p in self.machine.unit_ports(unit.path)}
+        ports = self.machine.unit_ports(unit.path)
+        direct = [p.rpartition(".")[0] for p in ports if self.machine.memory(p.rpartition(".")[0]).config.kind != "sram"]
+        if direct:
+            return direct[0]
+        return max(own, key=lambda p: _rate(self.machine, p) if own[p].config.kind != "sram" else 0.0)
+
+    def occupancy(self, footprint: MappingType[str, Any]) -> dict[str, Any]:
+        """Return the bytes taken in one instance of each memory.
+
+        Args:
+            footprint: Tensor class -> bytes that one device holds (floats or arrays).
+        """
+        used: dict[str, Any] = {}
+        for tensor, size in footprint.items():
+            if not np.any(size):
+                continue
+            for tier, share in self.tiers(tensor).in_.items():
+                used[tier] = used.get(tier, 0.0) + np.atleast_1d(size) * share * self._crowd(tier)
+                self.holders.setdefault(tier, []).append(tensor)
+        return used
+
+    def capacity(self, tier: str) -> Any:
+        """Return the bytes of one memory instance that tensors may take."""
+        self.machine.memory(tier)
+        share = self.mapping.coverage.value if self.mapping.coverage else 1.0
+        return self.machine.values[f"{tier}.capacity"] * share
+
+    def _crowd(self, tier: str) -> float:
+        """Return how many devices of the group put their tensors into one instance of a memory."""
+        return max(1.0, self.devices / self.machine.memory(tier).count)
+
+    # -- routes ----------------------------------------------------------------------------
+
+    def route(self, unit: str, tensor: str) -> dict[str, float]:
+        """Return resource -> share of the tensor's bytes that cross it on the way to a unit."""
+        key = (unit, tensor)
+        if key not in self._routes:
+            crossing: dict[str, float] = {}
+            for tier, share in self.tiers(tensor).in_.items():
+                for resource in self.hops(tier, unit):
+                    crossing[resource] = crossing.get(resource, 0.0) + share
+            self._routes[key] = crossing
+        return self._routes[key]
+
+    def hops(self, tier: str, unit: str) -> list[str]:
+        """Return the ports and links between a memory and a unit, both ends included."""
+        machine = self.machine
+        memory = machine.memory(tier)
+        ports = machine.unit_ports(unit)
+        for port in ports:
+            if port.rpartition(".")[0] == tier:
+                return [port]
+        own = [ports[0]] if machine.memory(ports[0].rpartition(".")[0]).config.kind == "sram" else []
+        out = f"{tier}.{next(iter(memory.config.ports))}"
+        if memory.part == machine.unit(unit).part:
+            return [out, *own]
+        return [out, *self.links_between(memory.part, machine.unit(unit).part), *own]
+
+    def links_between(self, start: str, goal: str) -> list[str]:
+        """Return the fewest links that lead from one part to another.
+
+        Raises:
+            ConfigError: If no chain of links joins them.
+        """
+        links = self.machine.config.links
+        ends = {name: tuple(self._part_of(e) for e in link.ends) for name, link in links.items()}
+        queue: deque[tuple[str, list[str]]] = deque([(start, [])])
+        seen = {start}
+        while queue:
+            part, path = queue.popleft()
+            if part == goal:
+                return list(path)
+            for name, (a, b) in ends.items():
+                for here, there in ((a, b), (b, a)):
+                    if here == part and there not in seen:
+                        seen.add(there)
+                        queue.append((there, [*path, name]))
+        raise ConfigError.one(
+            "",
+            "machine.links",
+            f"no link of {self.machine.name} leads from '{start}' to '{goal}'",
+            "",
+            "add a link, or place the tensor elsewhere",
+        )
+
+    def _part_of(self, end: str) -> str:
+        return end if end in self.machine.counts else end.rpartition(".")[0].rpartition(".")[0]
+
+    def _collective_link(self) -> str:
+        for name, link in self.machine.config.links.items():
+            if [self._part_of(e) for e in link.ends] == [self.group, self.group]:
+                return name
+        raise ConfigError.one(
+            "",
+            "machine.links",
+            f"{self.machine.name} has no link between instances of '{self.group}'",
+            self.mapping.degrees,
+            "add one, or use tp = pp = ep = 1",
+        )
+
+    # -- tables ----------------------------------------------------------------------------
+
+    def unit_of(self, labels: frozenset[str]) -> str:
+        """Return the unit of the first rule that fits."""
+        for words, unit in self._rules:
+            if "all" in words or words & labels:
+                return unit
+        raise ConfigError.one(
+            "", "mapping.run", "no rule fits an operator", "/".join(sorted(labels)), "add 'ops: all'"
+        )
+
+    def place(self, table: OpTable) -> PlacedOps:
+        """Return the table's operators on their units, fused as the mapping says."""
+        collective = np.array([k in COLLECTIVES for k in table.kinds])
+        row_units = ["" if c else self.unit_of(x) for c, x in zip(collective, table.labels, strict=True)]
+        op_of = self._fuse(table, row_units)
+        count = int(op_of[-1]) + 1
+        units = tuple(sorted({u for u in row_units if u}))
+        unit_of = np.full(count, -1, np.int64)
+        for op, unit in zip(op_of, row_units, strict=True):
+            if unit:
+                unit_of[op] = units.index(unit)
+        moved = _moved(table, op_of, count)
+        names: list[list[str]] = [[] for _ in range(count)]
+        for op, name in zip(op_of, table.names, strict=True):
+            names[op].append(name)
+        first = np.searchsorted(op_of, np.arange(count))
+        resources, routes = self._route_matrix(units, collective.any())
+        link = resources.index(self._collective_link()) if collective.any() else -1
+        return PlacedOps(
+            table,
+            op_of,
+            table.block_of[first],
+            tuple("+".join(n) if len(n) < 4 else f"{n[0]}..{n[-1]}" for n in names),
+            _op_edges(table, op_of),
+            units,
+            unit_of,
+            resources,
+            np.array([self._instances(r) for r in resources]),
+            moved,
+            routes,
+            np.where(collective, link, -1),
+            self.mapping.launch,
+            self.mapping.degrees.devices,
+        )
+
+    def _fuse(self, table: OpTable, row_units: list[str]) -> npt.NDArray[np.int64]:
+        """Return the operator of each row: neighbours with a common fused label are one."""
+        op_of = np.zeros(len(table), np.int64)
+        previous: tuple[int, int, str] | None = None
+        op = -1
+        unit = ""
+        for row, labels in enumerate(table.labels):
+            block = int(table.block_of[row])
+            rule = next(
+                (
+                    i
+                    for i, words in enumerate(self.mapping.fused_labels)
+                    if "all" in words or labels & set(words)
+                ),
+                -1,
+            )
+            # A collective inside a fused run belongs to the unit that runs the fused kernel.
+            unit = row_units[row] or (unit if rule >= 0 else "")
+            key = (block, rule, unit)
+            if rule < 0 or key != previous:
+                op += 1
+            previous = key if rule >= 0 else None
+            op_of[row] = op
+        return op_of
+
+    def _route_matrix(self, units: tuple[str, ...], collective: bool) -> tuple[tuple[str, ...], Array]:
+        shares: dict[tuple[int, int], dict[str, float]] = {}
+        for u, unit in enumerate(units):
+            for c, moved in enumerate(MOVED):
+                if moved == "internal":
+                    port = self.machine.unit_ports(unit)[0]
+                    memory = self.machine.memory(port.rpartition(".")[0])
+                    shares[u, c] = {port: 1.0} if memory.config.kind == "sram" else {}
+                else:
+                    shares[u, c] = self.route(unit, CLASS_OF.get(moved, moved))
+        names = dict.fromkeys(r for crossing in shares.values() for r in crossing)
+        if collective:
+            names[self._collective_link()] = None
+        resources = tuple(names)
+        routes = np.zeros((len(units), len(MOVED), len(resources)))
+        for (u, c), crossing in shares.items():
+            for resource, share in crossing.items():
+                routes[u, c, resources.index(resource)] = share
+        return resources, routes
+
+    def _instances(self, resource: str) -> float:
+        """Return how many instances of a port or link each device of the group has to itself."""
+        link = self.machine.config.links.get(resource)
+        if link is not None:
+            return 1.0 / self.devices if link.topology == "bus" else 1.0
+        memory = self.machine.memory(resource.rpartition(".")[0])
+        return min(1.0, memory.count / self.devices)
+
+
+def _rate(machine: Machine, memory: str) -> float:
+    ports = machine.memory(memory).config.ports
+    return max(float(p.bandwidth.value) if p.bandwidth else 0.0 for p in ports.values())
+
+
+def _op_edges(table: OpTable, op_of: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    edges = op_of[table.edges]
+    edges = edges[edges[:, 0] != edges[:, 1]]
+    return np.unique(edges, axis=0) if len(edges) else edges.reshape(-1, 2)
+
+
+def _moved(table: OpTable, op_of: npt.NDArray[np.int64], count: int) -> dict[str, Array]:
+    """Return the compulsory bytes of each operator by `MOVED`.
+
+    An activation that is made and used inside one operator stays on the chip (`internal`); one
+    that several rows of an operator read is read once.
+    """
+    points = table.points
+
+    def gather(values: Array, owner: npt.NDArray[np.int64]) -> Array:
+        total = np.zeros((count, values.shape[1]))
+        np.add.at(total, owner, values)
+        return total
+
+    moved = {column: gather(table[column], op_of) for column in BYTE_COLUMNS}
+    source, target = table.edges[:, 0], op_of[table.edges[:, 1]]
+    crossing = op_of[source] != target
+    pairs = np.unique(np.stack([source[crossing], target[crossing]], axis=1), axis=0)
+    carried = table["out_bytes"]
+    outside = np.ones(len(table), bool)
+    outside[source] = False
+    outside[pairs[:, 0]] = True
+    kept = ~outside[:, None]
+    external = gather(table["in_bytes"], op_of) + gather(np.where(kept, 0.0, carried), op_of)
+    if len(pairs):
+        external = external + gather(carried[pairs[:, 0]], pairs[:, 1])
+    inner = table.edges[~crossing]
+    internal = gather(np.where(kept, carried, 0.0), op_of)
+    if len(inner):
+        internal = internal + gather(carried[inner[:, 0]], op_of[inner[:, 0]])
+    moved["activation"] = external
+    moved["internal"] = internal
+    return {c: np.broadcast_to(v, (count, points)) if v.shape[1] > 1 else v for c, v in moved.items()}

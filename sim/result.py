@@ -1,0 +1,172 @@
+"""What a simulation answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from opbyte.core.errors import UncoveredError
+from opbyte.core.ops import Array, Number
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from opbyte.hw_models.price import Demand
+    from opbyte.sim.analytic import Step
+    from opbyte.sim.event import Timeline
+
+
+@dataclass(frozen=True)
+class PhaseRun:
+    """One phase of a simulation: prices, time, and how often it runs."""
+
+    name: str
+    demand: Demand
+    step: Step
+    repeats: Number = 1.0
+    timeline: Timeline | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Metrics of one or many design points.
+
+    Attributes:
+        metrics: Name -> (points,) array, SI units.
+        phases: What ran.
+        occupancy: Memory -> bytes taken in one instance, (points,) or (1,).
+        infeasible: Points that do not fit, (points,), with `reasons` beside.
+        detail: Tables of a particular kind of work (requests, switches), by name.
+    """
+
+    metrics: dict[str, Array]
+    phases: tuple[PhaseRun, ...]
+    occupancy: dict[str, Array] = field(default_factory=dict)
+    infeasible: Any = None
+    reasons: tuple[str, ...] = ()
+    detail: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Result:
+    """One simulated point: metrics are attributes, SI units (`result.seconds`).
+
+    Attributes:
+        outcome: The metrics and phases behind it.
+        machine: Name of the machine.
+        fidelity: bound, analytic or event.
+    """
+
+    outcome: Outcome
+    machine: str
+    work: str
+    fidelity: str
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Return every metric as a float."""
+        return {name: float(np.ravel(v)[0]) for name, v in self.outcome.metrics.items()}
+
+    def __getattr__(self, name: str) -> float:
+        """Return a metric.
+
+        Raises:
+            AttributeError: If this work has no such metric.
+            UncoveredError: If a parameter that it needs has no value.
+        """
+        if name.startswith("__") or name == "outcome":
+            raise AttributeError(name)
+        metrics: Mapping[str, Array] = self.outcome.metrics
+        if name not in metrics:
+            known = ", ".join(metrics)
+            raise AttributeError(f"{self.work} has no metric '{name}'. It has: {known}")
+        value = float(np.ravel(metrics[name])[0])
+        if np.isnan(value):
+            raise UncoveredError(
+                f"{self.machine}: '{name}' needs a parameter that the machine does not give "
+                "(an energy, an area or a price). `opbyte explain` lists what it has"
+            )
+        return value
+
+    @property
+    def breakdown(self) -> pd.DataFrame:
+        """Return one row per operator: times, bytes, energy and share, over all its runs."""
+        import pandas as pd
+
+        return pd.concat([_frame(p) for p in self.outcome.phases], ignore_index=True)
+
+    @property
+    def resources(self) -> pd.DataFrame:
+        """Return one row per phase and resource: busy seconds and utilisation."""
+        import pandas as pd
+
+        rows = [
+            {
+                "phase": p.name,
+                "resource": name,
+                "busy_s": float(busy[0]) * float(np.ravel(p.repeats)[0]),
+                "utilisation": float(busy[0] / p.step.seconds[0]),
+            }
+            for p in self.outcome.phases
+            for name, busy in p.step.busy.items()
+        ]
+        return pd.DataFrame(rows)
+
+    @property
+    def occupancy(self) -> dict[str, float]:
+        """Return the bytes taken in one instance of each memory."""
+        return {tier: float(np.ravel(size)[0]) for tier, size in self.outcome.occupancy.items()}
+
+    @property
+    def requests(self) -> pd.DataFrame:
+        """Return one row per request, where the work has requests.
+
+        Raises:
+            AttributeError: If it has none.
+        """
+        if "requests" not in self.outcome.detail:
+            raise AttributeError(f"{self.work} has no requests at fidelity '{self.fidelity}'")
+        frame: pd.DataFrame = self.outcome.detail["requests"]
+        return frame
+
+    def __repr__(self) -> str:
+        """Return the headline numbers."""
+        shown = ", ".join(f"{k}={v:.6g}" for k, v in list(self.metrics.items())[:4])
+        return f"Result({self.work} on {self.machine}, {self.fidelity}: {shown})"
+
+
+def _frame(phase: PhaseRun) -> pd.DataFrame:
+    import pandas as pd
+
+    demand, placed = phase.demand, phase.demand.placed
+    runs = placed.repeats * float(np.ravel(phase.repeats)[0])
+    duration = demand.duration[:, 0]
+    columns: dict[str, Any] = {
+        "phase": phase.name,
+        "block": [placed.table.blocks[b] for b in placed.block_of],
+        "operator": list(placed.names),
+        "unit": [placed.units[u] if u >= 0 else "" for u in placed.unit_of],
+        "runs": runs,
+        "seconds": duration * runs,
+        "latency_s": demand.latency[:, 0] * runs,
+        "compute_s": demand.compute[:, 0] * runs,
+        "flops": demand.flops[:, 0] * runs,
+        "joules": demand.joules[:, 0] * runs * placed.devices,
+    }
+    for i, resource in enumerate(placed.resources):
+        columns[f"{resource}_bytes"] = demand.bytes[:, i, 0] * runs
+        columns[f"{resource}_s"] = demand.busy[:, i, 0] * runs
+    columns["bound_by"] = _bound_by(demand)
+    return pd.DataFrame(columns)
+
+
+def _bound_by(demand: Demand) -> list[str]:
+    """Return what decides each operator's duration."""
+    placed = demand.placed
+    names = ["launch", "compute", "collective latency", *placed.resources]
+    parts = [demand.latency[:, 0], demand.compute[:, 0], demand.floor[:, 0]]
+    parts += [demand.busy[:, i, 0] for i in range(len(placed.resources))]
+    return [names[i] for i in np.argmax(np.stack(parts), axis=0)]

@@ -1,0 +1,278 @@
+"""simulate(): one call for one point, and the array path behind it for many."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from opbyte.core.config import Document
+from opbyte.core.errors import CapacityError, ConfigError, UncoveredError
+from opbyte.core.mapping import Mapping as SoftwareMapping
+from opbyte.core.mapping import load_mapping
+from opbyte.core.ops import Array, OpTable, Phase
+from opbyte.core.registry import Registry
+from opbyte.hw_models.cost.area import machine_area_m2
+from opbyte.hw_models.cost.money import machine_price_usd
+from opbyte.hw_models.machine import Machine, load_machine
+from opbyte.hw_models.price import Demand, price
+from opbyte.sim.analytic import analytic_step
+from opbyte.sim.place import Placer
+from opbyte.sim.result import Outcome, PhaseRun, Result
+from opbyte.workloads.works import WORKS, Work, work_from
+
+Fidelity = Literal["bound", "analytic", "event"]
+FIDELITIES = ("bound", "analytic", "event")
+
+#: Metrics that every kind of work has.
+COMMON = (
+    "seconds",
+    "joules",
+    "watts",
+    "flops",
+    "op_per_byte",
+    "tokens_per_s",
+    "joules_per_token",
+    "area_m2",
+    "price_usd",
+    "usd_per_mtoken",
+)
+#: Seconds over which a machine's price is written off. Three years, as cloud operators book
+#: servers (assumed: published accounts use three to six).
+WRITE_OFF_S = 3 * 365.25 * 86400
+
+Runner = Callable[[Machine, Any, SoftwareMapping, str, int], Outcome]
+#: Work kinds that are more than phases one after the other have a runner of their own.
+RUNNERS: Registry[Runner] = Registry("kind of work with a runner")
+
+
+def simulate(
+    machine: str | Path | Mapping[str, Any] | Machine,
+    work: Mapping[str, Any] | Work,
+    mapping: str | Path | Mapping[str, Any] | SoftwareMapping | None = None,
+    fidelity: Fidelity = "analytic",
+    seed: int = 0,
+) -> Result:
+    """Simulate one piece of work on one machine.
+
+    Args:
+        machine: Catalog name, YAML file, dict or Machine.
+        work: A work such as `Decode(model, batch=1, context=4096)`, or its YAML form as a dict.
+        mapping: Name of one of the machine's mappings, file, dict or Mapping; by default the
+            machine's own for this kind of work, else its `default`.
+        fidelity: bound (peaks only), analytic (effective rates) or event (with contention).
+        seed: For work that draws random numbers.
+    Raises:
+        ConfigError: If something is unknown or contradicts itself.
+        CapacityError: If a tensor does not fit where the mapping puts it.
+        UncoveredError: If no model covers what is asked.
+    """
+    loaded = load_machine(machine)
+    built = work if isinstance(work, Work) else work_from(Document.from_data(dict(work), "work"))
+    chosen = resolve_mapping(loaded, mapping, built.kind)
+    outcome = evaluate(loaded, built, chosen, fidelity, seed)
+    if outcome.infeasible is not None and np.any(outcome.infeasible):
+        raise CapacityError(*_overflow(outcome))
+    return Result(outcome, loaded.name, built.kind, fidelity)
+
+
+def evaluate(
+    machine: Machine,
+    work: Work,
+    mapping: SoftwareMapping,
+    fidelity: str = "analytic",
+    seed: int = 0,
+) -> Outcome:
+    """Evaluate one or many design points.
+
+    Arrays over points, in `machine.values` or in the work's fields, are evaluated together.
+
+    Raises:
+        ConfigError: For an unknown fidelity, or what `simulate` raises.
+    """
+    if fidelity not in FIDELITIES:
+        raise ConfigError.one(
+            "", "fidelity", f"must be one of {', '.join(FIDELITIES)}", fidelity, "choose one"
+        )
+    if work.kind in RUNNERS.names():
+        return RUNNERS.lookup(work.kind)(machine, work, mapping, fidelity, seed)
+    placer = Placer(machine, mapping)
+    runs = [run_phase(placer, p, fidelity) for p in work.lower(mapping.degrees)]
+    occupancy = placer.occupancy(work.footprint(mapping.degrees))
+    metrics = combine(machine, placer, runs, work.tokens)
+    for name, phase in work.phase_metrics.items():
+        metrics[name] = next(r.step.seconds for r in runs if r.name == phase)
+    return feasible(placer, Outcome(metrics, tuple(runs), occupancy))
+
+
+def run_phase(placer: Placer, phase: Phase, fidelity: str) -> PhaseRun:
+    """Price and time one phase."""
+    demand = price(placer.place(phase.table), placer.machine, ideal=fidelity == "bound")
+    microbatches = placer.mapping.degrees.microbatches
+    if fidelity == "event":
+        from opbyte.sim.event import event_step
+
+        step, timeline = event_step(demand, microbatches)
+        return PhaseRun(phase.name, demand, step, phase.repeats, timeline)
+    return PhaseRun(phase.name, demand, analytic_step(demand, microbatches), phase.repeats)
+
+
+def combine(
+    machine: Machine, placer: Placer, runs: list[PhaseRun], tokens: Any
+) -> dict[str, Array]:
+    """Return the common metrics of phases that run one after the other."""
+    seconds = sum_over(runs, lambda r: r.step.seconds)
+    devices = placer.devices
+    micro = placer.mapping.degrees.microbatches
+    dynamic = sum_over(runs, lambda r: _total(r.demand, r.demand.joules) * devices * micro)
+    flops = sum_over(runs, lambda r: _total(r.demand, r.demand.flops) * devices * micro)
+    memory = [
+        sum_over(runs, lambda r: _memory_bytes(placer, r) * devices * micro)
+    ][0]
+    joules = dynamic + static_watts(machine) * seconds
+    return with_costs(
+        machine,
+        {
+            "seconds": seconds,
+            "joules": joules,
+            "watts": joules / seconds,
+            "flops": flops,
+            "op_per_byte": flops / memory,
+            "tokens_per_s": tokens / seconds,
+            "joules_per_token": joules / tokens,
+        },
+    )
+
+
+def with_costs(machine: Machine, metrics: dict[str, Array]) -> dict[str, Array]:
+    """Return metrics with area and price, NaN where the machine does not give them."""
+    for name, cost in (("area_m2", machine_area_m2), ("price_usd", machine_price_usd)):
+        try:
+            metrics[name] = np.atleast_1d(cost(machine, machine.values))
+        except UncoveredError:
+            metrics[name] = np.array([np.nan])
+    per_second = metrics["price_usd"] / WRITE_OFF_S
+    metrics["usd_per_mtoken"] = 1e6 * per_second / metrics["tokens_per_s"]
+    return metrics
+
+
+def static_watts(machine: Machine) -> Any:
+    """Return the power that flows whether or not anything runs, watts."""
+    total = machine.values.get("static_power", 0.0)
+    for part, count in machine.counts.items():
+        total = total + count * machine.values.get(f"{part}.static_power", 0.0)
+    return total
+
+
+def sum_over(runs: list[PhaseRun], value: Callable[[PhaseRun], Array]) -> Array:
+    """Return the sum of a value over phases and their repeats, (points,)."""
+    total: Array = np.sum(
+        np.broadcast_arrays(*(value(r) * np.atleast_1d(r.repeats) for r in runs)), axis=0
+    )
+    return total
+
+
+def _total(demand: Demand, per_op: Array) -> Array:
+    total: Array = (per_op * demand.placed.repeats[:, None]).sum(axis=0)
+    return total
+
+
+def _memory_bytes(placer: Placer, run: PhaseRun) -> Array:
+    """Return bytes through the ports of everything that is no SRAM, (points,)."""
+    demand = run.demand
+    total: Array = np.zeros(1)
+    for i, resource in enumerate(demand.placed.resources):
+        tier = resource.rpartition(".")[0]
+        if tier in placer.machine.memories and placer.machine.memory(tier).config.kind != "sram":
+            total = total + _total(demand, demand.bytes[:, i])
+    return total
+
+
+def feasible(placer: Placer, outcome: Outcome) -> Outcome:
+    """Return the outcome with the points marked that do not fit, their metrics NaN."""
+    bad: Any = np.zeros(1, bool)
+    reasons = []
+    for tier, size in outcome.occupancy.items():
+        over = np.atleast_1d(size > placer.capacity(tier))
+        if over.any():
+            bad = bad | over
+            reasons.append(tier)
+    if not reasons:
+        return outcome
+    metrics = {n: np.where(bad, np.nan, v) for n, v in outcome.metrics.items()}
+    for name in ("area_m2", "price_usd"):
+        metrics[name] = outcome.metrics[name]
+    overflow = [
+        (placer.holders.get(t, ["tensors"]), t, outcome.occupancy[t], placer.capacity(t))
+        for t in reasons
+    ]
+    detail = {**outcome.detail, "overflow": overflow}
+    text = tuple(f"{'+'.join(h)} does not fit in {t}" for h, t, _, _ in overflow)
+    return Outcome(metrics, outcome.phases, outcome.occupancy, bad, text, detail)
+
+
+def _overflow(outcome: Outcome) -> tuple[list[str], str, float, float]:
+    holders, tier, needed, available = outcome.detail["overflow"][0]
+    return holders, tier, float(np.max(needed)), float(np.min(available))
+
+
+def resolve_mapping(
+    machine: Machine,
+    mapping: str | Path | Mapping[str, Any] | SoftwareMapping | None,
+    kind: str = "",
+) -> SoftwareMapping:
+    """Return the mapping to use: the machine's for this kind of work unless one is given."""
+    if mapping is None:
+        return machine.mapping(kind if kind in machine.config.mappings else None)
+    if isinstance(mapping, str) and "\n" not in mapping and not mapping.endswith((".yaml", ".yml")):
+        return machine.mapping(mapping)
+    return load_mapping(mapping)
+
+
+def metrics_of(kind: str) -> tuple[str, ...]:
+    """Return the metrics that a kind of work defines.
+
+    Raises:
+        ConfigError: For an unknown kind, with the nearest name.
+    """
+    return (*COMMON, *WORKS.lookup(kind).metrics)
+
+
+def simulate_batch(machine: str | Path | Mapping[str, Any] | Machine, frame: Any) -> Any:
+    """Price many single operators: one row in, one row out.
+
+    Args:
+        machine: As for `simulate`.
+        frame: DataFrame with `kind` and that kind's columns; `gemm` has m, n, k, dtype.
+    Returns:
+        The frame with `seconds` and `joules` added.
+    Raises:
+        UncoveredError: If no model covers a kind or dtype yet.
+    """
+    from opbyte.workloads.phases import Gemm
+
+    loaded = load_machine(machine)
+    mapping = resolve_mapping(loaded, None)
+    single = mapping.model_copy(update={"parallel": {}})
+    out = frame.copy()
+    out["seconds"] = np.nan
+    out["joules"] = np.nan
+    unknown = sorted(set(frame["kind"]) - {"gemm"})
+    if unknown:
+        raise UncoveredError(
+            f"simulate_batch has no price for kind {', '.join(map(repr, unknown))}. It has: gemm"
+        )
+    for dtype, part in frame.groupby("dtype", sort=False):
+        sizes = {c: part[c].to_numpy(float) for c in ("m", "n", "k")}
+        outcome = evaluate(loaded, Gemm(**sizes, dtype=str(dtype)), single)
+        for name in ("seconds", "joules"):
+            out.loc[part.index, name] = np.broadcast_to(outcome.metrics[name], len(part))
+    return out
+
+
+def lowered(work: Work, mapping: SoftwareMapping) -> OpTable:
+    """Return the table of a work's only phase, for inspection."""
+    phases = work.lower(mapping.degrees)
+    return phases[0].table
