@@ -1,0 +1,171 @@
+"""What one device must hold at once, by tensor class."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from opbyte.core.ops import Array, Number, OpTable
+from opbyte.core.parallel import Parallel
+from opbyte.workloads.ffn_ops import expert_split
+from opbyte.workloads.layers import lower_step, stages_of
+from opbyte.workloads.mixers import Attention, LatentAttention, Mamba, ShortConv
+from opbyte.workloads.model import Layer, Model, MoeFfn
+from opbyte.workloads.numeric import share
+from opbyte.workloads.rows import Sizes
+from opbyte.workloads.spans import Segment, Step, held
+
+CLASSES = ("weight", "expert", "kv", "state", "activation")
+
+
+def weight_bytes(model: Model, parallel: Parallel) -> tuple[Array, Array]:
+    """Return (other weights, routed experts) of one device in each stage, bytes, each (pp,).
+
+    Counted from the lowered rows of one token, which read every matrix of a device once; a table
+    that is looked up counts in full, divided over the devices of a tensor-parallel group, and
+    parameters that no row reads (`extra`) are added to every device.
+    """
+    sizes = Sizes.of(model)
+    encoder = (Segment("prefill", 1.0, 1.0),) if model.encoder else ()
+    step = Step((Segment("prefill", 1.0, 1.0, source=1.0, fills_source=True),), encoder)
+    table = lower_step(model, step, parallel)
+    rows = table["weight"][:, 0].copy()
+    for i, kind in enumerate(table.kinds):
+        if kind == "embedding":
+            rows[i] = 0.0
+    weight = np.bincount(
+        table.stage[table.block_of], weights=rows * table.repeats, minlength=parallel.pp
+    )
+    width = model.embedding_dim or model.hidden
+    other = sizes.stored["other"]
+    run = (*model.encoder, *model.order)
+    stages = stages_of(len(run), parallel, model.name)
+    vocab = share(model.vocab, parallel.tp) * width * sizes.stored["head"]
+    weight[0] += vocab + model.position_embeddings * model.hidden * sizes.stored["head"]
+    shared_table = model.tied and parallel.pp == 1
+    weight[-1] += model.extra * other - (vocab if shared_table else 0.0)
+    columns = model.per_layer_width * len(model.order)
+    weight[0] += model.per_layer_vocab * columns * sizes.stored["head"]
+    if model.encoder and stages[len(model.encoder)] > 0:
+        weight[stages[len(model.encoder)]] += vocab
+    expert = np.zeros(parallel.pp)
+    for index, stage in zip(run, stages, strict=True):
+        layer = model.layers[index]
+        weight[stage] += layer.extra * other
+        if isinstance(layer.ffn, MoeFfn):
+            weight[stage] += layer.ffn.extra * other
+            expert[stage] += _expert_bytes(model, layer.ffn, parallel, sizes)
+    return weight, expert
+
+
+def _expert_bytes(model: Model, ffn: MoeFfn, parallel: Parallel, sizes: Sizes) -> float:
+    """Return the bytes of the routed experts of one layer on one device."""
+    split, _ = expert_split(parallel, ffn.experts, model.name)
+    width, inner = share(ffn.width, split), ffn.latent or model.hidden
+    matrices = ffn.matrices * width * inner * sizes.stored["expert"]
+    vectors = ffn.expert_bias * ((ffn.matrices - 1) * width + inner) * sizes.stored["other"]
+    return share(ffn.experts, parallel.ep) * (matrices + vectors)
+
+
+def layer_cache_bytes(
+    layer: Layer, model: Model, parallel: Parallel, tokens: Number, source: Number
+) -> Number:
+    """Return the cached bytes of one sequence in one layer on one device.
+
+    Args:
+        tokens: Tokens of the sequence that were cached; windows and chunks bound them.
+        source: Tokens of the encoder's output that cross attention cached.
+    """
+    kv, tp = Sizes.of(model).kv, parallel.tp
+    total: Number = 0.0
+    for mixer in (layer.mixer, layer.cross):
+        if isinstance(mixer, LatentAttention):
+            kept = held(tokens, mixer.window, mixer.chunk)
+            total = total + kept * (mixer.kv_elements_per_token * kv)
+        elif isinstance(mixer, Attention) and mixer.causal and not mixer.reuses_cache:
+            one = share(mixer.kv_heads, tp) * (mixer.head_dim + mixer.value_dim) * kv
+            kept = source if mixer.cross else held(tokens, mixer.window, mixer.chunk)
+            total = total + kept * one
+    return total
+
+
+def layer_state_bytes(layer: Layer, model: Model, parallel: Parallel) -> float:
+    """Return the recurrent state of one sequence in one layer on one device, bytes."""
+    size, mixer, tp = Sizes.of(model).state, layer.mixer, parallel.tp
+    if isinstance(mixer, Mamba):
+        heads, groups = share(mixer.heads, tp), share(mixer.groups, tp)
+        conv = heads * mixer.head_dim + 2 * groups * mixer.state
+        return size * (heads * mixer.head_dim * mixer.state + conv * (mixer.conv - 1))
+    if isinstance(mixer, ShortConv):
+        return size * share(mixer.width, tp) * (mixer.conv - 1)
+    return 0.0
+
+
+def activation_bytes(table: OpTable, residual: Number) -> Number:
+    """Return a bound on the activations alive at once: the largest row, and the residual stream.
+
+    A row holds its inputs and its output. Score matrices are streamed through attention and never
+    held, so score and softmax rows are left out.
+    """
+    size: Array = table["in_bytes"] + table["out_bytes"]
+    size = np.array(np.broadcast_to(size, (len(table), table.points)))
+    streamed = np.array([kind in ("score", "softmax") for kind in table.kinds])
+    carried = table.edge_bytes() * ~streamed[table.edges[:, :1]]
+    np.add.at(size, table.edges[:, 1], np.broadcast_to(carried, (len(carried), table.points)))
+    largest: Array = size[~streamed].max(axis=0)
+    total = largest + residual
+    return float(total[0]) if total.size == 1 and not isinstance(residual, np.ndarray) else total
+
+
+def footprint(
+    model: Model,
+    parallel: Parallel,
+    table: OpTable,
+    *,
+    sequences: Number,
+    tokens: Number,
+    residual: Number,
+    source: Number = 0.0,
+) -> dict[str, Number]:
+    """Return the bytes of each tensor class on the fullest device of a pipeline.
+
+    Args:
+        table: The largest iteration, for the activations.
+        sequences: Sequences of one replica that are cached at once.
+        tokens: Tokens of each that are cached.
+        residual: Bytes of the residual stream of one iteration.
+        source: Tokens of the encoder's output of each sequence.
+    """
+    weight, expert = weight_bytes(model, parallel)
+    run = (*model.encoder, *model.order)
+    stages = stages_of(len(run), parallel, model.name)
+    kv: list[Number] = [0.0] * parallel.pp
+    state: list[Number] = [0.0] * parallel.pp
+    cached: dict[int, Number] = {}
+    for index, stage in list(zip(run, stages, strict=True))[len(model.encoder) :]:
+        layer = model.layers[index]
+        if index not in cached:
+            cached[index] = sequences * layer_cache_bytes(layer, model, parallel, tokens, source)
+        kv[stage] = kv[stage] + cached[index]
+        state[stage] = state[stage] + sequences * layer_state_bytes(layer, model, parallel)
+    held_by_stage = [
+        {"weight": float(weight[s]), "expert": float(expert[s]), "kv": kv[s], "state": state[s]}
+        for s in range(parallel.pp)
+    ]
+    fullest = _fullest(held_by_stage)
+    fullest["activation"] = activation_bytes(table, residual)
+    return fullest
+
+
+def _fullest(stages: list[dict[str, Number]]) -> dict[str, Number]:
+    """Return the classes of the stage with the largest sum, point by point."""
+    if len(stages) == 1:
+        return stages[0]
+    totals = np.stack(np.broadcast_arrays(*[np.atleast_1d(sum(s.values())) for s in stages]))
+    best = totals.argmax(axis=0)
+    if best.size == 1:
+        return stages[int(best[0])]
+    points = np.arange(best.size)
+    return {
+        name: np.stack([np.broadcast_to(s[name], best.size) for s in stages])[best, points]
+        for name in stages[0]
+    }

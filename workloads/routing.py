@@ -1,0 +1,156 @@
+"""Which experts a batch of tokens hits: expected distinct experts and the most loaded one.
+
+A token picks `k` different experts. Under uniform routing each expert is hit by a token with
+probability k / E, so E (1 - (1 - k / E)^T) distinct experts are expected for T tokens. Under a
+power law the experts' popularity is proportional to rank^-skew; the probability that one of the k
+picks is a given expert is capped at one, and what is cut off goes to the others.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from opbyte.core.errors import WorkloadError
+from opbyte.core.ops import Array, Number
+from opbyte.workloads.numeric import is_array, maximum, minimum
+
+Kind = Literal["uniform", "zipf", "balanced"]
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """How tokens choose experts.
+
+    Attributes:
+        kind: `uniform` draws at random; `zipf` draws by popularity; `balanced` spreads tokens
+            evenly, so that min(E, T k) experts are hit.
+        skew: Exponent of the power law, 0 for uniform popularity.
+        fullest: The lowered device is the one with the most loaded experts, where experts are
+            split over devices; else an average one.
+    """
+
+    kind: Kind = "uniform"
+    skew: float = 0.0
+    fullest: bool = False
+
+    def __post_init__(self) -> None:
+        """Check kind and skew.
+
+        Raises:
+            WorkloadError: If the kind is unknown, or the skew is negative, not finite, or given
+                for a kind that has none.
+        """
+        if self.kind not in get_args(Kind):
+            known = ", ".join(get_args(Kind))
+            raise WorkloadError(f"routing: no kind is called {self.kind!r}. Known: {known}")
+        if not (np.isfinite(self.skew) and self.skew >= 0):
+            raise WorkloadError(f"routing: skew must be finite and >= 0, got {self.skew}")
+        if self.skew and self.kind != "zipf":
+            raise WorkloadError(f"routing: skew belongs to kind 'zipf', got kind {self.kind!r}")
+
+    def hit_probability(self, experts: int, picks: int) -> Array:
+        """Return the probability that one token visits each expert, (experts,), summing to picks.
+
+        The k picks are taken as a Poisson-like design with inclusion probabilities proportional
+        to popularity, capped at one (the excess is shared among the others, proportionally).
+        """
+        if picks >= experts:
+            return np.ones(experts)
+        popularity = np.arange(1, experts + 1, dtype=np.float64) ** -self.skew
+        hit = np.zeros(experts)
+        free = np.ones(experts, bool)
+        left = float(picks)
+        while True:
+            trial = left * popularity / popularity[free].sum()
+            full = free & (trial >= 1.0)
+            if not full.any():
+                hit[free] = trial[free]
+                return hit
+            hit[full] = 1.0
+            free &= ~full
+            left = picks - float(hit.sum())
+
+    def distinct(self, experts: int, picks: int, tokens: Number) -> Number:
+        """Return the expected distinct experts that `tokens` tokens visit.
+
+        Uniform: E (1 - (1 - k / E)^T). Zipf: sum over experts of 1 - (1 - p_e)^T. Balanced:
+        min(E, T k).
+        """
+        if self.kind == "balanced":
+            return minimum(tokens * float(picks), float(experts))
+        if self.kind == "uniform" or self.skew == 0.0:
+            missed = 1.0 - min(picks, experts) / experts
+            return experts * (1.0 - missed**tokens)
+        missed_each = 1.0 - self.hit_probability(experts, picks)
+        if is_array(tokens):
+            powers: Array = missed_each[:, None] ** tokens[None, :]
+            summed: Array = (1.0 - powers).sum(axis=0)
+            return summed
+        return float((1.0 - missed_each**tokens).sum())
+
+    def max_load(self, experts: int, picks: int, tokens: Number) -> Number:
+        """Return the expected tokens of the most loaded expert.
+
+        Balanced: T k / E, and at least 1. Otherwise the loads are binomial with mean T p_e and
+        variance T p_e (1 - p_e); the maximum is estimated by its median under independence: the
+        smallest x with prod_e F_e(x) >= 1/2, loads as normal variables, never below the mean and
+        never above T.
+        """
+        if self.kind == "balanced":
+            return maximum(tokens * (picks / experts), minimum(tokens, 1.0))
+        hit = self.hit_probability(experts, picks)
+        many = np.atleast_1d(np.asarray(tokens, np.float64))
+        load = _median_of_maximum(hit, many)
+        return load if is_array(tokens) else float(load[0])
+
+    def imbalance(self, experts: int, picks: int, tokens: Number, devices: int) -> Number:
+        """Return the load of the fullest of `devices` devices over the mean load, >= 1.
+
+        Experts are dealt to devices in order of popularity, round and round, as a placement that
+        knows it would.
+        """
+        if devices == 1 or self.kind == "balanced":
+            return 1.0
+        hit = self.hit_probability(experts, picks)
+        many = np.atleast_1d(np.asarray(tokens, np.float64))
+        per_device = np.bincount(np.arange(experts) % devices, weights=hit, minlength=devices)
+        variance = np.bincount(
+            np.arange(experts) % devices, weights=hit * (1.0 - hit), minlength=devices
+        )
+        top = _median_of_normals(
+            per_device[:, None] * many, variance[:, None] * many, many * min(picks, experts)
+        )
+        ratio: Array = np.maximum(top * devices / (many * min(picks, experts)), 1.0)
+        return ratio if is_array(tokens) else float(ratio[0])
+
+
+def _median_of_maximum(hit: Array, tokens: Array) -> Array:
+    mean = hit[:, None] * tokens[None, :]
+    variance = (hit * (1.0 - hit))[:, None] * tokens[None, :]
+    return _median_of_normals(mean, variance, tokens)
+
+
+def _median_of_normals(mean: Array, variance: Array, most: Array) -> Array:
+    """Return the median of the maximum of independent normals, (points,), by bisection.
+
+    Args:
+        mean: Means, (variables, points).
+        variance: Variances, (variables, points).
+        most: Largest possible value of each point, (points,).
+    """
+    from scipy.special import log_ndtr
+
+    deviation = np.sqrt(np.maximum(variance, 1e-300))
+    low: npt.NDArray[np.float64] = mean.max(axis=0)
+    high = np.maximum(np.minimum(most, (mean + 8.0 * deviation).max(axis=0)), low)
+    half = np.log(0.5)
+    for _ in range(60):
+        middle = 0.5 * (low + high)
+        below = log_ndtr((middle - mean) / deviation).sum(axis=0) < half
+        low = np.where(below, middle, low)
+        high = np.where(below, high, middle)
+    return 0.5 * (low + high)
