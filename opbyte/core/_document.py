@@ -25,13 +25,17 @@ class Document:
     marks: Mapping[DataPath, Mark]
     name: str
 
-    def where(self, path: DataPath = ()) -> str:
-        """Return `file:line:col` of an entry, or of the nearest entry around it."""
+    def mark(self, path: DataPath = ()) -> Mark | None:
+        """Return the place of an entry, or of the nearest entry around it."""
         for length in range(len(path), -1, -1):
             mark = self.marks.get(path[:length])
             if mark is not None:
-                return str(mark)
-        return self.name
+                return mark
+        return None
+
+    def where(self, path: DataPath = ()) -> str:
+        """Return `file:line:col` of an entry, or of the nearest entry around it."""
+        return str(self.mark(path) or self.name)
 
     def value(self, path: DataPath = ()) -> Any:
         """Return the value at a path.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
@@ -97,7 +96,7 @@ def set_values(
     Raises:
         ConfigError: With every path that does not resolve.
     """
-    data = copy.deepcopy(document.data, {})
+    data = _copied(document.data)
     marks = dict(document.marks)
     problems: list[Problem] = []
     taken: dict[tuple[str, ...], str] = {}
@@ -115,13 +114,20 @@ def set_values(
             problems.append(Problem(place, path, rule, "", "Set it once."))
             continue
         taken[full] = path
-        real = _put(data, full, copy.deepcopy(value))
+        real = _put(data, full, _copied(value))
         for mark in [m for m in marks if m[: len(real)] == real]:
             del marks[mark]
         marks[real] = Mark(f"{place}={_short(value)}", 0, 0)
     if problems:
         raise ConfigError(problems)
     return Document(data, marks, document.name)
+
+
+def _copied(value: Any) -> Any:
+    """Return a copy in which nothing is shared: an entry set later must not show up elsewhere."""
+    if isinstance(value, dict):
+        return {key: _copied(inner) for key, inner in value.items()}
+    return [_copied(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _short(value: Any) -> str:

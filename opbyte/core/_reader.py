@@ -266,8 +266,9 @@ class _Reader:
     def _syntax(self, error: yaml.MarkedYAMLError, text: str) -> None:
         place = error.problem_mark or error.context_mark
         mark = Mark(self.name, place.line + 1, place.column + 1) if place else None
-        lines = text.splitlines()[: mark.line] if mark else []
-        at_tab = len(lines) > 0 and "\t" in lines[-1][: mark.column if mark else 0]
+        lines = text.split("\n")
+        before = lines[mark.line - 1][: mark.column] if mark and mark.line <= len(lines) else ""
+        at_tab = "\t" in before and not before.strip()
         rule, remedy = ("a tab can not indent", "Use spaces.") if at_tab else _plain_syntax(error)
         problem = Problem(str(mark or self.name), "", rule, "", remedy)
         raise NotYamlError([*self.problems, problem]) from None
