@@ -47,6 +47,10 @@ if TYPE_CHECKING:
     from opbyte.core.errors import SimulationError as SimulationError
     from opbyte.core.errors import UncoveredError as UncoveredError
     from opbyte.core.errors import WorkloadError as WorkloadError
+    from opbyte.core.mapping import load_mapping as load_mapping
+    from opbyte.hw_models.machine import load_machine as load_machine
+    from opbyte.sim.simulate import simulate as simulate
+    from opbyte.sim.simulate import simulate_batch as simulate_batch
 else:
     # Hidden from type checkers, which would otherwise accept any name.
     def __getattr__(name: str) -> object:
