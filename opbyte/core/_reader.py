@@ -168,7 +168,7 @@ class _Reader:
         self._count(1, mark)
         kind = "map" if isinstance(event, yaml.MappingStartEvent) else "seq"
         if event.tag not in (None, "!", _TAG + kind):
-            self._note(mark, f"the tag {_short_tag(event.tag)!r} is not supported here")
+            self._note(mark, f"the tag {_short_tag(event.tag)} is not supported here")
         if len(self.stack) >= DEEPEST:
             self._too_deep(mark)
         if self.stack:
@@ -186,9 +186,10 @@ class _Reader:
         known = self.anchors.get(anchor or "")
         if known is None:
             if any(entry.anchor == anchor for entry in self.stack):
-                self._note(mark, f"the alias *{anchor} contains itself", remedy="Write the value.")
+                rule = f"the alias {show(f'*{anchor}')} contains itself"
+                self._note(mark, rule, remedy="Write the value.")
             else:
-                self._note(mark, f"the alias *{anchor} has no anchor &{anchor} before it")
+                self._note(mark, f"the alias {show(f'*{anchor}')} has no anchor before it")
             known = _Known(None, 1, 0)
         self._count(known.nodes, mark)
         if len(self.stack) + known.height > DEEPEST:
@@ -285,7 +286,7 @@ class _Reader:
             return float(value) if abs(value) < 2**1023 else math.inf
         wanted = {"int": int, "float": float, "bool": bool, "null": type(None)}.get(kind)
         if wanted is None:
-            self._note(mark, f"the tag {_short_tag(str(tag))!r} is not supported here", show(text))
+            self._note(mark, f"the tag {_short_tag(str(tag))} is not supported here", show(text))
         elif type(value) is not wanted:
             self._note(mark, f"the tag !!{kind} does not fit its value", show(text))
         return value
@@ -317,7 +318,8 @@ class _Reader:
 
 
 def _short_tag(tag: str) -> str:
-    return "!!" + tag.removeprefix(_TAG) if tag.startswith(_TAG) else tag
+    """Return a tag as it is written, in quotes."""
+    return show("!!" + tag.removeprefix(_TAG) if tag.startswith(_TAG) else tag)
 
 
 def _plain_syntax(error: yaml.MarkedYAMLError) -> tuple[str, str]:

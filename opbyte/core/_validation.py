@@ -22,7 +22,7 @@ __all__ = ["validate"]
 
 Model = TypeVar("Model", bound=BaseModel)
 
-_MOST_PROBLEMS = 100
+_MOST_PROBLEMS = 99
 _WORD = re.compile(r"[^.\[\]]+")
 
 
@@ -49,7 +49,7 @@ def validate(cls: type[Model], document: Document, at: DataPath = ()) -> Model:
     ]
     problems.sort(key=lambda located: located[0][1:] if located[0] else (0, 0))
     if len(settled) > _MOST_PROBLEMS:
-        rule = f"and {len(settled) - _MOST_PROBLEMS} more problems"
+        rule = f"and {len(settled) - _MOST_PROBLEMS} more"
         problems.append((None, Problem(document.name, "", rule)))
     raise ConfigError(problem for _, problem in problems)
 

@@ -18,6 +18,9 @@ __all__ = [
 ]
 
 _SHOWN_CHARACTERS = 80
+_SHOWN_PATH = 200
+_SHOWN_TEXT = 2000
+_SHOWN_PROBLEMS = 100
 
 
 class OpbyteError(Exception):
@@ -43,10 +46,10 @@ def show(value: object) -> str:
         return f"a {type(value).__name__} that is too long to print"
 
 
-def _one_line(text: str) -> str:
+def _one_line(text: str, most: int = _SHOWN_CHARACTERS) -> str:
     """Return `text` shortened, with everything that would disturb a terminal escaped."""
-    if len(text) > _SHOWN_CHARACTERS:
-        half = _SHOWN_CHARACTERS // 2 - 2
+    if len(text) > most:
+        half = most // 2 - 2
         text = f"{text[:half]} .. {text[-half:]}"
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
@@ -70,9 +73,13 @@ class Problem:
     remedy: str = ""
 
     def __post_init__(self) -> None:
-        """Reduce `value` to text, so that every problem can be pickled and printed."""
+        """Reduce all parts to short printable text: a problem can always be pickled and shown."""
         text = _one_line(self.value) if isinstance(self.value, str) else show(self.value)
         object.__setattr__(self, "value", text)
+        object.__setattr__(self, "path", _one_line(self.path, _SHOWN_PATH))
+        for name in ("where", "rule", "remedy"):
+            words = getattr(self, name).replace("\n", " ")
+            object.__setattr__(self, name, _one_line(words, _SHOWN_TEXT))
 
     def __str__(self) -> str:
         """Return `where: path: rule, got value. remedy` without its empty parts."""
@@ -104,8 +111,11 @@ class ConfigError(OpbyteError, ValueError):
         return cls([Problem(where, path, rule, value, remedy)])
 
     def __str__(self) -> str:
-        """Return one line for each problem."""
-        return "\n".join(str(problem) for problem in self.problems)
+        """Return one line for each problem, as many as somebody may want to read."""
+        lines = [str(problem) for problem in self.problems[:_SHOWN_PROBLEMS]]
+        if len(self.problems) > _SHOWN_PROBLEMS:
+            lines.append(f"and {len(self.problems) - _SHOWN_PROBLEMS} more")
+        return "\n".join(lines)
 
 
 class WorkloadError(OpbyteError):

@@ -6,6 +6,7 @@ and rounded once, so that `3.352 TB/s` is the float 3.352e12.
 
 from __future__ import annotations
 
+import decimal
 import math
 import re
 from collections.abc import Mapping
@@ -39,12 +40,14 @@ class Dimension:
         example: How a user would write one.
         display: Units that `format_quantity` chooses from, small to large.
         bare: Whether a number without a unit is how it is written (ratios and counts).
+        base: What 1 in code is, in bytes, seconds, operations, joules: 8 for J/bit.
     """
 
     noun: str
     example: str
     display: tuple[str, ...]
     bare: bool = False
+    base: int = 1
 
 
 def _scaled(base: str, prefixes: str) -> tuple[str, ...]:
@@ -64,7 +67,9 @@ DIMENSIONS: Mapping[str, Dimension] = MappingProxyType(
         "hertz": Dimension("frequency", "1.6 GHz", _scaled("Hz", "- k M G T")),
         "watts": Dimension("power", "700 W", _scaled("W", "p n u m - k M G")),
         "joules": Dimension("energy", "12 nJ", _scaled("J", "f p n u m - k M G")),
-        "joules_per_bit": Dimension("energy per bit", "3.5 pJ/bit", _scaled("J/bit", "f p n u")),
+        "joules_per_bit": Dimension(
+            "energy per bit", "3.5 pJ/bit", _scaled("J/bit", "f p n u"), base=8
+        ),
         "joules_per_op": Dimension(
             "energy per operation", "0.4 pJ/FLOP", _scaled("J/FLOP", "f p n u")
         ),
@@ -203,7 +208,7 @@ def parse(value: object, dimension_name: str) -> float:
     if dimension_name not in _POWERS.get(powers, ()):
         raise _mismatch(unit, powers, due, value)
     try:
-        return float(Fraction(number) * factor)
+        return float(Fraction(number) * factor / due.base)
     except OverflowError:
         raise _wrong(due, "is out of range", value) from None
 
@@ -305,14 +310,11 @@ def format_quantity(x: float, dimension_name: str, digits: int = 6) -> str:
         return f"{x} {units[-1]}".strip()
     if dimension_name == "bytes":
         units = _size_units(x)
-    best = units[0]
+    best = min(units, key=lambda u: abs(math.log10(_factor(u, due)))) if x == 0.0 else units[0]
     for unit in units:
-        if abs(x) >= _factor(unit) * (1 - 0.5 * 10.0**-digits):
+        if abs(x) >= _factor(unit, due) * (1 - 0.5 * 10.0**-digits):
             best = unit
-    if x == 0.0:
-        best = _zero_unit(units)
-    number = f"{_divided(x, best):.{digits}g}"
-    return f"{_plain(number)} {best}".strip()
+    return f"{_rounded(Fraction(x) / _factor(best, due), digits)} {best}".strip()
 
 
 def _size_units(x: float) -> tuple[str, ...]:
@@ -322,28 +324,14 @@ def _size_units(x: float) -> tuple[str, ...]:
     return binary if whole else decimal
 
 
-def _zero_unit(units: tuple[str, ...]) -> str:
-    return min(units, key=lambda unit: abs(math.log10(_factor(unit))))
+def _factor(unit: str, due: Dimension) -> Fraction:
+    """Return what one `unit` is in code."""
+    return _parse_unit(unit, due, unit)[0] / due.base
 
 
-def _factor(unit: str) -> float:
-    return float(_exact(unit))
-
-
-def _exact(unit: str) -> Fraction:
-    due = Dimension("unit", "", ())
-    return _parse_unit(unit, due, unit)[0]
-
-
-def _divided(x: float, unit: str) -> float:
-    try:
-        return float(Fraction(x) / _exact(unit))
-    except OverflowError:
-        return x
-
-
-def _plain(number: str) -> str:
-    """Return `1e+03` as `1000`; exponents stay where the number is out of all prefixes."""
-    if "e" in number and abs(value := float(number)) < 1e4 and value == int(value):
-        return str(int(value))
-    return number
+def _rounded(x: Fraction, digits: int) -> str:
+    """Return `x` correctly rounded, with an exponent only where it is out of all prefixes."""
+    context = decimal.Context(prec=digits, Emin=-9999, Emax=9999)
+    number = context.divide(decimal.Decimal(x.numerator), decimal.Decimal(x.denominator))
+    number = number.normalize(context)
+    return f"{number:f}" if -6 <= number.adjusted() < max(digits, 15) else f"{number:e}"
