@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from opbyte.core.ops import Array, Number, OpTable
@@ -28,13 +30,10 @@ def weight_bytes(model: Model, parallel: Parallel) -> tuple[Array, Array]:
     encoder = (Segment("prefill", 1.0, 1.0),) if model.encoder else ()
     step = Step((Segment("prefill", 1.0, 1.0, source=1.0, fills_source=True),), encoder)
     table = lower_step(model, step, parallel)
-    rows = table["weight"][:, 0].copy()
-    for i, kind in enumerate(table.kinds):
-        if kind == "embedding":
-            rows[i] = 0.0
-    weight = np.bincount(
-        table.stage[table.block_of], weights=rows * table.repeats, minlength=parallel.pp
-    )
+    rows = table["weight"][:, 0] * table.repeats
+    rows[[kind == "embedding" for kind in table.kinds]] = 0.0
+    weight: Array = np.zeros(parallel.pp)
+    np.add.at(weight, table.stage[table.block_of], rows)
     width = model.embedding_dim or model.hidden
     other = sizes.stored["other"]
     run = (*model.encoder, *model.order)
@@ -71,9 +70,8 @@ def layer_cache_bytes(
 ) -> Number:
     """Return the cached bytes of one sequence in one layer on one device.
 
-    Args:
-        tokens: Tokens of the sequence that were cached; windows and chunks bound them.
-        source: Tokens of the encoder's output that cross attention cached.
+    `tokens` of the sequence were cached (windows and chunks bound them), and `source` tokens of
+    the encoder's output by cross attention.
     """
     kv, tp = Sizes.of(model).kv, parallel.tp
     total: Number = 0.0
@@ -121,17 +119,17 @@ def footprint(
     parallel: Parallel,
     table: OpTable,
     *,
-    sequences: Number,
-    tokens: Number,
+    cached: Sequence[tuple[Number, Number]],
     residual: Number,
     source: Number = 0.0,
 ) -> dict[str, Number]:
     """Return the bytes of each tensor class on the fullest device of a pipeline.
 
     Args:
+        model: The model.
+        parallel: How it is split.
         table: The largest iteration, for the activations.
-        sequences: Sequences of one replica that are cached at once.
-        tokens: Tokens of each that are cached.
+        cached: (sequences of one replica, cached tokens of each), for all that is cached at once.
         residual: Bytes of the residual stream of one iteration.
         source: Tokens of the encoder's output of each sequence.
     """
@@ -140,13 +138,12 @@ def footprint(
     stages = stages_of(len(run), parallel, model.name)
     kv: list[Number] = [0.0] * parallel.pp
     state: list[Number] = [0.0] * parallel.pp
-    cached: dict[int, Number] = {}
+    by_layer: dict[int, tuple[Number, Number]] = {}
     for index, stage in list(zip(run, stages, strict=True))[len(model.encoder) :]:
-        layer = model.layers[index]
-        if index not in cached:
-            cached[index] = sequences * layer_cache_bytes(layer, model, parallel, tokens, source)
-        kv[stage] = kv[stage] + cached[index]
-        state[stage] = state[stage] + sequences * layer_state_bytes(layer, model, parallel)
+        if index not in by_layer:
+            by_layer[index] = _layer_held(model.layers[index], model, parallel, cached, source)
+        kv[stage] = kv[stage] + by_layer[index][0]
+        state[stage] = state[stage] + by_layer[index][1]
     held_by_stage = [
         {"weight": float(weight[s]), "expert": float(expert[s]), "kv": kv[s], "state": state[s]}
         for s in range(parallel.pp)
@@ -154,6 +151,23 @@ def footprint(
     fullest = _fullest(held_by_stage)
     fullest["activation"] = activation_bytes(table, residual)
     return fullest
+
+
+def _layer_held(
+    layer: Layer,
+    model: Model,
+    parallel: Parallel,
+    cached: Sequence[tuple[Number, Number]],
+    source: Number,
+) -> tuple[Number, Number]:
+    """Return the cache and the recurrent state of all sequences in one layer, bytes."""
+    kv: Number = 0.0
+    state: Number = 0.0
+    one = layer_state_bytes(layer, model, parallel)
+    for sequences, tokens in cached:
+        kv = kv + sequences * layer_cache_bytes(layer, model, parallel, tokens, source)
+        state = state + sequences * one
+    return kv, state
 
 
 def _fullest(stages: list[dict[str, Number]]) -> dict[str, Number]:

@@ -16,18 +16,23 @@ def is_array(value: object) -> TypeGuard[Array]:
     return isinstance(value, np.ndarray)
 
 
+def is_zero(value: Number) -> bool:
+    """Return whether a value is zero at every point."""
+    return not value.any() if is_array(value) else value == 0
+
+
 def minimum(a: Number, b: Number) -> Number:
     """Return the smaller, point by point; plain floats stay plain floats."""
     if is_array(a) or is_array(b):
         return np.minimum(a, b)
-    return a if a <= b else b
+    return min(a, b)
 
 
 def maximum(a: Number, b: Number) -> Number:
     """Return the larger, point by point; plain floats stay plain floats."""
     if is_array(a) or is_array(b):
         return np.maximum(a, b)
-    return a if a >= b else b
+    return max(a, b)
 
 
 def floor_div(a: Number, b: int) -> Number:

@@ -1,4 +1,4 @@
-"""Works over one model: prefill, one decode step, a mixed iteration, a whole generation; one GEMM.
+"""Works over one model: prefill, one decode step, a whole generation.
 
 A work says what ONE representative device of a group executes (`lower`) and must hold at once
 (`footprint`). Fields named in `vector_fields` may hold one value for each design point: the
@@ -6,104 +6,29 @@ arithmetic is the same, and so is the table's shape.
 
 Conventions. `context` of a decode step counts the tokens that each sequence attends to, the new
 token included; `past` counts tokens whose keys and values are cached before a prefill. A replica
-gets ceil(batch / dp) sequences, a pipeline's microbatch ceil of that by `microbatches`, and each
-phase repeats once for every microbatch.
+gets ceil(batch / dp) sequences, a microbatch ceil of that by `microbatches`. Tables hold one
+microbatch; who runs them repeats it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import ClassVar
 
-from opbyte.core.dtypes import lookup
 from opbyte.core.errors import WorkloadError
-from opbyte.core.ops import Number, OpTable, OpTableBuilder, Phase
+from opbyte.core.ops import Number, Phase
 from opbyte.core.parallel import Parallel
-from opbyte.core.registry import Registry
 from opbyte.workloads.footprint import footprint
-from opbyte.workloads.layers import lower_step
+from opbyte.workloads.gemm import Gemm
+from opbyte.workloads.mixed import Mixed
 from opbyte.workloads.model import Model
-from opbyte.workloads.numeric import ceil_div, checked, is_array, maximum, same_points
-from opbyte.workloads.routing import Routing
+from opbyte.workloads.model_work import ModelWork, check_context, prefill_step, residual_bytes
+from opbyte.workloads.numeric import is_zero, maximum
 from opbyte.workloads.spans import Segment, Step
+from opbyte.workloads.work import WORKS, microbatch, replica
 
-#: Kinds of work by the name that files use.
-WORKS: Registry[type] = Registry("work")
-
-
-def replica(batch: Number, parallel: Parallel) -> Number:
-    """Return the sequences of one data-parallel replica, rounded up."""
-    return ceil_div(batch, parallel.dp)
-
-
-def microbatch(batch: Number, parallel: Parallel) -> Number:
-    """Return the sequences of one microbatch of one replica, rounded up."""
-    return ceil_div(replica(batch, parallel), parallel.microbatches)
-
-
-def check_context(kind: str, model: Model, tokens: Number, what: str) -> None:
-    """Check that a sequence is no longer than the model allows; equal is allowed.
-
-    Raises:
-        WorkloadError: If it is, with both lengths.
-    """
-    longest = float(tokens.max()) if is_array(tokens) else float(tokens)
-    if model.max_context and longest > model.max_context:
-        raise WorkloadError(
-            f"{kind}: {what} = {longest:g} tokens, but {model.name} allows a context of at most "
-            f"{model.max_context}. Shorten it, or give the model a larger max_context"
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelWork:
-    """What works over one model have in common.
-
-    Attributes:
-        routing: How tokens choose experts.
-    """
-
-    kind: ClassVar[str]
-    metrics: ClassVar[tuple[str, ...]] = ("tokens_per_s", "joules_per_token")
-    vector_fields: ClassVar[tuple[str, ...]] = ()
-    least: ClassVar[dict[str, float]] = {}
-
-    routing: Routing = field(default_factory=Routing)
-
-    def __post_init__(self) -> None:
-        """Check all fields that hold counts, and bring them to float or float64 arrays.
-
-        Raises:
-            WorkloadError: If one makes no sense; the message names it.
-        """
-        counts = {}
-        for name in self.vector_fields:
-            value = checked(self.kind, name, getattr(self, name), self.least.get(name, 1.0))
-            object.__setattr__(self, name, value)
-            counts[name] = value
-        same_points(self.kind, **counts)
-
-    def _segments(self, sequences: Number) -> Step:
-        raise NotImplementedError
-
-    def _step(self, model: Model, step: Step, parallel: Parallel) -> OpTable:
-        return lower_step(model, step, parallel, self.routing)
-
-
-def _residual(model: Model, tokens: Number) -> Number:
-    return tokens * (model.hidden * lookup(model.precision.activation).bytes_per_element)
-
-
-def prefill_step(model: Model, sequences: Number, tokens: Number, past: Number = 0.0) -> Step:
-    """Return the iteration that reads a prompt.
-
-    A decoder processes the prompt itself. In an encoder-decoder model the encoder does, and the
-    decoder runs its start token, which fills the cross-attention cache.
-    """
-    if model.encoder:
-        start = Segment("prefill", sequences, 1.0, 0.0, source=tokens, fills_source=True)
-        return Step((start,), (Segment("prefill", sequences, tokens),))
-    return Step((Segment("prefill", sequences, tokens, past),))
+__all__ = ["Decode", "Gemm", "Generate", "Mixed", "Prefill"]
 
 
 @WORKS.register("prefill")
@@ -118,9 +43,10 @@ class Prefill(ModelWork):
     """
 
     kind: ClassVar[str] = "prefill"
-    metrics: ClassVar[tuple[str, ...]] = ("tokens_per_s", "joules_per_token", "ttft")
+    metrics: ClassVar[tuple[str, ...]] = ("ttft",)
+    phase_metrics: ClassVar[Mapping[str, str]] = {"ttft": "prefill"}
     vector_fields: ClassVar[tuple[str, ...]] = ("batch", "input", "past")
-    least: ClassVar[dict[str, float]] = {"past": 0.0}
+    least: ClassVar[Mapping[str, float]] = {"past": 0.0}
 
     model: Model
     batch: Number
@@ -135,7 +61,7 @@ class Prefill(ModelWork):
         """
         super().__post_init__()
         check_context(self.kind, self.model, self.input + self.past, "past + input")
-        if self.model.encoder and not _is_zero(self.past):
+        if self.model.encoder and not is_zero(self.past):
             raise WorkloadError(
                 f"{self.kind}: {self.model.name} has an encoder, which reads the whole input at "
                 f"once: past must be 0, got {self.past}"
@@ -152,11 +78,11 @@ class Prefill(ModelWork):
         return self.batch
 
     def lower(self, parallel: Parallel) -> tuple[Phase, ...]:
-        """Return one phase, which repeats for each microbatch."""
+        """Return one phase."""
         sequences = microbatch(self.batch, parallel)
         step = prefill_step(self.model, sequences, self.input, self.past)
         table = self._step(self.model, step, parallel)
-        return (Phase("prefill", table, float(parallel.microbatches)),)
+        return (Phase("prefill", table),)
 
     def footprint(self, parallel: Parallel) -> dict[str, Number]:
         """Return the bytes of each tensor class on the fullest device."""
@@ -165,13 +91,9 @@ class Prefill(ModelWork):
         cached, source = (1.0, self.input) if self.model.encoder else (self.past + self.input, 0.0)
         tokens = microbatch(self.batch, parallel) * self.input
         return footprint(
-            self.model, parallel, phase.table, sequences=sequences, tokens=cached,
-            residual=_residual(self.model, tokens), source=source,
+            self.model, parallel, phase.table, cached=[(sequences, cached)],
+            residual=residual_bytes(self.model, tokens), source=source,
         )  # fmt: skip
-
-
-def _is_zero(value: Number) -> bool:
-    return not value.any() if is_array(value) else value == 0
 
 
 @WORKS.register("decode")
@@ -188,9 +110,10 @@ class Decode(ModelWork):
     """
 
     kind: ClassVar[str] = "decode"
-    metrics: ClassVar[tuple[str, ...]] = ("tokens_per_s", "joules_per_token", "tpot")
+    metrics: ClassVar[tuple[str, ...]] = ("tpot",)
+    phase_metrics: ClassVar[Mapping[str, str]] = {"tpot": "decode"}
     vector_fields: ClassVar[tuple[str, ...]] = ("batch", "context", "input")
-    least: ClassVar[dict[str, float]] = {"input": 0.0}
+    least: ClassVar[Mapping[str, float]] = {"input": 0.0}
 
     model: Model
     batch: Number
@@ -207,7 +130,7 @@ class Decode(ModelWork):
         super().__post_init__()
         check_context(self.kind, self.model, self.context, "context")
         has = bool(self.model.encoder)
-        if has == _is_zero(self.input):
+        if has == is_zero(self.input):
             need = (
                 "has an encoder: give the tokens that it read as" if has else "has no encoder: no"
             )
@@ -224,18 +147,18 @@ class Decode(ModelWork):
         return self.batch
 
     def lower(self, parallel: Parallel) -> tuple[Phase, ...]:
-        """Return one phase, which repeats for each microbatch."""
+        """Return one phase."""
         sequences = microbatch(self.batch, parallel)
         segment = Segment("decode", sequences, 1.0, self.context - 1.0, source=self.input)
         table = self._step(self.model, Step((segment,)), parallel)
-        return (Phase("decode", table, float(parallel.microbatches)),)
+        return (Phase("decode", table),)
 
     def footprint(self, parallel: Parallel) -> dict[str, Number]:
         """Return the bytes of each tensor class on the fullest device."""
         (phase,) = self.lower(parallel)
         return footprint(
-            self.model, parallel, phase.table, sequences=replica(self.batch, parallel),
-            tokens=self.context, residual=_residual(self.model, microbatch(self.batch, parallel)),
+            self.model, parallel, phase.table, cached=[(replica(self.batch, parallel), self.context)],
+            residual=residual_bytes(self.model, microbatch(self.batch, parallel)),
             source=self.input,
         )  # fmt: skip
 
@@ -255,7 +178,8 @@ class Generate(ModelWork):
     """
 
     kind: ClassVar[str] = "generate"
-    metrics: ClassVar[tuple[str, ...]] = ("tokens_per_s", "joules_per_token", "ttft", "tpot")
+    metrics: ClassVar[tuple[str, ...]] = ("ttft", "tpot")
+    phase_metrics: ClassVar[Mapping[str, str]] = {"ttft": "prefill", "tpot": "decode"}
     vector_fields: ClassVar[tuple[str, ...]] = ("batch", "input", "output")
 
     model: Model
@@ -292,14 +216,14 @@ class Generate(ModelWork):
 
     def lower(self, parallel: Parallel) -> tuple[Phase, ...]:
         """Return the prefill phase and the decode phase, which repeats `output - 1` times."""
-        sequences, times = microbatch(self.batch, parallel), float(parallel.microbatches)
+        sequences = microbatch(self.batch, parallel)
         first = prefill_step(self.model, sequences, self.input)
         return (
-            Phase("prefill", self._step(self.model, first, parallel), times),
+            Phase("prefill", self._step(self.model, first, parallel)),
             Phase(
                 "decode",
                 self._step(self.model, self._decode(sequences), parallel),
-                (self.output - 1.0) * times,
+                self.output - 1.0,
             ),
         )
 
@@ -312,71 +236,6 @@ class Generate(ModelWork):
         )
         tokens = microbatch(self.batch, parallel) * self.input
         return footprint(
-            model, parallel, prefill.table, sequences=replica(self.batch, parallel),
-            tokens=cached, residual=_residual(model, tokens), source=source,
+            model, parallel, prefill.table, cached=[(replica(self.batch, parallel), cached)],
+            residual=residual_bytes(model, tokens), source=source,
         )  # fmt: skip
-
-
-@WORKS.register("gemm")
-@dataclass(frozen=True)
-class Gemm:
-    """`groups` products of an (m, k) by a (k, n) matrix, the second read as weights.
-
-    Every device of a group runs the whole of it: a bare product has no parallel split.
-    """
-
-    kind: ClassVar[str] = "gemm"
-    metrics: ClassVar[tuple[str, ...]] = ("flops_per_s",)
-    vector_fields: ClassVar[tuple[str, ...]] = ("m", "n", "k", "groups")
-
-    m: Number
-    n: Number
-    k: Number
-    dtype: str = "bf16"
-    groups: Number = 1.0
-
-    def __post_init__(self) -> None:
-        """Check the fields.
-
-        Raises:
-            WorkloadError: If a size is not a whole number of at least one.
-            ConfigError: If the dtype is unknown.
-        """
-        for name in self.vector_fields:
-            object.__setattr__(self, name, checked(self.kind, name, getattr(self, name)))
-        same_points(self.kind, m=self.m, n=self.n, k=self.k, groups=self.groups)
-        object.__setattr__(self, "dtype", lookup(self.dtype).name)
-
-    @property
-    def tokens(self) -> Number:
-        """Return the rows of the product, as the nearest thing to tokens."""
-        return self.m * self.groups
-
-    @property
-    def sequences(self) -> Number:
-        """Return 1: a product has no sequences."""
-        return 1.0
-
-    def lower(self, parallel: Parallel) -> tuple[Phase, ...]:
-        """Return one phase with one row."""
-        del parallel
-        size = lookup(self.dtype).bytes_per_element
-        builder = OpTableBuilder()
-        with builder.block("gemm") as block:
-            block.add(
-                "gemm", "gemm", dtype=self.dtype, labels=("dense",), m=self.m, n=self.n, k=self.k,
-                groups=self.groups, weight=self.n * self.k * self.groups * size,
-                in_bytes=self.m * self.k * self.groups * size,
-                out_bytes=self.m * self.n * self.groups * size,
-            )  # fmt: skip
-        builder.order.append(0)
-        return (Phase("gemm", builder.build()),)
-
-    def footprint(self, parallel: Parallel) -> dict[str, Number]:
-        """Return the bytes of the weights and of both activations."""
-        del parallel
-        size = lookup(self.dtype).bytes_per_element
-        return {
-            "weight": self.n * self.k * self.groups * size,
-            "activation": self.m * (self.n + self.k) * self.groups * size,
-        }

@@ -1,0 +1,87 @@
+"""A bare matrix product as a work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from opbyte.core.dtypes import lookup
+from opbyte.core.ops import Number, OpTableBuilder, Phase
+from opbyte.core.parallel import Parallel
+from opbyte.workloads.work import WORKS, Work
+
+
+@WORKS.register("gemm")
+@dataclass(frozen=True)
+class Gemm(Work):
+    """`groups` products of an (m, k) by a (k, n) matrix, the second read as weights.
+
+    Every device of a group runs the whole of it: a bare product has no parallel split.
+
+    Attributes:
+        m: Rows of the first matrix.
+        n: Columns of the second.
+        k: Inner dimension.
+        dtype: Number format of all three matrices.
+        groups: Independent products.
+    """
+
+    kind: ClassVar[str] = "gemm"
+    vector_fields: ClassVar[tuple[str, ...]] = ("m", "n", "k", "groups")
+
+    m: Number
+    n: Number
+    k: Number
+    dtype: str = "bf16"
+    groups: Number = 1.0
+
+    def __post_init__(self) -> None:
+        """Check the fields.
+
+        Raises:
+            WorkloadError: If a size is not a whole number of at least one.
+            ConfigError: If the dtype is unknown.
+        """
+        super().__post_init__()
+        object.__setattr__(self, "dtype", lookup(self.dtype).name)
+
+    @property
+    def tokens(self) -> Number:
+        """Return the rows of all products, the nearest thing to tokens."""
+        return self.m * self.groups
+
+    @property
+    def sequences(self) -> Number:
+        """Return 1: a product has no sequences."""
+        return 1.0
+
+    def lower(self, parallel: Parallel) -> tuple[Phase, ...]:
+        """Return one phase with one row."""
+        del parallel
+        size = lookup(self.dtype).bytes_per_element
+        builder = OpTableBuilder()
+        with builder.block("gemm") as block:
+            block.add(
+                "gemm",
+                "gemm",
+                dtype=self.dtype,
+                labels=("dense",),
+                m=self.m,
+                n=self.n,
+                k=self.k,
+                groups=self.groups,
+                weight=self.n * self.k * self.groups * size,
+                in_bytes=self.m * self.k * self.groups * size,
+                out_bytes=self.m * self.n * self.groups * size,
+            )
+        builder.order.append(0)
+        return (Phase("gemm", builder.build()),)
+
+    def footprint(self, parallel: Parallel) -> dict[str, Number]:
+        """Return the bytes of the weights and of both activations."""
+        del parallel
+        size = lookup(self.dtype).bytes_per_element
+        return {
+            "weight": self.n * self.k * self.groups * size,
+            "activation": self.m * (self.n + self.k) * self.groups * size,
+        }

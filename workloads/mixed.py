@@ -1,0 +1,101 @@
+"""One iteration of a server that mixes pieces of prompts and decode steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from opbyte.core.errors import WorkloadError
+from opbyte.core.ops import Number, Phase
+from opbyte.core.parallel import Parallel
+from opbyte.workloads.footprint import footprint
+from opbyte.workloads.model import Model
+from opbyte.workloads.model_work import ModelWork, check_context, residual_bytes
+from opbyte.workloads.numeric import checked, is_zero
+from opbyte.workloads.spans import Segment, Step, tokens_of
+from opbyte.workloads.work import WORKS, microbatch, replica
+
+
+@WORKS.register("mixed")
+@dataclass(frozen=True)
+class Mixed(ModelWork):
+    """One iteration of a server: pieces of prompts and decode steps together.
+
+    All tokens share the rows of matrices; every piece has attention rows of its own. As vLLM does,
+    every piece's last position gets logits, even where the prompt goes on.
+
+    Attributes:
+        chunks: (new tokens, past tokens) of each piece of a prompt.
+        decodes: Sequences that decode.
+        context: Tokens that each of those attends to, the new one included. A mean will do: no
+            count but that of windows depends on anything else.
+    """
+
+    kind: ClassVar[str] = "mixed"
+    vector_fields: ClassVar[tuple[str, ...]] = ("decodes", "context")
+    least: ClassVar[Mapping[str, float]] = {"decodes": 0.0}
+
+    model: Model
+    chunks: tuple[tuple[Number, Number], ...] = ()
+    decodes: Number = 0.0
+    context: Number = 1.0
+
+    def __post_init__(self) -> None:
+        """Check the fields.
+
+        Raises:
+            WorkloadError: If one makes no sense, the iteration is empty, a context exceeds the
+                model's, or the model has an encoder.
+        """
+        super().__post_init__()
+        model, kind = self.model, self.kind
+        if model.encoder:
+            raise WorkloadError(f"{kind}: {model.name} has an encoder, which reads prompts whole")
+        chunks = []
+        for i, chunk in enumerate(self.chunks):
+            if not isinstance(chunk, tuple | list) or len(chunk) != 2:
+                raise WorkloadError(f"{kind}: chunks[{i}] must be (new, past), got {chunk!r}")
+            new = checked(kind, f"chunks[{i}].new", chunk[0])
+            past = checked(kind, f"chunks[{i}].past", chunk[1], 0.0)
+            check_context(kind, model, new + past, f"chunks[{i}]: past + new")
+            chunks.append((new, past))
+        object.__setattr__(self, "chunks", tuple(chunks))
+        if not self.chunks and is_zero(self.decodes):
+            raise WorkloadError(f"{kind}: give chunks, decodes, or both: the iteration is empty")
+        check_context(kind, model, self.context, "context")
+
+    @property
+    def tokens(self) -> Number:
+        """Return the tokens processed."""
+        return sum((new for new, _ in self.chunks), self.decodes)
+
+    @property
+    def sequences(self) -> Number:
+        """Return the pieces and the decoding sequences."""
+        return self.decodes + len(self.chunks)
+
+    def _iteration(self, parallel: Parallel) -> Step:
+        if parallel.dp * parallel.microbatches > 1 and self.chunks:
+            raise WorkloadError(
+                f"{self.kind}: an iteration with chunks belongs to one replica and one microbatch, "
+                f"got dp={parallel.dp}, microbatches={parallel.microbatches}. Lower one for each"
+            )
+        segments = [Segment("prefill", 1.0, new, past) for new, past in self.chunks]
+        if not is_zero(self.decodes):
+            decodes = microbatch(self.decodes, parallel)
+            segments.append(Segment("decode", decodes, 1.0, self.context - 1.0))
+        return Step(tuple(segments))
+
+    def lower(self, parallel: Parallel) -> tuple[Phase, ...]:
+        """Return one phase."""
+        return (Phase("mixed", self._step(self.model, self._iteration(parallel), parallel)),)
+
+    def footprint(self, parallel: Parallel) -> dict[str, Number]:
+        """Return the bytes of each tensor class on the fullest device."""
+        (phase,) = self.lower(parallel)
+        model = self.model
+        cached = [(1.0, new + past) for new, past in self.chunks]
+        cached.append((replica(self.decodes, parallel), self.context))
+        residual = residual_bytes(model, tokens_of(self._iteration(parallel).segments))
+        return footprint(model, parallel, phase.table, cached=cached, residual=residual)

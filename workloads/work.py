@@ -1,0 +1,88 @@
+"""What every kind of work is: fields, some of them arrays over design points, and a lowering."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from opbyte.core.ops import Number, Phase
+from opbyte.core.parallel import Parallel
+from opbyte.core.registry import Registry
+from opbyte.workloads.numeric import ceil_div, checked, same_points
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work(ABC):
+    """One piece of work.
+
+    Attributes:
+        kind: Name in files.
+        metrics: Names of result columns that it defines besides those of all work.
+        phase_metrics: Metric -> name of the phase whose seconds it is.
+        vector_fields: Fields that may hold one value for each design point.
+        least: Smallest value of a vector field where it is not 1.
+        sources: Field -> where its value comes from, as far as the file says.
+        ranges: Field -> lowest and highest plausible value, as far as the file says.
+    """
+
+    kind: ClassVar[str]
+    metrics: ClassVar[tuple[str, ...]] = ()
+    phase_metrics: ClassVar[Mapping[str, str]] = {}
+    vector_fields: ClassVar[tuple[str, ...]] = ()
+    least: ClassVar[Mapping[str, float]] = {}
+
+    sources: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+    ranges: Mapping[str, tuple[float, float]] = field(
+        default_factory=dict, compare=False, repr=False
+    )
+
+    def __post_init__(self) -> None:
+        """Check all fields that hold counts, and bring them to float or float64 arrays.
+
+        Raises:
+            WorkloadError: If one makes no sense; the message names it.
+        """
+        counts = {}
+        for name in self.vector_fields:
+            value = checked(self.kind, name, getattr(self, name), self.least.get(name, 1.0))
+            object.__setattr__(self, name, value)
+            counts[name] = value
+        same_points(self.kind, **counts)
+
+    @property
+    @abstractmethod
+    def tokens(self) -> Number:
+        """Return the tokens produced, or processed where none are produced."""
+
+    @property
+    @abstractmethod
+    def sequences(self) -> Number:
+        """Return the sequences."""
+
+    @abstractmethod
+    def lower(self, parallel: Parallel) -> tuple[Phase, ...]:
+        """Return what one representative device executes: one microbatch of every phase.
+
+        Raises:
+            WorkloadError: If the work can not be split so.
+        """
+
+    @abstractmethod
+    def footprint(self, parallel: Parallel) -> dict[str, Number]:
+        """Return the bytes of each tensor class that the fullest device holds at once."""
+
+
+#: Kinds of work by the name that files use.
+WORKS: Registry[type[Work]] = Registry("kind of work")
+
+
+def replica(batch: Number, parallel: Parallel) -> Number:
+    """Return the sequences of one data-parallel replica, rounded up."""
+    return ceil_div(batch, parallel.dp)
+
+
+def microbatch(batch: Number, parallel: Parallel) -> Number:
+    """Return the sequences of one microbatch of one replica, rounded up."""
+    return ceil_div(replica(batch, parallel), parallel.microbatches)

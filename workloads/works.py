@@ -1,0 +1,251 @@
+"""Works as files write them: `{kind: decode, model: llama-3.1-8b, batch: 1, context: 4096}`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from opbyte.core.config import Document
+from opbyte.core.errors import ConfigError, Problem, WorkloadError, show
+from opbyte.core.registry import lookup_error, nearest
+from opbyte.core.units import parse
+from opbyte.workloads import coe, op_trace, phases
+from opbyte.workloads.model import Model
+from opbyte.workloads.model_loader import load_model
+from opbyte.workloads.model_set import ModelSet
+from opbyte.workloads.routing import Routing
+from opbyte.workloads.work import WORKS, Work
+
+__all__ = ["WORKS", "Work", "work_from"]
+
+#: Modules whose import registers the works that ship with opbyte.
+REGISTERED = (coe, op_trace, phases)
+
+_ANYWHERE = ("kind", "source", "precision")
+_PROVENANCE = ("value", "source", "range")
+_Path = tuple[Any, ...]
+
+
+def work_from(document: Document | Mapping[str, Any], at: _Path = ()) -> Work:
+    """Return the work that a mapping describes.
+
+    Keys are `kind` and that work's fields; `precision` ({weight: int4, kv: fp8}) stores its models
+    otherwise. Any value may be `{value, source, range}`; `source` beside the fields covers those
+    that have none of their own. Classes with a `from_document(document, at)` of their own read
+    themselves.
+
+    Args:
+        document: A document, or a bare mapping.
+        at: Where in the document the work stands.
+
+    Raises:
+        ConfigError: For an unknown kind, unknown or missing keys, and values that can not be read;
+            all at once, with the nearest name.
+        WorkloadError: If a value makes no sense for the work.
+    """
+    if not isinstance(document, Document):
+        document = Document(dict(document), {}, "work")
+    data = document.value(at)
+    where = document.where(at)
+    dotted = ".".join(map(str, at))
+    if not isinstance(data, Mapping):
+        raise ConfigError.one(where, dotted, "a work must be a mapping", data, _example())
+    kind = data.get("kind")
+    if not isinstance(kind, str):
+        known = f"Known: {', '.join(WORKS.names())}."
+        raise ConfigError.one(where, dotted, "a work needs a kind", "", f"{_example()} {known}")
+    if kind not in WORKS:
+        raise lookup_error("kind of work", kind, WORKS.names(), document.where((*at, "kind")))
+    cls = WORKS.lookup(kind)
+    own: Callable[..., Work] | None = getattr(cls, "from_document", None)
+    if own is not None:
+        return own(document, at)
+    return _Reading(document, at, cls, data).work()
+
+
+def _example() -> str:
+    return "Write for example {kind: decode, model: llama-3.1-8b, batch: 1, context: 4096}."
+
+
+@dataclass(slots=True)
+class _Reading:
+    """One work being read: collects problems, sources and ranges as it goes."""
+
+    document: Document
+    at: _Path
+    cls: type[Work]
+    data: Mapping[str, Any]
+    problems: list[Problem] = field(default_factory=list)
+    sources: dict[str, str] = field(default_factory=dict)
+    ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    def work(self) -> Work:
+        own = {f.name: f for f in fields(self.cls) if f.name not in ("sources", "ranges")}
+        known = [*own, *_ANYWHERE]
+        for key in self.data:
+            if key not in known:
+                near = nearest(str(key), known)
+                guess = f"Did you mean {near!r}? " if near else ""
+                rule = f"a {self.cls.kind} work has no key {show(key)}"
+                self._problem((key,), rule, remedy=f"{guess}Known: {', '.join(known)}.")
+        for name, one in own.items():
+            needed = one.default is MISSING and one.default_factory is MISSING
+            if needed and name not in self.data:
+                self._problem((), f"a {self.cls.kind} work needs the key {name!r}")
+        values = {name: self._field(name, self.data[name]) for name in own if name in self.data}
+        values = self._stored(values)
+        if self.problems:
+            raise ConfigError(self.problems)
+        whole = self.data.get("source")
+        sources = dict.fromkeys(values, str(whole)) if whole is not None else {}
+        try:
+            return self.cls(**values, sources={**sources, **self.sources}, ranges=self.ranges)
+        except WorkloadError as error:
+            raise WorkloadError(f"{self.document.where(self.at)}: {error}") from None
+
+    def _problem(self, path: _Path, rule: str, value: object = "", remedy: str = "") -> None:
+        full = (*self.at, *path)
+        dotted = ".".join(map(str, full))
+        self.problems.append(Problem(self.document.where(full), dotted, rule, value, remedy))
+
+    def _field(self, name: str, raw: object) -> Any:
+        """Return a field's value; note its source and range where it has them."""
+        path: _Path = (name,)
+        if isinstance(raw, Mapping) and "value" in raw:
+            raw = self._provenance(name, raw)
+            path = (name, "value")
+        try:
+            return self._read(name, raw)
+        except ConfigError as error:
+            for p in error.problems:
+                where = p.where or self.document.where((*self.at, *path))
+                inner = ".".join(map(str, (*self.at, *path)))
+                dotted = f"{inner}.{p.path}" if p.path else inner
+                self.problems.append(Problem(where, dotted, p.rule, p.value, p.remedy))
+        except WorkloadError as error:
+            self._problem(path, str(error))
+        return None
+
+    def _provenance(self, name: str, raw: Mapping[str, Any]) -> object:
+        for key in raw:
+            if key not in _PROVENANCE:
+                known = f"Known: {', '.join(_PROVENANCE)}."
+                self._problem((name, key), f"a value has no key {show(key)}", remedy=known)
+        if raw.get("source") is not None:
+            self.sources[name] = str(raw["source"])
+        limits = raw.get("range")
+        if limits is not None:
+            try:
+                low, high = (float(_number(x)) for x in limits)
+            except (TypeError, ValueError):
+                self._problem((name, "range"), "a range is [lowest, highest]", limits)
+            else:
+                if low > high:
+                    self._problem((name, "range"), "a range is [lowest, highest]", limits)
+                self.ranges[name] = (low, high)
+        return raw["value"]
+
+    def _read(self, name: str, raw: object) -> Any:
+        if name in ("model", "router"):
+            return _model(raw)
+        if name == "experts":
+            return _experts(raw)
+        if name == "routing":
+            return _routing(raw)
+        if name == "path":
+            return self._file(raw)
+        if name in self.cls.vector_fields or name == "skew":
+            return [_number(x) for x in raw] if isinstance(raw, list) else _number(raw)
+        if name == "chunks":
+            return _chunks(raw)
+        return raw
+
+    def _file(self, raw: object) -> Path:
+        """Return a path, relative to the document's folder."""
+        if not isinstance(raw, str):
+            raise ConfigError.one(rule="a path is due", value=raw)
+        path = Path(raw).expanduser()
+        folder = Path(self.document.name).parent
+        beside = folder / path
+        return beside if not path.is_absolute() and beside.exists() else path
+
+    def _stored(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Return the values with all models stored as `precision` says."""
+        wanted = self.data.get("precision")
+        if wanted is None:
+            return values
+        if not isinstance(wanted, Mapping):
+            example = "Write for example {weight: int4, kv: fp8}."
+            self._problem(("precision",), "a mapping is due", wanted, example)
+            return values
+        try:
+            for name, value in values.items():
+                if isinstance(value, Model):
+                    values[name] = value.with_precision(**wanted)
+                elif isinstance(value, ModelSet):
+                    stored = value.model.with_precision(**wanted)
+                    values[name] = ModelSet(stored, value.count)
+        except ConfigError as error:
+            for p in error.problems:
+                self._problem(("precision",), p.rule, p.value, p.remedy)
+        return values
+
+
+def _number(raw: object) -> float:
+    """Return a count as a number; texts such as `4096` and `1e6` are read."""
+    if isinstance(raw, bool) or not isinstance(raw, int | float | str):
+        raise ConfigError.one(rule="a number is due", value=raw)
+    return parse(raw, "count")
+
+
+def _model(raw: object) -> Model:
+    if not isinstance(raw, str | Path | Mapping | Model):
+        raise ConfigError.one(rule="a model is due", value=raw, remedy="Name one of the catalog.")
+    return load_model(raw)
+
+
+def _experts(raw: object) -> Model | ModelSet:
+    """Return a model, or of `{model, count}` a set of them."""
+    if isinstance(raw, ModelSet):
+        return raw
+    if isinstance(raw, Mapping) and "model" in raw and "count" in raw:
+        for key in raw:
+            if key not in ("model", "count"):
+                raise ConfigError.one(
+                    rule=f"a set of experts has no key {show(key)}", remedy="Known: model, count."
+                )
+        count = raw["count"]
+        several = [_number(x) for x in count] if isinstance(count, list) else _number(count)
+        return ModelSet(_model(raw["model"]), several)  # type: ignore[arg-type]
+    return _model(raw)
+
+
+def _routing(raw: object) -> Routing:
+    if isinstance(raw, Routing):
+        return raw
+    if isinstance(raw, str):
+        return Routing(raw)  # type: ignore[arg-type]
+    known = ("kind", "skew", "fullest")
+    if not isinstance(raw, Mapping):
+        raise ConfigError.one(rule="a routing is due", value=raw, remedy="Write uniform.")
+    for key in raw:
+        if key not in known:
+            near = nearest(str(key), known)
+            guess = f"Did you mean {near!r}? " if near else ""
+            rule = f"a routing has no key {show(key)}"
+            raise ConfigError.one(rule=rule, remedy=f"{guess}Known: {', '.join(known)}.")
+    return Routing(**raw)
+
+
+def _chunks(raw: object) -> tuple[tuple[float, float], ...]:
+    """Return [[new, past], ..] as pairs."""
+    if not isinstance(raw, list | tuple):
+        raise ConfigError.one(rule="chunks are a list of [new, past]", value=raw)
+    pairs = []
+    for one in raw:
+        if not isinstance(one, list | tuple) or len(one) != 2:
+            raise ConfigError.one(rule="a chunk is [new, past]", value=one)
+        pairs.append((_number(one[0]), _number(one[1])))
+    return tuple(pairs)
