@@ -168,9 +168,7 @@ class Quantity:
         """Return the schema that calls `read`, and writes a parameter back as a file would."""
         return core_schema.no_info_plain_validator_function(
             self.read,
-            serialization=core_schema.plain_serializer_function_ser_schema(
-                _written, when_used="json"
-            ),
+            serialization=core_schema.plain_serializer_function_ser_schema(_written),
         )
 
     def __get_pydantic_json_schema__(
