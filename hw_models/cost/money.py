@@ -60,7 +60,7 @@ def machine_price_usd(machine: Machine, values: Values | None = None) -> Number:
 def price_table(machine: Machine, values: Values | None = None) -> tuple[CostItem, ...]:
     """Return every contribution to the price, USD for each instance of its part.
 
-    A part counts with its `price`, else with its dies; DRAM and flash by the byte; the machine's own
+    A part counts with its `price`, else its dies; DRAM and flash by the byte; the machine's own
     `price` is added where given.
 
     Raises:

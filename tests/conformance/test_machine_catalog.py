@@ -1,0 +1,211 @@
+"""Every machine of the catalog says where its numbers come from, and its mappings resolve."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from opbyte.core.dtypes import DTYPES
+from opbyte.core.mapping import Mapping
+from opbyte.hw_models.cost import machine_area_m2, machine_power_w, machine_price_usd
+from opbyte.hw_models.machine import CATALOG, Machine, load_machine
+
+SKETCHES = sorted((Path(__file__).parents[1] / "data" / "sketches").glob("*.yaml"))
+PROMISED = {
+    *("sn40l-socket", "sn40l-node", "sn40l-16", "a100-sxm-40gb", "a100-sxm-80gb"),
+    *("h100-sxm-80gb", "h200-sxm-141gb", "b200-sxm-180gb", "h20", "mi210", "rtx-a6000", "t4"),
+    *("rtx-4090", "rtx-pro-6000", "dgx-a100", "dgx-h100"),
+}
+#: Die area by the maker, mm2; B200 is two dies near the reticle limit, SN40L two below 650 mm2.
+DIES = {
+    "a100-sxm-40gb": 826,
+    "a100-sxm-80gb": 826,
+    "h100-sxm-80gb": 814,
+    "h200-sxm-141gb": 814,
+    "h20": 814,
+    "mi210": 724,
+    "rtx-a6000": 628.4,
+    "t4": 545,
+    "rtx-4090": 608.5,
+    "rtx-pro-6000": 750,
+    "b200-sxm-180gb": 1600,
+}
+#: Operations per clock and SM at 16 bits, FP32 accumulation, by the architecture's white paper.
+PER_CLOCK = {
+    "a100-sxm-80gb": 2048,
+    "h100-sxm-80gb": 4096,
+    "h200-sxm-141gb": 4096,
+    "b200-sxm-180gb": 8192,
+    "mi210": 1024,
+    "rtx-a6000": 1024,
+    "t4": 1024,
+    "rtx-4090": 512,
+    "rtx-pro-6000": 1024,
+}
+
+catalog = pytest.mark.parametrize("name", CATALOG.names())
+
+
+def dangling(machine: Machine, mapping: Mapping) -> Iterator[str]:
+    """Yield every reference of a mapping that its machine does not have."""
+    links = machine.config.links
+    units = [r.unit for r in mapping.run if r.unit]
+    units += [u for r in mapping.run if r.split for u in r.split.between]
+    caches = [p.cache for p in mapping.place.values() if p.cache]
+    tiers = [t for p in mapping.place.values() for t in p.in_] + [c.tier for c in caches]
+    used = [c.via for c in caches if c.via] + [v for r in mapping.routes.values() for v in r.via]
+    yield from (f"group {g}" for g in mapping.groups.values() if g not in machine.counts)
+    yield from (f"tier {t}" for t in tiers if t not in machine.memories)
+    yield from (f"link {x}" for x in used if x not in links)
+    yield from (f"unit {u}" for u in units if u not in machine.units)
+    for unit in units:
+        modes = machine.units[unit].config.launch if unit in machine.units else {}
+        if modes and mapping.launch not in modes:
+            yield f"launch {mapping.launch} of {unit}"
+    for split in mapping.parallel.values():
+        if split.degrees.devices > machine.counts.get(mapping.groups[split.group], 0):
+            yield f"{split.degrees.devices} of {split.group}"
+
+
+def test_the_catalog_has_what_was_promised() -> None:
+    assert set(CATALOG.names()) >= PROMISED
+
+
+@catalog
+def test_every_value_has_a_source(name: str) -> None:
+    machine = load_machine(name)
+    bare = [path for path, p in machine.parameters.items() if not (p.source or "").strip()]
+    assert len(machine.parameters) > 20
+    assert bare == []
+
+
+@catalog
+def test_what_is_assumed_has_a_reason_and_a_range(name: str) -> None:
+    for path, p in load_machine(name).parameters.items():
+        source = p.source or ""
+        if source.startswith("assumed"):
+            assert source.startswith("assumed: "), path
+            assert len(source.removeprefix("assumed: ").split()) >= 4, f"{path}: {source}"
+            assert p.range is not None, path
+            assert p.range[0] < p.range[1], path
+
+
+def test_nothing_but_the_fill_link_is_fitted_to_a_published_result() -> None:
+    fitted = {
+        (name, path)
+        for name in CATALOG.names()
+        for path, p in load_machine(name).parameters.items()
+        if (p.source or "").startswith("calibrated")
+    }
+    assert {path for _, path in fitted} == {"fill.bandwidth"}
+    assert {name for name, _ in fitted} == {"sn40l-socket", "sn40l-node", "sn40l-16"}
+
+
+@catalog
+def test_a_machine_is_called_like_its_file_and_has_a_default_mapping(name: str) -> None:
+    machine = load_machine(name)
+    assert machine.name == name
+    assert machine.mapping() is machine.config.mappings["default"]
+    for mapping_name, mapping in machine.config.mappings.items():
+        assert mapping.name == mapping_name
+        assert mapping.not_modelled() == ()
+
+
+@pytest.mark.parametrize("source", [*CATALOG.names(), *SKETCHES], ids=str)
+def test_mappings_name_what_the_machine_has(source: str | Path) -> None:
+    machine = load_machine(source)
+    assert machine.config.mappings
+    for name, mapping in machine.config.mappings.items():
+        assert list(dangling(machine, mapping)) == [], name
+
+
+def test_a_dangling_reference_is_found() -> None:
+    machine = load_machine("dgx-a100")
+    wrong = Mapping.model_validate(
+        {
+            "groups": {"g": "gpus"},
+            "parallel": {"all": {"group": "g", "tp": 16}},
+            "place": {"kv": {"in": {"gpu.hmb": 1.0}, "cache": {"tier": "gpu.hbm", "via": "pci"}}},
+            "run": [{"ops": "all", "unit": "gpu.sm"}],
+            "launch": "hardware",
+        }
+    )
+    assert list(dangling(machine, wrong)) == [
+        *("group gpus", "tier gpu.hmb", "link pci", "launch hardware of gpu.sm", "16 of g")
+    ]
+
+
+@catalog
+def test_peaks_are_known_dtypes_with_an_energy(name: str) -> None:
+    machine = load_machine(name)
+    for unit in machine.units.values():
+        assert set(unit.config.peak) <= set(DTYPES)
+        assert set(unit.config.energy) == {*unit.config.peak, "vector"}
+        # Dissipation at the peak stays near the design power: no energy is off by a prefix.
+        power = machine.values[f"{unit.part}.power"]
+        for dtype in unit.config.peak:
+            watts = (
+                machine.values[f"{unit.path}.peak.{dtype}"]
+                * machine.values[f"{unit.path}.energy.{dtype}"]
+            )
+            assert watts < 1.25 * power, dtype
+
+
+@catalog
+def test_ports_and_links_have_rate_and_energy(name: str) -> None:
+    machine = load_machine(name)
+    ports = [f"{m}.{p}" for m, x in machine.memories.items() for p in x.config.ports]
+    for path in [*ports, *machine.config.links]:
+        assert machine.values[f"{path}.bandwidth"] > 0
+        assert 0 < machine.values[f"{path}.energy"] < 50e-12, path
+
+
+@pytest.mark.parametrize(("name", "per_clock"), PER_CLOCK.items())
+def test_peak_is_clock_times_units(name: str, per_clock: int) -> None:
+    machine = load_machine(name)
+    dense = machine.values["gpu.sm.peak.fp16"]
+    units = machine.unit("gpu.sm").config.instances
+    assert units * per_clock * machine.values["gpu.sm.clock"] == pytest.approx(dense, rel=0.012)
+
+
+@pytest.mark.parametrize(("name", "mm2"), DIES.items())
+def test_densities_and_rest_add_up_to_the_published_die(name: str, mm2: float) -> None:
+    assert machine_area_m2(load_machine(name)) == pytest.approx(mm2 * 1e-6, rel=1e-3)
+
+
+@catalog
+def test_every_machine_has_area_price_and_power(name: str) -> None:
+    machine = load_machine(name)
+    devices = next(n for part, n in machine.counts.items() if part in ("gpu", "rdu"))
+    assert 500e-6 < machine_area_m2(machine) / devices < 2000e-6
+    assert 100 < machine_price_usd(machine) / devices < 20000
+    assert 60 < machine_power_w(machine) / devices < 1300
+
+
+@pytest.mark.parametrize(
+    ("node", "device", "part", "count"),
+    [
+        ("dgx-a100", "a100-sxm-80gb", "gpu", 8),
+        ("dgx-h100", "h100-sxm-80gb", "gpu", 8),
+        ("sn40l-node", "sn40l-socket", "rdu", 8),
+        ("sn40l-16", "sn40l-socket", "rdu", 16),
+    ],
+)
+def test_a_node_is_its_device_many_times(node: str, device: str, part: str, count: int) -> None:
+    many, one = load_machine(node), load_machine(device)
+    assert many.counts[part] == count
+    assert one.counts == {part: 1}
+    for path, p in one.parameters.items():
+        assert many.parameters[path] == p
+    for mapping in many.config.mappings.values():
+        assert mapping.degrees.tp == count
+
+
+def test_sn40l_node_matches_the_paper() -> None:
+    values = load_machine("sn40l-node").values
+    assert 8 * values["rdu.pcu.peak.bf16"] == pytest.approx(5.104e15)
+    assert 8 * values["rdu.hbm.capacity"] == 512 * 2**30
+    assert 8 * values["rdu.ddr.capacity"] == 12 * 2**40
+    assert 8 * values["rdu.sram.capacity"] == 4160 * 2**20
+    # Section I: about 1 TB/s from DDR to HBM in a node, below the DIMMs' own 8 x 200 GB/s.
+    assert 0.96e12 <= 8 * values["fill.bandwidth"] <= 8 * values["rdu.ddr.phy.bandwidth"]

@@ -1,0 +1,233 @@
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from opbyte.core.errors import UncoveredError
+from opbyte.hw_models.cost import (
+    area_table,
+    by_part,
+    die_price_usd,
+    machine_area_m2,
+    machine_power_w,
+    machine_price_usd,
+    power_table,
+    price_table,
+    scale_energy,
+)
+from opbyte.hw_models.machine import Machine, load_machine
+
+MM2 = 1e-6
+
+
+def chip(**part: Any) -> dict[str, Any]:
+    """Two chips: 100 mm2 of rest, 8 MiB at 2 mm2/MiB, 2 TB/s at 30, 50 TFLOP/s at 16 bits at 1."""
+    return {
+        "count": 2,
+        "node_nm": 7,
+        "area": "100 mm2",
+        "power": "300 W",
+        "memory": {
+            "l2": {
+                "kind": "sram",
+                "capacity": "8 MiB",
+                "ports": {"sm": {"bandwidth": "5 TB/s"}},
+                "area": "2 mm2/MiB",
+            },
+            "hbm": {
+                "capacity": "32 GB",
+                "price": "7 USD/GB",
+                "ports": {"phy": {"bandwidth": "2 TB/s", "area": "30 mm2/(TB/s)"}},
+            },
+        },
+        "units": {
+            "sm": {
+                "kind": "gpu",
+                "at": "hbm.phy",
+                "peak": {"bf16": "50 TFLOP/s", "int8": "80 TFLOP/s"},
+                "area": "1 mm2/(TFLOP/s)",
+            }
+        },
+        **part,
+    }
+
+
+def build(part: dict[str, Any] | None = None, **system: Any) -> Machine:
+    return load_machine({"name": "m", "parts": {"chip": part or chip()}, **system})
+
+
+def without(data: dict[str, Any], *path: str) -> dict[str, Any]:
+    inner = data
+    for word in path[:-1]:
+        inner = inner[word]
+    del inner[path[-1]]
+    return data
+
+
+def test_area_is_rest_and_densities() -> None:
+    # 100 + 8 * 2 + 2 * 30 + max(50, 80 * 8 / 16) * 1 = 226 mm2, twice.
+    assert machine_area_m2(build()) == pytest.approx(2 * 226 * MM2)
+    rows = {(i.what, round(float(i.each) / MM2, 6)) for i in area_table(build())}
+    assert rows == {("area", 100), ("l2", 16), ("hbm.phy", 60), ("sm", 50)}
+
+
+def test_unit_area_follows_the_peak_with_the_most_bits_per_second() -> None:
+    machine = build()
+    more_int8 = machine.with_values({"chip.sm.peak.int8": 200e12})
+    assert machine_area_m2(more_int8) == pytest.approx(2 * 276 * MM2)
+    more_bf16 = machine.with_values({"chip.sm.peak.bf16": 60e12})
+    assert machine_area_m2(more_bf16) == pytest.approx(2 * 236 * MM2)
+
+
+def test_a_unit_without_matrix_rates_counts_by_its_vector_rate() -> None:
+    part = chip()
+    part["units"]["sm"] = {
+        "kind": "vector",
+        "at": "hbm.phy",
+        "vector": "10 TFLOP/s",
+        "area": "1 mm2/(TFLOP/s)",
+    }
+    assert machine_area_m2(build(part)) == pytest.approx(2 * (176 + 20) * MM2)
+
+
+def test_an_sram_port_counts_only_with_a_density_of_its_own() -> None:
+    part = chip()
+    part["memory"]["l2"]["ports"]["sm"]["area"] = "4 mm2/(TB/s)"
+    assert machine_area_m2(build(part)) == pytest.approx(2 * (226 + 20) * MM2)
+
+
+def test_costs_broadcast_over_design_points() -> None:
+    machine = build()
+    sizes = np.array([8.0, 16.0, 64.0]) * 2**20
+    swept = machine.with_values({"chip.l2.capacity": sizes})
+    area, price = machine_area_m2(swept), machine_price_usd(swept)
+    assert area.shape == price.shape == (3,)
+    for point, size in enumerate(sizes):
+        one = machine.with_values({"chip.l2.capacity": float(size)})
+        assert area[point] == machine_area_m2(one)
+        assert price[point] == machine_price_usd(one)
+    # Values may also be passed beside the machine.
+    assert np.array_equal(machine_area_m2(machine, swept.values), area)
+
+
+def test_die_price_at_a_listed_node() -> None:
+    # 7 nm: 9346 USD, 0.0015 defects per mm2 (ttm-cas); 226 mm2.
+    gross = math.pi * 150**2 / 226 - math.pi * 300 / math.sqrt(2 * 226)
+    good = (1 + 226 * 0.0015 / 3) ** -3
+    assert die_price_usd(226 * MM2, 7) == pytest.approx(9346 / gross / good)
+
+
+def test_die_price_between_nodes_is_between_and_monotonic() -> None:
+    prices = [float(die_price_usd(500 * MM2, node)) for node in (14, 12, 10, 8, 7, 6, 5)]
+    assert prices == sorted(prices)
+    assert prices[0] < prices[1] < prices[2]
+
+
+@pytest.mark.parametrize("node", [3, 300])
+def test_a_node_without_wafer_price_is_not_covered(node: float) -> None:
+    with pytest.raises(UncoveredError, match=f"none for {node} nm"):
+        die_price_usd(100 * MM2, node)
+
+
+def test_a_die_must_fit_on_a_wafer() -> None:
+    with pytest.raises(UncoveredError, match="does not fit"):
+        die_price_usd(np.array([100 * MM2, 70000 * MM2]), 7)
+    with pytest.raises(UncoveredError, match="above zero"):
+        die_price_usd(0.0, 7)
+
+
+@given(st.floats(1, 1500), st.floats(1.001, 4), st.sampled_from([5, 6, 7, 12, 28]))
+def test_a_bigger_die_costs_more_for_each_mm2(mm2: float, factor: float, node: float) -> None:
+    small, large = (float(die_price_usd(a * MM2, node)) for a in (mm2, mm2 * factor))
+    assert large > factor * small * (1 - 1e-12)
+
+
+def test_price_is_dies_memory_and_system() -> None:
+    machine = build(price="1000 USD")
+    each = float(die_price_usd(226 * MM2, 7))
+    assert machine_price_usd(machine) == pytest.approx(1000 + 2 * (each + 32 * 7))
+    assert by_part(price_table(machine)) == pytest.approx({"": 1000, "chip": 2 * (each + 32 * 7)})
+
+
+def test_a_given_price_replaces_dies_but_not_memory() -> None:
+    machine = build(chip(price="5000 USD"))
+    assert machine_price_usd(machine) == pytest.approx(2 * (5000 + 224))
+
+
+def test_two_dies_are_cheaper_than_one_of_their_area() -> None:
+    one, two = build(), build(chip(dies=2))
+    assert machine_area_m2(one) == machine_area_m2(two)
+    assert machine_price_usd(two) < machine_price_usd(one)
+    dies = 2 * float(die_price_usd(113 * MM2, 7))
+    assert machine_price_usd(two) == pytest.approx(2 * (dies + 224))
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "cost"),
+    [
+        (("area",), "chip.area", machine_area_m2),
+        (("memory", "l2", "area"), "chip.l2.area", machine_area_m2),
+        (("memory", "hbm", "ports", "phy", "area"), "chip.hbm.phy.area", machine_area_m2),
+        (("memory", "hbm", "ports", "phy", "bandwidth"), "hbm.phy.bandwidth", machine_area_m2),
+        (("units", "sm", "area"), "chip.sm.area", machine_area_m2),
+        (("units", "sm", "peak"), "chip.sm.vector", machine_area_m2),
+        (("area",), "chip.area", machine_price_usd),
+        (("node_nm",), "chip.node_nm", machine_price_usd),
+        (("memory", "hbm", "price"), "chip.hbm.price", machine_price_usd),
+        (("power",), "chip.power", machine_power_w),
+    ],
+)
+def test_what_is_missing_is_named_and_never_free(path: Any, name: str, cost: Any) -> None:
+    with pytest.raises(UncoveredError, match=f"set .*{name}"):
+        cost(build(without(chip(), *path)))
+
+
+def test_memory_without_a_logic_die_has_no_area_but_a_price() -> None:
+    dimm = {"count": 4, "memory": {"dram": {"capacity": "64 GB", "price": "3 USD/GB"}}}
+    dimm["memory"]["dram"]["ports"] = {"bus": {"bandwidth": "25 GB/s"}}
+    machine = load_machine({"name": "m", "parts": {"chip": chip(), "dimm": dimm}})
+    assert machine_area_m2(machine) == machine_area_m2(build())
+    assert by_part(price_table(machine))["dimm"] == pytest.approx(4 * 64 * 3)
+    with pytest.raises(UncoveredError, match=r"set dimm\.power"):
+        machine_power_w(machine)
+
+
+def test_inner_parts_multiply_and_share_the_power_around_them() -> None:
+    outer = {"count": 3, "parts": {"chip": chip()}}
+    machine = load_machine({"name": "m", "parts": {"board": outer}})
+    assert machine_area_m2(machine) == pytest.approx(3 * 2 * 226 * MM2)
+    assert machine_price_usd(machine) == pytest.approx(3 * machine_price_usd(build()))
+    assert machine_power_w(machine) == 3 * 2 * 300
+    covered = load_machine({"name": "m", "parts": {"board": {**outer, "power": "700 W"}}})
+    assert machine_power_w(covered) == 3 * 700
+
+
+def test_power_adds_what_is_no_part() -> None:
+    machine = build(static_power="50 W")
+    assert machine_power_w(machine) == 2 * 300 + 50
+    assert [i.what for i in power_table(machine)] == ["power", "static_power"]
+
+
+def test_energy_scales_between_nodes_as_published() -> None:
+    # 1.103 * 0.81 - 0.362 * 0.9 + 0.2767 = 0.844; 0.1776 * 0.49 - 0.09097 * 0.7 + 0.02447 = 0.0478.
+    assert scale_energy(45, 0.9, 7, 0.7) == pytest.approx(0.0478 / 0.844, rel=2e-3)
+    assert scale_energy(7, 0.7, 45, 0.9) == pytest.approx(1 / scale_energy(45, 0.9, 7, 0.7))
+    assert scale_energy(16, 0.8, 16, 0.8) == 1.0
+
+
+def test_energy_does_not_scale_outside_of_the_fit() -> None:
+    with pytest.raises(UncoveredError, match="not for 5 nm"):
+        scale_energy(45, 0.9, 5, 0.7)
+    with pytest.raises(UncoveredError, match="2 V"):
+        scale_energy(45, 2.0, 7, 0.7)
+
+
+def test_catalog_energy_starts_at_scaled_arithmetic() -> None:
+    # Horowitz 45 nm, 0.9 V: FP16 multiply 1.1 pJ and FP32 add 0.9 pJ for two operations.
+    low = (1.1e-12 + 0.9e-12) / 2 * scale_energy(45, 0.9, 7, 0.7)
+    allowed = load_machine("a100-sxm-80gb").parameters["gpu.sm.energy.bf16"].range
+    assert allowed is not None
+    assert allowed[0] == pytest.approx(low, rel=0.02)
