@@ -183,25 +183,41 @@ def _collectives(placed: PlacedOps, machine: Machine) -> tuple[Array, Array]:
     return wire, steps
 
 
+def resource_rate(machine: Machine, resource: str, instances: float, *, ideal: bool = False) -> Any:
+    """Return the rate of a port or link that one device of the group gets, bytes/s.
+
+    Args:
+        instances: Instances of the resource for each device, below 1 where devices share one.
+        ideal: Peak instead of effective rate.
+    Raises:
+        UncoveredError: If the port has no bandwidth.
+    """
+    bandwidth = machine.values.get(f"{resource}.bandwidth")
+    if bandwidth is None:
+        raise UncoveredError(
+            f"{machine.name}: '{resource}' has no bandwidth, and no command timing gives one. "
+            f"set {resource}.bandwidth"
+        )
+    efficiency = 1.0 if ideal else machine.values.get(f"{resource}.efficiency", 1.0)
+    return bandwidth * efficiency * instances
+
+
 def _resources(placed: PlacedOps, machine: Machine, *, ideal: bool) -> tuple[Array, Array, Array]:
     """Return rate for one device, latency and J/byte of each resource, (resources, points)."""
-    values = machine.values
-    rates, latencies, energies = [], [], []
-    for resource, instances in zip(placed.resources, placed.instances, strict=True):
-        bandwidth = values.get(f"{resource}.bandwidth")
-        if bandwidth is None:
-            raise UncoveredError(
-                f"{machine.name}: '{resource}' has no bandwidth, and no command timing gives one. "
-                f"set {resource}.bandwidth"
-            )
-        efficiency = 1.0 if ideal else values.get(f"{resource}.efficiency", 1.0)
-        rates.append(np.atleast_1d(bandwidth * efficiency * instances))
-        latencies.append(np.atleast_1d(values.get(f"{resource}.latency", 0.0)))
-        energies.append(np.atleast_1d(8.0 * values.get(f"{resource}.energy", np.nan)))
-    if not rates:
+    if not placed.resources:
         return np.ones((0, 1)), np.zeros((0, 1)), np.zeros((0, 1))
-    stack = [np.stack(np.broadcast_arrays(*x)) for x in (rates, latencies, energies)]
-    return stack[0], stack[1], stack[2]
+    rates = [
+        resource_rate(machine, r, i, ideal=ideal)
+        for r, i in zip(placed.resources, placed.instances, strict=True)
+    ]
+    latencies = [machine.values.get(f"{r}.latency", 0.0) for r in placed.resources]
+    energies = [8.0 * machine.values.get(f"{r}.energy", np.nan) for r in placed.resources]
+    return columns(rates), columns(latencies), columns(energies)
+
+
+def columns(values: list[Any]) -> Array:
+    """Return scalars and arrays over points as one (values, points) array."""
+    return np.stack(np.broadcast_arrays(*(np.atleast_1d(v) for v in values)))
 
 
 def _latency(
@@ -261,8 +277,6 @@ def _joules(
             continue
         view = views[unit]
         matrix = bool((table["m"][row] > 0).any())
-        name = table.dtypes[row] if matrix else "vector"
-        per_op.append(view.get(f"energy.{name}", np.nan))
-    rate = np.stack(np.broadcast_arrays(*(np.atleast_1d(x) for x in per_op)))
-    total: Array = joules + placed.per_op(table["flops"] * rate)
+        per_op.append(view.energy(table.dtypes[row]) if matrix else view.get("energy.vector", np.nan))
+    total: Array = joules + placed.per_op(table["flops"] * columns(per_op))
     return total

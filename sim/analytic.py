@@ -29,38 +29,76 @@ class Step:
 def analytic_step(demand: Demand, microbatches: int = 1) -> Step:
     """Return the time of one run of the demand's table.
 
-    A pipeline of stages with times t_s that M identical microbatches pass takes
-    sum(t_s) + (M - 1) * max(t_s), the longest path through the grid of stages and microbatches.
+    The time is the largest of the longest path of one microbatch and, for each resource, what must
+    pass before its first use, its busy seconds for all microbatches, and what must pass after its
+    last use. With one microbatch the outer two terms are left out.
 
     Args:
         demand: Priced operators of one microbatch.
-        microbatches: How many of them pass.
+        microbatches: How many of them pass through the pipeline stages.
     """
     placed = demand.placed
     duration = demand.duration
-    block_seconds = block_paths(demand, duration)
-    counts = np.bincount(placed.table.order, minlength=len(placed.table.blocks))
-    stages = placed.table.stage
-    last = int(stages.max(initial=0)) + 1
-    stage_seconds = np.stack(
-        [(block_seconds * (counts * (stages == s))[:, None]).sum(axis=0) for s in range(last)]
-    )
-    path = stage_seconds.sum(axis=0) + (microbatches - 1) * stage_seconds.max(axis=0)
-    repeats = placed.repeats
+    blocks = block_paths(demand, duration)
+    order, stages = placed.table.order, placed.table.stage
+    counts = np.bincount(order, minlength=len(placed.table.blocks))
+    path: Array = (blocks * counts[:, None]).sum(axis=0)
     stage_of_op = stages[placed.block_of]
+    repeats = placed.repeats[:, None]
     busy: dict[str, Array] = {}
+    limit = path
+    for name, seconds in _held(demand, duration):
+        for stage in range(int(stages.max(initial=0)) + 1):
+            mine = np.where((stage_of_op == stage)[:, None], seconds, 0.0)
+            total = microbatches * (mine * repeats).sum(axis=0)
+            busy[name] = np.maximum(busy[name], total) if name in busy else total
+            if microbatches > 1 and mine.any():
+                total = total + _around(demand, blocks, mine)
+            limit = np.maximum(limit, total)
+    return Step(limit, path, busy)
+
+
+def _held(demand: Demand, duration: Array) -> list[tuple[str, Array]]:
+    """Return each resource and unit with the seconds that each operator holds it."""
+    placed = demand.placed
     held = [(r, demand.busy[:, i]) for i, r in enumerate(placed.resources)]
-    held += [
-        (u, np.where((placed.unit_of == i)[:, None], duration, 0.0))
-        for i, u in enumerate(placed.units)
-    ]
-    for name, seconds in held:
-        per_stage = [
-            (seconds * (repeats * (stage_of_op == s))[:, None]).sum(axis=0) for s in range(last)
-        ]
-        busy[name] = microbatches * np.max(per_stage, axis=0)
-    seconds = np.maximum(path, np.max(list(busy.values()), axis=0)) if busy else path
-    return Step(seconds, path, busy)
+    for i, unit in enumerate(placed.units):
+        held.append((unit, np.where((placed.unit_of == i)[:, None], duration, 0.0)))
+    return held
+
+
+def _around(demand: Demand, blocks: Array, seconds: Array) -> Array:
+    """Return the least time before the first and after the last use of a resource, (points,).
+
+    Args:
+        blocks: Longest path of each block, (blocks, points).
+        seconds: Use by each operator, (ops, points).
+    """
+    placed = demand.placed
+    before, after = _slack(demand)
+    runs = blocks[placed.table.order]
+    earlier = np.cumsum(runs, axis=0) - runs
+    later = np.cumsum(runs[::-1], axis=0)[::-1] - runs
+    head = np.full(seconds.shape[1], np.inf)
+    tail = np.full(seconds.shape[1], np.inf)
+    for op in np.flatnonzero(seconds.any(axis=1)):
+        at = np.flatnonzero(placed.table.order == placed.block_of[op])
+        if at.size:
+            head = np.minimum(head, earlier[at[0]] + before[op])
+            tail = np.minimum(tail, later[at[-1]] + after[op])
+    return head + tail
+
+
+def _slack(demand: Demand) -> tuple[Array, Array]:
+    """Return the longest path before and after each operator inside its block, (ops, points)."""
+    placed, duration = demand.placed, demand.duration
+    before, after = np.zeros_like(duration), np.zeros_like(duration)
+    forward = placed.edges[np.argsort(placed.edges[:, 1], kind="stable")]
+    for source, target in forward:
+        np.maximum(before[target], before[source] + duration[source], out=before[target])
+    for source, target in placed.edges[np.argsort(-placed.edges[:, 0], kind="stable")]:
+        np.maximum(after[source], after[target] + duration[target], out=after[source])
+    return before, after
 
 
 def block_paths(demand: Demand, duration: Array) -> Array:

@@ -183,7 +183,7 @@ class Placer:
 
     def _collective_link(self) -> str:
         for name, link in self.machine.config.links.items():
-            if [self._part_of(e) for e in link.ends] == [self.group, self.group]:
+            if link.ends == (self.group, self.group):
                 return name
         raise ConfigError.one(
             "",
@@ -231,7 +231,7 @@ class Placer:
             units,
             unit_of,
             resources,
-            np.array([self._instances(r) for r in resources]),
+            np.array([self.instances(r) for r in resources]),
             moved,
             routes,
             np.where(collective, link, -1),
@@ -284,7 +284,7 @@ class Placer:
                 routes[u, c, resources.index(resource)] = share
         return resources, routes
 
-    def _instances(self, resource: str) -> float:
+    def instances(self, resource: str) -> float:
         """Return how many instances of a port or link each device of the group has to itself."""
         link = self.machine.config.links.get(resource)
         if link is not None:

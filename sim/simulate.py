@@ -70,7 +70,7 @@ def simulate(
         UncoveredError: If no model covers what is asked.
     """
     loaded = load_machine(machine)
-    built = work if isinstance(work, Work) else work_from(Document.from_data(dict(work), "work"))
+    built = work if isinstance(work, Work) else work_from(Document(dict(work), {}, "work"))
     chosen = resolve_mapping(loaded, mapping, built.kind)
     outcome = evaluate(loaded, built, chosen, fidelity, seed)
     if outcome.infeasible is not None and np.any(outcome.infeasible):
@@ -96,14 +96,18 @@ def evaluate(
         raise ConfigError.one(
             "", "fidelity", f"must be one of {', '.join(FIDELITIES)}", fidelity, "choose one"
         )
+    from opbyte.sim import coe as _registered  # noqa: F401  (fills RUNNERS)
+
     if work.kind in RUNNERS.names():
         return RUNNERS.lookup(work.kind)(machine, work, mapping, fidelity, seed)
     placer = Placer(machine, mapping)
     runs = [run_phase(placer, p, fidelity) for p in work.lower(mapping.degrees)]
     occupancy = placer.occupancy(work.footprint(mapping.degrees))
-    metrics = combine(machine, placer, runs, work.tokens)
+    metrics = combine(placer, runs, work.tokens)
     for name, phase in work.phase_metrics.items():
         metrics[name] = next(r.step.seconds for r in runs if r.name == phase)
+    if "flops_per_s" in work.metrics:
+        metrics["flops_per_s"] = metrics["flops"] / metrics["seconds"]
     return feasible(placer, Outcome(metrics, tuple(runs), occupancy))
 
 
@@ -119,21 +123,18 @@ def run_phase(placer: Placer, phase: Phase, fidelity: str) -> PhaseRun:
     return PhaseRun(phase.name, demand, analytic_step(demand, microbatches), phase.repeats)
 
 
-def combine(
-    machine: Machine, placer: Placer, runs: list[PhaseRun], tokens: Any
-) -> dict[str, Array]:
+def combine(placer: Placer, runs: list[PhaseRun], tokens: Any) -> dict[str, Array]:
     """Return the common metrics of phases that run one after the other."""
+    degrees = placer.mapping.degrees
+    # The table holds the operators of one device of each stage.
+    copies = degrees.tp * degrees.dp * degrees.microbatches
     seconds = sum_over(runs, lambda r: r.step.seconds)
-    devices = placer.devices
-    micro = placer.mapping.degrees.microbatches
-    dynamic = sum_over(runs, lambda r: _total(r.demand, r.demand.joules) * devices * micro)
-    flops = sum_over(runs, lambda r: _total(r.demand, r.demand.flops) * devices * micro)
-    memory = [
-        sum_over(runs, lambda r: _memory_bytes(placer, r) * devices * micro)
-    ][0]
-    joules = dynamic + static_watts(machine) * seconds
+    dynamic = sum_over(runs, lambda r: total(r.demand, r.demand.joules)) * copies
+    flops = sum_over(runs, lambda r: total(r.demand, r.demand.flops)) * copies
+    memory = sum_over(runs, lambda r: _memory_bytes(placer, r)) * copies
+    joules = dynamic + static_watts(placer.machine) * seconds
     return with_costs(
-        machine,
+        placer.machine,
         {
             "seconds": seconds,
             "joules": joules,
@@ -168,26 +169,27 @@ def static_watts(machine: Machine) -> Any:
 
 def sum_over(runs: list[PhaseRun], value: Callable[[PhaseRun], Array]) -> Array:
     """Return the sum of a value over phases and their repeats, (points,)."""
-    total: Array = np.sum(
+    summed: Array = np.sum(
         np.broadcast_arrays(*(value(r) * np.atleast_1d(r.repeats) for r in runs)), axis=0
     )
-    return total
+    return summed
 
 
-def _total(demand: Demand, per_op: Array) -> Array:
-    total: Array = (per_op * demand.placed.repeats[:, None]).sum(axis=0)
-    return total
+def total(demand: Demand, per_op: Array) -> Array:
+    """Return an operator's value times its runs, summed, (points,)."""
+    summed: Array = (per_op * demand.placed.repeats[:, None]).sum(axis=0)
+    return summed
 
 
 def _memory_bytes(placer: Placer, run: PhaseRun) -> Array:
     """Return bytes through the ports of everything that is no SRAM, (points,)."""
     demand = run.demand
-    total: Array = np.zeros(1)
+    moved: Array = np.zeros(1)
     for i, resource in enumerate(demand.placed.resources):
         tier = resource.rpartition(".")[0]
         if tier in placer.machine.memories and placer.machine.memory(tier).config.kind != "sram":
-            total = total + _total(demand, demand.bytes[:, i])
-    return total
+            moved = moved + total(demand, demand.bytes[:, i])
+    return moved
 
 
 def feasible(placer: Placer, outcome: Outcome) -> Outcome:

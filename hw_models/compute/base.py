@@ -34,7 +34,7 @@ class UnitModel(Protocol):
         ...
 
 
-UNITS: Registry[UnitModel] = Registry("unit kind")
+UNITS: Registry[type[UnitModel]] = Registry("unit kind")
 
 
 @dataclass(frozen=True)
@@ -51,17 +51,26 @@ class UnitView:
     def peak(self, dtype: str) -> Any:
         """Return the matrix rate for an arithmetic dtype, operations/s.
 
+        A packed format computes in what it unpacks to, and fp16 values in bf16 where that is all
+        there is: they convert without overflow. The reverse can overflow and is refused.
+
         Raises:
-            UncoveredError: If the unit computes in neither the dtype nor what it unpacks to.
+            UncoveredError: If the unit has none of these.
         """
-        for name in (dtype, dtype_of(dtype).compute):
+        for name in _arithmetic(dtype):
             rate = self.get(f"peak.{name}")
             if rate is not None:
                 return rate
         known = ", ".join(self.machine.unit(self.path).config.peak) or "no matrix rate"
         raise UncoveredError(
-            f"{self.machine.name}: unit '{self.path}' has no arithmetic for {dtype}. It has: {known}"
+            f"{self.machine.name}: unit '{self.path}' has no arithmetic for {dtype}. It has: "
+            f"{known}. choose another `precision` for the work"
         )
+
+    def energy(self, dtype: str) -> Any:
+        """Return the energy of one matrix operation, joules, NaN where the unit gives none."""
+        known = [self.get(f"energy.{name}") for name in _arithmetic(dtype)]
+        return next((e for e in known if e is not None), np.nan)
 
     def vector_rate(self, kind: str) -> Any:
         """Return the rate of everything that is not a matrix product, operations/s.
@@ -90,7 +99,7 @@ class UnitView:
                 f"{self.machine.name}: no model prices unit kind '{kind}' of '{self.path}'. "
                 f"Known: {', '.join(UNITS.names())}"
             )
-        return UNITS.lookup(kind)
+        return UNITS.lookup(kind)()
 
     def buffer_bytes(self) -> Any:
         """Return the bytes that tiles may take on the chip, or None without a buffer."""
@@ -104,6 +113,11 @@ class UnitView:
             return None
         capacity = self.machine.values[f"{self.machine.memory(memory).path}.capacity"]
         return capacity * self.get("buffer_share", 1.0)
+
+
+def _arithmetic(dtype: str) -> tuple[str, ...]:
+    """Return the dtypes that a unit may compute in, best first."""
+    return (dtype, dtype_of(dtype).compute, *(("bf16",) if dtype == "fp16" else ()))
 
 
 def is_matrix(table: OpTable, rows: Rows) -> npt.NDArray[np.bool_]:

@@ -1,0 +1,228 @@
+"""Composition of Experts: many models in a slow tier, the ones in use copied to a fast one.
+
+SN40L paper, sections II and VI-C: a router reads the batch of prompts, the experts that it names
+are copied to the fast tier unless they are there, and each (prompt, expert) then runs alone. The
+latency of a batch is
+
+    router + misses * switch + batch * expert run,
+
+where `analytic` takes expectations (distinct experts of a batch; LRU hit rate of independent
+references) and `event` draws the experts of many batches and lets SimPy play them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from opbyte.core.errors import UncoveredError
+from opbyte.core.mapping import Mapping as SoftwareMapping
+from opbyte.core.mapping import Placement
+from opbyte.core.ops import Array
+from opbyte.hw_models.machine import Machine
+from opbyte.hw_models.price import resource_rate
+from opbyte.sim.place import Placer
+from opbyte.sim.residency import lru_hit_rate
+from opbyte.sim.result import Outcome
+from opbyte.sim.simulate import RUNNERS, combine, feasible, run_phase, static_watts, with_costs
+
+if TYPE_CHECKING:
+    from opbyte.workloads.coe import CompositionOfExperts
+
+
+@dataclass(frozen=True)
+class Tiers:
+    """Where experts live and run, for one device; sizes are floats or arrays over points.
+
+    Attributes:
+        placement: Placement of the experts' weights.
+        home: Memory that holds every expert.
+        fast: Memory that they run from.
+        expert_bytes: Weights of one expert on one device.
+        resident: Experts that fit in the fast tier beside router, KV cache and activations.
+        models_in_fast: Models that the fast tier holds when nothing else is there.
+        models_max: Models that the home tier holds.
+        switch_s: Seconds to copy one expert.
+        switch_j: Energy of that, whole machine.
+        path: Ports and links of the copy.
+    """
+
+    placement: Placement
+    home: str
+    fast: str
+    expert_bytes: Any
+    resident: Array
+    models_in_fast: Array
+    models_max: Array
+    switch_s: Array
+    switch_j: Array
+    path: tuple[str, ...]
+
+
+@RUNNERS.register("coe")
+def run_coe(
+    machine: Machine, work: CompositionOfExperts, mapping: SoftwareMapping, fidelity: str, seed: int
+) -> Outcome:
+    """Return the outcome of a Composition of Experts.
+
+    Raises:
+        UncoveredError: If experts are spread over several memories.
+    """
+    placer = Placer(machine, mapping)
+    parallel = mapping.degrees
+    router = [run_phase(placer, work.router_phase(parallel), fidelity)]
+    expert = [run_phase(placer, p, fidelity) for p in work.expert_phases(parallel)]
+    tiers = _tiers(placer, work, ideal=fidelity == "bound")
+    hit_rate = _hit_rate(work, tiers)
+    misses = work.distinct_experts * (1.0 - hit_rate)
+    router_only = combine(placer, router, work.batch)
+    expert_only = combine(placer, expert, work.output)
+    parts = {
+        "router_s": router_only["seconds"],
+        "switch_s": misses * tiers.switch_s,
+        "expert_s": work.batch * expert_only["seconds"],
+    }
+    seconds = parts["router_s"] + _joined(mapping, parts)
+    detail: dict[str, Any] = {}
+    if fidelity == "event":
+        from opbyte.sim.coe_events import play
+
+        played = play(placer, work, router, expert, tiers, seed)
+        seconds, misses = np.array([played.mean_s]), np.array([played.mean_misses])
+        hit_rate = np.array([played.hit_rate])
+        parts["switch_s"] = misses * tiers.switch_s
+        detail = {"requests": played.frame, "trace_events": played.trace}
+    static = static_watts(machine)
+    joules = (
+        router_only["joules"]
+        + work.batch * expert_only["joules"]
+        - static * (parts["router_s"] + parts["expert_s"])
+        + misses * tiers.switch_j
+        + static * seconds
+    )
+    tokens = work.batch * work.output
+    flops = router_only["flops"] + work.batch * expert_only["flops"]
+    memory = router_only["flops"] / router_only["op_per_byte"]
+    memory = memory + work.batch * expert_only["flops"] / expert_only["op_per_byte"]
+    metrics = with_costs(
+        machine,
+        {
+            "seconds": seconds,
+            "joules": joules,
+            "watts": joules / seconds,
+            "flops": flops,
+            "op_per_byte": flops / memory,
+            "tokens_per_s": tokens / seconds,
+            "joules_per_token": joules / tokens,
+        },
+    )
+    metrics |= parts
+    metrics |= {
+        "switch_one_s": tiers.switch_s,
+        "expert_one_s": expert_only["seconds"],
+        "misses": misses,
+        "hit_rate": hit_rate,
+        "models_in_fast": tiers.models_in_fast,
+        "models_max": tiers.models_max,
+        "nodes_fast": np.ceil(work.count / tiers.models_in_fast),
+        "nodes_max": np.ceil(work.count / tiers.models_max),
+        "tpot": next(r.step.seconds for r in expert if r.name == "expert.decode"),
+    }
+    runs = tuple(router + [replace(r, repeats=r.repeats * work.batch) for r in expert])
+    outcome = Outcome(_aligned(metrics), runs, _occupancy(placer, work, tiers), detail=detail)
+    return feasible(placer, outcome)
+
+
+def _aligned(metrics: dict[str, Any]) -> dict[str, Array]:
+    return {name: np.atleast_1d(value).astype(float) for name, value in metrics.items()}
+
+
+def _joined(mapping: SoftwareMapping, parts: dict[str, Array]) -> Array:
+    """Return copies and runs together: one after the other, or side by side."""
+    if mapping.overlap == "copy":
+        return np.maximum(parts["switch_s"], parts["expert_s"])
+    return parts["switch_s"] + parts["expert_s"]
+
+
+def _tiers(placer: Placer, work: CompositionOfExperts, *, ideal: bool) -> Tiers:
+    machine, devices = placer.machine, placer.devices
+    placement = placer.tiers("expert.weight")
+    if len(placement.in_) != 1:
+        raise UncoveredError(
+            f"{machine.name}: experts of a Composition of Experts live in one memory, the mapping "
+            f"spreads them over {', '.join(placement.in_)}"
+        )
+    home = next(iter(placement.in_))
+    fast = placement.cache.tier if placement.cache else home
+    per_device = np.atleast_1d(work.expert_bytes(placer.mapping.degrees))
+    used = np.zeros(1)
+    for tensor, size in _beside_experts(placer, work).items():
+        used = used + np.atleast_1d(size) * placer.tiers(tensor).in_.get(fast, 0.0)
+    crowd = max(1.0, devices / machine.memory(fast).count)
+    room = np.atleast_1d(placer.capacity(fast)) / crowd
+    reserve = placement.cache.reserve if placement.cache else None
+    spare = room - used - (reserve.value if reserve else 0.0)
+    home_room = np.atleast_1d(placer.capacity(home)) * machine.memory(home).count
+    path = tuple(_copy_path(placer, home, fast)) if fast != home else ()
+    rates = [resource_rate(machine, r, placer.instances(r), ideal=ideal) for r in path]
+    seconds = np.max(np.broadcast_arrays(*(per_device / np.atleast_1d(x) for x in rates)), axis=0) if rates else np.zeros(1)
+    energy = sum(8.0 * machine.values.get(f"{r}.energy", np.nan) for r in path)
+    return Tiers(
+        placement,
+        home,
+        fast,
+        per_device,
+        np.maximum(np.floor(spare / per_device), 0.0),
+        np.floor(room * (1.0 + 1e-12) / per_device),
+        np.floor(home_room * (1.0 + 1e-12) / (per_device * devices)),
+        seconds,
+        np.atleast_1d(per_device * devices * energy),
+        path,
+    )
+
+
+def _copy_path(placer: Placer, home: str, fast: str) -> list[str]:
+    """Return the ports and links that a copy from one memory to another crosses."""
+    machine = placer.machine
+    ends = [f"{m}.{next(iter(machine.memory(m).config.ports))}" for m in (home, fast)]
+    cache = placer.tiers("expert.weight").cache
+    via = [cache.via] if cache and cache.via else None
+    if via is None:
+        via = placer.links_between(machine.memory(home).part, machine.memory(fast).part)
+    return [ends[0], *via, ends[1]]
+
+
+def _hit_rate(work: CompositionOfExperts, tiers: Tiers) -> Array:
+    """Return the share of distinct experts of a batch that are resident, (points,)."""
+    if tiers.fast == tiers.home:
+        return np.ones(1)
+    count, resident = np.broadcast_arrays(np.atleast_1d(work.count), tiers.resident)
+    if work.choose == "uniform":
+        return np.minimum(1.0, resident / count)
+    cases = {(n, c) for n, c in zip(count, resident, strict=True)}
+    rates = {(n, c): lru_hit_rate(work.popularity(int(n)), float(c)) for n, c in cases}
+    return np.array([rates[n, c] for n, c in zip(count, resident, strict=True)])
+
+
+def _beside_experts(placer: Placer, work: CompositionOfExperts) -> dict[str, Any]:
+    """Return the bytes that one device holds besides experts, by tensor class."""
+    held = work.footprint(placer.mapping.degrees)
+    return {tensor: size for tensor, size in held.items() if tensor != "expert.weight"}
+
+
+def _occupancy(placer: Placer, work: CompositionOfExperts, tiers: Tiers) -> dict[str, Any]:
+    """Return bytes in one instance of each memory: all experts at home, residents in the cache."""
+    devices = placer.devices
+    used = placer.occupancy(_beside_experts(placer, work))
+    home_instances = placer.machine.memory(tiers.home).count
+    at_home = np.atleast_1d(work.count) * tiers.expert_bytes * devices / home_instances
+    used[tiers.home] = used.get(tiers.home, 0.0) + at_home
+    placer.holders.setdefault(tiers.home, []).append("expert.weight")
+    if tiers.fast != tiers.home:
+        cached = np.maximum(np.minimum(tiers.resident, work.count), 1.0)
+        crowd = max(1.0, devices / placer.machine.memory(tiers.fast).count)
+        used[tiers.fast] = used.get(tiers.fast, 0.0) + cached * tiers.expert_bytes * crowd
+        placer.holders.setdefault(tiers.fast, []).append("expert.weight")
+    return used
