@@ -33,7 +33,7 @@ def attention(rows: Rows, a: Attention, x: int) -> int:
     """
     if a.cross:
         return cross_attention(rows, a, x)
-    hidden, act = rows.model.hidden, rows.sizes.activation
+    hidden = rows.model.hidden
     heads = rows.heads(a.heads, "attention heads")
     kv = share(a.kv_heads, rows.parallel.tp)
     key = 0 if a.reuses_cache else kv * a.head_dim
@@ -58,7 +58,7 @@ def attention(rows: Rows, a: Attention, x: int) -> int:
         _attend(rows, a, segment, suffix, sources, (projected,), heads, kv)
         for segment, suffix in named(rows.segments)
     ]
-    return _output(rows, a, contexts, projected, heads, act)
+    return _output(rows, a, contexts, projected, heads)
 
 
 def _attend(
@@ -97,13 +97,10 @@ def attend(
     *,
     cached: bool = True,
 ) -> int:
-    """Add score, softmax and context for `pairs` of each sequence; return the context's row.
+    """Add score, softmax and context of one segment; return the context's row.
 
-    Args:
-        pairs: Query-key pairs of one sequence and head.
-        reads: Cached tokens of one sequence that are read.
-        heads: Query heads on this device.
-        kv: KV heads on this device.
+    Each of `heads` query heads of each sequence scores `pairs` query-key pairs; each of `kv` heads
+    reads `reads` tokens, from the cache or (not `cached`) from the activations of `values`.
     """
     sizes, act = rows.sizes, rows.sizes.activation
     words = (*rows.words[1:], segment.phase, "attention", f"attention_{segment.phase}")
@@ -130,9 +127,7 @@ def attend(
     )  # fmt: skip
 
 
-def _output(
-    rows: Rows, a: Attention, contexts: list[int], projected: int, heads: int, act: float
-) -> int:
+def _output(rows: Rows, a: Attention, contexts: list[int], projected: int, heads: int) -> int:
     """Add gate, norm and output projection; return the latter."""
     width = heads * a.value_dim
     inputs = tuple(contexts)

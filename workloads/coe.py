@@ -115,7 +115,7 @@ class CompositionOfExperts(Work):
         return self.batch
 
     def router_work(self) -> Prefill:
-        """Return the router's work: all prompts in one prefill, whose first token names an expert."""
+        """Return the router's work: one prefill, whose first tokens name the experts."""
         return Prefill(self.router, self.batch, self.input)
 
     def expert_work(self) -> Generate:
@@ -142,11 +142,12 @@ class CompositionOfExperts(Work):
         )
         return (self.router_phase(parallel), *experts)
 
-    def popularity(self, count: float) -> Array:
+    def popularity(self, count: Number) -> Array:
         """Return the probability of each expert, (experts,), most popular first."""
-        ranks = np.arange(1, int(count) + 1, dtype=np.float64)
+        ranks = np.arange(1, int(float(count)) + 1, dtype=np.float64)
         weights: Array = ranks ** -(self.skew if self.choose == "zipf" else 0.0)
-        return weights / weights.sum()
+        weights /= weights.sum()
+        return weights
 
     @property
     def distinct_experts(self) -> Number:
@@ -154,10 +155,10 @@ class CompositionOfExperts(Work):
         if self.choose == "uniform" or self.skew == 0:
             return self.count * (1.0 - (1.0 - 1.0 / self.count) ** self.batch)
         if not is_array(self.count):
-            return _expected(self.popularity(self.count), self.batch)
+            return _expected(self.popularity(float(self.count)), self.batch)
         counts, batches = np.broadcast_arrays(self.count, self.batch)
         pairs = zip(counts, batches, strict=True)
-        return np.array([float(np.sum(_expected(self.popularity(c), b))) for c, b in pairs])
+        return np.array([float(_expected(self.popularity(float(c)), float(b))) for c, b in pairs])
 
     def expert_bytes(self, parallel: Parallel) -> float:
         """Return the weight bytes of one expert on one device: what a switch moves there."""

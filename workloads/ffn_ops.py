@@ -55,7 +55,7 @@ def expert_split(parallel: Parallel, experts: int, name: str) -> tuple[int, int]
     if tp * parallel.dp % ep or (tp % ep and ep % tp):
         raise WorkloadError(
             f"{name}: ep={ep} must divide tp * dp = {tp * parallel.dp} and tp={tp} must divide "
-            "it or be divided by it. Choose ep among the divisors of tp, or tp times a divisor of dp"
+            "it or be divided by it. Use a divisor of tp, or tp times a divisor of dp"
         )
     return max(tp // ep, 1), max(ep // tp, 1)
 

@@ -112,7 +112,7 @@ def _indexer(rows: Rows, a: LatentAttention, x: int, compressed: int) -> list[in
                 labels=(*words, "vector"),
                 flops=VECTOR_FLOPS["select"] * pairs,
                 out_bytes=segment.sequences * segment.pairs(a.index_topk) * 4.0,
-            )  # fmt: skip
+            )
         )
     return chosen
 
@@ -143,8 +143,7 @@ def _absorbed(
 ) -> int:
     """Add the absorbed form of one segment; return the row of its heads' values.
 
-    Args:
-        turn: Segments before this one; the first alone reads the up-projection from memory.
+    `turn` counts the segments before this one; the first alone reads the up-projection.
     """
     sizes, tokens = rows.sizes, segment.tokens
     words = (*rows.words[1:], segment.phase, "attention", f"attention_{segment.phase}")

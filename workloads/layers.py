@@ -169,12 +169,11 @@ class _Lowering:
         if self.step.encoder and not encoding:
             payload = payload + rows.hidden_bytes(tokens_of(self.step.encoder))
         rows.words = (rows.words[0],)
-        row = rows.block.add(
+        rows.block.add(
             "send", "send", dtype=self.model.precision.activation,
             labels=(*rows.words, "collective"), flops=0.0, payload=payload, participants=2,
             in_bytes=payload, out_bytes=payload,
         )  # fmt: skip
-        del row
 
     def _layer(
         self, builder: OpTableBuilder, sizes: Sizes, index: int, stage: int, encoding: bool

@@ -51,7 +51,7 @@ def mamba(rows: Rows, m: Mamba, x: int) -> int:
     last = rows.gemm("in_proj", (x,), width, hidden, "attention", vectors=width * m.bias)
     projected = last
     last = _convolution(rows, conv, m.conv, last, conv * m.conv_bias)
-    scans = []
+    scans: list[int] = []
     for segment, suffix in named(rows.segments):
         state = segment.sequences * (heads * m.head_dim * m.state * sizes.state)
         flops = segment.sequences * scan_flops(heads, m.head_dim, m.state, groups, segment)
@@ -66,7 +66,7 @@ def mamba(rows: Rows, m: Mamba, x: int) -> int:
                 vectors=0.0 if scans else 3 * heads,
                 state_read=state * positive(segment.past),
                 state_write=state,
-            )  # fmt: skip
+            )
         )
     gated = rows.tokens * inner
     flops = (VECTOR_FLOPS["norm"] + VECTOR_FLOPS["gate"]) * gated

@@ -54,10 +54,13 @@ class Mixed(ModelWork):
             raise WorkloadError(f"{kind}: {model.name} has an encoder, which reads prompts whole")
         chunks = []
         for i, chunk in enumerate(self.chunks):
-            if not isinstance(chunk, tuple | list) or len(chunk) != 2:
-                raise WorkloadError(f"{kind}: chunks[{i}] must be (new, past), got {chunk!r}")
-            new = checked(kind, f"chunks[{i}].new", chunk[0])
-            past = checked(kind, f"chunks[{i}].past", chunk[1], 0.0)
+            try:
+                new, past = chunk
+            except (TypeError, ValueError):
+                given = f"chunks[{i}] must be (new, past), got {chunk!r}"
+                raise WorkloadError(f"{kind}: {given}") from None
+            new = checked(kind, f"chunks[{i}].new", new)
+            past = checked(kind, f"chunks[{i}].past", past, 0.0)
             check_context(kind, model, new + past, f"chunks[{i}]: past + new")
             chunks.append((new, past))
         object.__setattr__(self, "chunks", tuple(chunks))
@@ -95,7 +98,7 @@ class Mixed(ModelWork):
         """Return the bytes of each tensor class on the fullest device."""
         (phase,) = self.lower(parallel)
         model = self.model
-        cached = [(1.0, new + past) for new, past in self.chunks]
+        cached: list[tuple[Number, Number]] = [(1.0, new + past) for new, past in self.chunks]
         cached.append((replica(self.decodes, parallel), self.context))
         residual = residual_bytes(model, tokens_of(self._iteration(parallel).segments))
         return footprint(model, parallel, phase.table, cached=cached, residual=residual)

@@ -45,6 +45,7 @@ class ModelWork(Work):
 
 
 def residual_bytes(model: Model, tokens: Number) -> Number:
+    """Return the bytes of the residual stream of `tokens` tokens."""
     return tokens * (model.hidden * lookup(model.precision.activation).bytes_per_element)
 
 

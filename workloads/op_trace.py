@@ -200,7 +200,8 @@ def _integers(stored: pa.Table, name: str, path: Path) -> np.ndarray[Any, np.dty
     values = stored.column(name).to_numpy()
     if values.dtype.kind not in "iu":
         raise WorkloadError(f"{path}: {name} must be whole numbers, got {values.dtype}")
-    return values.astype(np.int64)
+    blocks: np.ndarray[Any, np.dtype[np.int64]] = values.astype(np.int64)
+    return blocks
 
 
 def _numbers(stored: pa.Table, name: str, path: Path) -> Array:

@@ -156,8 +156,9 @@ class Decode(ModelWork):
     def footprint(self, parallel: Parallel) -> dict[str, Number]:
         """Return the bytes of each tensor class on the fullest device."""
         (phase,) = self.lower(parallel)
+        held = [(replica(self.batch, parallel), self.context)]
         return footprint(
-            self.model, parallel, phase.table, cached=[(replica(self.batch, parallel), self.context)],
+            self.model, parallel, phase.table, cached=held,
             residual=residual_bytes(self.model, microbatch(self.batch, parallel)),
             source=self.input,
         )  # fmt: skip

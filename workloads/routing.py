@@ -153,4 +153,5 @@ def _median_of_normals(mean: Array, variance: Array, most: Array) -> Array:
         below = log_ndtr((middle - mean) / deviation).sum(axis=0) < half
         low = np.where(below, middle, low)
         high = np.where(below, high, middle)
-    return 0.5 * (low + high)
+    middle = 0.5 * (low + high)
+    return np.asarray(middle, np.float64)

@@ -127,23 +127,15 @@ class Rows:
         *,
         vectors: float = 0.0,
         tokens: Number | None = None,
-        groups: int = 1,
         in_bytes: Number = 0.0,
-        out_width: float | None = None,
     ) -> int:
-        """Add a matrix product of the block's tokens with weights that stay in memory.
+        """Add a product of the block's tokens with a (k, n) matrix of a tensor class.
 
-        Args:
-            n: Columns on this device.
-            k: Rows on this device.
-            vectors: Bias elements read beside the matrix.
-            groups: Independent matrices of (k, n), one for each head.
-            out_width: Elements of output per token where it is not `n * groups`.
+        `n` and `k` are this device's; `vectors` are the bias elements read beside the matrix.
         """
         m = self.tokens if tokens is None else tokens
         sizes = self.sizes
-        weight = n * k * groups * sizes.stored[cls] + vectors * sizes.stored["other"]
-        width = n * groups if out_width is None else out_width
+        weight = n * k * sizes.stored[cls] + vectors * sizes.stored["other"]
         return self.block.add(
             name,
             "gemm",
@@ -153,10 +145,9 @@ class Rows:
             m=m,
             n=n,
             k=k,
-            groups=groups,
             weight=weight,
             in_bytes=in_bytes,
-            out_bytes=m * width * sizes.activation,
+            out_bytes=m * n * sizes.activation,
         )
 
     def vector(
@@ -173,9 +164,8 @@ class Rows:
     ) -> int:
         """Add a row that is no matrix product.
 
-        Args:
-            out_elements: Activations written, over all tokens.
-            vectors: Learned elements read (norm gains, taps).
+        It writes `out_elements` activations over all tokens and reads `vectors` learned elements
+        (norm gains, taps).
         """
         sizes = self.sizes
         return self.block.add(
