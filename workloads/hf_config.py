@@ -99,8 +99,10 @@ def _family(config: Mapping[str, Any], where: Locate, path: tuple[str, ...]) -> 
     kind = config.get("model_type")
     if kind == "llama" and _is_bitnet(config):
         return "bitnet"
-    if kind == "llava_llama":
-        _refuse(config, kind, where, path)
+    if kind in WRAPPERS:
+        at = (*path, TEXT_KEYS[0])
+        rule = f"the language part of {kind} is due under text_config"
+        raise ConfigError.one(where(path), ".".join(at), rule, config.get(TEXT_KEYS[0]))
     if not isinstance(kind, str) or kind not in FAMILIES:
         _refuse(config, kind, where, path)
     return str(kind)
@@ -119,14 +121,15 @@ def _refuse(config: Mapping[str, Any], kind: object, where: Locate, path: tuple[
     remedy = f"Did you mean {near!r}? " if near else ""
     remedy += f"Known families: {', '.join(known)}."
     rule = "no family of models is called so" if kind is not None else "a model_type is due"
+    shown = repr(kind) if isinstance(kind, str) else kind
     dotted = ".".join((*path, "model_type"))
-    problems = [Problem(where((*path, "model_type")), dotted, rule, kind, remedy)]
-    for key in (key for key in config if not is_harmless(key) and key != "model_type"):
-        if config[key] is None:
-            continue
-        rule = f"unread field of the unknown family {kind}"
-        at = (*path, str(key))
-        problems.append(Problem(where(at), ".".join(at), rule, config[key]))
+    problems = [Problem(where((*path, "model_type")), dotted, rule, shown, remedy)]
+    nested = next((key for key in TEXT_KEYS if isinstance(config.get(key), Mapping)), None)
+    data, at = (config[nested], (*path, nested)) if nested else (config, path)
+    for key, value in data.items():
+        if value is not None and not is_harmless(key):
+            rule = f"unread field of the unknown family {kind}"
+            problems.append(Problem(where((*at, key)), ".".join((*at, str(key))), rule, value))
     raise ConfigError(problems)
 
 

@@ -163,13 +163,27 @@ def _from_json(path: Path) -> Model:
     if beside.exists():
         quantisation = _parse_json(read_text(beside), beside)
 
-    def where(at: tuple[str, ...]) -> str:
-        try:
-            return parse_document(text, str(path)).where(at)
-        except ConfigError:
-            return str(path)
-
+    where = _Places(text, str(path))
     return model_from_config(data, name=_stem(path), quantisation=quantisation, where=where)
+
+
+class _Places:
+    """Finds the place of a key in a JSON text; reads the text for it when first asked."""
+
+    def __init__(self, text: str, name: str) -> None:
+        """Keep the text; `name` is the path of its file."""
+        self._text = text
+        self._name = name
+        self._document: Document | None = None
+
+    def __call__(self, path: tuple[str, ...]) -> str:
+        """Return `file:line:col`, or the file where its places can not be told."""
+        if self._document is None:
+            try:
+                self._document = parse_document(self._text, self._name)
+            except ConfigError:
+                self._document = Document({}, {}, self._name)
+        return self._document.where(path)
 
 
 def _quantisation_file(path: Path) -> Path:

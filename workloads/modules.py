@@ -37,18 +37,28 @@ _DOWN: Word = ("down_proj", "w2", "fc2", "dense_4h_to_h")
 
 @dataclass(frozen=True, slots=True)
 class Module:
-    """One matrix: where it stands and how many elements it has.
+    """A matrix of one layer, or one of the same size in each expert of it.
 
     Attributes:
+        tensor_class: What it counts as.
         layer: Number of its layer, -1 outside layers.
         words: Its name inside the layer.
-        elements: Elements over all experts.
+        inputs: Width that it reads.
+        outputs: Width that it gives.
+        copies: How many there are (experts).
     """
 
     tensor_class: TensorClass
     layer: int
     words: tuple[Word, ...]
-    elements: int
+    inputs: int
+    outputs: int
+    copies: int = 1
+
+    @property
+    def elements(self) -> int:
+        """Return the elements of all copies."""
+        return self.inputs * self.outputs * self.copies
 
     @property
     def path(self) -> tuple[Word, ...]:
@@ -64,91 +74,99 @@ class Module:
 
 
 def modules_of(model: Model) -> list[Module]:
-    """Return all matrices that quantisation may shrink."""
-    found = [
-        Module("head", -1, (("embed_tokens", "embeddings", "wte", "word_embeddings"),), e)
-        for e in [model.head_parameters]
-    ]
+    """Return the matrices of the decoder's and encoder's layers, embedding and LM head."""
+    vocab, width = model.vocab, model.embedding_dim or model.hidden
+    names: Word = ("embed_tokens", "embeddings", "wte", "word_embeddings")
+    found = [Module("head", -1, (names,), width, vocab)]
     if not model.tied:
-        found.append(Module("head", -1, (("lm_head", "output"),), model.head_parameters))
+        found.append(Module("head", -1, (("lm_head", "output"),), width, vocab))
     inside = [list(_inside(layer, model.hidden)) for layer in model.layers]
-    for number, index in enumerate(model.order):
-        found += [Module(cls, number, words, count) for cls, words, count in inside[index]]
+    for number, index in enumerate(model.order + model.encoder):
+        found += [
+            Module(cls, number, words, inputs, outputs, copies)
+            for cls, words, inputs, outputs, copies in inside[index]
+        ]
     return found
 
 
-Inside = tuple[TensorClass, tuple[Word, ...], int]
+# Class, name, width in, width out, copies.
+Inside = tuple[TensorClass, tuple[Word, ...], int, int, int]
 
 
 def _inside(layer: Layer, hidden: int) -> Iterator[Inside]:
-    """Return the matrices of a layer as (class, name, elements)."""
-    if layer.mixer is not None:
-        yield from _mixer(layer.mixer, hidden)
-    for name in ("per_layer_input_gate", "per_layer_projection"):
-        if layer.per_layer_input:
-            yield "ffn", ((name,),), hidden * layer.per_layer_input
+    """Return the matrices of a layer."""
+    for mixer in (layer.mixer, layer.cross):
+        if mixer is not None:
+            yield from _mixer(mixer, hidden)
+    if layer.per_layer_input:
+        yield "ffn", (("per_layer_input_gate",),), hidden, layer.per_layer_input, 1
+        yield "ffn", (("per_layer_projection",),), layer.per_layer_input, hidden, 1
     if isinstance(layer.ffn, MoeFfn):
         yield from _experts(layer.ffn, hidden)
     elif layer.ffn is not None:
-        yield from _dense(layer.ffn, hidden, (_FFN,), "ffn")
+        yield from _dense(layer.ffn, hidden, (_FFN,))
 
 
 def _mixer(mixer: Mixer, hidden: int) -> Iterator[Inside]:
-    at: tuple[Word, ...] = (_ATTENTION,)
     if isinstance(mixer, Attention):
-        yield "attention", (*at, ("q_proj", "qkv_proj")), hidden * mixer.query_width
-        yield "attention", (*at, ("k_proj", "qkv_proj")), hidden * mixer.key_width
-        yield "attention", (*at, ("v_proj", "qkv_proj")), hidden * mixer.value_width
-        yield "attention", (*at, ("o_proj", "out_proj")), hidden * mixer.out_width
+        yield "attention", (_ATTENTION, ("q_proj", "qkv_proj")), hidden, mixer.query_width, 1
+        if mixer.key_width:
+            yield "attention", (_ATTENTION, ("k_proj", "qkv_proj")), hidden, mixer.key_width, 1
+        if mixer.value_width:
+            yield "attention", (_ATTENTION, ("v_proj", "qkv_proj")), hidden, mixer.value_width, 1
+        yield "attention", (_ATTENTION, ("o_proj", "out_proj")), mixer.out_width, hidden, 1
     elif isinstance(mixer, LatentAttention):
-        for name, elements in _latent(mixer, hidden):
-            yield "attention", (*at, *((word,) for word in name.split("."))), elements
+        for name, inputs, outputs in _latent(mixer, hidden):
+            words = ((word,) for word in name.split("."))
+            yield "attention", (_ATTENTION, *words), inputs, outputs, 1
+    elif isinstance(mixer, Mamba):
+        yield "attention", (_ATTENTION, ("in_proj",)), hidden, mixer.in_width, 1
+        yield "attention", (_ATTENTION, ("out_proj",)), mixer.inner, hidden, 1
     else:
-        if not isinstance(mixer, Mamba):
-            at = (("conv",),)
-        inner = hidden * (mixer.in_width if isinstance(mixer, Mamba) else 3 * mixer.width)
-        outer = hidden * (mixer.inner if isinstance(mixer, Mamba) else mixer.width)
-        yield "attention", (*at, ("in_proj",)), inner
-        yield "attention", (*at, ("out_proj",)), outer
+        yield "attention", (("conv",), ("in_proj",)), hidden, 3 * mixer.width, 1
+        yield "attention", (("conv",), ("out_proj",)), mixer.width, hidden, 1
 
 
-def _latent(mixer: LatentAttention, hidden: int) -> Iterator[tuple[str, int]]:
+def _latent(mixer: LatentAttention, hidden: int) -> Iterator[tuple[str, int, int]]:
     if mixer.q_lora_rank:
-        yield "q_a_proj", hidden * mixer.q_lora_rank
-        yield "q_b_proj", mixer.q_lora_rank * mixer.query_width
+        yield "q_a_proj", hidden, mixer.q_lora_rank
+        yield "q_b_proj", mixer.q_lora_rank, mixer.query_width
     else:
-        yield "q_proj", hidden * mixer.query_width
-    yield "kv_a_proj_with_mqa", hidden * mixer.down_width
-    yield "kv_b_proj", mixer.kv_lora_rank * mixer.heads * (mixer.nope_dim + mixer.v_dim)
-    yield "o_proj", mixer.heads * mixer.v_dim * hidden
+        yield "q_proj", hidden, mixer.query_width
+    yield "kv_a_proj_with_mqa", hidden, mixer.down_width
+    yield "kv_b_proj", mixer.kv_lora_rank, mixer.heads * (mixer.nope_dim + mixer.v_dim)
+    yield "o_proj", mixer.heads * mixer.v_dim, hidden
     if mixer.index_topk and mixer.index_heads:
         source = mixer.q_lora_rank or hidden
-        yield "indexer.wq_b", source * mixer.index_heads * mixer.index_dim
-        yield "indexer.wk", hidden * mixer.index_dim
-        yield "indexer.weights_proj", hidden * mixer.index_heads
+        yield "indexer.wq_b", source, mixer.index_heads * mixer.index_dim
+        yield "indexer.wk", hidden, mixer.index_dim
+        yield "indexer.weights_proj", hidden, mixer.index_heads
 
 
 def _dense(
-    ffn: DenseFfn, hidden: int, at: tuple[Word, ...], tensor_class: TensorClass
+    ffn: DenseFfn,
+    hidden: int,
+    at: tuple[Word, ...],
+    tensor_class: TensorClass = "ffn",
+    copies: int = 1,
 ) -> Iterator[Inside]:
     for word in (_GATE, _UP, _DOWN)[3 - ffn.matrices :]:
-        yield tensor_class, (*at, word), hidden * ffn.width
+        inputs, outputs = (ffn.width, hidden) if word is _DOWN else (hidden, ffn.width)
+        yield tensor_class, (*at, word), inputs, outputs, copies
 
 
 def _experts(ffn: MoeFfn, hidden: int) -> Iterator[Inside]:
     one = DenseFfn(ffn.width, ffn.matrices)
-    for cls, words, count in _dense(
-        one, ffn.latent or hidden, (_FFN, ("experts",), ("0",)), "expert"
-    ):
-        yield cls, words, count * ffn.experts
+    at = (_FFN, ("experts",), ("0",))
+    yield from _dense(one, ffn.latent or hidden, at, "expert", ffn.experts)
     if ffn.shared_width:
-        at = (_FFN, ("shared_experts", "shared_expert"))
-        yield from _dense(DenseFfn(ffn.shared_width, ffn.matrices), hidden, at, "ffn")
+        shared = DenseFfn(ffn.shared_width, ffn.matrices)
+        yield from _dense(shared, hidden, (_FFN, ("shared_experts", "shared_expert")))
     if ffn.dense_width:
-        yield from _dense(DenseFfn(ffn.dense_width, ffn.matrices), hidden, (_FFN,), "ffn")
-    for name in ("fc1_latent_proj", "fc2_latent_proj"):
-        if ffn.latent:
-            yield "ffn", (_FFN, (name,)), hidden * ffn.latent
+        yield from _dense(DenseFfn(ffn.dense_width, ffn.matrices), hidden, (_FFN,))
+    if ffn.latent:
+        yield "ffn", (_FFN, ("fc1_latent_proj",)), hidden, ffn.latent, 1
+        yield "ffn", (_FFN, ("fc2_latent_proj",)), ffn.latent, hidden, 1
 
 
 @dataclass(slots=True)

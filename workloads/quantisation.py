@@ -58,8 +58,12 @@ def read_precision(
     if found is None:
         return Precision(base, base, base, state=state_dtype), notes
     reader, chooser = found
-    kv = _kv_dtype(reader, base)
-    return _summed(model, chooser, base, kv, state_dtype), notes
+    precision = _summed(model, chooser, base, _kv_dtype(reader, base), state_dtype)
+    stored = {precision.dtype(name) for name in MATRIX_CLASSES}
+    if stored == {base} and not precision.mixed and not reader.is_plain:
+        rule = "no matrix of this model is quantised by these words"
+        raise reader.fail("", rule, reader.data.get("quant_method"), "Check the module names.")
+    return precision, notes
 
 
 def _base(

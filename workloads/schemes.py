@@ -66,8 +66,14 @@ class SchemeReader:
     at: tuple[str, ...]
     where: Locate
 
+    @property
+    def is_plain(self) -> bool:
+        """Return whether weights are left as they are (only the KV cache is quantised)."""
+        return self.data.get("quant_algo", "") is None or self.data.get("config_groups") == {}
+
     def fail(self, key: str, rule: str, value: object, remedy: str = "") -> ConfigError:
-        path = (*self.at, key)
+        """Return the error for a mistake at `key`."""
+        path = (*self.at, key) if key else self.at
         return ConfigError.one(self.where(path), ".".join(path), rule, value, remedy)
 
     def names(self, *keys: str) -> list[str]:
@@ -91,12 +97,14 @@ class SchemeReader:
         return value
 
     def integer_dtype(self, bits: int, key: str) -> str:
+        """Return the integer type of so many bits."""
         name = f"int{bits}"
         if bits not in (2, 4, 8):
             raise self.fail(key, "weights of 2, 4 or 8 bits are known", bits)
         return name
 
     def patterns(self, texts: Sequence[str], key: str) -> Patterns:
+        """Return patterns over module names."""
         try:
             return Patterns.of(texts)
         except re.error as error:
@@ -159,6 +167,7 @@ def _bitnet(r: SchemeReader) -> Chooser:
 
 
 def bitsandbytes(r: SchemeReader) -> Chooser:
+    """bitsandbytes: 8-bit integers, or 4-bit floats with a maximum for each 64 weights."""
     excluded = r.patterns(r.names("llm_int8_skip_modules"), "llm_int8_skip_modules")
     if r.data.get("load_in_4bit") or r.data.get("_load_in_4bit"):
         # One 32-bit maximum for 64 weights; 8-bit maxima in blocks of 256 when quantised twice.
@@ -190,6 +199,8 @@ def compressed(r: SchemeReader) -> Chooser:
     """compressed-tensors: groups of targets, each with a format, and a list to leave alone."""
     excluded = r.patterns(r.names("ignore", "exclude_modules"), "ignore")
     groups = r.data.get("config_groups")
+    if groups == {} and r.data.get("kv_cache_scheme"):
+        return _linear(PLAIN, excluded)
     if not isinstance(groups, Mapping) or not groups:
         raise r.fail("config_groups", "at least one group of targets is due", groups)
     rules: list[tuple[bool, Patterns, Scheme]] = []
@@ -225,6 +236,7 @@ def _algorithm(r: SchemeReader, name: object, key: str = "quant_algo") -> Scheme
 
 
 def model_optimizer(r: SchemeReader) -> Chooser:
+    """NVIDIA Model Optimizer: one algorithm for all, or one for each listed module."""
     algorithm = r.data.get("quant_algo")
     excluded = r.patterns(r.names("exclude_modules", "ignore"), "exclude_modules")
     if algorithm is None:

@@ -61,6 +61,7 @@ _LLAMA4 = {
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         "llama": Family(llama.llama, MappingProxyType(_LLAMA)),
+        "llava_llama": Family(llama.llava),
         "mistral": Family(llama.mistral, MappingProxyType(_MISTRAL)),
         "mixtral": Family(moe.mixtral),
         "qwen2": Family(llama.qwen2),
@@ -92,6 +93,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "switch_transformers": Family(t5.switch),
         "nemotron_h": Family(hybrid.nemotron_h),
         "lfm2": Family(hybrid.lfm2),
+        "lfm2_moe": Family(hybrid.lfm2_moe),
     }
 )
 

@@ -41,24 +41,24 @@ def read_sizes(
     width = f.size(*head_dim_keys, default=head_dim or 0, most=1_000_000)
     if not width:
         width = divided(f, "hidden_size", hidden, "num_attention_heads", heads)
-    check_groups(f, "num_key_value_heads", heads, kv_heads)
+    check_groups(f, ("num_key_value_heads", "num_attention_heads"), heads, kv_heads)
     layers = f.size("num_hidden_layers", most=MOST_LAYERS)
     return Sizes(hidden, layers, heads, kv_heads, width, f.size("vocab_size"))
 
 
 def divided(f: Fields, whole_key: str, whole: int, part_key: str, parts: int) -> int:
     """Return `whole / parts`; it must be a whole number."""
-    if whole % parts and not f.problems:
+    if whole % parts and f.sound(whole_key, part_key):
         rule = f"{whole_key} must be a multiple of {part_key}, {parts}, where no head_dim is given"
         f.fault(whole_key, rule, whole, "Add head_dim or correct one of them.")
     return max(whole // parts, 1)
 
 
-def check_groups(f: Fields, key: str, heads: int, kv_heads: int) -> None:
-    """Check that each KV head serves the same number of query heads."""
-    if heads % kv_heads and not f.problems:
+def check_groups(f: Fields, keys: tuple[str, str], heads: int, kv_heads: int) -> None:
+    """Check that each KV head (first key) serves the same number of query heads (second key)."""
+    if heads % kv_heads and f.sound(*keys):
         rule = f"the number of query heads, {heads}, must be a multiple of the KV heads"
-        f.fault(key, rule, kv_heads, "Correct one of them.")
+        f.fault(keys[0], rule, kv_heads, "Correct one of them.")
 
 
 def distinct(stack: Sequence[Layer]) -> tuple[tuple[Layer, ...], tuple[int, ...]]:
@@ -103,6 +103,6 @@ def kinds_of_layers(f: Fields, layers: int, default: Sequence[str]) -> list[str]
 def window_of(f: Fields, kinds: Sequence[str], default: int | None = None) -> int:
     """Return the sliding window, 0 where no layer slides; it is due where one does."""
     if SLIDING not in kinds:
-        f.ignore("sliding_window")
+        f.ignore("sliding_window", "sliding_window_size")
         return 0
-    return f.size("sliding_window", default=default)
+    return f.size("sliding_window", "sliding_window_size", default=default)

@@ -52,10 +52,13 @@ class Fields:
         self._path = path
         self._defaults = dict(defaults or {})
         self._read: set[str] = {"model_type"}
+        self._faulty: set[str] = set()
 
     def fault(self, key: str, rule: str, value: object = "", remedy: str = "") -> None:
         """Record a mistake at `key`."""
+        self._faulty.add(key)
         path = f"{self._path}.{key}" if self._path else key
+        value = repr(value) if isinstance(value, str) and value else value
         self.problems.append(
             Problem(self._where(key), path, f"{self.family}: {rule}", value, remedy)
         )
@@ -74,6 +77,10 @@ class Fields:
         if present:
             return present[0][1]
         return next((self._defaults[key] for key in keys if key in self._defaults), None)
+
+    def sound(self, *keys: str) -> bool:
+        """Return whether no mistake was found at any of these keys."""
+        return self._faulty.isdisjoint(keys)
 
     def has(self, key: str) -> bool:
         """Return whether a key is present and not null, without reading it."""
@@ -101,7 +108,7 @@ class Fields:
             self.fault(key, "a whole number is due", value, "Write it without quotes or fraction.")
             return max(least, 1)
         if not least <= value <= most:
-            remedy = "Check the number: a larger one is no model's size."
+            remedy = "Check the number."
             self.fault(key, f"a number from {least} to {most} is due", value, remedy)
             return max(least, 1)
         return value
@@ -187,7 +194,9 @@ class Fields:
             if key not in self._read and not required_value(key, value):
                 self.fault(key, "unread field: only its default value is supported", value)
         for key in self.unread():
-            remedy = "If it changes no size, remove it; else this variant is not supported."
+            near = nearest(str(key), self._read)
+            remedy = f"Did you mean {near!r}? " if near else ""
+            remedy += "Remove it if it changes no size; else this variant is not supported."
             self.fault(key, "unread field that may change a size", self.data.get(key), remedy)
         if self.problems:
             raise ConfigError(self.problems)

@@ -60,7 +60,8 @@ def _gemma4_mixers(f: Fields, s: Sizes, window: int) -> tuple[Attention, Attenti
     width = f.size("global_head_dim", default=512)
     wide_heads = f.size("num_global_key_value_heads", default=s.kv_heads, most=100_000)
     if same:
-        check_groups(f, "num_global_key_value_heads", s.heads, wide_heads)
+        keys = ("num_global_key_value_heads", "num_attention_heads")
+        check_groups(f, keys, s.heads, wide_heads)
     far = replace(
         near,
         head_dim=width,

@@ -70,7 +70,8 @@ def bloom(f: Fields) -> Model:
     heads = f.size("n_head", "num_attention_heads", most=100_000)
     layers = f.size("n_layer", "num_hidden_layers", most=MOST_LAYERS)
     head_dim = divided(f, "hidden_size", hidden, "n_head", heads)
-    f.ignore("apply_residual_connection_post_layernorm")
+    f.ignore("apply_residual_connection_post_layernorm", "offset_alibi")
+    f.ignore("skip_bias_add", "skip_bias_add_qkv", "seq_length")
     f.only("n_inner", (4 * hidden,), why="an FFN of four times the hidden size is due")
     ffn = DenseFfn(4 * hidden, matrices=2, bias=True)
     return assemble(
@@ -95,13 +96,14 @@ def falcon(f: Fields) -> Model:
     kv_heads = f.size("num_kv_heads", "n_head_kv", default=heads, most=100_000)
     if not new:
         kv_heads = 1 if multi_query else heads
-    check_groups(f, "num_kv_heads", heads, kv_heads)
+    check_groups(f, ("num_kv_heads", "num_attention_heads"), heads, kv_heads)
     bias = f.flag("bias", default=False)
     norms = f.size("num_ln_in_parallel_attn", default=2 if new or not parallel else 1, most=2)
     head_dim = divided(f, "hidden_size", hidden, "num_attention_heads", heads)
     rotary = not f.flag("alibi", default=False)
     f.ignore("apply_residual_connection_post_layernorm")
     mixer = Attention(heads, kv_heads, head_dim, qkv_bias=bias, out_bias=bias, rotary=rotary)
-    ffn = DenseFfn(f.size("ffn_hidden_size", default=4 * hidden), matrices=2, bias=bias)
+    width = f.size("ffn_hidden_size", default=f.size("ff_factor", default=4) * hidden)
+    ffn = DenseFfn(width, matrices=2, bias=bias)
     layer = Layer(mixer, ffn, norms=norms, norm_bias=True, parallel=parallel)
     return assemble(f, [layer] * layers, hidden, f.size("vocab_size"), tied=True, norm_bias=True)

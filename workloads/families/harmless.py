@@ -51,8 +51,8 @@ _TRAINING = """
 router_aux_loss_coef router_z_loss_coef router_jitter_noise output_router_logits aux_loss_alpha
 seq_aux aux_loss_coef norm_topk_prob scoring_func topk_method routed_scaling_factor n_group
 topk_group num_expert_group ep_size moe_router_load_balancing_type moe_layer_share
-router_dtype router_ignore_padding_tokens expert_capacity add_router_probs mtp_loss_scaling_factor
-mtp_loss_weight classifier_dropout label_smoothing moe_shared_expert_overlap
+batch_prioritized_routing router_dtype router_ignore_padding_tokens expert_capacity
+add_router_probs mtp_loss_scaling_factor mtp_loss_weight classifier_dropout label_smoothing moe_shared_expert_overlap
 """
 # Layers that predict further tokens are left out of every count, as in model cards.
 _MULTI_TOKEN = """
@@ -62,7 +62,14 @@ mtp_hybrid_override_pattern mtp_layers_block_type mtp_num_hidden_layers mtp_use_
 
 _ALL = (_BOOKKEEPING, _GENERATION, _INITIALISATION, _POSITIONS, _NUMERICS, _TRAINING, _MULTI_TOKEN)
 HARMLESS = frozenset(word for words in _ALL for word in words.split())
-_SUFFIXES = ("_token_id", "_token_ids", "_token_index", "_dropout_prob", "_dropout_rate")
+_SUFFIXES = (
+    "_dropout",
+    "_token_id",
+    "_token_ids",
+    "_token_index",
+    "_dropout_prob",
+    "_dropout_rate",
+)
 
 # Fields of every config whose default means nothing, while any other value adds or removes weights.
 _DEFAULTS: dict[str, tuple[Any, ...]] = {

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from opbyte.workloads.families.common import assemble, read_sizes
+from opbyte.workloads.families.common import Sizes, assemble, read_sizes
 from opbyte.workloads.families.fields import Fields
 from opbyte.workloads.families.llama import attention
 from opbyte.workloads.families.moe import read_experts
-from opbyte.workloads.model import DenseFfn, Layer, Mamba, Model, MoeFfn, ShortConv
+from opbyte.workloads.model import Attention, DenseFfn, Layer, Mamba, Model, MoeFfn, ShortConv
 
 _LETTERS = {"M": "mamba", "*": "attention", "-": "mlp", "E": "moe"}
 _NAMES = {
@@ -76,13 +76,14 @@ def nemotron_h(f: Fields) -> Model:
         bias=f.flag("use_bias", default=False),
         conv_bias=f.flag("use_conv_bias", "mamba_conv_bias", default=True),
     )
+    even = mamba.heads % mamba.groups == 0 or not f.sound("mamba_num_heads", "n_groups")
+    f.check(even, "n_groups", f"a divisor of the {mamba.heads} state heads is due", mamba.groups)
     ffn_bias = f.flag("mlp_bias", default=False)
+    width = f.size("intermediate_size", default=None if "mlp" in kinds else 1)
     made = {
         "mamba": Layer(mamba, None, norms=1),
         "attention": Layer(mixer, None, norms=1),
-        "mlp": Layer(
-            None, DenseFfn(f.size("intermediate_size"), matrices=2, bias=ffn_bias), norms=1
-        ),
+        "mlp": Layer(None, DenseFfn(width, matrices=2, bias=ffn_bias), norms=1),
     }
     if "moe" in kinds:
         f.check(not ffn_bias, "mlp_bias", "biased experts are not supported", ffn_bias)
@@ -101,7 +102,7 @@ def _ignore_experts(f: Fields) -> None:
 
 def _lfm2_width(f: Fields) -> int:
     """Return the width of the FFN: two thirds, scaled, and rounded up (Llama 1's rule)."""
-    width = f.size("intermediate_size", "block_ff_dim")
+    width = f.size("block_ff_dim", "intermediate_size")
     multiple = f.size("block_multiple_of", default=256)
     scale = f.get("block_ffn_dim_multiplier")
     if not f.flag("block_auto_adjust_ff_dim", default=True):
@@ -114,27 +115,44 @@ def _lfm2_width(f: Fields) -> int:
     return multiple * -(-int(scale * width) // multiple)
 
 
-def lfm2(f: Fields) -> Model:
-    """LFM2 dense models: gated short convolutions, some layers with attention."""
-    if not f.has("intermediate_size") and not f.has("block_ff_dim"):
-        f.fault("intermediate_size", "this size is due, but the field is absent", "", "Add it.")
-    s = read_sizes(f)
+def _lfm2_mixers(f: Fields, s: Sizes) -> list[Attention | ShortConv]:
+    """Return the mixer of each layer: attention where listed, else a short convolution."""
     attends = f.words("layer_types", ("conv", "full_attention"), s.layers)
     full = f.indices("full_attn_idxs", s.layers)
     if attends is None:
         chosen = set(range(s.layers) if full is None else full)
         attends = ["full_attention" if i in chosen else "conv" for i in range(s.layers)]
-    f.only("conv_dim", (s.hidden,), why=f"the hidden size, {s.hidden}, is due")
-    f.only("conv_dim_out", (s.hidden,), why=f"the hidden size, {s.hidden}, is due")
-    f.only("block_dim", (s.hidden,), why=f"the hidden size, {s.hidden}, is due")
+    for key in ("conv_dim", "conv_dim_out", "block_dim"):
+        f.only(key, (s.hidden,), why=f"the hidden size, {s.hidden}, is due")
     f.only("num_heads", (s.heads,), why=f"num_attention_heads, {s.heads}, is due")
-    f.ignore("block_mlp_init_scale", "block_norm_eps", "block_out_init_scale", "block_use_swiglu")
-    f.ignore("block_use_xavier_init", "conv_use_xavier_init", "use_pos_enc", "theta")
-    conv = ShortConv(
-        s.hidden, f.size("conv_L_cache", default=3), bias=f.flag("conv_bias", default=False)
-    )
+    f.ignore("conv_use_xavier_init", "use_pos_enc", "theta")
+    taps, bias = f.size("conv_L_cache", default=3), f.flag("conv_bias", default=False)
+    conv = ShortConv(s.hidden, taps, bias=bias)
     mixer = replace(attention(s), qk_norm=2 * s.head_dim)
+    return [mixer if kind == "full_attention" else conv for kind in attends]
+
+
+def lfm2(f: Fields) -> Model:
+    """LFM2 dense models: gated short convolutions, some layers with attention."""
+    s = read_sizes(f)
+    f.ignore("block_mlp_init_scale", "block_norm_eps", "block_out_init_scale", "block_use_swiglu")
+    f.ignore("block_use_xavier_init")
     ffn = DenseFfn(_lfm2_width(f))
-    stack = [Layer(mixer if kind == "full_attention" else conv, ffn) for kind in attends]
+    stack = [Layer(mixer, ffn) for mixer in _lfm2_mixers(f, s)]
+    tied = f.flag("tie_embedding", default=True)
+    return assemble(f, stack, s.hidden, s.vocab, tied=tied)
+
+
+def lfm2_moe(f: Fields) -> Model:
+    """LFM2 with experts: some leading dense layers, sigmoid routing with a bias."""
+    s = read_sizes(f)
+    experts, top_k = read_experts(f)
+    bias = f.flag("use_expert_bias", default=True)
+    sparse = MoeFfn(experts, top_k, f.size("moe_intermediate_size"), router_bias=bias)
+    dense = DenseFfn(f.size("intermediate_size"))
+    first = f.size("num_dense_layers", default=2, least=0)
+    stack = [
+        Layer(mixer, dense if i < first else sparse) for i, mixer in enumerate(_lfm2_mixers(f, s))
+    ]
     tied = f.flag("tie_embedding", default=True)
     return assemble(f, stack, s.hidden, s.vocab, tied=tied)

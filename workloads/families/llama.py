@@ -42,6 +42,15 @@ def llama(f: Fields) -> Model:
     return assemble(f, uniform(mixer, ffn, [0] * s.layers), s.hidden, s.vocab, tied=False)
 
 
+def llava(f: Fields) -> Model:
+    """LLaVA's first format: Llama's fields beside those of the vision tower and projector."""
+    vision = ("mm_", "tune_mm_", "freeze_mm_", "image_", "tokenizer_", "unfreeze_mm_")
+    f.ignore(*(key for key in f.data if key.startswith(vision)))
+    f.ignore("use_mm_proj", "freeze_backbone", "pretrain_mm_mlp_adapter")
+    f.notes.append("only the text part is modelled, without vision")
+    return llama(f)
+
+
 def mistral(f: Fields) -> Model:
     """Mistral 7B and kin: `MistralForCausalLM`; an absent window means 4,096 tokens."""
     s = read_sizes(f)
@@ -56,7 +65,7 @@ def mistral(f: Fields) -> Model:
 def qwen_windows(f: Fields, layers: int) -> list[int]:
     """Return the window of each layer: Qwen 2 and 3 slide from `max_window_layers` on."""
     slides = f.flag("use_sliding_window", default=False)
-    first = f.size("max_window_layers", default=layers, least=0)
+    first = f.size("max_window_layers", default=28, least=0)
     pattern = [SLIDING if slides and i >= first else FULL for i in range(layers)]
     kinds = kinds_of_layers(f, layers, pattern)
     window = window_of(f, kinds, 4096)

@@ -28,8 +28,8 @@ def read_experts(f: Fields) -> tuple[int, int]:
     """Return the routed experts and how many of them a token visits."""
     experts = f.size(*EXPERTS, most=1_000_000)
     top_k = f.size(*TOP_K, most=1_000_000)
-    if top_k > experts and not f.problems:
-        key = next(key for key in TOP_K if f.has(key))
+    key = next((key for key in TOP_K if f.has(key)), TOP_K[0])
+    if top_k > experts and f.sound(key, *EXPERTS):
         f.fault(key, f"a token can visit at most all {experts} experts", top_k, "Lower it.")
     return experts, top_k
 
@@ -155,7 +155,9 @@ def minimax_m2(f: Fields) -> Model:
     f.only("attention_bias", (False,), why="this family has no attention biases")
     f.only("attn_type_list", ([1] * s.layers,), why="only full attention layers are supported")
     f.only("sliding_window", (0,), why="this family has no sliding window")
-    f.ignore("mlp_intermediate_size")
+    f.ignore("mlp_intermediate_size", "shared_moe_mode", "max_model_len")
+    for kind in ("full_attention", "linear_attention", "mlp"):
+        f.ignore(f"layernorm_{kind}_alpha", f"layernorm_{kind}_beta")
     ffn = MoeFfn(experts, top_k, f.size("intermediate_size"), router_bias=bias)
     layers = uniform(replace(attention(s), qk_norm=norm), ffn, [0] * s.layers)
     return assemble(f, layers, s.hidden, s.vocab, tied=False)
