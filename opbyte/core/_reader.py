@@ -37,7 +37,7 @@ _TAG = "tag:yaml.org,2002:"
 
 
 class NotYamlError(ConfigError):
-    """The text breaks the syntax of YAML, so that what follows can not be read."""
+    """The text is no YAML, so that what follows can not be read."""
 
 
 class Mark(NamedTuple):
@@ -125,11 +125,11 @@ class _Reader:
             line = before.count("\n") + 1
             column = len(before) - before.rfind("\n")
             code = error.character if isinstance(error.character, int) else ord(error.character)
-            self._stop(
-                Mark(self.name, line, column),
-                f"the control character U+{code:04X} is not allowed",
-                remedy="Remove it, or write it as an escape in double quotes.",
-            )
+            place = str(Mark(self.name, line, column))
+            rule = f"the control character U+{code:04X} is not allowed"
+            remedy = "Remove it, or write it as an escape in double quotes."
+            problem = Problem(place, "", rule, "", remedy)
+            raise NotYamlError([*self.problems, problem]) from None
         if self.problems:
             raise ConfigError(self.problems)
         if not self.has_root:

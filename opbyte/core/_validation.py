@@ -154,7 +154,8 @@ def _problems(fault: _Fault, document: Document, at: DataPath) -> list[tuple[Dat
 def _described(fault: _Fault) -> Problem:
     """Return rule, value and remedy of a fault that is no `ConfigError`."""
     if fault.kind == "missing":
-        return Problem(rule=f"the key {show(fault.key)} is missing", remedy=_addition(fault))
+        what = "the key" if isinstance(fault.key, str) else "the item"
+        return Problem(rule=f"{what} {show(fault.key)} is missing", remedy=_addition(fault))
     if fault.kind == "extra_forbidden":
         remedy = _suggestion(fault.key, sorted(fault.place.fields()))
         return Problem(rule=f"no key is called {show(fault.key)}", remedy=remedy)
@@ -185,7 +186,7 @@ def _addition(fault: _Fault) -> str:
     for metadata in field.metadata:
         if isinstance(metadata, Quantity):
             return f"Add for example `{fault.key}: {dimension(metadata.dimension).example}`."
-    return f"It is: {field.description}" if field.description else ""
+    return f"It is: {field.description.rstrip('.')}." if field.description else ""
 
 
 def _suggestion(word: object, known: list[str]) -> str:

@@ -92,7 +92,9 @@ def _parse(text: str, name: str) -> Document:
     except NotYamlError:
         if not name.endswith(".json"):
             raise
-        data, marks = _read_json(text, name), {(): Mark(name, 1, 1)}
+        marks = {(): Mark(name, 1, 1)}
+    if name.endswith(".json"):
+        data = _read_json(text, name)
     if not isinstance(data, dict):
         rule = "the top level of a file must be a mapping"
         remedy = "Write lines of `key: value`."
@@ -101,7 +103,11 @@ def _parse(text: str, name: str) -> Document:
 
 
 def _read_json(text: str, name: str) -> Any:
-    """Return JSON that is no YAML (escaped surrogate pairs), or say what is wrong with it."""
+    """Return the data of a JSON text.
+
+    YAML gives the places, but it is no judge of JSON: it forbids some characters, lacks escaped
+    surrogate pairs, and folds U+2028 in a text.
+    """
     try:
         data = json.loads(text, object_pairs_hook=lambda pairs: _distinct(pairs, name))
     except json.JSONDecodeError as error:

@@ -27,7 +27,7 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
     target = _fold(word[:_LONGEST_WORD])
     if target in folded:
         return folded[target]
-    found = difflib.get_close_matches(target, folded, n=1, cutoff=0.6)
+    found = difflib.get_close_matches(target, folded, n=1, cutoff=0.65)
     return folded[found[0]] if found else None
 
 
