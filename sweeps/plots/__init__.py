@@ -1,0 +1,22 @@
+"""Figures: fronts, rooflines, breakdowns, timelines, occupancy, and all of a study's at once."""
+
+from opbyte.sweeps.plots._bars import breakdown, occupancy
+from opbyte.sweeps.plots._lines import lines
+from opbyte.sweeps.plots._pareto import pareto
+from opbyte.sweeps.plots._roofline import roofline
+from opbyte.sweeps.plots._study import study_figures, study_plots
+from opbyte.sweeps.plots._style import save, styled
+from opbyte.sweeps.plots._timeline import timeline
+
+__all__ = [
+    "breakdown",
+    "lines",
+    "occupancy",
+    "pareto",
+    "roofline",
+    "save",
+    "study_figures",
+    "study_plots",
+    "styled",
+    "timeline",
+]

@@ -1,0 +1,126 @@
+"""Whatever holds design points, as a frame with a status column."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from opbyte.core.errors import ConfigError
+from opbyte.core.registry import nearest
+from opbyte.sim.result import Result
+
+#: Metrics of which more is better; for all others less is.
+MORE_IS_BETTER = frozenset(
+    {"tokens_per_s", "speedup", "op_per_byte", "hit_rate", "models_in_fast", "models_max"}
+)
+OK = "ok"
+
+
+@runtime_checkable
+class Stored(Protocol):
+    """A result store: `opbyte.open_results`."""
+
+    @property
+    def study(self) -> Mapping[str, Any]:
+        """Return the study as it was written."""
+        ...
+
+    def frame(self) -> pd.DataFrame:
+        """Return one row per design point."""
+        ...
+
+
+Points: TypeAlias = "pd.DataFrame | Stored | Mapping[str, Result] | Iterable[Result]"
+
+
+def frame_of(data: Points) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Return a frame of design points with a `status` column, and the study, if there is one.
+
+    Args:
+        data: Frame, result store, results by name, or results.
+    Raises:
+        ConfigError: If there is no point at all.
+    """
+    study: dict[str, Any] = {}
+    if isinstance(data, pd.DataFrame):
+        frame = data.copy()
+    elif isinstance(data, Stored):
+        frame, study = data.frame().copy(), dict(data.study)
+    else:
+        frame = pd.DataFrame(
+            [{"name": n, "machine": r.machine, **r.metrics} for n, r in named(data).items()]
+        )
+    if frame.empty:
+        raise ConfigError.one("", "", "a plot needs at least one design point", "none", "")
+    if "status" not in frame:
+        frame["status"] = OK
+    return frame.reset_index(drop=True), study
+
+
+def named(results: Result | Mapping[str, Result] | Iterable[Result]) -> dict[str, Result]:
+    """Return results by a name that tells them apart."""
+    if isinstance(results, Result):
+        return {f"{results.machine}, {results.work}": results}
+    if isinstance(results, Mapping):
+        return dict(results)
+    found: dict[str, Result] = {}
+    for result in results:
+        parts = (result.machine, result.work, result.fidelity)
+        names = [", ".join(parts[:2]), ", ".join(parts)]
+        free = [n for n in names if n not in found]
+        found[free[0] if free else f"{names[1]} ({len(found) + 1})"] = result
+    return found
+
+
+def column(frame: pd.DataFrame, name: str) -> str:
+    """Return a column's full name; its last words do where they are unambiguous.
+
+    Raises:
+        ConfigError: If there is none, with the nearest name.
+    """
+    if name in frame:
+        return name
+    ends = [str(c) for c in frame if str(c).endswith(f".{name}")]
+    if len(ends) == 1:
+        return ends[0]
+    known = [str(c) for c in frame]
+    guess = nearest(name, known)
+    raise ConfigError.one(
+        "",
+        name,
+        "no column is called so" if not ends else f"several columns end so: {', '.join(ends)}",
+        name,
+        f"did you mean '{guess}'?" if guess else f"known: {', '.join(known)}",
+    )
+
+
+def numbers(frame: pd.DataFrame, name: str) -> npt.NDArray[np.float64]:
+    """Return a column as floats, NaN where it holds none."""
+    return pd.to_numeric(frame[name], errors="coerce").to_numpy(np.float64)
+
+
+def numeric(frame: pd.DataFrame, name: str) -> bool:
+    """Return whether every present value of a column is a number."""
+    present = frame[name].dropna()
+    if len(present) == 0 or present.map(lambda v: isinstance(v, (bool, str))).any():
+        return False
+    return bool(pd.to_numeric(present, errors="coerce").notna().all())
+
+
+def direction(metric: str, objectives: Mapping[str, str] | None = None) -> str:
+    """Return `min` or `max` for a metric: as the objectives say, else what is usual."""
+    if objectives and metric in objectives:
+        return objectives[metric]
+    return "max" if metric in MORE_IS_BETTER else "min"
+
+
+def in_order(values: Iterable[Any]) -> list[Any]:
+    """Return distinct values as they appear, numbers sorted."""
+    distinct = list(dict.fromkeys(v for v in values if v is not None and v == v))
+    if all(isinstance(v, (int, float, np.number)) for v in distinct):
+        return sorted(distinct)
+    return distinct

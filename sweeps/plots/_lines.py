@@ -1,0 +1,158 @@
+"""A metric against one parameter, a line for each of something else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from opbyte.sweeps.plots._frames import (
+    OK,
+    Points,
+    column,
+    direction,
+    frame_of,
+    in_order,
+    numbers,
+    numeric,
+)
+from opbyte.sweeps.plots._quantities import dress, quantity, show, span_of
+from opbyte.sweeps.plots._style import DASHES, axes_for, figure_of, in_style, series_style
+
+_LOG_FROM = 10.0
+
+
+@in_style
+def lines(
+    data: Points,
+    x: str,
+    y: str,
+    by: str | Sequence[str] = (),
+    *,
+    objectives: dict[str, str] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw y against x, one line for each combination of `by`.
+
+    Where several rows share a line and an x, the best is drawn. A point that is infeasible is an
+    x at the edge of the axes, on the side where y is worst.
+
+    Args:
+        data: Frame, result store or results.
+        x: Numeric column.
+        y: Metric.
+        by: Up to two columns; the first gives colour and marker, the second the dashes.
+        objectives: Metric -> `min` or `max`, which says what is best.
+        ax: Where to draw; by default a new figure.
+    Raises:
+        ConfigError: If there is no such column or no point.
+    """
+    frame, study = frame_of(data)
+    x, y = column(frame, x), column(frame, y)
+    keys = [column(frame, b) for b in ([by] if isinstance(by, str) else by)]
+    sense = direction(y, objectives or study.get("objectives"))
+    ax = axes_for(ax, width=4.6, height=2.9)
+    values = numbers(frame, y)
+    fine = (frame["status"] == OK).to_numpy() & np.isfinite(values)
+    place_x = numbers(frame, x)
+    dress(ax.xaxis, x, place_x, log=span_of(place_x) > _LOG_FROM)
+    dress(ax.yaxis, y, values[fine], log=span_of(values[fine]) > _LOG_FROM)
+    groups = list(product(*(in_order(frame[k]) for k in keys)))
+    used: dict[int, set[Any]] = {0: set(), 1: set()}
+    lost = []
+    for combination in groups:
+        mine = np.ones(len(frame), bool)
+        for key, value in zip(keys, combination, strict=True):
+            mine &= (frame[key] == value).to_numpy()
+        if not mine.any():
+            continue
+        style = _style(frame, keys, combination)
+        best = frame[mine & fine].groupby(x)[y].agg(sense).sort_index()
+        if len(best):
+            ax.plot(best.index.to_numpy(float), best.to_numpy(float), zorder=3, **style)
+        gone = sorted(set(place_x[mine]) - set(best.index))
+        lost += [(g, style["color"]) for g in gone]
+        for i, value in enumerate(combination[:2]):
+            used[i].add(value)
+    handles = _handles(frame, keys, used)
+    if lost:
+        _edge(ax, lost, top=sense == "min")
+        handles.append(
+            Line2D([], [], ls="", marker="x", c="#444444", ms=4.5, mew=1.2, label="does not fit")
+        )
+    if len(handles) > 1 or keys:
+        figure_of(ax).legend(handles=handles, loc="outside right upper")
+    return ax
+
+
+def _style(frame: pd.DataFrame, keys: list[str], combination: tuple[Any, ...]) -> dict[str, Any]:
+    color, marker = _look(frame, keys[0], combination[0]) if keys else series_style(0)
+    dashes = 0
+    for key, value in list(zip(keys, combination, strict=True))[1:]:
+        dashes = in_order(frame[key]).index(value)
+    return {"color": color, "marker": marker, "ls": DASHES[dashes % len(DASHES)], "ms": 3.5}
+
+
+def _look(frame: pd.DataFrame, key: str, value: Any) -> tuple[Any, str]:
+    """Return colour and marker of a line: names from the palette, numbers light to dark."""
+    values = in_order(frame[key])
+    index = values.index(value)
+    color, marker = series_style(index)
+    if numeric(frame, key) and len(values) > 3:
+        return colormaps["viridis_r"](0.12 + 0.88 * index / (len(values) - 1)), marker
+    return color, marker
+
+
+def _handles(frame: pd.DataFrame, keys: list[str], used: dict[int, set[Any]]) -> list[Any]:
+    handles: list[Any] = []
+    for level, key in enumerate(keys[:2]):
+        handles.append(Line2D([], [], ls="", label=f"{quantity(key).label}:"))
+        for i, value in enumerate(in_order(frame[key])):
+            if value not in used[level]:
+                continue
+            name = show(float(value), key) if numeric(frame, key) else str(value)
+            if level == 0:
+                color, marker = _look(frame, key, value)
+                handles.append(Line2D([], [], color=color, marker=marker, ms=3.5, label=name))
+            else:
+                dashes = DASHES[i % len(DASHES)]
+                handles.append(Line2D([], [], color="#444444", ls=dashes, label=name))
+    return handles
+
+
+def _edge(ax: Axes, lost: list[tuple[float, Any]], *, top: bool) -> None:
+    """Draw crosses at the edge; those of one x stand above each other."""
+    seen: dict[float, int] = {}
+    colors: dict[tuple[float, Any], bool] = {}
+    for x, color in lost:
+        if colors.setdefault((x, color), False):
+            continue
+        colors[x, color] = True
+        step = seen.get(x, 0)
+        seen[x] = step + 1
+        height = 1.0 - 0.055 * step if top else 0.055 * step
+        ax.plot(
+            x,
+            height,
+            "x",
+            color=color,
+            transform=ax.get_xaxis_transform(),
+            clip_on=False,
+            ms=5,
+            mew=1.4,
+            zorder=6,
+        )
+    low, high = ax.get_ylim()
+    room = 0.055 * (max(seen.values()) + 1)
+    if ax.get_yscale() == "log":
+        stretch = (high / low) ** room
+        ax.set_ylim(low if top else low / stretch, high * stretch if top else high)
+    else:
+        stretch = (high - low) * room
+        ax.set_ylim(low if top else low - stretch, high + stretch if top else high)

@@ -1,0 +1,156 @@
+"""All figures of a study: what to draw follows from its objectives and axes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from opbyte.sweeps.plots._frames import OK, frame_of, numeric
+from opbyte.sweeps.plots._lines import lines
+from opbyte.sweeps.plots._pareto import pareto
+from opbyte.sweeps.plots._quantities import dress, quantity, show
+from opbyte.sweeps.plots._style import COLUMN, PALETTE, axes_for, figure_of, save, styled
+
+_FRONTS = 3
+_LINES = 4
+_RANKED = 20
+#: Lines that one figure shows legibly, by colour and by dashes.
+_BY = (9, 4)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure with the rows that it shows."""
+
+    name: str
+    caption: str
+    ax: Axes
+    data: pd.DataFrame
+
+
+def study_plots(results_dir: str | Path, out: str | Path | None = None) -> list[Path]:
+    """Draw what a study's objectives and axes ask for.
+
+    A front for each pair of objectives; objectives against the numeric axes, a line for each value
+    of the others; bars where no axis is numeric. Each figure is written as PNG and PDF with its
+    numbers as CSV beside it.
+
+    Args:
+        results_dir: Folder of a result store.
+        out: Where to write; by default `plots` in that folder.
+    Returns:
+        The PNG files.
+    Raises:
+        ConfigError: If there are no results, or no point at all.
+    """
+    from opbyte.sweeps.store import open_results
+
+    folder = Path(out) if out is not None else Path(results_dir) / "plots"
+    paths = []
+    for drawn in study_figures(open_results(Path(results_dir))):
+        paths.append(save(drawn.ax, folder / drawn.name)[0])
+        drawn.data.to_csv(folder / f"{drawn.name}.csv", index=False)
+        plt.close(figure_of(drawn.ax))
+    return paths
+
+
+def study_figures(results: Any) -> Iterator[Drawn]:
+    """Yield the figures of a study one by one; the caller closes them.
+
+    Args:
+        results: A result store.
+    """
+    frame, study = frame_of(results)
+    axes = varied(frame, study)
+    objectives = {m: d for m, d in (study.get("objectives") or {}).items() if m in frame}
+    fine = frame[frame["status"] == OK]
+    objectives = {m: d for m, d in objectives.items() if fine[m].notna().any()}
+    names = [a for a in axes if not numeric(frame, a)]
+    numbers = sorted((a for a in axes if a not in names), key=lambda a: -frame[a].nunique())
+    color = next((a for a in [*names, *numbers] if frame[a].nunique() <= _BY[0]), None)
+    for x, y in list(combinations(objectives, 2))[:_FRONTS]:
+        ax = pareto(results, x, y, objectives=objectives, color=color)
+        caption = f"{_label(y)} against {_label(x)}; the line joins the points that nothing beats."
+        yield Drawn(f"front_{_file(y)}_{_file(x)}", caption, ax, _columns(frame, axes, [x, y]))
+    for y in list(objectives)[:_FRONTS]:
+        for x in numbers[: max(1, _LINES // len(objectives))]:
+            others = [a for a in [*names, *numbers] if a != x]
+            yield _line_figure(frame, x, y, others, objectives)
+        if names and not numbers:
+            yield _ranking(frame, y, names, objectives[y])
+
+
+def varied(frame: pd.DataFrame, study: Mapping[str, Any]) -> list[str]:
+    """Return the axes of a study that take more than one value.
+
+    A study without `axes` (a list of points) has those of its points.
+    """
+    strategy = study.get("strategy") or {}
+    points = strategy.get("points") if isinstance(strategy, Mapping) else None
+    names = list(study.get("axes") or {})
+    for point in points if isinstance(points, list) else []:
+        names += [n for n in point if n not in names]
+    return [n for n in names if n in frame and frame[n].astype(str).nunique() > 1]
+
+
+def _line_figure(
+    frame: pd.DataFrame, x: str, y: str, others: list[str], objectives: dict[str, str]
+) -> Drawn:
+    by: list[str] = []
+    for axis in others:
+        if len(by) < 2 and frame[axis].nunique() <= _BY[len(by)]:
+            by.append(axis)
+    rest = [quantity(a).label for a in others if a not in by]
+    ax = lines(frame, x, y, by, objectives=objectives)
+    best = f", best over {', '.join(rest)}" if rest else ""
+    if rest:
+        with styled():
+            ax.set_title(f"Best over {', '.join(rest)}" if len(rest) < 3 else "Best over all else")
+    caption = f"{_label(y)} against {_label(x)}{best}."
+    return Drawn(f"{_file(y)}_{_file(x)}", caption, ax, _columns(frame, [x, *others], [y]))
+
+
+def _ranking(frame: pd.DataFrame, y: str, axes: list[str], sense: str) -> Drawn:
+    """Draw bars, best first, where no axis is numeric."""
+    fine = frame[frame["status"] == OK].dropna(subset=[y])
+    best = fine.sort_values(y, ascending=sense == "min").head(_RANKED)
+    names = [", ".join(str(v) for v in row) for row in best[axes].itertuples(index=False)]
+    heights = np.arange(len(best))[::-1]
+    values = best[y].to_numpy(float)
+    with styled():
+        ax = axes_for(None, 1.4 * COLUMN, 0.7 + 0.2 * len(best))
+        dress(ax.xaxis, y, [0.0, *values], log=False)
+        ax.barh(heights, values, 0.66, color=PALETTE[0])
+        for at, value in zip(heights, values, strict=True):
+            ax.annotate(
+                show(float(value), y), (value, at), (3, 0), textcoords="offset points",
+                va="center", fontsize=6.5,
+            )  # fmt: skip
+        ax.set_yticks(heights, names)
+        ax.set_xlim(0, values.max() * 1.25)
+        ax.grid(visible=False, axis="y")
+    caption = f"{_label(y)}, the best {len(best)} of {len(fine)} points."
+    return Drawn(f"{_file(y)}_ranking", caption, ax, _columns(frame, axes, [y]))
+
+
+def _columns(frame: pd.DataFrame, axes: list[str], metrics: list[str]) -> pd.DataFrame:
+    kept = [*axes, *metrics, "status", *(["reason"] if "reason" in frame else [])]
+    return frame[list(dict.fromkeys(kept))]
+
+
+def _label(column: str) -> str:
+    return quantity(column).label
+
+
+def _file(column: str) -> str:
+    path = re.sub(r"^(machine|mapping|workload)\.", "", column)
+    return re.sub(r"[^A-Za-z0-9]+", "-", path).strip("-").lower()
