@@ -86,24 +86,26 @@ class _Known(NamedTuple):
     height: int
 
 
-def read_yaml(text: str, name: str) -> tuple[Any, dict[DataPath, Mark]]:
+def read_yaml(text: str, name: str, *, any_keys: bool = False) -> tuple[Any, dict[DataPath, Mark]]:
     """Return the data of a text that holds one YAML or JSON document, and the place of each entry.
 
     Args:
         text: The document.
         name: What errors call it, usually the path of its file.
+        any_keys: Take keys such as `5` or `true` as the texts that they are, without complaint.
 
     Raises:
         ConfigError: With every problem up to the first that makes the rest unreadable.
     """
-    return _Reader(name).read(text)
+    return _Reader(name, any_keys=any_keys).read(text)
 
 
 class _Reader:
     """Builds data from events with an own stack, so that depth is bounded by a rule."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, any_keys: bool) -> None:
         self.name = name
+        self.any_keys = any_keys
         self.problems: list[Problem] = []
         self.marks: dict[DataPath, Mark] = {}
         self.stack: list[_Open] = []
@@ -142,7 +144,8 @@ class _Reader:
         if isinstance(event, yaml.ScalarEvent):
             self._count(1, mark)
             plain = event.implicit[0] and not event.style
-            value = self._scalar(event.value, event.tag, mark, plain=plain)
+            as_text = self.any_keys and self._awaits_key()
+            value = self._scalar(event.value, event.tag, mark, plain=plain and not as_text)
             if plain and event.value == "<<" and self._awaits_key():
                 rule = "merge keys (<<) are not part of YAML 1.2"
                 self._note(mark, rule, remedy="Repeat the entries, or use `extends`.")

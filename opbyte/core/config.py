@@ -49,17 +49,20 @@ _LONGEST_CHAIN = 16
 Finder = Callable[[str], Path]
 
 
-def load_document(path: str | os.PathLike[str], find: Finder | None = None) -> Document:
+def load_document(
+    path: str | os.PathLike[str], find: Finder | None = None, *, any_keys: bool = False
+) -> Document:
     """Read a YAML or JSON file, and the files that it extends.
 
     Args:
         path: The file.
         find: Gives the file of a catalog name, for `extends: name`.
+        any_keys: Take keys such as `5` as texts; otherwise they are errors.
 
     Raises:
         ConfigError: If it can not be read or breaks a rule; with all problems of the file.
     """
-    return _load(Path(path), find, ())
+    return _load(Path(path), find, (), any_keys=any_keys)
 
 
 def parse_document(text: str, name: str = "<text>", find: Finder | None = None) -> Document:
@@ -72,8 +75,10 @@ def parse_document(text: str, name: str = "<text>", find: Finder | None = None) 
     return _extended(_parse(text, name), find, (_identity(Path(name)),))
 
 
-def _load(path: Path, find: Finder | None, chain: tuple[str, ...]) -> Document:
-    document = _parse(read_text(path), str(path))
+def _load(
+    path: Path, find: Finder | None, chain: tuple[str, ...], *, any_keys: bool = False
+) -> Document:
+    document = _parse(read_text(path), str(path), any_keys=any_keys)
     return _extended(document, find, (*chain, _identity(path)))
 
 
@@ -81,14 +86,14 @@ def _identity(path: Path) -> str:
     return os.path.realpath(path)
 
 
-def _parse(text: str, name: str) -> Document:
+def _parse(text: str, name: str, *, any_keys: bool = False) -> Document:
     try:
         text.encode()
     except UnicodeEncodeError as error:
         rule = f"the text must be Unicode, character {error.start} is half of a pair"
         raise ConfigError.one(name, "", rule) from None
     try:
-        data, marks = read_yaml(text, name)
+        data, marks = read_yaml(text, name, any_keys=any_keys)
     except NotYamlError:
         if not name.endswith(".json"):
             raise

@@ -249,6 +249,17 @@ def test_a_file_loads_with_its_name_in_marks(tmp_path: Path) -> None:
     assert load_document(str(path)).data == document.data
 
 
+def test_files_of_facts_may_have_numbers_as_keys(tmp_path: Path) -> None:
+    path = tmp_path / "facts.yaml"
+    path.write_text("speedup:\n  1: 2\n  4.0: 7\n  true: 1\n")
+    assert "a key must be text, got 1" in failure(path)
+    assert load_document(path, any_keys=True).data == {"speedup": {"1": 2, "4.0": 7, "true": 1}}
+    path.write_text("1: 2\n1: 3\n[a]: 4\n")
+    with pytest.raises(ConfigError) as caught:
+        load_document(path, any_keys=True)
+    assert len(caught.value.problems) == 2
+
+
 @pytest.mark.parametrize(
     ("data", "words"),
     [
