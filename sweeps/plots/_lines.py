@@ -25,7 +25,8 @@ from opbyte.sweeps.plots._frames import (
 from opbyte.sweeps.plots._quantities import dress, quantity, show, span_of
 from opbyte.sweeps.plots._style import DASHES, axes_for, figure_of, in_style, series_style
 
-_LOG_FROM = 10.0
+#: Spans from which the axes are logarithmic.
+_LOG_X, _LOG_Y = 10.0, 5.0
 
 
 @in_style
@@ -61,8 +62,8 @@ def lines(
     values = numbers(frame, y)
     fine = (frame["status"] == OK).to_numpy() & np.isfinite(values)
     place_x = numbers(frame, x)
-    dress(ax.xaxis, x, place_x, log=span_of(place_x) > _LOG_FROM)
-    dress(ax.yaxis, y, values[fine], log=span_of(values[fine]) > _LOG_FROM)
+    dress(ax.xaxis, x, place_x, log=span_of(place_x) > _LOG_X)
+    dress(ax.yaxis, y, values[fine], log=span_of(values[fine]) > _LOG_Y)
     groups = list(product(*(in_order(frame[k]) for k in keys)))
     used: dict[int, set[Any]] = {0: set(), 1: set()}
     lost = []
