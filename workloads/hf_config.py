@@ -87,10 +87,11 @@ def _text_part(
     key = next((k for k in TEXT_KEYS if isinstance(config.get(k), Mapping)), None)
     if key is None:
         return config, path, False, []
-    if kind not in WRAPPERS:
+    if not isinstance(kind, str) or kind not in WRAPPERS:
         _refuse(config, kind, where, path)
     inner = dict(config[key])
-    inner.setdefault("model_type", WRAPPERS[str(kind)])
+    if inner.get("model_type") is None:
+        inner["model_type"] = WRAPPERS[str(kind)]
     return inner, (*path, key), True, ["only the text part is modelled, without vision and audio"]
 
 
@@ -99,7 +100,7 @@ def _family(config: Mapping[str, Any], where: Locate, path: tuple[str, ...]) -> 
     kind = config.get("model_type")
     if kind == "llama" and _is_bitnet(config):
         return "bitnet"
-    if kind in WRAPPERS:
+    if isinstance(kind, str) and kind in WRAPPERS:
         at = (*path, TEXT_KEYS[0])
         rule = f"the language part of {kind} is due under text_config"
         raise ConfigError.one(where(path), ".".join(at), rule, config.get(TEXT_KEYS[0]))
@@ -110,8 +111,7 @@ def _family(config: Mapping[str, Any], where: Locate, path: tuple[str, ...]) -> 
 
 def _is_bitnet(config: Mapping[str, Any]) -> bool:
     """Return whether a config with Llama's name has BitNet's norms (bitnet_b1_58-3B)."""
-    names = config.get("architectures") or ()
-    return "weight_bits" in config or any("bitnet" in str(name).lower() for name in names)
+    return "weight_bits" in config or "bitnet" in str(config.get("architectures")).lower()
 
 
 def _refuse(config: Mapping[str, Any], kind: object, where: Locate, path: tuple[str, ...]) -> None:
@@ -127,7 +127,7 @@ def _refuse(config: Mapping[str, Any], kind: object, where: Locate, path: tuple[
     nested = next((key for key in TEXT_KEYS if isinstance(config.get(key), Mapping)), None)
     data, at = (config[nested], (*path, nested)) if nested else (config, path)
     for key, value in data.items():
-        if value is not None and not is_harmless(key):
+        if value is not None and not is_harmless(str(key)):
             rule = f"unread field of the unknown family {kind}"
             problems.append(Problem(where((*at, key)), ".".join((*at, str(key))), rule, value))
     raise ConfigError(problems)

@@ -182,7 +182,7 @@ class Fields:
     def unread(self) -> list[str]:
         """Return the keys that nobody read and that may change a size."""
         rest = (key for key in self.data if key not in self._read)
-        return [key for key in rest if self.data[key] is not None and not is_harmless(key)]
+        return [key for key in rest if self.data[key] is not None and not is_harmless(str(key))]
 
     def finish(self) -> None:
         """Raise all mistakes at once, unread fields among them.

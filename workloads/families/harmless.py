@@ -52,7 +52,8 @@ router_aux_loss_coef router_z_loss_coef router_jitter_noise output_router_logits
 seq_aux aux_loss_coef norm_topk_prob scoring_func topk_method routed_scaling_factor n_group
 topk_group num_expert_group ep_size moe_router_load_balancing_type moe_layer_share
 batch_prioritized_routing router_dtype router_ignore_padding_tokens expert_capacity
-add_router_probs mtp_loss_scaling_factor mtp_loss_weight classifier_dropout label_smoothing moe_shared_expert_overlap
+add_router_probs mtp_loss_scaling_factor mtp_loss_weight label_smoothing
+moe_shared_expert_overlap
 """
 # Layers that predict further tokens are left out of every count, as in model cards.
 _MULTI_TOKEN = """

@@ -64,7 +64,8 @@ def nemotron_h(f: Fields) -> Model:
     s = read_sizes(f, head_dim_keys=("attention_head_dim", "head_dim"))
     kinds = _nemotron_kinds(f, s.layers)
     bias = f.flag("attention_bias", default=False)
-    f.ignore("expand", "mamba_proj_bias", "mamba_ssm_cache_dtype", "norm_before_gate")
+    f.ignore("expand", "mamba_ssm_cache_dtype", "norm_before_gate")
+    f.only("mamba_proj_bias", (False,), why="use_bias is the field that this family reads")
     f.only("sliding_window", (0,), why="this family has no sliding window")
     mixer = replace(attention(s, qkv_bias=bias, out_bias=bias), rotary=False)
     mamba = Mamba(

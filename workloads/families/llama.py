@@ -65,6 +65,7 @@ def mistral(f: Fields) -> Model:
 def qwen_windows(f: Fields, layers: int) -> list[int]:
     """Return the window of each layer: Qwen 2 and 3 slide from `max_window_layers` on."""
     slides = f.flag("use_sliding_window", default=False)
+    slides = slides and f.data.get("sliding_window", 4096) is not None
     first = f.size("max_window_layers", default=28, least=0)
     pattern = [SLIDING if slides and i >= first else FULL for i in range(layers)]
     kinds = kinds_of_layers(f, layers, pattern)
