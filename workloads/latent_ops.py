@@ -152,7 +152,7 @@ def _absorbed(
     width = a.kv_lora_rank + a.rope_dim
     again = turn > 0
     absorb = _per_head(
-        rows, f"absorb{suffix}", (sources[0],), tokens, heads, a.kv_lora_rank, a.nope_dim, again
+        rows, f"absorb{suffix}", (sources[0],), segment, heads, a.kv_lora_rank, a.nope_dim, again
     )
     score = rows.block.add(
         f"score{suffix}", "score", dtype=sizes.kv_compute, inputs=(absorb, *sources[1:]),
@@ -168,7 +168,7 @@ def _absorbed(
         out_bytes=tokens * (heads * a.kv_lora_rank * sizes.activation),
     )  # fmt: skip
     return _per_head(
-        rows, f"value_up{suffix}", (context,), tokens, heads, a.v_dim, a.kv_lora_rank, again
+        rows, f"value_up{suffix}", (context,), segment, heads, a.v_dim, a.kv_lora_rank, again
     )
 
 
@@ -176,17 +176,17 @@ def _per_head(
     rows: Rows,
     name: str,
     inputs: tuple[int, ...],
-    tokens: Number,
+    segment: Segment,
     heads: int,
     n: int,
     k: int,
     again: bool,
 ) -> int:
     """Add one small product for each head; its weights count once for all segments."""
-    sizes = rows.sizes
+    sizes, tokens = rows.sizes, segment.tokens
     return rows.block.add(
         name, "gemm", dtype=sizes.compute["attention"], inputs=inputs,
-        labels=(*rows.words, "dense"), m=tokens, n=n, k=k, groups=heads,
+        labels=(segment.phase, *rows.words[1:], "dense"), m=tokens, n=n, k=k, groups=heads,
         weight=0.0 if again else n * k * heads * sizes.stored["attention"],
         out_bytes=tokens * (n * heads * sizes.activation),
     )  # fmt: skip
@@ -209,7 +209,8 @@ def _expanded(
     width = heads * (a.nope_dim + a.v_dim)
     up = rows.block.add(
         f"kv_up{suffix}", "gemm", dtype=sizes.compute["attention"], inputs=sources[2:],
-        labels=(*rows.words, "dense"), m=segment.sequences * reads, n=width, k=a.kv_lora_rank,
+        labels=(segment.phase, *rows.words[1:], "dense"),
+        m=segment.sequences * reads, n=width, k=a.kv_lora_rank,
         weight=0.0 if turn else width * a.kv_lora_rank * sizes.stored["attention"],
         kv_read=segment.sequences * reads * ((a.kv_lora_rank + a.rope_dim) * sizes.kv),
         out_bytes=segment.sequences * reads * (width * sizes.activation),

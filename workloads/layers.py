@@ -244,7 +244,18 @@ def lower_layer(rows: Rows, layer: Layer) -> int:
     before = parts[: layer.norms]
     after = [parts[i % len(parts)] for i in range(layer.norms - len(before))]
     if layer.parallel and layer.mixer is not None and layer.ffn is not None:
-        return _parallel_layer(rows, layer, before, after)
+        last = _parallel_layer(rows, layer, before, after)
+    else:
+        last = _serial_layer(rows, layer, parts, before, after)
+    if layer.per_layer_input:
+        last = _per_layer_gate(rows, layer.per_layer_input, last)
+    return last
+
+
+def _serial_layer(
+    rows: Rows, layer: Layer, parts: list[str], before: list[str], after: list[str]
+) -> int:
+    """Add a layer whose parts run one after the other, each around a residual sum."""
     last: int | None = None
     for part in parts:
         rows.region("ffn" if part == "ffn" else "mixer")
@@ -257,8 +268,6 @@ def lower_layer(rows: Rows, layer: Layer) -> int:
         outer = given if last is None else 0.0
         last = rows.add(f"{prefix}add", (row, *residual), in_bytes=outer)
     assert last is not None, "a layer has at least one part"
-    if layer.per_layer_input:
-        last = _per_layer_gate(rows, layer.per_layer_input, last)
     return last
 
 

@@ -62,7 +62,7 @@ def mamba(rows: Rows, m: Mamba, x: int) -> int:
                 (last, projected),
                 flops,
                 segment.tokens * inner,
-                labels=(segment.phase,),
+                phase=segment.phase,
                 vectors=0.0 if scans else 3 * heads,
                 state_read=state * positive(segment.past),
                 state_write=state,

@@ -158,14 +158,14 @@ class Rows:
         flops: Number,
         out_elements: Number,
         *,
-        labels: Sequence[str] = (),
+        phase: str = "",
         vectors: float = 0.0,
         **numbers: Number,
     ) -> int:
         """Add a row that is no matrix product.
 
         It writes `out_elements` activations over all tokens and reads `vectors` learned elements
-        (norm gains, taps).
+        (norm gains, taps). `phase` is the phase word of a row that belongs to one segment.
         """
         sizes = self.sizes
         return self.block.add(
@@ -173,7 +173,7 @@ class Rows:
             kind,
             dtype=self.model.precision.activation,
             inputs=inputs,
-            labels=(*self.words, "vector", *labels),
+            labels=(phase or self.words[0], *self.words[1:], "vector"),
             flops=flops,
             weight=vectors * sizes.stored["other"],
             out_bytes=out_elements * sizes.activation,
