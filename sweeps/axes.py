@@ -1,0 +1,209 @@
+"""An axis of a study, resolved: which parameter it varies and the values it takes, SI."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from opbyte.core.errors import ConfigError
+from opbyte.core.parameters import Quantity
+from opbyte.core.units import dimension
+from opbyte.sweeps.space import Line
+from opbyte.sweeps.study import AxisForm
+
+__all__ = ["PlanAxis", "Target", "resolved_axis"]
+
+_MOST_VALUES = 1_000_000
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a path of a study means.
+
+    Attributes:
+        path: The path as written.
+        key: The same in its normal form, such as `machine.rdu.hbm.phy.bandwidth`.
+        kind: `value` is a number of the machine, `field` a number of the work: both may be arrays
+            over points. `structure` is everything else.
+        name: Short path of the parameter, or name of the field.
+        dimension: Dimension of the parameter; None for structure.
+    """
+
+    path: str
+    key: str
+    kind: Literal["value", "field", "structure"]
+    name: str = ""
+    dimension: str | None = None
+
+    @property
+    def numeric(self) -> bool:
+        """Return whether it may be an array over points."""
+        return self.kind != "structure"
+
+
+@dataclass(frozen=True)
+class PlanAxis:
+    """An axis with its values.
+
+    Attributes:
+        target: What it varies.
+        written: Values as the file writes them; None for a continuous axis.
+        numbers: Values as SI floats, where they are numbers.
+        line: What the space needs to know.
+    """
+
+    target: Target
+    written: tuple[Any, ...] | None
+    numbers: npt.NDArray[np.float64] | None
+    line: Line
+
+    @property
+    def path(self) -> str:
+        """Return the path as written."""
+        return self.target.path
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Return the values as text, for axes that are no numbers."""
+        return tuple(_text(v) for v in self.written or ())
+
+    def number(self, code: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+        """Return the SI values of codes."""
+        if self.line.size == 0:
+            return code.astype(np.float64)
+        assert self.numbers is not None
+        taken: npt.NDArray[np.float64] = self.numbers[code]
+        return taken
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return str(value.get("name") or value.get("kind") or dict(value))
+    return str(value)
+
+
+def resolved_axis(form: AxisForm, target: Target, *, discrete: bool) -> PlanAxis:
+    """Return the axis with its values.
+
+    Args:
+        form: As written.
+        target: What it varies.
+        discrete: Whether the strategy needs a list of values.
+
+    Raises:
+        ConfigError: For values that the parameter can not take; paths are relative to the axis.
+    """
+    if form.values is not None:
+        return _listed(target, form.values)
+    ends = form.range if form.range is not None else form.log2
+    assert ends is not None
+    key = "range" if form.range is not None else "log2"
+    low, high = (_number(target, raw, f"{key}[{i}]") for i, raw in enumerate(ends))
+    if low > high or (low == high and key == "range"):
+        rule = f"{key} must start with its lower end"
+        raise ConfigError.one("", key, rule, f"[{ends[0]}, {ends[1]}]")
+    if low <= 0 and (key == "log2" or form.scale == "log"):
+        rule = "a logarithmic axis must start above 0"
+        raise ConfigError.one("", key, rule, f"[{ends[0]}, {ends[1]}]")
+    whole = target.dimension == "count"
+    if key == "log2":
+        steps = int(math.floor(math.log2(high / low) + 1e-9)) + 1
+        return _counted(target, low * 2.0 ** np.arange(steps))
+    if form.steps is not None:
+        if form.scale == "log":
+            values = np.geomspace(low, high, form.steps)
+        else:
+            values = np.linspace(low, high, form.steps)
+        return _counted(target, np.unique(np.rint(values)) if whole else values)
+    if discrete:
+        rule = "this strategy needs the number of steps of a range"
+        raise ConfigError.one("", "", rule, "", "Add for example `steps: 9`.")
+    line = Line(target.path, 0, low, high, form.scale == "log", whole)
+    return PlanAxis(target, None, None, line)
+
+
+def _counted(target: Target, values: npt.NDArray[np.float64]) -> PlanAxis:
+    line = Line(target.path, len(values))
+    if target.numeric:
+        return PlanAxis(target, tuple(values.tolist()), values, line)
+    written = tuple(int(v) if v == int(v) else v for v in values.tolist())
+    return PlanAxis(target, written, values, line)
+
+
+def _listed(target: Target, values: list[Any]) -> PlanAxis:
+    if len(values) > _MOST_VALUES:
+        raise ConfigError.one("", "values", f"at most {_MOST_VALUES:,} values", len(values))
+    line = Line(target.path, len(values))
+    if target.numeric:
+        problems = []
+        numbers = []
+        for i, raw in enumerate(values):
+            try:
+                numbers.append(_number(target, raw, f"values[{i}]"))
+            except ConfigError as error:
+                problems.extend(error.problems)
+        if problems:
+            raise ConfigError(problems)
+        array = np.array(numbers, dtype=np.float64)
+        _distinct(values, numbers)
+        return PlanAxis(target, tuple(values), array, line)
+    _distinct(values, [repr(v) for v in values])
+    plain = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
+    array = np.array(values, dtype=np.float64) if plain else None  # type: ignore[assignment]
+    return PlanAxis(target, tuple(values), array, line)
+
+
+def _distinct(values: list[Any], keys: list[Any]) -> None:
+    seen: set[Any] = set()
+    for i, key in enumerate(keys):
+        if key in seen:
+            rule = "an axis has every value once"
+            raise ConfigError.one("", f"values[{i}]", rule, values[i], "Remove one of them.")
+        seen.add(key)
+
+
+def _number(target: Target, raw: Any, at: str) -> float:
+    """Return one value of an axis as an SI float."""
+    try:
+        if target.dimension is None:
+            if isinstance(raw, bool) or not isinstance(raw, (int, float)):
+                example = "Write a number, or list the values with `values`."
+                raise ConfigError.one(rule="a number is due", value=raw, remedy=example)
+            return float(raw)
+        return Quantity(target.dimension).read(raw).value
+    except ConfigError as error:
+        found = []
+        for p in error.problems:
+            found.append(p.__class__("", at, p.rule, p.value, p.remedy))
+        raise ConfigError(found) from None
+
+
+def unit_of(target: Target) -> str:
+    """Return the SI unit of a target, empty where it has none."""
+    if target.dimension is None or dimension(target.dimension).bare:
+        return ""
+    return SI_UNITS.get(target.dimension, "")
+
+
+SI_UNITS = {
+    "bytes": "B",
+    "bytes_per_s": "B/s",
+    "seconds": "s",
+    "ops_per_s": "FLOP/s",
+    "hertz": "Hz",
+    "watts": "W",
+    "joules": "J",
+    "joules_per_bit": "J/bit",
+    "joules_per_op": "J/FLOP",
+    "area": "m2",
+    "dollars": "USD",
+    "dollars_per_byte": "USD/B",
+    "area_per_byte": "m2/B",
+    "area_per_rate": "m2/(B/s)",
+    "area_per_ops": "m2/(FLOP/s)",
+}

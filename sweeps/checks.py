@@ -1,0 +1,418 @@
+"""From a study as written to a plan: resolves every name, and reports all problems at once."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from opbyte.core.config import Document
+from opbyte.core.errors import ConfigError, OpbyteError, Problem
+from opbyte.core.registry import nearest
+from opbyte.hw_models.machine import Machine
+from opbyte.sim.simulate import metrics_of
+from opbyte.sweeps.axes import PlanAxis, Target, resolved_axis
+from opbyte.sweeps.constraints import Constraint, metric_dimension
+from opbyte.sweeps.derive import Link, in_order
+from opbyte.sweeps.design import Side
+from opbyte.sweeps.expressions import Expression
+from opbyte.sweeps.plan import Plan
+from opbyte.sweeps.space import Codes, Space, grid_space, sampled_space, table_space
+from opbyte.sweeps.study import ROOTS, AxisForm, List, Optuna, Random, Sobol, Study, Zip
+from opbyte.sweeps.targets import Targets
+from opbyte.workloads.works import Work
+
+__all__ = ["checked_plan"]
+
+_MOST_DESIGNS = 500
+
+
+def checked_plan(study: Study, document: Document, *, trusted: bool = False) -> Plan:
+    """Return the plan of a study; a trusted one was checked before and gets no points.
+
+    Raises:
+        ConfigError: With every problem of the study.
+    """
+    return _Checker(study, document).plan(trusted=trusted)
+
+
+class _Checker:
+    """Resolves a study step by step, and collects problems as it goes."""
+
+    def __init__(self, study: Study, document: Document) -> None:
+        self.study = study
+        self.document = document
+        self.problems: list[Problem] = []
+        base = study.base
+        self.side = Side(document, ("base",), base.machine, base.workload, base.mapping, base.set)
+        self.forms = self._forms()
+
+    def plan(self, *, trusted: bool) -> Plan:
+        self._check_roots()
+        machines = self._machines()
+        work = self._work() if not self._broken() else None
+        if not machines or work is None:
+            raise ConfigError(self.problems)
+        targets = Targets(self.side, machines, work)
+        axes = self._axes(targets)
+        links = self._links(targets)
+        slow = _slow(axes, links)
+        metrics = metrics_of(work.kind)
+        baseline = self._baseline()
+        space = None if trusted else self._space(axes)
+        if not self.problems and not trusted:
+            self._check_designs(axes, space, slow)
+        constraints = self._constraints(axes, links, metrics)
+        self._check_objectives(axes, links, metrics)
+        if baseline is not None and not trusted:
+            self._check_baseline(baseline, axes, work.kind)
+        self._check_links(links, slow, axes)
+        if self.problems:
+            raise ConfigError(self.problems)
+        return Plan(
+            self.study, self.document, self.side, baseline, work.kind, axes, links, constraints,
+            metrics, space, slow,
+        )  # fmt: skip
+
+    # -- problems --------------------------------------------------------------------------
+
+    def _problem(
+        self, path: tuple[str | int, ...], rule: str, value: object = "", remedy: str = ""
+    ) -> None:
+        where = self.document.where(path)
+        self.problems.append(Problem(where, ".".join(map(str, path)), rule, value, remedy))
+
+    def _keep(self, error: OpbyteError, path: tuple[str | int, ...]) -> None:
+        """Keep what is wrong, with the place of `path` where the error has none."""
+        if not isinstance(error, ConfigError):
+            self._problem(path, str(error))
+            return
+        dotted = ".".join(map(str, path))
+        for p in error.problems:
+            if p.where:
+                found = p
+            else:
+                inside = _joined(dotted, p.path)
+                found = Problem(self.document.where(path), inside, p.rule, p.value, p.remedy)
+            if found not in self.problems:
+                self.problems.append(found)
+
+    def _broken(self) -> bool:
+        return bool(self.problems)
+
+    # -- what is written -------------------------------------------------------------------
+
+    def _forms(self) -> dict[str, AxisForm]:
+        """Return the axes as written; of a list strategy, those that its points name."""
+        strategy = self.study.strategy
+        if not isinstance(strategy, List):
+            return dict(self.study.axes)
+        if self.study.axes:
+            remedy = "Remove the axes, or choose another strategy."
+            self._problem(("axes",), "points of a list bring their own axes", "", remedy)
+        paths = list(dict.fromkeys(p for point in strategy.points for p in point))
+        for i, point in enumerate(strategy.points):
+            for path in paths:
+                if path not in point:
+                    rule = f"every point of a list gives every path, this one lacks {path}"
+                    self._problem(("strategy", "points", i), rule)
+        columns = {
+            p: list({repr(x[p]): x[p] for x in strategy.points if p in x}.values()) for p in paths
+        }
+        return {p: AxisForm(values=column) for p, column in columns.items()}
+
+    def _at(self, path: str) -> tuple[str | int, ...]:
+        if isinstance(self.study.strategy, List):
+            return ("strategy", "points")
+        return ("axes", path)
+
+    def _check_roots(self) -> None:
+        named = [(self._at(p), p) for p in self.forms]
+        named += [(("derive", p), p) for p in self.study.derive]
+        named += [(("base", "set", p), p) for p in self.study.base.set]
+        for at, path in named:
+            root, dot, rest = path.partition(".")
+            if root not in ROOTS or (dot and not rest):
+                near = nearest(root, ROOTS)
+                hint = f"Did you mean {near!r}? " if near else ""
+                rule = "a path must start with machine, mapping or workload"
+                self._problem(at, rule, path, f"{hint}Write for example workload.batch.")
+        for path in self.forms:
+            for table, key in ((self.study.derive, "derive"), (self.study.base.set, "base.set")):
+                if path in table:
+                    rule = f"{path} is an axis and can not stand in {key} as well"
+                    self._problem((*key.split("."), path), rule, "", "Remove one of them.")
+
+    # -- machines and work -----------------------------------------------------------------
+
+    def _machine_sources(self) -> list[Any]:
+        form = self.forms.get("machine")
+        return list(form.values or []) if form is not None else [self.side.machine]
+
+    def _machines(self) -> list[Machine]:
+        machines = []
+        for i, source in enumerate(self._machine_sources()):
+            choice = {"machine": source} if source is not self.side.machine else {}
+            at = (
+                ("base", "machine")
+                if "machine" not in self.forms
+                else (*self._at("machine"), "values", i)
+            )
+            if source is not None and not isinstance(source, (str, dict)):
+                self._problem(at, "a machine is a name, a file or a mapping", source)
+                continue
+            try:
+                machines.append(self.side.machine_of(choice))
+            except OpbyteError as error:
+                self._keep(error, at)
+        return machines
+
+    def _work(self) -> Work | None:
+        """Return the work of the first point."""
+        try:
+            return self.side.work_of(self._first("workload"))
+        except OpbyteError as error:
+            self._keep(error, ("base", "workload"))
+            return None
+
+    def _first(self, root: str) -> dict[str, Any]:
+        """Return the first written value of the axes below a root."""
+        first = {}
+        for path, form in self.forms.items():
+            if path.partition(".")[0] == root:
+                values = form.values or form.range or form.log2 or []
+                first[path] = values[0]
+        return first
+
+    # -- axes, links -----------------------------------------------------------------------
+
+    def _axes(self, targets: Targets) -> tuple[PlanAxis, ...]:
+        discrete = not isinstance(self.study.strategy, Random | Sobol | Optuna)
+        axes, keys = [], dict[str, str]()
+        for path, form in self.forms.items():
+            at = self._at(path)
+            try:
+                target = targets.of(path)
+                axis = resolved_axis(form, target, discrete=discrete)
+                if axis.line.size == 0 and not target.numeric:
+                    rule = "only a number can be a continuous axis"
+                    raise ConfigError.one("", "", rule, path, "List its `values`.")
+            except OpbyteError as error:
+                self._keep(error, at)
+                continue
+            if target.key in keys:
+                self._problem(at, f"{path} and {keys[target.key]} are the same parameter")
+            keys[target.key] = path
+            axes.append(axis)
+        return tuple(axes)
+
+    def _links(self, targets: Targets) -> tuple[Link, ...]:
+        links = []
+        where = {}
+        for path, text in self.study.derive.items():
+            at = ("derive", path)
+            where[path] = self.document.where(at)
+            try:
+                expression = Expression.parse(text)
+                target = targets.of(path)
+                reads = {n: targets.of(n) for n in expression.names}
+                for name, read in reads.items():
+                    if not read.numeric and name not in self.forms:
+                        rule = f"{name} is no number that an expression can read"
+                        raise ConfigError.one("", "", rule, expression.text)
+            except OpbyteError as error:
+                self._keep(error, at)
+                continue
+            links.append(Link(target, expression, {n: t.key for n, t in reads.items()}))
+        try:
+            return in_order(links, where)
+        except ConfigError as error:
+            self._keep(error, ("derive",))
+            return ()
+
+    def _check_links(
+        self, links: tuple[Link, ...], slow: frozenset[str], axes: tuple[PlanAxis, ...]
+    ) -> None:
+        """A parameter of structure can only follow from axes with a list of values."""
+        for axis in axes:
+            if axis.path in slow and axis.line.size == 0:
+                names = [k.target.path for k in links if not k.target.numeric]
+                rule = f"{', '.join(names)} follows from this axis and needs single values"
+                self._problem(self._at(axis.path), rule, "", "Give the range its `steps`.")
+            reads = {key for link in links for key in link.reads.values()}
+            if axis.target.key in reads and axis.numbers is None and axis.line.size:
+                self._problem(self._at(axis.path), "derived parameters need numbers here")
+
+    # -- points ----------------------------------------------------------------------------
+
+    def _space(self, axes: tuple[PlanAxis, ...]) -> Space | None:
+        if self.problems:
+            return None
+        lines = tuple(axis.line for axis in axes)
+        strategy = self.study.strategy
+        if isinstance(strategy, Zip | List | Random | Sobol) and not axes:
+            self._problem(("axes",), f"a {strategy.kind} needs axes")
+            return None
+        if isinstance(strategy, Random | Sobol):
+            sobol = isinstance(strategy, Sobol)
+            return sampled_space(lines, strategy.points, strategy.seed, sobol=sobol)
+        if isinstance(strategy, Zip):
+            sizes = {axis.path: axis.line.size for axis in axes}
+            if len(set(sizes.values())) > 1:
+                shown = ", ".join(f"{p} has {n}" for p, n in sizes.items())
+                rule = f"axes of a zip have equally many values: {shown}"
+                self._problem(("axes",), rule)
+                return None
+            steps = np.arange(axes[0].line.size, dtype=np.int64)
+            return table_space(lines, dict.fromkeys(sizes, steps))
+        if isinstance(strategy, List):
+            return table_space(lines, _listed_codes(axes, strategy.points))
+        return None if any(line.size == 0 for line in lines) else grid_space(lines)
+
+    def _check_designs(
+        self, axes: tuple[PlanAxis, ...], space: Space | None, slow: frozenset[str]
+    ) -> None:
+        """Build the designs that the points need, so that a wrong name shows before the run."""
+        structure = [a for a in axes if not a.target.numeric]
+        first = self._first("workload")
+        for choice in itertools.islice(_choices(structure, space), _MOST_DESIGNS):
+            whole = {**first, **choice}
+            try:
+                self.side.build(whole)
+            except OpbyteError as error:
+                changed = [a for a in structure if a.path in choice and a.path != "machine"]
+                path = changed[-1].path if len(changed) == 1 else ""
+                self._keep(error, self._at(path) if path else ("base",))
+
+    # -- baseline, objectives, constraints --------------------------------------------------
+
+    def _baseline(self) -> Side | None:
+        given = self.study.baseline
+        if given is None:
+            return None
+        base = self.study.base
+        moved = given.machine is not None
+        mapping = given.mapping if given.mapping is not None or moved else base.mapping
+        settings = {
+            p: v
+            for p, v in base.set.items()
+            if not (p.startswith("machine.") and moved)
+            and not (p.startswith("mapping.") and (moved or given.mapping is not None))
+        }
+        machine = given.machine if moved else base.machine
+        workload = {**base.workload, **given.workload}
+        return Side(self.document, ("baseline",), machine, workload, mapping, settings)
+
+    def _check_baseline(self, side: Side, axes: tuple[PlanAxis, ...], kind: str) -> None:
+        first = self._first("workload")
+        if side.machine is None:
+            first |= self._first("machine")
+        try:
+            found = side.build(first).work.kind
+        except OpbyteError as error:
+            self._keep(error, ("baseline",))
+            return
+        if found != kind:
+            rule = f"the baseline must have the same kind of work, {kind!r}"
+            self._problem(("baseline", "workload"), rule, found)
+
+    def _known(
+        self, axes: tuple[PlanAxis, ...], links: tuple[Link, ...], metrics: tuple[str, ...]
+    ) -> dict[str, str | None]:
+        """Return the dimension of every column that objectives and constraints may name."""
+        known: dict[str, str | None] = {name: metric_dimension(name) for name in metrics}
+        if self.study.baseline is not None:
+            known["speedup"] = None
+        known |= {
+            a.path: a.target.dimension for a in axes if a.numbers is not None or not a.line.size
+        }
+        known |= {link.target.path: link.target.dimension for link in links}
+        return known
+
+    def _check_objectives(
+        self, axes: tuple[PlanAxis, ...], links: tuple[Link, ...], metrics: tuple[str, ...]
+    ) -> None:
+        known = self._known(axes, links, metrics)
+        for name in self.study.objectives:
+            if name not in known:
+                self._unknown(("objectives", name), name, known)
+
+    def _constraints(
+        self, axes: tuple[PlanAxis, ...], links: tuple[Link, ...], metrics: tuple[str, ...]
+    ) -> tuple[Constraint, ...]:
+        known = self._known(axes, links, metrics)
+        parsed = []
+        for i, text in enumerate(self.study.constraints):
+            at = ("constraints", i)
+            try:
+                one = Constraint.parse(text, known)
+            except OpbyteError as error:
+                self._keep(error, at)
+                continue
+            for name in one.names:
+                if name not in known:
+                    self._unknown(at, name, known)
+            parsed.append(one)
+        return tuple(parsed)
+
+    def _unknown(
+        self, at: tuple[str | int, ...], name: str, known: Mapping[str, str | None]
+    ) -> None:
+        near = nearest(name, known)
+        hint = f"Did you mean {near!r}? " if near else ""
+        if name == "speedup":
+            hint = "Give the study a `baseline`. "
+        kind = self.study.base.workload.get("kind", "this")
+        rule = f"a {kind} work defines no metric {name!r}"
+        self._problem(at, rule, "", f"{hint}Known: {', '.join(known)}.")
+
+
+def _joined(outer: str, inner: str) -> str:
+    if not inner:
+        return outer
+    return f"{outer}{inner}" if inner.startswith("[") else f"{outer}.{inner}"
+
+
+def _slow(axes: tuple[PlanAxis, ...], links: tuple[Link, ...]) -> frozenset[str]:
+    """Return the axes that need a design of their own for each value."""
+    wanted = {a.target.key for a in axes if not a.target.numeric}
+    for link in reversed(links):
+        if not link.target.numeric or link.target.key in wanted:
+            wanted |= {link.target.key, *link.reads.values()}
+    return frozenset(a.path for a in axes if a.target.key in wanted)
+
+
+def _listed_codes(axes: tuple[PlanAxis, ...], points: list[dict[str, Any]]) -> Codes:
+    codes: Codes = {}
+    for axis in axes:
+        position = {repr(v): i for i, v in enumerate(axis.written or ())}
+        column = [position[repr(point[axis.path])] for point in points]
+        codes[axis.path] = np.array(column, dtype=np.int64)
+    return codes
+
+
+def _choices(structure: list[PlanAxis], space: Space | None) -> Iterator[dict[str, Any]]:
+    """Yield the values of structure that designs are checked with.
+
+    Of a list of points, all that occur; of a grid, every machine with every value of each other
+    axis, the rest at its first value.
+    """
+    written = {a.path: list(a.written or ()) for a in structure}
+    if space is not None and space.table is not None:
+        seen = set()
+        for row in zip(*(space.table[p].tolist() for p in written), strict=True):
+            if row not in seen:
+                seen.add(row)
+                yield {p: written[p][i] for p, i in zip(written, row, strict=True)}
+        if not written:
+            yield {}
+        return
+    first = {p: values[0] for p, values in written.items()}
+    for machine in written.get("machine", [None]):
+        start = {**first, "machine": machine} if "machine" in written else first
+        yield start
+        for path, values in written.items():
+            if path != "machine":
+                yield from ({**start, path: value} for value in values[1:])

@@ -1,0 +1,153 @@
+"""One design: machine, work and mapping, built from a study's base and the values of a point."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from opbyte.core.catalog import is_path
+from opbyte.core.config import Document, load_document, resolve_path, set_values, validate
+from opbyte.core.errors import ConfigError, Problem
+from opbyte.core.mapping import Mapping as SoftwareMapping
+from opbyte.hw_models.machine import STRUCTURE, Machine, load_machine
+from opbyte.workloads.works import Work, work_from
+
+__all__ = ["Design", "Side"]
+
+
+@dataclass(frozen=True)
+class Design:
+    """A machine, a work and a mapping that belong together."""
+
+    machine: Machine
+    work: Work
+    mapping: SoftwareMapping
+
+
+@dataclass(frozen=True)
+class Side:
+    """What designs are built from: a study's base, its baseline, or an experiment.
+
+    Attributes:
+        document: The file, for places and for its folder.
+        at: Where in the document machine, workload and mapping stand.
+        settings: Changed parameters by path (machine.x, mapping.x, workload.x).
+    """
+
+    document: Document
+    at: tuple[str, ...]
+    machine: str | Mapping[str, Any] | None
+    workload: Mapping[str, Any]
+    mapping: str | Mapping[str, Any] | None
+    settings: Mapping[str, Any]
+
+    def build(self, choice: Mapping[str, Any]) -> Design:
+        """Return the design in which parameters of structure have the values of `choice`.
+
+        Raises:
+            ConfigError: For what is unknown or contradicts itself.
+            WorkloadError: For a work that makes no sense.
+        """
+        machine = self.machine_of(choice)
+        work = self.work_of(choice)
+        return Design(machine, work, self.mapping_of(choice, machine, work.kind))
+
+    def machine_of(self, choice: Mapping[str, Any]) -> Machine:
+        """Return the machine with the changes of settings and choice."""
+        source = choice.get("machine", self.machine)
+        if source is None:
+            where = self.document.where(self.at)
+            rule = "a machine is missing"
+            raise ConfigError.one(where, _dotted(self.at), rule, "", "Add `machine: sn40l-node`.")
+        try:
+            machine = load_machine(self.beside(source) if isinstance(source, str) else source)
+        except ConfigError as error:
+            raise self._placed(error, "machine", source) from None
+        changes = self._changes("machine", choice)
+        return machine.replace(changes) if changes else machine
+
+    def work_of(self, choice: Mapping[str, Any]) -> Work:
+        """Return the work with the changes of settings and choice."""
+        document = self.sub_document(dict(choice.get("workload", self.workload)), "workload")
+        changes = self._changes("workload", choice)
+        if changes:
+            document = set_values(document, changes, transparent=(), origin="workload")
+        try:
+            return work_from(document)
+        except ConfigError as error:
+            prefix = _dotted((*self.at, "workload"))
+            raise ConfigError(
+                Problem(
+                    p.where, f"{prefix}.{p.path}" if p.path else prefix, p.rule, p.value, p.remedy
+                )
+                for p in error.problems
+            ) from None
+
+    def mapping_of(self, choice: Mapping[str, Any], machine: Machine, kind: str) -> SoftwareMapping:
+        """Return the mapping: given, or the machine's own for this kind of work."""
+        source = choice.get("mapping", self.mapping)
+        changes = self._changes("mapping", choice)
+        if source is None:
+            source = kind if kind in machine.config.mappings else "default"
+        if isinstance(source, str) and not is_path(source):
+            try:
+                mapping = machine.mapping(source)
+            except ConfigError as error:
+                raise self._placed(error, "mapping", source) from None
+            if not changes:
+                return mapping
+            data = machine.document.data["mappings"][source]
+            document = Document(dict(data), {}, f"mapping {source} of {machine.name}")
+        elif isinstance(source, str):
+            document = load_document(self.beside(source))
+        else:
+            document = self.sub_document(dict(source), "mapping")
+        if changes:
+            document = set_values(document, changes, transparent=(), origin="mapping")
+        return validate(SoftwareMapping, document)
+
+    def sub_document(self, data: dict[str, Any], key: str) -> Document:
+        """Return a mapping inside the document as a document with the same places."""
+        at = (*self.at, key)
+        marks = {p[len(at) :]: m for p, m in self.document.marks.items() if p[: len(at)] == at}
+        return Document(data, marks, self.document.name)
+
+    def beside(self, name: str) -> str:
+        """Return a path relative to the file that names it; catalog names stay as they are."""
+        if not is_path(name):
+            return name
+        path = Path(name).expanduser()
+        near = Path(self.document.name).parent / path
+        return str(near if not path.is_absolute() and near.exists() else path)
+
+    def full_path(self, machine: Machine, rest: str) -> tuple[str, ...]:
+        """Return the full path of a machine's parameter.
+
+        Raises:
+            ConfigError: If the machine has no such parameter, with the nearest name.
+        """
+        return resolve_path(machine.document.data, rest, transparent=STRUCTURE)
+
+    def _changes(self, root: str, choice: Mapping[str, Any]) -> dict[str, Any]:
+        both = {**self.settings, **choice}
+        start = f"{root}."
+        return {p.removeprefix(start): v for p, v in both.items() if p.startswith(start)}
+
+    def _placed(self, error: ConfigError, key: str, source: object) -> ConfigError:
+        """Return the error with the place of `key` where it has none."""
+        at = (*self.at, key)
+        where = self.document.where(at)
+        value = source if isinstance(source, str) else ""
+        return ConfigError(
+            p
+            if p.where
+            else dataclasses.replace(p, where=where, path=_dotted(at), value=p.value or value)
+            for p in error.problems
+        )
+
+
+def _dotted(path: tuple[str, ...]) -> str:
+    return ".".join(path)

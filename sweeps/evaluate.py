@@ -1,0 +1,408 @@
+"""Evaluates points of a study: designs one by one, numbers of a design as arrays over points."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from opbyte.core.errors import CapacityError, OpbyteError, WorkloadError
+from opbyte.sim.simulate import evaluate
+from opbyte.sweeps.derive import invalid
+from opbyte.sweeps.design import Design, Side
+from opbyte.sweeps.keys import seed_of
+from opbyte.sweeps.plan import Plan
+from opbyte.sweeps.rows import FAILED, INFEASIBLE, OK, STATUS, Floats, Rows, Words, joined
+from opbyte.sweeps.space import Codes, Ids
+
+__all__ = ["Answer", "Evaluator"]
+
+_MOST_DESIGNS = 256
+_PIECES = 8
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Metrics of points.
+
+    Attributes:
+        metrics: Name -> (points,).
+        status: Position in `STATUS`, (points,).
+        reason: Position in `reasons`, (points,).
+        reasons: Texts; the first is empty.
+        needed: Bytes that did not fit, NaN where all did.
+        available: Bytes that there were.
+    """
+
+    metrics: dict[str, Floats]
+    status: Any
+    reason: Any
+    reasons: tuple[str, ...]
+    needed: Floats
+    available: Floats
+
+    @classmethod
+    def failed(cls, names: tuple[str, ...], points: int, reason: str) -> Answer:
+        """Return the answer of points that could not be evaluated."""
+        nothing = np.full(points, np.nan)
+        status = np.full(points, FAILED, dtype=np.int32)
+        one = np.ones(points, dtype=np.int32)
+        return cls(dict.fromkeys(names, nothing), status, one, ("", reason), nothing, nothing)
+
+
+class Evaluator:
+    """Evaluates points of one plan; keeps the designs that it has built."""
+
+    def __init__(self, plan: Plan, seed_key: str) -> None:
+        self.plan = plan
+        self._seed_key = f"{seed_key}|{plan.study.seed}"
+        self._designs: dict[tuple[str, str], Design | str] = {}
+        self._played: dict[Any, Answer] = {}
+
+    def rows(self, ids: Ids, codes: Codes, stop: Callable[[], bool]) -> Rows:
+        """Return the rows of points; of fewer where `stop` says so after some.
+
+        The rows do not depend on which points are asked for together. At least one point is
+        evaluated; which ones the rows hold is in their ids.
+        """
+        parts = []
+        with np.errstate(all="ignore"):
+            for where in self._groups(ids, codes):
+                if self.plan.study.fidelity == "event":
+                    pieces = [where[i : i + 1] for i in range(len(where))]
+                else:
+                    pieces = [where]
+                for piece in pieces:
+                    parts.append(self._group(ids[piece], {p: c[piece] for p, c in codes.items()}))
+                    if stop():
+                        return joined(parts)
+        return joined(parts)
+
+    def failures(self, ids: Ids, codes: Codes, reason: str) -> Rows:
+        """Return rows that say why points could not be evaluated at all."""
+        parts = [
+            self._group(ids[at], {p: c[at] for p, c in codes.items()}, reason)
+            for at in self._groups(ids, codes)
+        ]
+        return joined(parts)
+
+    def _groups(self, ids: Ids, codes: Codes) -> list[Any]:
+        """Return positions of the points of each design, in order of first appearance."""
+        slow = [a for a in self.plan.axes if a.path in self.plan.slow]
+        if not slow:
+            return [np.arange(len(ids))]
+        label = np.zeros(len(ids), dtype=np.int64)
+        for axis in slow:
+            label = label * axis.line.size + codes[axis.path]
+        _, first, inverse = np.unique(label, return_index=True, return_inverse=True)
+        order = np.argsort(inverse, kind="stable")
+        bounds = np.cumsum(np.bincount(inverse))[:-1]
+        groups = np.split(order, bounds)
+        return [groups[i] for i in np.argsort(first, kind="stable")]
+
+    # -- one design ------------------------------------------------------------------------
+
+    def _group(self, ids: Ids, codes: Codes, broken: str = "") -> Rows:
+        plan, count = self.plan, len(ids)
+        choice = {
+            a.path: a.written[int(codes[a.path][0])]
+            for a in plan.axes
+            if not a.target.numeric and a.written is not None
+        }
+        numbers = {
+            a.target.key: a.number(codes[a.path])
+            for a in plan.axes
+            if a.numbers is not None or a.line.size == 0
+        }
+        try:
+            bad, reasons = self._derive(numbers, choice, count)
+        except OpbyteError as error:
+            broken, bad, reasons = broken or _text(error), np.zeros(count, np.int32), ("",)
+        if broken:
+            answer = Answer.failed(plan.metrics, count, broken)
+        elif bad.any():
+            answer = self._around(ids, numbers, choice, bad, reasons)
+        else:
+            answer = self._answer(plan.side, ids, choice, self._inputs(numbers))
+        return self._table(ids, codes, numbers, choice, answer)
+
+    def _derive(
+        self, numbers: dict[str, Floats], choice: dict[str, Any], count: int
+    ) -> tuple[Any, tuple[str, ...]]:
+        """Add derived parameters to `numbers` and `choice`; return where they are impossible."""
+        bad = np.zeros(count, dtype=np.int32)
+        reasons = [""]
+        for link in self.plan.links:
+            values = {
+                name: numbers[key] if key in numbers else self._constant(key, choice)
+                for name, key in link.reads.items()
+            }
+            found = np.broadcast_to(link.expression(values), (count,)).astype(np.float64)
+            wrong = invalid(link.target, found)
+            if wrong.any():
+                rule = f"derived {link.target.path} is no value that it can take"
+                bad[wrong & (bad == 0)] = len(reasons)
+                reasons.append(rule)
+            numbers[link.target.key] = found
+            if not link.target.numeric:
+                value = float(found[0])
+                choice[link.target.path] = int(value) if value == int(value) else value
+        return bad, tuple(reasons)
+
+    def _constant(self, key: str, choice: Mapping[str, Any]) -> float:
+        """Return a number of the design that no axis varies."""
+        root, _, rest = key.partition(".")
+        if root == "machine":
+            machine = self.plan.side.machine_of(choice)
+            return float(machine.values[machine.path(rest)])
+        return float(getattr(self.plan.side.work_of(choice), rest))
+
+    def _around(
+        self,
+        ids: Ids,
+        numbers: dict[str, Floats],
+        choice: dict[str, Any],
+        bad: Any,
+        reasons: tuple[str, ...],
+    ) -> Answer:
+        """Return the answer where some points have impossible parameters."""
+        good = np.flatnonzero(bad == 0)
+        whole = Answer.failed(self.plan.metrics, len(ids), "")
+        whole = dataclasses.replace(whole, reason=bad.copy(), reasons=reasons)
+        if len(good) == 0:
+            return whole
+        inputs = {k: v[good] for k, v in self._inputs(numbers).items()}
+        return _inserted(whole, good, self._answer(self.plan.side, ids[good], choice, inputs))
+
+    def _inputs(self, numbers: Mapping[str, Floats]) -> dict[str, Floats]:
+        """Return the numbers that go into the simulation as arrays, by key."""
+        targets = [a.target for a in self.plan.axes] + [k.target for k in self.plan.links]
+        return {t.key: numbers[t.key] for t in targets if t.numeric}
+
+    def _answer(
+        self, side: Side, ids: Ids, choice: Mapping[str, Any], inputs: Mapping[str, Floats]
+    ) -> Answer:
+        """Return what points of one design answer; what raises is halved down to its points."""
+        design = self._design(side, choice)
+        if isinstance(design, str):
+            return Answer.failed(self.plan.metrics, len(ids), design)
+        try:
+            return self._simulated(design, ids, inputs)
+        except CapacityError as error:
+            failure = self._does_not_fit(error, len(ids))
+        except Exception as error:  # noqa: BLE001  a user's unit or scheduler may raise anything
+            failure = Answer.failed(self.plan.metrics, len(ids), _text(error))
+        if len(ids) == 1:
+            return failure
+        whole = Answer.failed(self.plan.metrics, len(ids), "")
+        for piece in np.array_split(np.arange(len(ids)), min(_PIECES, len(ids))):
+            part = {k: v[piece] for k, v in inputs.items()}
+            whole = _inserted(whole, piece, self._answer(side, ids[piece], choice, part))
+        return whole
+
+    def _does_not_fit(self, error: CapacityError, points: int) -> Answer:
+        reason = f"{'+'.join(error.tensors)} does not fit in {error.tier}"
+        failed = Answer.failed(self.plan.metrics, points, reason)
+        return dataclasses.replace(
+            failed,
+            status=np.full(points, INFEASIBLE, dtype=np.int32),
+            needed=np.full(points, float(error.needed_bytes)),
+            available=np.full(points, float(error.available_bytes)),
+        )
+
+    def _design(self, side: Side, choice: Mapping[str, Any]) -> Design | str:
+        """Return a design, or why there is none."""
+        key = (side.at[0], repr(sorted(choice.items())))
+        if key not in self._designs:
+            if len(self._designs) >= _MOST_DESIGNS:
+                self._designs.clear()
+            try:
+                self._designs[key] = side.build({**self._defaults(), **choice})
+            except (OpbyteError, WorkloadError) as error:
+                self._designs[key] = _text(error)
+        return self._designs[key]
+
+    def _defaults(self) -> dict[str, Any]:
+        """Return a first value of the fields that axes give, for works that do not give them."""
+        return {
+            f"workload.{a.path.partition('.')[2]}": float(a.numbers[0])
+            if a.numbers is not None
+            else a.line.low
+            for a in self.plan.axes
+            if a.target.kind == "field"
+        }
+
+    def _simulated(self, design: Design, ids: Ids, inputs: Mapping[str, Floats]) -> Answer:
+        count = len(ids)
+        single = self.plan.study.fidelity == "event"
+        if single:
+            plain: dict[str, Any] = {key: float(v[0]) for key, v in inputs.items()}
+        else:
+            # One point is evaluated as two equal ones: sums over operators then always run along
+            # the same axis, and a point's last bit does not depend on its neighbours.
+            plain = {key: np.repeat(v, 2) if count == 1 else v for key, v in inputs.items()}
+        machine = design.machine
+        values = {
+            machine.path(key.partition(".")[2]): v
+            for key, v in plain.items()
+            if key.startswith("machine.")
+        }
+        fields = {
+            key.partition(".")[2]: v for key, v in plain.items() if key.startswith("workload.")
+        }
+        machine = machine.with_values(values) if values else machine
+        work = dataclasses.replace(design.work, **fields) if fields else design.work
+        seed = seed_of(self._seed_key, int(ids[0])) if single else 0
+        fidelity = self.plan.study.fidelity
+        outcome = evaluate(machine, work, design.mapping, fidelity, seed)
+        return _answered(outcome, self.plan.metrics, count)
+
+    # -- the table -------------------------------------------------------------------------
+
+    def _table(
+        self,
+        ids: Ids,
+        codes: Codes,
+        numbers: Mapping[str, Floats],
+        choice: Mapping[str, Any],
+        answer: Answer,
+    ) -> Rows:
+        plan, count = self.plan, len(ids)
+        columns: dict[str, Floats] = {}
+        words: dict[str, Words] = {}
+        for axis in plan.axes:
+            if axis.target.key in numbers:
+                columns[axis.path] = numbers[axis.target.key]
+            else:
+                words[axis.path] = Words(codes[axis.path].astype(np.int32), axis.texts)
+        for link in plan.links:
+            nothing = np.full(count, np.nan)
+            columns[link.target.path] = numbers.get(link.target.key, nothing)
+        columns |= {name: answer.metrics[name] for name in plan.metrics}
+        columns |= {"needed_bytes": answer.needed, "available_bytes": answer.available}
+        words["status"] = Words(answer.status.astype(np.int32), STATUS)
+        words["reason"] = Words(answer.reason.astype(np.int32), answer.reasons)
+        if plan.baseline is not None:
+            self._compare(ids, codes, numbers, choice, columns, words)
+        if plan.constraints:
+            columns["violation"] = self._violation(columns, answer)
+        return Rows(ids, columns, words)
+
+    def _violation(self, columns: Mapping[str, Floats], answer: Answer) -> Floats:
+        total = np.zeros(len(answer.status))
+        for constraint in self.plan.constraints:
+            total = total + constraint.violation({n: columns[n] for n in constraint.names})
+        return np.where(answer.status == OK, total, np.nan)
+
+    def _compare(
+        self,
+        ids: Ids,
+        codes: Codes,
+        numbers: Mapping[str, Floats],
+        choice: Mapping[str, Any],
+        columns: dict[str, Floats],
+        words: dict[str, Words],
+    ) -> None:
+        """Add the baseline's metrics at the same workload, and the speedup over it."""
+        side = self.plan.baseline
+        assert side is not None
+        given = self.plan.study.baseline
+        assert given is not None
+        kept = {p: v for p, v in choice.items() if _applies(p, given)}
+        inputs = {k: v for k, v in self._inputs(numbers).items() if _applies(k, given)}
+        answer = self._answer_once(side, ids, kept, inputs)
+        chosen = ["seconds", *self.plan.study.objectives]
+        for name in dict.fromkeys(chosen):
+            if name in answer.metrics:
+                columns[f"baseline_{name}"] = answer.metrics[name]
+        columns["speedup"] = answer.metrics["seconds"] / columns["seconds"]
+        words["baseline_status"] = Words(answer.status.astype(np.int32), STATUS)
+
+    def _answer_once(
+        self, side: Side, ids: Ids, choice: Mapping[str, Any], inputs: Mapping[str, Floats]
+    ) -> Answer:
+        """Return the baseline's answer; equal points are evaluated once."""
+        if inputs:
+            stacked = np.stack(list(inputs.values()))
+            _, first, inverse = np.unique(stacked, axis=1, return_index=True, return_inverse=True)
+            inverse = inverse.ravel()
+        else:
+            first, inverse = np.zeros(1, np.int64), np.zeros(len(ids), np.int64)
+        few = {k: v[first] for k, v in inputs.items()}
+        if self.plan.study.fidelity != "event":
+            return _taken(self._answer(side, ids[first], choice, few), inverse)
+        key = (repr(sorted(choice.items())), tuple(float(v[0]) for v in few.values()))
+        if key not in self._played:
+            seed = np.array([seed_of("baseline", key)], dtype=np.int64)
+            self._played[key] = self._answer(side, seed, choice, few)
+        return self._played[key]
+
+
+def _applies(path: str, given: Any) -> bool:
+    """Return whether an axis or derived parameter holds for the baseline too."""
+    root = path.partition(".")[0]
+    if root == "workload":
+        return path.partition(".")[2] not in given.workload
+    if root == "mapping":
+        return given.machine is None and given.mapping is None
+    return given.machine is None
+
+
+def _answered(outcome: Any, names: tuple[str, ...], count: int) -> Answer:
+    """Return an outcome as columns of `count` points."""
+
+    def column(value: Any) -> Floats:
+        array = np.atleast_1d(np.asarray(value, dtype=np.float64))
+        return np.array(array[:1].repeat(count) if len(array) == 1 else array[:count])
+
+    nothing = np.full(count, np.nan)
+    metrics = {n: column(outcome.metrics[n]) if n in outcome.metrics else nothing for n in names}
+    status = np.zeros(count, dtype=np.int32)
+    reason = np.zeros(count, dtype=np.int32)
+    needed, available = nothing.copy(), nothing.copy()
+    reasons = [""]
+    if outcome.infeasible is not None:
+        status[column(outcome.infeasible) > 0] = INFEASIBLE
+        for holders, tier, size, room in outcome.detail.get("overflow", ()):
+            size, room = column(size), column(room)
+            here = (size > room) & (reason == 0) & (status == INFEASIBLE)
+            reason[here] = len(reasons)
+            reasons.append(f"{'+'.join(holders)} does not fit in {tier}")
+            needed[here], available[here] = size[here], room[here]
+    return Answer(metrics, status, reason, tuple(reasons), needed, available)
+
+
+def _taken(answer: Answer, where: Any) -> Answer:
+    """Return the answer of points at positions."""
+    return Answer(
+        {n: v[where] for n, v in answer.metrics.items()},
+        answer.status[where], answer.reason[where], answer.reasons,
+        answer.needed[where], answer.available[where],
+    )  # fmt: skip
+
+
+def _inserted(whole: Answer, where: Any, part: Answer) -> Answer:
+    """Return `whole` with the points at positions replaced by those of `part`."""
+
+    def put(old: Any, new: Any) -> Any:
+        changed = old.copy()
+        changed[where] = new
+        return changed
+
+    return Answer(
+        {n: put(v, part.metrics[n]) for n, v in whole.metrics.items()},
+        put(whole.status, part.status),
+        put(whole.reason, part.reason + len(whole.reasons)),
+        (*whole.reasons, *part.reasons),
+        put(whole.needed, part.needed),
+        put(whole.available, part.available),
+    )
+
+
+def _text(error: Exception) -> str:
+    """Return an error on one line."""
+    text = " ".join(str(error).split()) or "no message"
+    return text if isinstance(error, OpbyteError) else f"{type(error).__name__}: {text}"

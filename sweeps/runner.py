@@ -1,0 +1,208 @@
+"""Runs the points of a plan: in this process, in worker processes, or on any executor."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+import opbyte
+from opbyte.core.errors import ConfigError
+from opbyte.sweeps.axes import unit_of
+from opbyte.sweeps.backends import Backend, ExecutorBackend, PoolBackend, SerialBackend, Task
+from opbyte.sweeps.constraints import metric_dimension
+from opbyte.sweeps.keys import code_version, resolved, study_key
+from opbyte.sweeps.plan import Plan
+from opbyte.sweeps.rows import FAILED, Rows
+from opbyte.sweeps.store import Results, Store
+from opbyte.sweeps.study import Optuna
+
+__all__ = ["Options", "Progress", "Session", "open_session", "run_plan"]
+
+#: Points of one vectorised evaluation: what stays in a processor's cache.
+CHUNK = 8192
+_EVENT_CHUNK = 64
+_METRIC_UNITS = {"seconds": "s", "joules": "J", "watts": "W", "area": "m2", "dollars": "USD"}
+
+
+class Progress(Protocol):
+    """What wants to know how far a run is."""
+
+    def start(self, total: int, stored: int) -> None:
+        """A run of `total` points begins, `stored` of which exist already."""
+
+    def advance(self, rows: int, failed: int) -> None:
+        """Rows were evaluated, some of which failed."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run.
+
+    Attributes:
+        out: Folder of results; default results/<name>.
+        workers: Processes; default: as many as pay.
+        executor: Name of the kind of executor: process, serial, or dask:ADDRESS.
+        shard: Which part of the points, of how many: (1, 4) is the first quarter.
+        fresh: Remove stored points first.
+        chunk: Points of one vectorised evaluation.
+    """
+
+    out: Path | None = None
+    workers: int | None = None
+    executor: str = "process"
+    shard: tuple[int, int] = (1, 1)
+    fresh: bool = False
+    chunk: int | None = None
+
+
+@dataclass
+class Session:
+    """A plan with its store and its backend, while it runs."""
+
+    plan: Plan
+    store: Store
+    backend: Backend
+    progress: Progress | None = None
+
+    def evaluate(self, tasks: Iterator[Task]) -> Iterator[Rows]:
+        """Evaluate tasks, store their rows, and yield them."""
+        for rows in self.backend.run(tasks):
+            self.store.add(rows)
+            if self.progress is not None:
+                self.progress.advance(len(rows), rows.count(FAILED))
+            yield rows
+
+
+def meta_of(plan: Plan) -> dict[str, Any]:
+    """Return what `study.json` holds of a plan."""
+    import json
+
+    data = resolved(plan)
+    units = {a.path: unit_of(a.target) for a in plan.axes}
+    units |= {k.target.path: unit_of(k.target) for k in plan.links}
+    names = [*plan.metrics, *(f"baseline_{n}" for n in ("seconds", *plan.study.objectives))]
+    for name in names:
+        kind = metric_dimension(name.removeprefix("baseline_"))
+        units[name] = _METRIC_UNITS.get(kind or "", "")
+    units |= {"needed_bytes": "B", "available_bytes": "B"}
+    meta = {
+        "name": plan.name,
+        "description": plan.study.description,
+        "key": study_key(data),
+        "code": code_version(),
+        "version": opbyte.__version__,
+        "kind": plan.kind,
+        "axes": [a.path for a in plan.axes],
+        "derived": [k.target.path for k in plan.links],
+        "metrics": list(plan.metrics),
+        "points": plan.space.count if plan.space is not None else None,
+        "units": {name: unit for name, unit in units.items() if unit},
+        "study": data,
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(meta, default=str))
+    return plain
+
+
+def open_session(
+    plan: Plan,
+    options: Options,
+    executor: Executor | None = None,
+    progress: Progress | None = None,
+) -> Session:
+    """Return the session of a run: its store is open, its backend ready to start.
+
+    Raises:
+        ConfigError: If the folder holds other results, or the executor is unknown.
+    """
+    meta = meta_of(plan)
+    folder = options.out or Path("results") / plan.name
+    store = Store(folder, meta, fresh=options.fresh)
+    backend = _backend(plan, options, executor, str(meta["key"]))
+    return Session(plan, store, backend, progress)
+
+
+def _backend(plan: Plan, options: Options, executor: Executor | None, seed_key: str) -> Backend:
+    workers = options.workers or _default_workers(plan)
+    if executor is not None:
+        return ExecutorBackend(plan, seed_key, executor, max(workers, 2))
+    kind, _, address = options.executor.partition(":")
+    if kind == "dask":
+        return ExecutorBackend(plan, seed_key, _dask(address), max(workers, 2))
+    if kind not in ("process", "serial"):
+        rule = "an executor is process, serial or dask:ADDRESS"
+        raise ConfigError.one("--executor", "", rule, options.executor)
+    if kind == "serial" or workers == 1:
+        return SerialBackend(plan, seed_key)
+    return PoolBackend(plan, seed_key, workers)
+
+
+def _dask(address: str) -> Executor:
+    try:
+        from distributed import Client
+    except ImportError:
+        remedy = 'Install it with `pip install "opbyte[dask]"`.'
+        raise ConfigError.one("--executor", "", "dask is not installed", "", remedy) from None
+    executor: Executor = Client(address or None).get_executor()
+    return executor
+
+
+def _default_workers(plan: Plan) -> int:
+    """Return the number of processes that pay: starting one costs about a second."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    points = plan.space.count if plan.space is not None else 1000
+    designs = 1
+    for axis in plan.axes:
+        if axis.path in plan.slow:
+            designs *= max(axis.line.size, 1)
+    designs = min(designs, points)
+    event = plan.study.fidelity == "event"
+    seconds = points * 0.01 if event else designs * 0.006 + points * 6e-6
+    return max(1, min(cores or 1, int(seconds / 3.0)))
+
+
+def run_plan(
+    plan: Plan,
+    options: Options,
+    executor: Executor | None = None,
+    progress: Progress | None = None,
+) -> Results:
+    """Evaluate the points of a plan that are not stored yet, and return all that are.
+
+    Raises:
+        ConfigError: If the folder holds other results, or the strategy leaves the points open.
+        KeyboardInterrupt: After an interruption; finished points are stored.
+    """
+    if isinstance(plan.study.strategy, Optuna):
+        from opbyte.sweeps.search import search_plan
+
+        return search_plan(plan, options, executor=executor, progress=progress)
+    space = plan.points()
+    session = open_session(plan, options, executor, progress)
+    part, parts = options.shard
+    chunk = options.chunk or (_EVENT_CHUNK if plan.study.fidelity == "event" else CHUNK)
+    total = len(range(part - 1, space.count, parts))
+    store = session.store
+    stored = int(np.count_nonzero(store.done % parts == part - 1))
+
+    def tasks() -> Iterator[Task]:
+        for ids in space.portions(plan.slow, chunk):
+            own = ids[ids % parts == part - 1] if parts > 1 else ids
+            own = store.missing(own)
+            if len(own):
+                yield Task(own, space.codes(own))
+
+    if progress is not None:
+        progress.start(total, stored)
+    try:
+        for _ in session.evaluate(tasks()):
+            pass
+    finally:
+        store.flush()
+        session.backend.close()
+    return store.results

@@ -1,0 +1,325 @@
+"""Study and experiment files: what users write, and `load_study`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from opbyte.core.catalog import Catalog
+from opbyte.core.config import Document, load_document, parse_assignment, set_values, validate
+from opbyte.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from opbyte.sweeps.plan import Plan
+    from opbyte.sweeps.store import Results
+
+__all__ = [
+    "STUDIES",
+    "Axis",
+    "Base",
+    "Experiment",
+    "LoadedStudy",
+    "Study",
+    "changed",
+    "load_study",
+    "study_name",
+]
+
+STUDIES = Catalog("study", Path(__file__).parent / "studies")
+
+#: First words of paths that mean a part of `base`.
+ROOTS = ("machine", "mapping", "workload")
+
+Fidelity = Literal["bound", "analytic", "event"]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+def _as_values(raw: Any) -> Any:
+    return {"values": raw} if isinstance(raw, list) else raw
+
+
+class AxisForm(_Frozen):
+    """Values that one parameter takes."""
+
+    values: list[Any] | None = Field(None, min_length=1)
+    """The values, one by one."""
+    range: list[Any] | None = Field(None, min_length=2, max_length=2)
+    """Lowest and highest value."""
+    steps: int | None = Field(None, ge=2, le=1_000_000)
+    """Number of values in `range`; without it the axis is continuous (random, sobol, optuna)."""
+    scale: Literal["linear", "log"] = "linear"
+    """Equal differences or equal ratios in `range`."""
+    log2: list[Any] | None = Field(None, min_length=2, max_length=2)
+    """Lowest value and highest value; each is twice the one before."""
+
+    @model_validator(mode="after")
+    def _one_form(self) -> AxisForm:
+        given = [n for n in ("values", "range", "log2") if getattr(self, n) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                "an axis needs exactly one of values, range and log2. Write for example "
+                "{range: [0.8 TB/s, 4 TB/s], steps: 9}"
+            )
+        if given != ["range"] and ("steps" in self.model_fields_set or self.scale != "linear"):
+            raise ValueError("steps and scale belong to range. Remove them")
+        return self
+
+
+Axis = Annotated[AxisForm, BeforeValidator(_as_values)]
+
+
+class Base(_Frozen):
+    """What every point has in common."""
+
+    machine: str | dict[str, Any] | None = None
+    """Catalog name, file or machine."""
+    workload: dict[str, Any] = Field(default_factory=dict)
+    """`kind` and its fields."""
+    mapping: str | dict[str, Any] | None = None
+    """Name of one of the machine's mappings, file or mapping; default: the machine's own."""
+    set: dict[str, Any] = Field(default_factory=dict)
+    """Changed parameters by path, such as machine.rdu.hbm.phy.bandwidth: 2 TB/s."""
+
+
+class Baseline(_Frozen):
+    """What `speedup` compares with: parts of `base` that differ, at the same workload."""
+
+    machine: str | dict[str, Any] | None = None
+    workload: dict[str, Any] = Field(default_factory=dict)
+    mapping: str | dict[str, Any] | None = None
+
+
+class Grid(_Frozen):
+    """Every combination of the axes' values."""
+
+    kind: Literal["grid"] = "grid"
+
+
+class Zip(_Frozen):
+    """The first values of all axes together, then the second ones."""
+
+    kind: Literal["zip"]
+
+
+class List(_Frozen):
+    """Points one by one."""
+
+    kind: Literal["list"]
+    points: list[dict[str, Any]] = Field(min_length=1)
+    """Each point gives a value for every path."""
+
+
+class Random(_Frozen):
+    """Independent points."""
+
+    kind: Literal["random"]
+    points: int = Field(ge=1, le=100_000_000)
+    seed: int = Field(0, ge=0)
+
+
+class Sobol(_Frozen):
+    """Points of a scrambled Sobol sequence."""
+
+    kind: Literal["sobol"]
+    points: int = Field(ge=1, le=100_000_000)
+    seed: int = Field(0, ge=0)
+
+
+class Optuna(_Frozen):
+    """A search with Optuna's NSGA-II, generation by generation."""
+
+    kind: Literal["optuna"]
+    trials: int | None = Field(None, ge=1)
+    """Distinct points to evaluate; default: a twentieth of the grid, 400 where an axis is continuous."""
+    population: int = Field(32, ge=4)
+    seed: int = Field(0, ge=0)
+
+
+Strategy = Annotated[Grid | Zip | List | Random | Sobol | Optuna, Field(discriminator="kind")]
+
+
+class Study(_Frozen):
+    """A study file."""
+
+    kind: Literal["study"]
+    name: str = Field("", pattern=r"^[A-Za-z0-9._-]*$", max_length=100)
+    """Name of the folder of results; default: the file's name."""
+    description: str = ""
+    base: Base
+    fidelity: Fidelity = "analytic"
+    baseline: Baseline | None = None
+    axes: dict[str, Axis] = Field(default_factory=dict)
+    derive: dict[str, str | float] = Field(default_factory=dict)
+    """Parameters that follow from others: path -> expression."""
+    objectives: dict[str, Literal["min", "max"]] = Field(default_factory=dict)
+    constraints: list[str] = Field(default_factory=list)
+    """What a point must keep, such as tpot <= 20 ms."""
+    strategy: Strategy = Grid()
+    seed: int = Field(0, ge=0)
+    """For work that draws random numbers."""
+
+
+class Experiment(_Frozen):
+    """An experiment file: one point."""
+
+    kind: Literal["experiment"]
+    name: str = ""
+    description: str = ""
+    machine: str | dict[str, Any]
+    workload: dict[str, Any]
+    mapping: str | dict[str, Any] | None = None
+    fidelity: Fidelity = "analytic"
+    set: dict[str, Any] = Field(default_factory=dict)
+    """Changed parameters by path."""
+    seed: int = Field(0, ge=0)
+
+
+@dataclass(frozen=True)
+class LoadedStudy:
+    """A study that was read, validated and checked against its machines and workload."""
+
+    plan: Plan
+
+    @property
+    def name(self) -> str:
+        """Return the name of the folder of results."""
+        return self.plan.name
+
+    def run(
+        self,
+        out: str | Path | None = None,
+        workers: int | None = None,
+        executor: Any = None,
+        fresh: bool = False,
+    ) -> Results:
+        """Evaluate every point that is not stored yet, and return all of them.
+
+        Args:
+            out: Folder of results; default `results/<name>`.
+            workers: Processes; default: as many as pay.
+            executor: A `concurrent.futures.Executor` to use instead of local processes.
+            fresh: Remove what the folder holds before.
+
+        Raises:
+            ConfigError: If the folder holds the results of another study.
+        """
+        from opbyte.sweeps.runner import Options, run_plan
+
+        options = Options(out=Path(out) if out else None, workers=workers, fresh=fresh)
+        return run_plan(self.plan, options, executor=executor)
+
+
+def load_study(
+    source: str | Path | Mapping[str, Any] | Document, settings: Mapping[str, Any] | None = None
+) -> LoadedStudy:
+    """Return a study from a file, a name of the shipped studies, or a dict.
+
+    Args:
+        source: What to read.
+        settings: Changed values by path, as of `--set`.
+
+    Raises:
+        ConfigError: With every problem: of the file, its machines, workload, axes, objectives.
+    """
+    from opbyte.sweeps.plan import Plan
+
+    if isinstance(source, Document):
+        document = source
+    elif isinstance(source, Mapping):
+        document = Document(dict(source), {}, "study")
+    else:
+        document = load_document(STUDIES.find(source), find=STUDIES.path)
+    if settings:
+        document = changed(document, settings, "base")
+    study = validate(Study, with_kind(document, "study"))
+    return LoadedStudy(Plan.build(study, document))
+
+
+def with_kind(document: Document, kind: str) -> Document:
+    """Return the document, which must be of `kind`.
+
+    Raises:
+        ConfigError: If it is of another kind, or of none.
+    """
+    found = document.data.get("kind")
+    if found == kind:
+        return document
+    where = document.where(("kind",))
+    remedy = f"Write `kind: {kind}`."
+    if found is None:
+        raise ConfigError.one(where, "", "the key 'kind' is missing", "", remedy)
+    uses = {
+        "study": "Use `opbyte sweep`.",
+        "experiment": "Use `opbyte run`.",
+        "machine": "Use `opbyte explain`, or name it in a study.",
+    }
+    remedy = uses.get(found, remedy) if isinstance(found, str) else remedy
+    raise ConfigError.one(where, "kind", f"a file of kind {kind!r} is due", found, remedy)
+
+
+def study_name(study: Study, document: Document) -> str:
+    """Return the study's name: its own, else that of its file."""
+    return study.name or Path(document.name).name.split(".")[0] or "study"
+
+
+def parse_settings(texts: list[str]) -> dict[str, Any]:
+    """Return path -> value of texts such as `workload.batch=8`.
+
+    Raises:
+        ConfigError: With every text that is no setting.
+    """
+    settings: dict[str, Any] = {}
+    problems = []
+    for text in texts:
+        try:
+            path, value = parse_assignment(text)
+            settings[path] = value
+        except ConfigError as error:
+            problems.extend(error.problems)
+    if problems:
+        raise ConfigError(problems)
+    return settings
+
+
+def changed(document: Document, settings: Mapping[str, Any], base: str) -> Document:
+    """Return the document with settings applied.
+
+    A path that starts with machine, mapping or workload means the base of all points, whatever
+    file it is written in; any other path is one of the document itself.
+
+    Args:
+        document: A study (`base` is "base") or an experiment (`base` is "").
+        settings: Value by path.
+        base: Key of the mapping that holds machine, workload and mapping.
+
+    Raises:
+        ConfigError: For a path that leads nowhere, with the nearest name.
+    """
+    holder = document.data.get(base) if base else document.data
+    if not isinstance(holder, Mapping):
+        return document
+    own: dict[str, Any] = {}
+    inner = dict(holder.get("set") or {}) if isinstance(holder.get("set") or {}, Mapping) else {}
+    for path, value in settings.items():
+        root, _, rest = path.partition(".")
+        if root in ROOTS and rest:
+            inner[path] = value
+        elif root in ROOTS:
+            own[f"{base}.{path}" if base else path] = value
+        else:
+            own[path] = value
+    if own:
+        document = set_values(document, own, transparent=())
+        holder = document.data[base] if base else document.data
+    if inner:
+        whole = {**holder, "set": inner}
+        data = {**document.data, base: whole} if base else whole
+        document = Document(data, document.marks, document.name)
+    return document
