@@ -121,6 +121,7 @@ class Unit(_Frozen):
     area: AreaPerOps | None = None
     clock: Hertz | None = None
     instances: int = Field(1, ge=1)
+    """Sub-units (SMs, PCUs, stacks) that all rates of the unit are the sum of."""
     macs: int | None = Field(None, ge=1)
     dtypes: tuple[str, ...] = ()
     source: str | None = None
@@ -335,7 +336,7 @@ def load_machine(source: str | Path | Mapping[str, Any] | Machine) -> Machine:
     if isinstance(source, Machine):
         return source
     if isinstance(source, Mapping):
-        return _build(Document.from_data(dict(source), "machine"))
+        return _build(Document(dict(source), {}, "machine"))
     return _build(load_document(CATALOG.find(source), find=CATALOG.path))
 
 
@@ -351,7 +352,10 @@ def _build(document: Document) -> Machine:
 
 
 def _check_links(machine: Machine) -> None:
-    known = [*machine.counts, *(f"{m}.{p}" for m, x in machine.memories.items() for p in x.config.ports)]
+    known = [
+        *machine.counts,
+        *(f"{m}.{p}" for m, x in machine.memories.items() for p in x.config.ports),
+    ]
     for name, link in machine.config.links.items():
         for end in link.ends:
             if end not in known:
@@ -365,7 +369,9 @@ def _check_links(machine: Machine) -> None:
                 )
 
 
-def _walk(parts: Mapping[str, Part], prefix: str = "", count: int = 1) -> Iterator[tuple[str, Part, int]]:
+def _walk(
+    parts: Mapping[str, Part], prefix: str = "", count: int = 1
+) -> Iterator[tuple[str, Part, int]]:
     for name, part in parts.items():
         path = f"{prefix}.{name}" if prefix else name
         yield path, part, count * part.count

@@ -152,7 +152,10 @@ def _moved(
         )
         for other_w, other_a in (keep_w, square):
             better = single[:, None] & ~fits & (other_w + other_a < w_again + a_again)
-            w_again, a_again = np.where(better, other_w, w_again), np.where(better, other_a, a_again)
+            w_again, a_again = (
+                np.where(better, other_w, w_again),
+                np.where(better, other_a, a_again),
+            )
         for i, again in enumerate((w_again, a_again)):
             full = np.zeros((len(placed), again.shape[1]))
             full[ops] = again
@@ -268,7 +271,11 @@ def _joules(
 ) -> Array:
     """Return dynamic energy of each operator on one device, (ops, points)."""
     table = placed.table
-    joules = (crossing * energies[None]).sum(axis=1) if len(placed.resources) else np.zeros((len(placed), 1))
+    joules = (
+        (crossing * energies[None]).sum(axis=1)
+        if len(placed.resources)
+        else np.zeros((len(placed), 1))
+    )
     per_op: list[Any] = []
     for row in range(len(table)):
         unit = placed.unit_of[placed.op_of[row]]
@@ -277,6 +284,8 @@ def _joules(
             continue
         view = views[unit]
         matrix = bool((table["m"][row] > 0).any())
-        per_op.append(view.energy(table.dtypes[row]) if matrix else view.get("energy.vector", np.nan))
+        per_op.append(
+            view.energy(table.dtypes[row]) if matrix else view.get("energy.vector", np.nan)
+        )
     total: Array = joules + placed.per_op(table["flops"] * columns(per_op))
     return total

@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     from opbyte.workloads.coe import CompositionOfExperts
 
 
+#: Metrics that say how much fits, also for what does not.
+CAPACITY_METRICS = ("models_in_fast", "models_max", "nodes_fast", "nodes_max", "switch_one_s")
+
+
 @dataclass(frozen=True)
 class Tiers:
     """Where experts live and run, for one device; sizes are floats or arrays over points.
@@ -114,6 +118,7 @@ def run_coe(
             "watts": joules / seconds,
             "flops": flops,
             "op_per_byte": flops / memory,
+            "kernels": router_only["kernels"] + work.batch * expert_only["kernels"],
             "tokens_per_s": tokens / seconds,
             "joules_per_token": joules / tokens,
         },
@@ -132,7 +137,7 @@ def run_coe(
     }
     runs = tuple(router + [replace(r, repeats=r.repeats * work.batch) for r in expert])
     outcome = Outcome(_aligned(metrics), runs, _occupancy(placer, work, tiers), detail=detail)
-    return feasible(placer, outcome)
+    return feasible(placer, outcome, CAPACITY_METRICS)
 
 
 def _aligned(metrics: dict[str, Any]) -> dict[str, Array]:
@@ -167,7 +172,11 @@ def _tiers(placer: Placer, work: CompositionOfExperts, *, ideal: bool) -> Tiers:
     home_room = np.atleast_1d(placer.capacity(home)) * machine.memory(home).count
     path = tuple(_copy_path(placer, home, fast)) if fast != home else ()
     rates = [resource_rate(machine, r, placer.instances(r), ideal=ideal) for r in path]
-    seconds = np.max(np.broadcast_arrays(*(per_device / np.atleast_1d(x) for x in rates)), axis=0) if rates else np.zeros(1)
+    seconds = (
+        np.max(np.broadcast_arrays(*(per_device / np.atleast_1d(x) for x in rates)), axis=0)
+        if rates
+        else np.zeros(1)
+    )
     energy = sum(8.0 * machine.values.get(f"{r}.energy", np.nan) for r in path)
     return Tiers(
         placement,

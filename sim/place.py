@@ -91,13 +91,21 @@ class Placer:
         unit = self.machine.unit(self._rules[-1][1])
         own = {p: m for p, m in self.machine.memories.items() if m.part == unit.part}
         if not own:
-            own = {p.rpartition(".")[0]: self.machine.memories[p.rpartition(".")[0]]
-                   for p in self.machine.unit_ports(unit.path)}
+            own = {
+                p.rpartition(".")[0]: self.machine.memories[p.rpartition(".")[0]]
+                for p in self.machine.unit_ports(unit.path)
+            }
         ports = self.machine.unit_ports(unit.path)
-        direct = [p.rpartition(".")[0] for p in ports if self.machine.memory(p.rpartition(".")[0]).config.kind != "sram"]
+        direct = [
+            p.rpartition(".")[0]
+            for p in ports
+            if self.machine.memory(p.rpartition(".")[0]).config.kind != "sram"
+        ]
         if direct:
             return direct[0]
-        return max(own, key=lambda p: _rate(self.machine, p) if own[p].config.kind != "sram" else 0.0)
+        return max(
+            own, key=lambda p: _rate(self.machine, p) if own[p].config.kind != "sram" else 0.0
+        )
 
     def occupancy(self, footprint: MappingType[str, Any]) -> dict[str, Any]:
         """Return the bytes taken in one instance of each memory.
@@ -145,7 +153,9 @@ class Placer:
         for port in ports:
             if port.rpartition(".")[0] == tier:
                 return [port]
-        own = [ports[0]] if machine.memory(ports[0].rpartition(".")[0]).config.kind == "sram" else []
+        own = (
+            [ports[0]] if machine.memory(ports[0].rpartition(".")[0]).config.kind == "sram" else []
+        )
         out = f"{tier}.{next(iter(memory.config.ports))}"
         if memory.part == machine.unit(unit).part:
             return [out, *own]
@@ -201,13 +211,19 @@ class Placer:
             if "all" in words or words & labels:
                 return unit
         raise ConfigError.one(
-            "", "mapping.run", "no rule fits an operator", "/".join(sorted(labels)), "add 'ops: all'"
+            "",
+            "mapping.run",
+            "no rule fits an operator",
+            "/".join(sorted(labels)),
+            "add 'ops: all'",
         )
 
     def place(self, table: OpTable) -> PlacedOps:
         """Return the table's operators on their units, fused as the mapping says."""
         collective = np.array([k in COLLECTIVES for k in table.kinds])
-        row_units = ["" if c else self.unit_of(x) for c, x in zip(collective, table.labels, strict=True)]
+        row_units = [
+            "" if c else self.unit_of(x) for c, x in zip(collective, table.labels, strict=True)
+        ]
         op_of = self._fuse(table, row_units)
         count = int(op_of[-1]) + 1
         units = tuple(sorted({u for u in row_units if u}))
@@ -264,7 +280,9 @@ class Placer:
             op_of[row] = op
         return op_of
 
-    def _route_matrix(self, units: tuple[str, ...], collective: bool) -> tuple[tuple[str, ...], Array]:
+    def _route_matrix(
+        self, units: tuple[str, ...], collective: bool
+    ) -> tuple[tuple[str, ...], Array]:
         shares: dict[tuple[int, int], dict[str, float]] = {}
         for u, unit in enumerate(units):
             for c, moved in enumerate(MOVED):
@@ -275,6 +293,7 @@ class Placer:
                 else:
                     shares[u, c] = self.route(unit, CLASS_OF.get(moved, moved))
         names = dict.fromkeys(r for crossing in shares.values() for r in crossing)
+        self._check_ports(tuple(names))
         if collective:
             names[self._collective_link()] = None
         resources = tuple(names)
@@ -283,6 +302,25 @@ class Placer:
             for resource, share in crossing.items():
                 routes[u, c, resources.index(resource)] = share
         return resources, routes
+
+    def _check_ports(self, ports: tuple[str, ...]) -> None:
+        """Refuse ports whose limits or whose sharing of one memory no model honours yet."""
+        seen: dict[str, str] = {}
+        for port in ports:
+            tier, _, name = port.rpartition(".")
+            if tier not in self.machine.memories:
+                continue
+            memory = self.machine.memory(tier).config
+            if memory.ports[name].limit:
+                raise UncoveredError(
+                    f"{self.machine.name}: no model honours the limit of '{port}' yet"
+                )
+            if tier in seen:
+                raise UncoveredError(
+                    f"{self.machine.name}: '{seen[tier]}' and '{port}' are used at once, and no "
+                    f"model shares one memory between ports ({memory.sharing.rule}) yet"
+                )
+            seen[tier] = port
 
     def instances(self, resource: str) -> float:
         """Return how many instances of a port or link each device of the group has to itself."""
@@ -335,4 +373,6 @@ def _moved(table: OpTable, op_of: npt.NDArray[np.int64], count: int) -> dict[str
         internal = internal + gather(carried[inner[:, 0]], op_of[inner[:, 0]])
     moved["activation"] = external
     moved["internal"] = internal
-    return {c: np.broadcast_to(v, (count, points)) if v.shape[1] > 1 else v for c, v in moved.items()}
+    return {
+        c: np.broadcast_to(v, (count, points)) if v.shape[1] > 1 else v for c, v in moved.items()
+    }

@@ -33,6 +33,7 @@ COMMON = (
     "watts",
     "flops",
     "op_per_byte",
+    "kernels",
     "tokens_per_s",
     "joules_per_token",
     "area_m2",
@@ -133,6 +134,7 @@ def combine(placer: Placer, runs: list[PhaseRun], tokens: Any) -> dict[str, Arra
     flops = sum_over(runs, lambda r: total(r.demand, r.demand.flops)) * copies
     memory = sum_over(runs, lambda r: _memory_bytes(placer, r)) * copies
     joules = dynamic + static_watts(placer.machine) * seconds
+    kernels = sum_over(runs, lambda r: np.array([float(r.demand.placed.repeats.sum())]))
     return with_costs(
         placer.machine,
         {
@@ -141,6 +143,7 @@ def combine(placer: Placer, runs: list[PhaseRun], tokens: Any) -> dict[str, Arra
             "watts": joules / seconds,
             "flops": flops,
             "op_per_byte": flops / memory,
+            "kernels": kernels,
             "tokens_per_s": tokens / seconds,
             "joules_per_token": joules / tokens,
         },
@@ -192,8 +195,12 @@ def _memory_bytes(placer: Placer, run: PhaseRun) -> Array:
     return moved
 
 
-def feasible(placer: Placer, outcome: Outcome) -> Outcome:
-    """Return the outcome with the points marked that do not fit, their metrics NaN."""
+def feasible(placer: Placer, outcome: Outcome, keep: tuple[str, ...] = ()) -> Outcome:
+    """Return the outcome with the points marked that do not fit, their metrics NaN.
+
+    Args:
+        keep: Metrics that hold whether or not the work fits, besides area and price.
+    """
     bad: Any = np.zeros(1, bool)
     reasons = []
     for tier, size in outcome.occupancy.items():
@@ -204,7 +211,7 @@ def feasible(placer: Placer, outcome: Outcome) -> Outcome:
     if not reasons:
         return outcome
     metrics = {n: np.where(bad, np.nan, v) for n, v in outcome.metrics.items()}
-    for name in ("area_m2", "price_usd"):
+    for name in ("area_m2", "price_usd", *keep):
         metrics[name] = outcome.metrics[name]
     overflow = [
         (placer.holders.get(t, ["tensors"]), t, outcome.occupancy[t], placer.capacity(t))

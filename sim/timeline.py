@@ -75,7 +75,9 @@ def phase_events(name: str, timeline: Timeline, offset: float) -> list[dict[str,
                     "block": placed.table.blocks[placed.block_of[op]],
                     "microbatch": int(timeline.microbatch[i]),
                     "flops": float(demand.flops[op, 0]),
-                    "bytes": {r: float(demand.bytes[op, j, 0]) for j, r in enumerate(placed.resources)},
+                    "bytes": {
+                        r: float(demand.bytes[op, j, 0]) for j, r in enumerate(placed.resources)
+                    },
                 },
             }
         )

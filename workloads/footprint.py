@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from opbyte.workloads.spans import Segment, Step, held
 CLASSES = ("weight", "expert", "kv", "state", "activation")
 
 
+@lru_cache(maxsize=64)
 def weight_bytes(model: Model, parallel: Parallel) -> tuple[Array, Array]:
     """Return (other weights, routed experts) of one device in each stage, bytes, each (pp,).
 

@@ -29,7 +29,9 @@ class CollectiveCost:
     wire_bytes: Array
 
 
-def collective_cost(kind: str, topology: str, payload: Array, participants: Array) -> CollectiveCost:
+def collective_cost(
+    kind: str, topology: str, payload: Array, participants: Array
+) -> CollectiveCost:
     """Return the cost of one collective.
 
     Args:

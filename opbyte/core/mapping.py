@@ -171,7 +171,9 @@ class Mapping(_Frozen):
         for name, split in self.parallel.items():
             if split.group not in self.groups:
                 known = ", ".join(self.groups) or "none"
-                raise ValueError(f"parallel.{name}: no group is called '{split.group}'. Known: {known}")
+                raise ValueError(
+                    f"parallel.{name}: no group is called '{split.group}'. Known: {known}"
+                )
         return self
 
     @property
@@ -203,6 +205,7 @@ class Mapping(_Frozen):
             wishes[f"place.{name}.copies"] = place.copies is not None
             wishes[f"place.{name}.page"] = place.page is not None
             wishes[f"place.{name}.format"] = place.format is not None
+            wishes[f"place.{name}.interleave"] = place.interleave is not None
             if place.cache and place.cache.prefetch:
                 wishes[f"place.{name}.cache.prefetch"] = True
         return tuple(name for name, wished in wishes.items() if wished)
@@ -217,7 +220,7 @@ def load_mapping(source: str | Path | MappingType[str, Any] | Mapping) -> Mappin
     if isinstance(source, Mapping):
         return source
     if isinstance(source, MappingType):
-        return validate(Mapping, Document.from_data(dict(source), "mapping"))
+        return validate(Mapping, Document(dict(source), {}, "mapping"))
     text = str(source)
     if "\n" in text:
         return validate(Mapping, parse_document(text, "mapping"))

@@ -8,6 +8,8 @@ Gallager, Data Networks, section 6.5). `opbyte.sim.engine.run_dag` is the readab
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numba
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +18,47 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 _DONE = 1e-12
+_WAITS, _LATENCY, _STREAMS, _ENDED = 0, 1, 2, 3
+# Counters of a Flight.
+_FLYING, _TICKETS, _FINISHED = 0, 1, 2
+
+
+class Plan(NamedTuple):
+    """What runs; see `run_blocks`."""
+
+    latency: Floats
+    work: Floats
+    share: Floats
+    unit: Ints
+    first: Ints
+    edge_start: Ints
+    edge_to: Ints
+    inputs: Ints
+    order: Ints
+    stage: Ints
+    offset: Ints  # first execution of each run of a block, and the end
+
+
+class Flight(NamedTuple):
+    """Executions that wait or run, in the first `counters[_FLYING]` slots, and the books."""
+
+    micro: Ints
+    op: Ints
+    state: Ints
+    left: Floats
+    ticket: Ints
+    wide: Floats  # share of every stage's resources, (slots, stages * resources)
+    active: Ints
+    speed: Floats
+    counters: Ints
+    place: Ints  # position in the order, of each microbatch
+    open_ops: Ints  # operators of the current block that have not ended
+    waits: Ints  # inputs that an operator waits for, (microbatches, ops)
+    free: npt.NDArray[np.bool_]  # units, (stages, units)
+    ready_at: Floats
+    start_at: Floats
+    end_at: Floats
+    peak: Floats
 
 
 @numba.njit(cache=True)  # type: ignore[untyped-decorator]
@@ -30,36 +73,155 @@ def fair_speeds(share: Floats, active: Ints, count: int, speed: Floats) -> None:
     resources = share.shape[1]
     frozen = np.zeros(count, np.bool_)
     free = np.ones(resources)
-    for i in range(count):
-        speed[i] = 0.0
+    load = np.zeros(resources)
+    speed[:count] = 0.0
     left = count
     while left > 0:
         step = 1.0
+        load[:] = 0.0
         for i in range(count):
-            if not frozen[i] and 1.0 - speed[i] < step:
-                step = 1.0 - speed[i]
+            if not frozen[i]:
+                step = min(step, 1.0 - speed[i])
+                load += share[active[i]]
         for r in range(resources):
-            load = 0.0
-            for i in range(count):
-                if not frozen[i]:
-                    load += share[active[i], r]
-            if load > 0.0 and free[r] / load < step:
-                step = max(free[r] / load, 0.0)
-        for r in range(resources):
-            for i in range(count):
-                if not frozen[i]:
-                    free[r] -= step * share[active[i], r]
+            if load[r] > 0.0:
+                step = min(step, max(free[r] / load[r], 0.0))
+        free -= step * load
         for i in range(count):
             if frozen[i]:
                 continue
             speed[i] += step
-            stop = speed[i] >= 1.0 - _DONE
-            for r in range(resources):
-                if share[active[i], r] > 0.0 and free[r] <= _DONE:
-                    stop = True
-            if stop:
+            used_up = (share[active[i]] > 0.0) & (free <= _DONE)
+            if speed[i] >= 1.0 - _DONE or used_up.any():
                 frozen[i] = True
                 left -= 1
+
+
+@numba.njit(cache=True, inline="always")  # type: ignore[untyped-decorator]
+def _execution(plan: Plan, flight: Flight, micro: int, op: int) -> int:
+    """Return the index of an operator's execution in the current block of a microbatch."""
+    run = flight.place[micro]
+    first = plan.first[plan.order[run]]
+    return int(micro * plan.offset[-1] + plan.offset[run] + op - first)
+
+
+@numba.njit(cache=True, inline="always")  # type: ignore[untyped-decorator]
+def _make_ready(plan: Plan, flight: Flight, micro: int, op: int, now: float) -> None:
+    """Let an operator whose inputs are there wait for its unit."""
+    slot = flight.counters[_FLYING]
+    flight.micro[slot] = micro
+    flight.op[slot] = op
+    flight.state[slot] = _WAITS
+    flight.ticket[slot] = flight.counters[_TICKETS]
+    flight.counters[_FLYING] += 1
+    flight.counters[_TICKETS] += 1
+    flight.ready_at[_execution(plan, flight, micro, op)] = now
+
+
+@numba.njit(cache=True, inline="always")  # type: ignore[untyped-decorator]
+def _open_block(plan: Plan, flight: Flight, micro: int, now: float) -> None:
+    """Start the current block of a microbatch."""
+    block = plan.order[flight.place[micro]]
+    flight.open_ops[micro] = plan.first[block + 1] - plan.first[block]
+    for op in range(plan.first[block], plan.first[block + 1]):
+        flight.waits[micro, op] = plan.inputs[op]
+        if plan.inputs[op] == 0:
+            _make_ready(plan, flight, micro, op, now)
+
+
+@numba.njit(cache=True, inline="always")  # type: ignore[untyped-decorator]
+def _start_waiting(plan: Plan, flight: Flight, now: float) -> None:
+    """Give every free unit the operator that has waited for it longest."""
+    resources = plan.share.shape[1]
+    while True:
+        best = -1
+        for i in range(flight.counters[_FLYING]):
+            if flight.state[i] != _WAITS or 0 <= best and flight.ticket[i] > flight.ticket[best]:
+                continue
+            unit = plan.unit[flight.op[i]]
+            stage = plan.stage[plan.order[flight.place[flight.micro[i]]]]
+            if unit < 0 or flight.free[stage, unit]:
+                best = i
+        if best < 0:
+            return
+        micro, op = flight.micro[best], flight.op[best]
+        stage = plan.stage[plan.order[flight.place[micro]]]
+        if plan.unit[op] >= 0:
+            flight.free[stage, plan.unit[op]] = False
+        waits = plan.latency[op] > 0.0
+        flight.state[best] = _LATENCY if waits else _STREAMS
+        flight.left[best] = plan.latency[op] if waits else plan.work[op]
+        flight.start_at[_execution(plan, flight, micro, op)] = now
+        for r in range(flight.wide.shape[1]):
+            flight.wide[best, r] = 0.0
+        for r in range(resources):
+            flight.wide[best, stage * resources + r] = plan.share[op, r]
+
+
+@numba.njit(cache=True, inline="always")  # type: ignore[untyped-decorator]
+def _advance(plan: Plan, flight: Flight) -> float:
+    """Let time pass until something ends or starts to stream; return how long that takes."""
+    flying = flight.counters[_FLYING]
+    streaming = 0
+    for i in range(flying):
+        if flight.state[i] == _STREAMS:
+            flight.active[streaming] = i
+            streaming += 1
+    if streaming == 1:
+        flight.speed[0] = 1.0
+    elif streaming > 1:
+        fair_speeds(flight.wide, flight.active, streaming, flight.speed)
+    step = np.inf
+    for i in range(streaming):
+        step = min(step, flight.left[flight.active[i]] / flight.speed[i])
+    for r in range(flight.peak.shape[0]):
+        granted = 0.0
+        for i in range(streaming):
+            granted += flight.speed[i] * flight.wide[flight.active[i], r]
+        flight.peak[r] = max(flight.peak[r], granted)
+    for i in range(flying):
+        if flight.state[i] == _LATENCY:
+            step = min(step, flight.left[i])
+    for i in range(streaming):
+        slot = flight.active[i]
+        rest = flight.left[slot] - flight.speed[i] * step
+        flight.left[slot] = rest if rest > _DONE * plan.work[flight.op[slot]] else 0.0
+        if flight.left[slot] == 0.0:
+            flight.state[slot] = _ENDED
+    for i in range(flying):
+        if flight.state[i] == _LATENCY:
+            op = flight.op[i]
+            rest = flight.left[i] - step
+            flight.left[i] = rest if rest > _DONE * plan.latency[op] else 0.0
+            if flight.left[i] == 0.0:
+                flight.left[i] = plan.work[op]
+                flight.state[i] = _STREAMS if plan.work[op] > 0.0 else _ENDED
+    return step
+
+
+@numba.njit(cache=True, inline="always")  # type: ignore[untyped-decorator]
+def _end(plan: Plan, flight: Flight, slot: int, now: float) -> None:
+    """Record an end, free the unit, and let go what waited for this operator."""
+    micro, op = flight.micro[slot], flight.op[slot]
+    block = plan.order[flight.place[micro]]
+    flight.end_at[_execution(plan, flight, micro, op)] = now
+    if plan.unit[op] >= 0:
+        flight.free[plan.stage[block], plan.unit[op]] = True
+    flight.counters[_FLYING] -= 1
+    last = flight.counters[_FLYING]
+    flight.micro[slot] = flight.micro[last]
+    flight.op[slot] = flight.op[last]
+    flight.state[slot] = flight.state[last]
+    flight.left[slot] = flight.left[last]
+    flight.ticket[slot] = flight.ticket[last]
+    for r in range(flight.wide.shape[1]):
+        flight.wide[slot, r] = flight.wide[last, r]
+    for e in range(plan.edge_start[op], plan.edge_start[op + 1]):
+        target = plan.edge_to[e]
+        flight.waits[micro, target] -= 1
+        if flight.waits[micro, target] == 0:
+            _make_ready(plan, flight, micro, target, now)
+    flight.open_ops[micro] -= 1
 
 
 @numba.njit(cache=True)  # type: ignore[untyped-decorator]
@@ -90,164 +252,58 @@ def run_blocks(
         order: Blocks as they run, (runs,).
         stage: Pipeline stage of each block; stages have units and resources of their own.
         microbatches: Pieces that pass through the blocks one after the other.
+
     Returns:
         Ready, start and end of every execution, (microbatches * executions,), and the largest
-        share granted of each resource, (resources,).
+        share granted of each resource of each stage, (stages * resources,).
     """
     ops, resources = share.shape
-    stages = 0
-    for b in range(stage.shape[0]):
-        stages = max(stages, stage[b] + 1)
-    units = 1
-    for o in range(ops):
-        units = max(units, unit[o] + 1)
-    runs = order.shape[0]
-    offset = np.zeros(runs + 1, np.int64)
-    widest = 1
-    for p in range(runs):
-        size = first[order[p] + 1] - first[order[p]]
-        offset[p + 1] = offset[p] + size
-        widest = max(widest, size)
-    total = offset[runs]
-    ready_at = np.zeros(microbatches * total)
-    start_at = np.zeros(microbatches * total)
-    end_at = np.zeros(microbatches * total)
-    slots = microbatches * widest
-    # Executions in flight: microbatch, operator, state (0 waits, 1 latency, 2 streams), time left.
-    who = np.zeros(slots, np.int64)
-    what = np.zeros(slots, np.int64)
-    state = np.zeros(slots, np.int64)
-    left = np.zeros(slots)
-    ticket = np.zeros(slots, np.int64)
-    flying = 0
-    tickets = 0
-    place = np.zeros(microbatches, np.int64)
-    open_ops = np.zeros(microbatches, np.int64)
-    waits = np.zeros((microbatches, ops), np.int64)
-    unit_free = np.ones((stages, units), np.bool_)
-    # Each stage has its own copy of every resource.
-    wide = np.zeros((slots, stages * resources))
-    active = np.zeros(slots, np.int64)
-    speed = np.ones(slots)
-    peak = np.zeros(stages * resources)
+    stages = int(stage.max()) + 1
+    sizes = np.zeros(order.shape[0] + 1, np.int64)
+    for p in range(order.shape[0]):
+        sizes[p + 1] = first[order[p] + 1] - first[order[p]]
+    offset = np.cumsum(sizes)
+    plan = Plan(
+        latency, work, share, unit, first, edge_start, edge_to, inputs, order, stage, offset
+    )
+    total = microbatches * offset[-1]
+    slots = microbatches * sizes.max()
+    flight = Flight(
+        np.zeros(slots, np.int64),
+        np.zeros(slots, np.int64),
+        np.zeros(slots, np.int64),
+        np.zeros(slots),
+        np.zeros(slots, np.int64),
+        np.zeros((slots, stages * resources)),
+        np.zeros(slots, np.int64),
+        np.ones(slots),
+        np.zeros(3, np.int64),
+        np.zeros(microbatches, np.int64),
+        np.zeros(microbatches, np.int64),
+        np.zeros((microbatches, ops), np.int64),
+        np.ones((stages, max(int(unit.max()) + 1, 1)), np.bool_),
+        np.zeros(total),
+        np.zeros(total),
+        np.zeros(total),
+        np.zeros(stages * resources),
+    )
     now = 0.0
-    to_open = np.ones(microbatches, np.bool_)
-    finished = 0
-    while finished < microbatches:
-        for j in range(microbatches):
-            if to_open[j]:
-                to_open[j] = False
-                block = order[place[j]]
-                open_ops[j] = first[block + 1] - first[block]
-                for o in range(first[block], first[block + 1]):
-                    waits[j, o] = inputs[o]
-                    if inputs[o] == 0:
-                        who[flying] = j
-                        what[flying] = o
-                        state[flying] = 0
-                        ticket[flying] = tickets
-                        tickets += 1
-                        flying += 1
-                        ready_at[j * total + offset[place[j]] + o - first[block]] = now
-        # Units take the operator that has waited longest.
-        again = True
-        while again:
-            again = False
-            best = -1
-            for i in range(flying):
-                if state[i] == 0 and (best < 0 or ticket[i] < ticket[best]):
-                    u = unit[what[i]]
-                    if u < 0 or unit_free[stage[order[place[who[i]]]], u]:
-                        best = i
-            if best >= 0:
-                again = True
-                j = who[best]
-                o = what[best]
-                block = order[place[j]]
-                s = stage[block]
-                if unit[o] >= 0:
-                    unit_free[s, unit[o]] = False
-                state[best] = 1 if latency[o] > 0.0 else 2
-                left[best] = latency[o] if latency[o] > 0.0 else work[o]
-                start_at[j * total + offset[place[j]] + o - first[block]] = now
-                for r in range(stages * resources):
-                    wide[best, r] = 0.0
-                for r in range(resources):
-                    wide[best, s * resources + r] = share[o, r]
-        streaming = 0
-        for i in range(flying):
-            if state[i] == 2:
-                active[streaming] = i
-                streaming += 1
-        if streaming == 1:
-            speed[0] = 1.0
-        elif streaming > 1:
-            fair_speeds(wide, active, streaming, speed)
-        for r in range(stages * resources):
-            granted = 0.0
-            for i in range(streaming):
-                granted += speed[i] * wide[active[i], r]
-            peak[r] = max(peak[r], granted)
-        step = np.inf
-        for i in range(flying):
-            if state[i] == 1:
-                step = min(step, left[i])
-        for i in range(streaming):
-            step = min(step, left[active[i]] / speed[i])
-        now += step
-        for i in range(streaming):
-            a = active[i]
-            rest = left[a] - speed[i] * step
-            left[a] = rest if rest > _DONE * work[what[a]] else 0.0
-        for i in range(flying):
-            if state[i] == 1:
-                rest = left[i] - step
-                left[i] = rest if rest > _DONE * latency[what[i]] else 0.0
-                if left[i] == 0.0:
-                    state[i] = 2
-                    left[i] = work[what[i]]
-                    if left[i] > 0.0:
-                        continue
+    for micro in range(microbatches):
+        _open_block(plan, flight, micro, now)
+    while flight.counters[_FINISHED] < microbatches:
+        _start_waiting(plan, flight, now)
+        now += _advance(plan, flight)
+        slot = 0
+        while slot < flight.counters[_FLYING]:
+            if flight.state[slot] == _ENDED:
+                _end(plan, flight, slot, now)
+            else:
+                slot += 1
+        for micro in range(microbatches):
+            if flight.open_ops[micro] == 0 and flight.place[micro] < order.shape[0]:
+                flight.place[micro] += 1
+                if flight.place[micro] == order.shape[0]:
+                    flight.counters[_FINISHED] += 1
                 else:
-                    continue
-            if state[i] == 2 and left[i] == 0.0:
-                state[i] = 3
-        i = 0
-        while i < flying:
-            if state[i] != 3:
-                i += 1
-                continue
-            j = who[i]
-            o = what[i]
-            block = order[place[j]]
-            end_at[j * total + offset[place[j]] + o - first[block]] = now
-            if unit[o] >= 0:
-                unit_free[stage[block], unit[o]] = True
-            flying -= 1
-            who[i] = who[flying]
-            what[i] = what[flying]
-            state[i] = state[flying]
-            left[i] = left[flying]
-            ticket[i] = ticket[flying]
-            for r in range(stages * resources):
-                wide[i, r] = wide[flying, r]
-            for e in range(edge_start[o], edge_start[o + 1]):
-                t = edge_to[e]
-                waits[j, t] -= 1
-                if waits[j, t] == 0:
-                    who[flying] = j
-                    what[flying] = t
-                    state[flying] = 0
-                    ticket[flying] = tickets
-                    tickets += 1
-                    flying += 1
-                    ready_at[j * total + offset[place[j]] + t - first[block]] = now
-            open_ops[j] -= 1
-            if open_ops[j] == 0:
-                place[j] += 1
-                if place[j] == runs:
-                    finished += 1
-                    place[j] = runs - 1
-                else:
-                    to_open[j] = True
-    return ready_at, start_at, end_at, peak
+                    _open_block(plan, flight, micro, now)
+    return flight.ready_at, flight.start_at, flight.end_at, flight.peak

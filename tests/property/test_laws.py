@@ -48,9 +48,7 @@ def test_a_dependency_chain_takes_the_same_analytically_and_by_events(
 
 
 @given(machines(), st.lists(st.integers(1, 2048), min_size=1, max_size=6))
-def test_one_resource_that_is_never_idle_takes_the_same(
-    machine: Machine, sizes: list[int]
-) -> None:
+def test_one_resource_that_is_never_idle_takes_the_same(machine: Machine, sizes: list[int]) -> None:
     builder = OpTableBuilder()
     with builder.block("independent") as block:
         for i, n in enumerate(sizes):
@@ -118,9 +116,7 @@ def test_resources_carry_what_the_placement_says(machine: Machine, table: OpTabl
         port = f"{tier}.phy"
         if port not in placed.resources or tier == "dev.hbm":
             continue
-        expected = sum(
-            v for (c, _), v in demand.moved.items() if CLASS_OF.get(c) == "weight"
-        )
+        expected = sum(v for (c, _), v in demand.moved.items() if CLASS_OF.get(c) == "weight")
         carried = demand.bytes[:, placed.resources.index(port)]
         assert carried[owned].sum() == pytest.approx(share * expected[owned].sum(), rel=1e-9)
 

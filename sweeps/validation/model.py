@@ -1,0 +1,220 @@
+"""A published point as a function of every parameter behind it, evaluated for many at once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+
+from opbyte.core.config import Document
+from opbyte.core.errors import ConfigError
+from opbyte.core.mapping import Mapping as SoftwareMapping
+from opbyte.core.ops import Array
+from opbyte.core.units import format_quantity, parse
+from opbyte.hw_models.machine import Machine, load_machine
+from opbyte.sim.simulate import evaluate, resolve_mapping
+from opbyte.sweeps.expressions import Expression
+from opbyte.sweeps.validation.published import Gap, Point, Published, Setup
+from opbyte.workloads.works import Work, work_from
+
+_EXPRESSION = re.compile(r"^value:\s*(.+)$")
+
+
+@dataclass(frozen=True)
+class Knob:
+    """One parameter behind a point.
+
+    Attributes:
+        side: `machine` or `baseline` (hardware), or `workload`.
+        name: Short path, or field of the work.
+        least: Smallest value that makes sense.
+    """
+
+    side: str
+    name: str
+    value: float
+    dimension: str
+    source: str
+    range: tuple[float, float] | None = None
+    least: float = 0.0
+
+    def scaled(self, factor: float) -> float:
+        """Return the value times a factor, but no less than makes sense."""
+        return max(self.value * factor, self.least)
+
+    @property
+    def path(self) -> str:
+        """Return side and name."""
+        return f"{self.side}.{self.name}"
+
+    @property
+    def standing(self) -> str:
+        """Return published, assumed or calibrated, by how the source begins."""
+        word = self.source.strip().lower()
+        if word.startswith("calibrated"):
+            return "calibrated"
+        if word.startswith(("assumed", "recalled")) or not word:
+            return "assumed"
+        return "published"
+
+    def show(self, value: float) -> str:
+        """Return a value with its unit."""
+        return format_quantity(value, self.dimension)
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two simulations of a comparison."""
+
+    machine: Machine
+    work: Work | None
+    mapping: SoftwareMapping | None
+    fidelity: str
+    metric: str
+
+    def values(self, machine: Mapping[str, Array], work: Mapping[str, Array]) -> Array:
+        """Return the metric over points, (points,) or (1,)."""
+        expression = _EXPRESSION.match(self.metric)
+        if expression or self.work is None or self.mapping is None:
+            known = {**self.machine.values, **machine}
+            text = expression.group(1) if expression else self.metric
+            return np.atleast_1d(np.asarray(Expression.parse(text)(known), float))
+        varied = replace(self.work, **work) if work else self.work
+        hardware = self.machine.with_values(machine) if machine else self.machine
+        outcome = evaluate(hardware, varied, self.mapping, self.fidelity)
+        if self.metric not in outcome.metrics:
+            raise ConfigError.one(
+                "",
+                "metric",
+                f"a {self.work.kind} work has no such metric",
+                self.metric,
+                f"known: {', '.join(outcome.metrics)}",
+            )
+        return outcome.metrics[self.metric]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A point: one simulation, or the ratio of two."""
+
+    ours: Side
+    baseline: Side | None
+    inverse: bool = False
+
+    @property
+    def one_machine(self) -> bool:
+        """Return whether both sides are the same hardware, whose parameters then move together."""
+        return (
+            self.baseline is not None
+            and self.baseline.machine.document.data == self.ours.machine.document.data
+        )
+
+    def values(self, columns: Mapping[Knob, Array]) -> Array:
+        """Return the point's value for each entry of the columns, (points,) or (1,)."""
+
+        def of(side: str) -> dict[str, Array]:
+            return {k.name: v for k, v in columns.items() if k.side == side}
+
+        ours = self.ours.values(of("machine"), of("workload"))
+        if self.baseline is None:
+            return ours
+        base = self.baseline.values(
+            of("machine" if self.one_machine else "baseline"), of("workload")
+        )
+        return ours / base if self.inverse else base / ours
+
+    def knobs(self) -> list[Knob]:
+        """Return every parameter that could matter."""
+        knobs = _hardware("machine", self.ours.machine)
+        if self.baseline is not None and not self.one_machine:
+            knobs += _hardware("baseline", self.baseline.machine)
+        if self.ours.work is not None and not _EXPRESSION.match(self.ours.metric):
+            knobs += _software(self.ours.work)
+        return knobs
+
+    def knob(self, gap: Gap) -> Knob:
+        """Return the parameter that stands for a missing input, with the gap's range.
+
+        Raises:
+            ConfigError: If there is no such parameter.
+        """
+        assert gap.parameter is not None
+        side, _, name = gap.parameter.partition(".")
+        known = {k.path: k for k in self._all_knobs()}
+        if side == "machine":
+            name = self.ours.machine.path(name)
+        elif side == "baseline" and self.baseline is not None:
+            name = self.baseline.machine.path(name)
+        path = f"{side}.{name}"
+        if path not in known:
+            raise ConfigError.one(
+                "", "gap.parameter", "no such parameter", gap.parameter, "name one with its side"
+            )
+        knob = known[path]
+        if gap.range is None:
+            return knob
+        low, high = (parse(x, knob.dimension) for x in gap.range)
+        return replace(knob, range=(low, high))
+
+    def _all_knobs(self) -> list[Knob]:
+        work = self.ours.work
+        fields_of = [] if work is None else _software(work, every=True)
+        return [k for k in self.knobs() if k.side != "workload"] + fields_of
+
+
+def _hardware(side: str, machine: Machine) -> list[Knob]:
+    return [
+        Knob(side, path, float(p.value), p.dimension, p.source or "", p.range)
+        for path, p in machine.parameters.items()
+    ]
+
+
+def _software(work: Work, *, every: bool = False) -> list[Knob]:
+    """Return the numeric fields of a work that carry a source, or all of them."""
+    return [
+        Knob(
+            "workload",
+            f.name,
+            float(getattr(work, f.name)),
+            "count",
+            work.sources.get(f.name, "stated with the published number"),
+            work.ranges.get(f.name),
+            work.least.get(f.name, 1.0),
+        )
+        for f in fields(work)
+        if f.name in work.vector_fields and (every or f.name in work.sources)
+    ]
+
+
+def comparison(published: Published, document: Document, point: Point) -> Comparison:
+    """Return a point as a function of its parameters.
+
+    Raises:
+        OpbyteError: If machine, mapping or work do not exist or do not fit together.
+    """
+    ours = point.experiment.over(published.experiment)
+    baseline = None
+    if point.baseline is not None:
+        baseline = _side(document, point, point.baseline.over(ours))
+    return Comparison(_side(document, point, ours), baseline, point.ratio == "ours/baseline")
+
+
+def _side(document: Document, point: Point, setup: Setup) -> Side:
+    if setup.machine is None:
+        raise ConfigError.one(
+            document.name, f"points.{point.id}", "names no machine", "", "add one"
+        )
+    machine = load_machine(setup.machine)
+    if setup.set:
+        machine = machine.replace(setup.set)
+    if _EXPRESSION.match(point.metric):
+        return Side(machine, None, None, setup.fidelity, point.metric)
+    if not setup.workload:
+        raise ConfigError.one(
+            document.name, f"points.{point.id}", "names no workload", "", "add one"
+        )
+    work = work_from(Document(setup.workload, {}, f"{document.name}: {point.id}: workload"))
+    mapping = resolve_mapping(machine, setup.mapping, work.kind)
+    return Side(machine, work, mapping, setup.fidelity, point.metric)

@@ -1,0 +1,150 @@
+"""Published numbers as data: what was measured, where it stands, and how to simulate it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from opbyte.core.catalog import Catalog
+from opbyte.core.config import Document, load_document, validate
+
+#: What a number is worth, best first.
+CLASSES = ("predicted", "assumed", "calibrated", "internal", "open")
+EvidenceClass = Literal["predicted", "assumed", "calibrated", "internal", "open"]
+Target = Literal["measured", "simulated", "reported"]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Source(_Frozen):
+    """Where the numbers come from."""
+
+    title: str
+    venue: str = ""
+    url: str = ""
+    where: str = ""
+    target: Target
+    read_by: Literal["table", "text", "figure", "data"] = "text"
+    reading_error: float = Field(0.0, ge=0)
+
+
+class Setup(_Frozen):
+    """What to simulate: parts of it may come from the file's `experiment`."""
+
+    machine: str | None = None
+    mapping: Any = None
+    workload: dict[str, Any] = Field(default_factory=dict)
+    set: dict[str, Any] = Field(default_factory=dict)
+    """Machine parameters that the source states otherwise, as `{value, source, range}`."""
+    fidelity: Literal["bound", "analytic"] = "analytic"
+
+    def over(self, base: Setup) -> Setup:
+        """Return this setup on top of another."""
+        # A workload of another kind starts afresh, and so do the parameters of another machine.
+        same = self.workload.get("kind", base.workload.get("kind")) == base.workload.get("kind")
+        return Setup(
+            machine=self.machine or base.machine,
+            mapping=self.mapping if self.mapping is not None else base.mapping,
+            workload={**(base.workload if same else {}), **self.workload},
+            set={**(base.set if self.machine in (None, base.machine) else {}), **self.set},
+            fidelity=self.fidelity,
+        )
+
+
+class Gap(_Frozen):
+    """The input that is missing, and where to look for the value that would close the row."""
+
+    input: str
+    """Name of an entry of the file's `gaps`."""
+    parameter: str | None = None
+    """Dotted path, `machine.`, `baseline.` or `workload.` first, that stands for the input."""
+    range: tuple[Any, Any] | None = None
+    """Where to look for a closing value; with units, as the parameter is written."""
+
+
+class Point(_Frozen):
+    """One published number."""
+
+    id: str
+    metric: str
+    """A metric of the work, or `value: EXPRESSION` over machine parameters."""
+    value: float | tuple[float | None, float | None]
+    """The number, or the interval that was given."""
+    tolerance: float = Field(ge=0)
+    experiment: Setup = Setup()
+    baseline: Setup | None = None
+    """With a baseline the point is baseline metric / metric, or its inverse by `ratio`."""
+    ratio: Literal["baseline/ours", "ours/baseline"] = "baseline/ours"
+    unit: str = ""
+    where: str = ""
+    target: Target | None = None
+    at_most: EvidenceClass | None = None
+    reason: str = ""
+    gap: Gap | tuple[Gap, ...] | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> Point:
+        if isinstance(self.value, tuple) and self.value[0] is None and self.value[1] is None:
+            raise ValueError("an interval needs at least one end")
+        if self.at_most == "open" and not self.gap:
+            raise ValueError("an open point names the missing input under `gap`")
+        if self.at_most is not None and not self.reason and not self.gap:
+            raise ValueError("a class that is lowered by hand needs a `reason`")
+        return self
+
+    @property
+    def missing(self) -> tuple[Gap, ...]:
+        """Return the gaps of this point."""
+        if self.gap is None:
+            return ()
+        return self.gap if isinstance(self.gap, tuple) else (self.gap,)
+
+
+class Published(_Frozen):
+    """A file of `sweeps/published`."""
+
+    kind: Literal["published"] = "published"
+    source: Source
+    experiment: Setup = Setup()
+    gaps: dict[str, str] = Field(default_factory=dict)
+    points: tuple[Point, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Published:
+        ids = [p.id for p in self.points]
+        double = sorted({i for i in ids if ids.count(i) > 1})
+        if double:
+            raise ValueError(f"the id {double[0]!r} occurs twice. ids are unique in a file")
+        for point in self.points:
+            for gap in point.missing:
+                if gap.input not in self.gaps:
+                    known = ", ".join(self.gaps) or "none"
+                    raise ValueError(
+                        f"point {point.id!r}: no gap is called {gap.input!r}. Known: {known}"
+                    )
+        return self
+
+
+def published_catalog(folder: Path | None = None) -> Catalog:
+    """Return the catalog of published sources, of the package or of another folder."""
+    return Catalog("source", folder or Path(__file__).parent.parent / "published")
+
+
+def load_published(name: str, folder: Path | None = None) -> tuple[Published, Document]:
+    """Return a source and its document.
+
+    Args:
+        name: Catalog name or path.
+        folder: Folder to look in; the package's by default.
+    Raises:
+        ConfigError: With every problem of the file.
+    """
+    catalog = published_catalog(folder)
+    find: Callable[[str], Path] = catalog.path
+    document = load_document(catalog.find(name), find)
+    return validate(Published, document), document
