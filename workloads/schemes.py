@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -148,17 +148,48 @@ def _mxfp4(r: SchemeReader) -> Chooser:
 
 
 def _grouped(r: SchemeReader) -> Chooser:
-    """GPTQ and AWQ: integers with a 16-bit scale and a zero point for each group."""
-    for key in ("dynamic", "modules_in_block_to_quantize", "extra_config"):
-        if r.data.get(key):
-            raise r.fail(key, "formats that differ by module are not read", r.data[key])
-    bits = r.number("bits", "w_bit")
+    """GPTQ, AWQ, AutoRound: integers with a 16-bit scale and a zero point for each group."""
+    if r.data.get("data_type") not in (None, "int"):
+        raise r.fail("data_type", "only integers are known", r.data["data_type"])
     group = r.number("group_size", "q_group_size", default=128)
+    bits = r.number("bits", "w_bit")
     dtype = r.integer_dtype(bits, "bits")
     scale = (16.0 + bits) / group if group > 0 else 0.0
-    excluded = r.patterns(r.names("modules_to_not_convert"), "modules_to_not_convert")
-    head = r.data.get("lm_head") is True
-    return _linear(Scheme(dtype, None, scale), excluded, head=head)
+    key = "modules_to_not_convert"
+    excluded = r.patterns([*r.names(key), *_left_alone(r)], key)
+    listed = r.data.get("modules_in_block_to_quantize")
+    chosen = r.patterns(list(_flat(listed)), "modules_in_block_to_quantize") if listed else None
+    choose = _linear(Scheme(dtype, None, scale), excluded, head=r.data.get("lm_head") is True)
+
+    def within(module: Module) -> Scheme:
+        return choose(module) if chosen is None or chosen.match(module) else PLAIN
+
+    return within
+
+
+def _left_alone(r: SchemeReader) -> Iterator[str]:
+    """Return the modules that overrides by name leave as they are; other overrides are refused."""
+    for key in ("dynamic", "extra_config"):
+        overrides = r.data.get(key) or {}
+        if not isinstance(overrides, Mapping):
+            raise r.fail(key, "a mapping by module is due", overrides)
+        for name, change in overrides.items():
+            wide = isinstance(change, Mapping) and change.get("bits") in (16, 32)
+            if str(name).startswith("-:"):
+                yield "re:" + str(name)[2:]
+            elif wide:
+                yield str(name)
+            else:
+                raise r.fail(key, "formats that differ by module are not read", str(name))
+
+
+def _flat(value: object) -> Iterator[str]:
+    """Return the texts in nested lists."""
+    if isinstance(value, list):
+        for entry in value:
+            yield from _flat(entry)
+    else:
+        yield str(value)
 
 
 def _bitnet(r: SchemeReader) -> Chooser:
@@ -199,6 +230,9 @@ def compressed(r: SchemeReader) -> Chooser:
     """compressed-tensors: groups of targets, each with a format, and a list to leave alone."""
     excluded = r.patterns(r.names("ignore", "exclude_modules"), "ignore")
     groups = r.data.get("config_groups")
+    sparsity = r.data.get("sparsity_config")
+    if isinstance(sparsity, Mapping) and sparsity.get("format", "dense") not in ("dense", None):
+        raise r.fail("sparsity_config", "sparse weights are not known", sparsity["format"])
     if groups == {} and r.data.get("kv_cache_scheme"):
         return _linear(PLAIN, excluded)
     if not isinstance(groups, Mapping) or not groups:

@@ -26,7 +26,11 @@ class Sizes:
 
 
 def read_sizes(
-    f: Fields, *, head_dim: int | None = None, head_dim_keys: Sequence[str] = ("head_dim",)
+    f: Fields,
+    *,
+    head_dim: int | None = None,
+    head_dim_keys: Sequence[str] = ("head_dim",),
+    layers: int | None = None,
 ) -> Sizes:
     """Read the sizes under the names that most families use.
 
@@ -34,6 +38,7 @@ def read_sizes(
         f: The config.
         head_dim: The family's width of a head where the config names none; None for hidden / heads.
         head_dim_keys: Names of that field.
+        layers: Number of layers, where another field decides it.
     """
     hidden = f.size("hidden_size")
     heads = f.size("num_attention_heads", most=100_000)
@@ -42,8 +47,8 @@ def read_sizes(
     if not width:
         width = divided(f, "hidden_size", hidden, "num_attention_heads", heads)
     check_groups(f, ("num_key_value_heads", "num_attention_heads"), heads, kv_heads)
-    layers = f.size("num_hidden_layers", most=MOST_LAYERS)
-    return Sizes(hidden, layers, heads, kv_heads, width, f.size("vocab_size"))
+    depth = layers or f.size("num_hidden_layers", most=MOST_LAYERS)
+    return Sizes(hidden, depth, heads, kv_heads, width, f.size("vocab_size"))
 
 
 def divided(f: Fields, whole_key: str, whole: int, part_key: str, parts: int) -> int:

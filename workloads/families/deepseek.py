@@ -84,7 +84,7 @@ def _indexers(f: Fields, layers: int) -> list[bool]:
     if kinds is None and pattern is not None:
         words = {"F": "full", "S": "shared", "full": "full", "shared": "shared"}
         good = isinstance(pattern, str | list) and len(pattern) == layers
-        good = good and all(entry in words for entry in pattern)
+        good = good and all(isinstance(e, str) and e in words for e in pattern)
         f.check(good, "index_topk_pattern", f"{layers} letters F or S are due", pattern)
         kinds = [words[entry] for entry in pattern] if good else None
     if kinds is not None:

@@ -81,6 +81,7 @@ _DEFAULTS: dict[str, tuple[Any, ...]] = {
     "tie_encoder_decoder": (False, None),
     "pruned_heads": ({}, None),
     "num_labels": (0, 1, 2, None),
+    "_num_labels": (0, 1, 2, None),
 }
 
 

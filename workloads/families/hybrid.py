@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from opbyte.workloads.families.common import Sizes, assemble, read_sizes
-from opbyte.workloads.families.fields import Fields
+from opbyte.workloads.families.fields import MOST_LAYERS, Fields
 from opbyte.workloads.families.llama import attention
 from opbyte.workloads.families.moe import read_experts
 from opbyte.workloads.model import Attention, DenseFfn, Layer, Mamba, Model, MoeFfn, ShortConv
@@ -24,19 +24,20 @@ _NAMES = {
 }
 
 
-def _nemotron_kinds(f: Fields, layers: int) -> list[str]:
+def _nemotron_kinds(f: Fields) -> list[str]:
     """Return the kind of each layer from the pattern or the list."""
     listed = f.get("layers_block_type", "layer_types")
     pattern = f.get("hybrid_override_pattern")
     key = "layers_block_type" if listed is not None else "hybrid_override_pattern"
     given, words = (listed, _NAMES) if listed is not None else (pattern, _LETTERS)
     good = isinstance(given, list if listed is not None else str) and len(given) > 0
-    good = good and all(entry in words for entry in given)
+    good = good and all(isinstance(entry, str) and entry in words for entry in given)
     remedy = f"Known: {', '.join(words)}."
     if not good:
         f.fault(key, "one known kind for each layer is due", given, remedy)
         return ["mlp"]
-    if f.has("num_hidden_layers") and len(given) != layers:
+    layers = f.size("num_hidden_layers", default=len(given), most=MOST_LAYERS)
+    if len(given) != layers:
         f.fault("num_hidden_layers", f"{key} has {len(given)} layers", layers, "Correct one.")
     return [words[entry] for entry in given]
 
@@ -61,8 +62,8 @@ def nemotron_h(f: Fields) -> Model:
 
     Attention has no positions. `expand` is not read: the inner width is heads x head width.
     """
-    s = read_sizes(f, head_dim_keys=("attention_head_dim", "head_dim"))
-    kinds = _nemotron_kinds(f, s.layers)
+    kinds = _nemotron_kinds(f)
+    s = read_sizes(f, head_dim_keys=("attention_head_dim", "head_dim"), layers=len(kinds))
     bias = f.flag("attention_bias", default=False)
     f.ignore("expand", "mamba_ssm_cache_dtype", "norm_before_gate")
     f.only("mamba_proj_bias", (False,), why="use_bias is the field that this family reads")

@@ -107,7 +107,8 @@ def _llama4_chunked(f: Fields, layers: int) -> list[bool]:
     if kinds is not None:
         return [kind == "chunked_attention" for kind in kinds]
     if listed:
-        good = isinstance(listed, list) and len(listed) == layers and set(listed) <= {0, 1}
+        good = isinstance(listed, list) and len(listed) == layers
+        good = good and all(entry in (0, 1) for entry in listed)
         f.check(good, "no_rope_layers", f"a list of {layers} zeros and ones is due", listed)
         return [bool(flag) for flag in listed] if good else [True] * layers
     return [(i + 1) % interval != 0 for i in range(layers)]
