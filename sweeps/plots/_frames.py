@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -12,33 +12,24 @@ import pandas as pd
 from opbyte.core.errors import ConfigError
 from opbyte.core.registry import nearest
 from opbyte.sim.result import Result
+from opbyte.sweeps.store import Results
 
 #: Metrics of which more is better; for all others less is.
 MORE_IS_BETTER = frozenset(
     {"tokens_per_s", "speedup", "op_per_byte", "hit_rate", "models_in_fast", "models_max"}
 )
 OK = "ok"
+#: Status of a point that has a result, but not one that was asked for.
+BEYOND = "beyond a constraint"
 
 
-@runtime_checkable
-class Stored(Protocol):
-    """A result store: `opbyte.open_results`."""
-
-    @property
-    def study(self) -> Mapping[str, Any]:
-        """Return the study as it was written."""
-        ...
-
-    def frame(self) -> pd.DataFrame:
-        """Return one row per design point."""
-        ...
-
-
-Points: TypeAlias = "pd.DataFrame | Stored | Mapping[str, Result] | Iterable[Result]"
+Points: TypeAlias = "pd.DataFrame | Results | Mapping[str, Result] | Iterable[Result]"
 
 
 def frame_of(data: Points) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Return a frame of design points with a `status` column, and the study, if there is one.
+
+    The study is as written, with its name, and the columns of its axes as `columns`.
 
     Args:
         data: Frame, result store, results by name, or results.
@@ -48,8 +39,9 @@ def frame_of(data: Points) -> tuple[pd.DataFrame, dict[str, Any]]:
     study: dict[str, Any] = {}
     if isinstance(data, pd.DataFrame):
         frame = data.copy()
-    elif isinstance(data, Stored):
-        frame, study = data.frame().copy(), dict(data.study)
+    elif isinstance(data, Results):
+        frame, study = data.frame(), {**data.meta["study"], "name": data.name}
+        study["columns"] = data.axes
     else:
         frame = pd.DataFrame(
             [{"name": n, "machine": r.machine, **r.metrics} for n, r in named(data).items()]
@@ -58,6 +50,9 @@ def frame_of(data: Points) -> tuple[pd.DataFrame, dict[str, Any]]:
         raise ConfigError.one("", "", "a plot needs at least one design point", "none", "")
     if "status" not in frame:
         frame["status"] = OK
+    if "violation" in frame:
+        broken = (frame["status"] == OK) & (frame["violation"] > 0)
+        frame["status"] = frame["status"].astype(object).mask(broken, BEYOND)
     return frame.reset_index(drop=True), study
 
 

@@ -19,6 +19,7 @@ from opbyte.sweeps.plots._lines import lines
 from opbyte.sweeps.plots._pareto import pareto
 from opbyte.sweeps.plots._quantities import dress, quantity, show
 from opbyte.sweeps.plots._style import COLUMN, PALETTE, axes_for, figure_of, save, styled
+from opbyte.sweeps.store import Results, open_results
 
 _FRONTS = 3
 _LINES = 4
@@ -52,8 +53,6 @@ def study_plots(results_dir: str | Path, out: str | Path | None = None) -> list[
     Raises:
         ConfigError: If there are no results, or no point at all.
     """
-    from opbyte.sweeps.store import open_results
-
     folder = Path(out) if out is not None else Path(results_dir) / "plots"
     paths = []
     for drawn in study_figures(open_results(Path(results_dir))):
@@ -63,7 +62,7 @@ def study_plots(results_dir: str | Path, out: str | Path | None = None) -> list[
     return paths
 
 
-def study_figures(results: Any) -> Iterator[Drawn]:
+def study_figures(results: Results) -> Iterator[Drawn]:
     """Yield the figures of a study one by one; the caller closes them.
 
     Args:
@@ -90,15 +89,8 @@ def study_figures(results: Any) -> Iterator[Drawn]:
 
 
 def varied(frame: pd.DataFrame, study: Mapping[str, Any]) -> list[str]:
-    """Return the axes of a study that take more than one value.
-
-    A study without `axes` (a list of points) has those of its points.
-    """
-    strategy = study.get("strategy") or {}
-    points = strategy.get("points") if isinstance(strategy, Mapping) else None
-    names = list(study.get("axes") or {})
-    for point in points if isinstance(points, list) else []:
-        names += [n for n in point if n not in names]
+    """Return the columns of a study's axes that take more than one value."""
+    names = study.get("columns") or study.get("axes") or ()
     return [n for n in names if n in frame and frame[n].astype(str).nunique() > 1]
 
 

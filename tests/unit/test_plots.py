@@ -190,10 +190,18 @@ def test_infeasible_and_missing_points_are_told_apart_in_the_legend():
 
 def test_an_infeasible_point_is_never_on_the_front():
     frame = points_frame()
-    mask = front_mask(frame, {"tpot": "min", "joules_per_token": "min"}, np.ones(7, bool))
+    free = frame.assign(status="ok")
+    mask = front_mask(free, {"tpot": "min", "joules_per_token": "min"}, np.arange(7) < 6)
     assert mask[5], "without its status it would win"
     ax = plots.pareto(frame, "tpot", "joules_per_token")
     assert 0.5e-3 not in step_line(ax).get_xdata()
+
+
+def test_a_point_beyond_a_constraint_is_drawn_but_not_on_the_front():
+    frame = points_frame().assign(violation=[0.0, 0.0, 3.0, 0.0, 0.0, 0.0, np.nan])
+    ax = plots.pareto(frame, "tpot", "joules_per_token")
+    np.testing.assert_array_equal(step_line(ax).get_xdata(), [1e-3, 2e-3, 8e-3])
+    assert "breaks a constraint" in legend_texts(ax)
 
 
 def test_known_designs_and_the_knee_are_named():
@@ -474,5 +482,4 @@ def test_varied_axes_are_those_with_several_values():
     frame = pd.DataFrame({"workload.batch": [1, 2], "machine": ["a", "a"], "context": [1, 2]})
     study = {"axes": {"workload.batch": {"log2": [1, 2]}, "machine": {"values": ["a"]}}}
     assert varied(frame, study) == ["workload.batch"]
-    listed = {"strategy": {"kind": "list", "points": [{"workload.batch": 1, "context": 1}]}}
-    assert varied(frame, listed) == ["workload.batch", "context"]
+    assert varied(frame, {"columns": ["context", "absent"]}) == ["context"]

@@ -1,0 +1,173 @@
+"""What a study found, as sentences with numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from opbyte.sweeps.plots._frames import OK, direction, in_order, numbers, numeric
+from opbyte.sweeps.plots._quantities import quantity, show
+
+#: Changes below this are not worth a sentence.
+_SMALL = 1.01
+_MOST_EFFECTS = 6
+
+
+def findings(frame: pd.DataFrame, study: Mapping[str, Any], axes: list[str]) -> list[str]:
+    """Return the headline sentences of a study.
+
+    Args:
+        frame: One row per design point, with `status`.
+        study: The study as written.
+        axes: Columns of the axes that vary.
+    """
+    objectives = {m: d for m, d in (study.get("objectives") or {}).items() if m in frame}
+    fine = frame[frame["status"] == OK]
+    said = [_coverage(frame)]
+    if fine.empty:
+        return said
+    for metric, sense in objectives.items():
+        said += _best(fine, metric, sense, axes)
+    said += _limits(frame, axes)
+    for metric in list(objectives)[:1]:
+        said += _effects(fine, metric, direction(metric, objectives), axes)
+    return said
+
+
+def cell(row: pd.Series, column: str) -> str:
+    """Return one value of a row with its unit."""
+    value = row[column]
+    if isinstance(value, (int, float, np.number)) and not isinstance(value, bool):
+        return show(float(value), column)
+    return "" if value is None else str(value)
+
+
+def setting(row: pd.Series, axes: list[str]) -> str:
+    """Return a row's axis values as words: `batch size 64, fusion layer`."""
+    return ", ".join(f"{_short(a)} {cell(row, a)}" for a in axes)
+
+
+def _short(column: str) -> str:
+    label = quantity(column).label
+    return label if len(label) > 1 and label[1].isupper() else label[:1].lower() + label[1:]
+
+
+def _coverage(frame: pd.DataFrame) -> str:
+    counts = frame["status"].value_counts()
+    total, good = len(frame), int(counts.get(OK, 0))
+    text = f"{good:,} of {total:,} points are feasible"
+    others = [f"{int(n):,} {status}" for status, n in counts.items() if status != OK]
+    if others:
+        text += f"; {', '.join(others)}"
+    if "reason" in frame:
+        reasons = frame.loc[frame["status"] != OK, "reason"].dropna()
+        reasons = reasons[reasons != ""]
+        if len(reasons):
+            often = reasons.value_counts()
+            text += (
+                f", most often because {str(often.index[0])[:160]} ({int(often.iloc[0]):,} points)"
+            )
+    return text + "."
+
+
+def _best(fine: pd.DataFrame, metric: str, sense: str, axes: list[str]) -> list[str]:
+    values = fine[metric].dropna()
+    if values.empty:
+        return []
+    place = int(np.argmax(values) if sense == "max" else np.argmin(values))
+    row = fine.loc[values.index].iloc[place]
+    middle = float(values.median())
+    word = "Highest" if sense == "max" else "Lowest"
+    text = f"{word} {_short(metric)}: {cell(row, metric)}"
+    where = setting(row, axes)
+    text += f" at {where}" if where else ""
+    if middle > 0 and len(values) > 2:
+        text += f"; the median of the feasible points is {show(middle, metric)}"
+    if metric != "speedup" and np.isfinite(row.get("speedup", np.nan)):
+        text += f"; {cell(row, 'speedup')} over the baseline"
+    return [text + "."]
+
+
+def _limits(frame: pd.DataFrame, axes: list[str]) -> list[str]:
+    """Return from which value of a numeric axis on nothing is feasible, by name."""
+    said = []
+    names = [a for a in axes if not numeric(frame, a)]
+    for axis in (a for a in axes if numeric(frame, a)):
+        values = in_order(frame[axis])
+        for name in names[:1]:
+            for value in in_order(frame[name]):
+                mine = frame[frame[name] == value]
+                able = mine.loc[mine["status"] == OK, axis]
+                beyond = [v for v in values if len(able) and v > able.max()]
+                if len(able) and beyond:
+                    last, first = show(float(able.max()), axis), show(float(beyond[0]), axis)
+                    said.append(
+                        f"{value} is feasible up to {_short(axis)} {last}, and not at {first}."
+                    )
+    return said[:_MOST_EFFECTS]
+
+
+def _effects(fine: pd.DataFrame, metric: str, sense: str, axes: list[str]) -> list[str]:
+    """Return what each axis does to a metric when everything else stays the same."""
+    found = []
+    for axis in axes:
+        others = [a for a in axes if a != axis]
+        groups = [g for _, g in fine.groupby(others, dropna=False)] if others else [fine]
+        if numeric(fine, axis):
+            found.append(_numeric_effect(groups, axis, metric))
+        else:
+            found.append(_named_effect(groups, axis, metric, sense))
+    kept = [f for f in found if f is not None]
+    return [text for _, text in sorted(kept, key=lambda f: -f[0])][:_MOST_EFFECTS]
+
+
+def _numeric_effect(groups: list[pd.DataFrame], axis: str, metric: str) -> tuple[float, str] | None:
+    ratios, ends = [], []
+    for group in groups:
+        line = group.dropna(subset=[metric]).sort_values(axis)
+        if len(line) > 1 and line[axis].iloc[0] < line[axis].iloc[-1]:
+            first, last = numbers(line, metric)[[0, -1]]
+            if first > 0 and last > 0:
+                ratios.append(last / first)
+                ends.append((float(line[axis].iloc[0]), float(line[axis].iloc[-1])))
+    if not ratios:
+        return None
+    low, high = min(e[0] for e in ends), max(e[1] for e in ends)
+    name = quantity(axis).label
+    start = f"{name} from {show(low, axis)} to {show(high, axis)}, all else equal"
+    size = max(max(r, 1 / r) for r in ratios)
+    if size < _SMALL:
+        return size, f"{start}: {_short(metric)} stays within 1 %."
+    return size, f"{start}: {_short(metric)} changes by a factor of {_range(ratios)}."
+
+
+def _named_effect(
+    groups: list[pd.DataFrame], axis: str, metric: str, sense: str
+) -> tuple[float, str] | None:
+    tables = [g.dropna(subset=[metric]).groupby(axis)[metric].agg(sense) for g in groups]
+    wide = pd.DataFrame(tables).reset_index(drop=True)
+    if wide.shape[1] < 2:
+        return None
+    order = wide.median().sort_values(ascending=sense == "min").index
+    best, others = order[0], order[1:]
+    parts, size = [], 1.0
+    for other in others:
+        both = wide[[best, other]].dropna()
+        if both.empty or (both <= 0).any().any():
+            continue
+        ratios = (both[other] / both[best] if sense == "min" else both[best] / both[other]).tolist()
+        size = max(size, *ratios)
+        parts.append(f"{other} by a factor of {_range(ratios)}")
+    if not parts:
+        return None
+    return size, f"{quantity(axis).label} {best}, all else equal, beats {'; '.join(parts)}."
+
+
+def _range(ratios: list[float]) -> str:
+    low, high, middle = min(ratios), max(ratios), float(np.median(ratios))
+    if high / low < _SMALL:
+        return f"{middle:.3g}"
+    return f"{low:.3g} to {high:.3g} (median {middle:.3g})"

@@ -1,0 +1,308 @@
+"""The report: what it says, that it opens offline, that nothing in it runs away."""
+
+import builtins
+import html.parser
+import itertools
+import json
+import re
+import sys
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from opbyte.core.errors import ConfigError
+from opbyte.sweeps.plots import study_plots
+from opbyte.sweeps.plots._frames import frame_of
+from opbyte.sweeps.report import write_report
+from opbyte.sweeps.report._evidence import evidence, kind_of
+from opbyte.sweeps.report._findings import findings
+from opbyte.sweeps.store import open_results
+
+BATCHES = [1, 2, 4, 8, 16]
+RATES = [0.8e12, 1.6e12, 3.2e12]
+
+
+@pytest.fixture(autouse=True)
+def _close_figures():
+    yield
+    plt.close("all")
+
+
+def store(folder, frame, study, axes):
+    """Write results as a finished sweep leaves them."""
+    (folder / "points").mkdir(parents=True)
+    meta = {
+        "name": study.get("name", folder.name), "key": "k" * 16, "code": "c" * 16,
+        "version": "0.1.0", "study": study, "axes": axes, "units": {},
+    }  # fmt: skip
+    (folder / "study.json").write_text(json.dumps(meta))
+    frame = frame.assign(point=range(len(frame)))
+    frame.to_parquet(folder / "points" / "part-0.parquet", index=False)
+    return folder
+
+
+def grid():
+    """Throughput doubles with the batch until 8, and is three times higher when fused."""
+    rows = []
+    for fusion, batch, rate in itertools.product(["none", "layer"], BATCHES, RATES):
+        fits = not (fusion == "none" and batch == 16)
+        speed = min(batch, 8) * rate / 1e9 * (3 if fusion == "layer" else 1)
+        rows.append(
+            {
+                "mapping.fusion": fusion,
+                "workload.batch": batch,
+                "machine.rdu.hbm.phy.bandwidth": rate,
+                "tokens_per_s": speed if fits else np.nan,
+                "joules_per_token": 1 / batch + rate / 1e13 if fits else np.nan,
+                "status": "ok" if fits else "infeasible",
+                "reason": "" if fits else "kv does not fit in rdu.hbm",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+STUDY = {
+    "kind": "study",
+    "name": "three-axes",
+    "base": {"machine": "sn40l-node", "workload": {"kind": "decode", "model": "llama-3.1-8b"}},
+    "axes": {
+        "mapping.fusion": {"values": ["none", "layer"]},
+        "workload.batch": {"log2": [1, 16]},
+        "machine.rdu.hbm.phy.bandwidth": {"values": ["0.8 TB/s", "1.6 TB/s", "3.2 TB/s"]},
+    },
+    "objectives": {"tokens_per_s": "max", "joules_per_token": "min"},
+    "constraints": ["tpot <= 20 ms"],
+}
+
+
+@pytest.fixture
+def results(tmp_path):
+    return store(tmp_path / "three-axes", grid(), STUDY, list(STUDY["axes"]))
+
+
+# -- figures of a study ---------------------------------------------------------------------------
+
+
+def test_a_study_gets_its_figures_with_numbers_beside_them(results):
+    paths = study_plots(results)
+    names = {p.stem for p in paths}
+    assert "front_joules-per-token_tokens-per-s" in names
+    assert "tokens-per-s_batch" in names
+    assert "joules-per-token_rdu-hbm-phy-bandwidth" in names
+    for path in paths:
+        assert path.parent == results / "plots"
+        assert path.with_suffix(".pdf").stat().st_size > 2000
+        numbers = pd.read_csv(path.with_suffix(".csv"))
+        assert len(numbers) == 30, "infeasible points are in the numbers too"
+    assert not plt.get_fignums(), "figures are closed"
+
+
+def test_a_study_of_names_only_gets_bars(tmp_path):
+    frame = pd.DataFrame(
+        {"machine": ["a", "b", "c"], "tokens_per_s": [3.0, 9.0, 1.0], "status": "ok"}
+    )
+    study = {"objectives": {"tokens_per_s": "max"}, "axes": {"machine": {"values": ["a"]}}}
+    (path,) = study_plots(store(tmp_path / "s", frame, study, ["machine"]))
+    assert path.stem == "tokens-per-s_ranking"
+
+
+def test_a_study_without_a_feasible_point_has_no_figures_but_a_report(tmp_path):
+    frame = grid().assign(tokens_per_s=np.nan, joules_per_token=np.nan, status="infeasible")
+    folder = store(tmp_path / "s", frame, STUDY, list(STUDY["axes"]))
+    assert study_plots(folder) == []
+    page = write_report(folder).read_text()
+    assert "0 of 30 points are feasible" in page
+
+
+# -- findings -------------------------------------------------------------------------------------
+
+
+def test_findings_give_the_numbers_of_the_grid():
+    said = findings(grid(), STUDY, list(STUDY["axes"]))
+    text = "\n".join(said)
+    assert said[0] == (
+        "27 of 30 points are feasible; 3 infeasible, most often because kv does not fit in "
+        "rdu.hbm (3 points)."
+    )
+    # 8 * 3.2e12 / 1e9 * 3
+    assert "Highest throughput: 76,800 tokens/s at fusion layer, batch size 8" in text
+    # 1/16 + 0.08
+    assert "Lowest energy per token: 142 mJ at fusion layer, batch size 16" in text
+    assert "none is feasible up to batch size 8, and not at 16." in text
+    assert "fusion layer, all else equal, beats none by a factor of 3." in text
+    assert "from 800 GB/s to 3.2 TB/s, all else equal: throughput changes by a factor of 4." in text
+
+
+def test_points_beyond_a_constraint_are_counted_apart():
+    frame = grid().assign(violation=lambda f: (f["tokens_per_s"] > 50_000) * 1.0)
+    said = findings(frame_of(frame)[0], STUDY, list(STUDY["axes"]))
+    # 8 * 3.2e12 / 1e9 * 3 is the only speed above, at batch 8 and 16.
+    assert said[0].startswith("25 of 30 points are feasible; 3 infeasible, 2 beyond a constraint")
+
+
+def test_a_named_axis_of_a_minimised_metric_compares_the_right_way_round():
+    frame = pd.DataFrame(
+        {"machine": ["slow", "fast"] * 2, "workload.batch": [1, 1, 2, 2], "tpot": [4.0, 2, 12, 3],
+         "status": "ok"}
+    )  # fmt: skip
+    study = {"objectives": {"tpot": "min"}}
+    text = "\n".join(findings(frame, study, ["machine", "workload.batch"]))
+    assert "machine fast, all else equal, beats slow by a factor of 2 to 4 (median 3)." in text
+
+
+def test_an_axis_without_effect_is_said_to_have_none():
+    frame = pd.DataFrame({"workload.batch": [1, 2], "tpot": [1.0, 1.0], "status": "ok"})
+    text = "\n".join(findings(frame, {"objectives": {"tpot": "min"}}, ["workload.batch"]))
+    assert "stays within 1 %" in text
+
+
+# -- evidence -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("source", "kind"),
+    [
+        ("SN40L paper, Table II", "published"),
+        ("assumed: unpublished; four stacks", "assumed"),
+        ("calibrated: switch ratios of Table V", "calibrated"),
+        (None, "unsourced"),
+        ("", "unsourced"),
+    ],
+)
+def test_sources_are_told_apart(source, kind):
+    assert kind_of(source) == kind
+
+
+def test_evidence_counts_every_parameter_once():
+    from opbyte.hw_models.machine import load_machine
+
+    (found,) = evidence(STUDY)
+    kinds = ("published", "assumed", "calibrated", "unsourced")
+    assert sum(len(found[k]) for k in kinds) == len(load_machine("sn40l-node").parameters)
+    assert "fill.bandwidth" in found["calibrated"]
+    assert "rdu.hbm.phy.bandwidth" in found["published"]
+
+
+def test_evidence_names_every_machine_of_a_study_and_survives_a_lost_one():
+    study = {
+        "base": {"machine": "sn40l-node"},
+        "axes": {"machine": {"values": ["dgx-h100", "sn40l-node", "gone.yaml"]}},
+    }
+    found = evidence(study)
+    assert [e["name"] for e in found] == ["sn40l-node", "dgx-h100", "gone.yaml"]
+    assert [bool(e["problem"]) for e in found] == [False, False, True]
+
+
+# -- page -----------------------------------------------------------------------------------------
+
+
+class Page(html.parser.HTMLParser):
+    """Collects what a browser would load and whether tags are closed."""
+
+    VOID = frozenset({"meta", "img", "br", "link", "input", "hr"})
+
+    def __init__(self):
+        super().__init__()
+        self.loads, self.open, self.scripts, self.tags = [], [], 0, []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.loads += [v for k, v in attrs if k in ("src", "href", "srcset", "data", "poster")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def parsed(text):
+    page = Page()
+    page.feed(text)
+    page.close()
+    assert page.open == []
+    return page
+
+
+def test_the_page_loads_nothing_from_anywhere(results):
+    page = parsed(write_report(results).read_text())
+    assert page.loads
+    assert all(v.startswith("data:image/png;base64,") for v in page.loads)
+    assert "link" not in page.tags
+
+
+def test_the_page_holds_question_front_figures_evidence_and_commands(results, tmp_path):
+    out = write_report(results, tmp_path / "deep" / "page.html")
+    assert out == tmp_path / "deep" / "page.html"
+    text = out.read_text()
+    for wanted in (
+        "<h1>three-axes</h1>", "tpot &lt;= 20 ms", "max tokens_per_s", "27 of 30 points",
+        "sn40l-node", "fill.bandwidth", "opbyte sweep study.yaml", "0.8 TB/s", "k" * 16,
+    ):  # fmt: skip
+        assert wanted in text, wanted
+    assert text.count("<figure>") == len(list(study_plots(results)))
+
+
+def test_the_front_table_is_the_front(results):
+    frame = open_results(results).frame()
+    ok = frame[frame["status"] == "ok"]
+    speed, energy = ok["tokens_per_s"].to_numpy(), ok["joules_per_token"].to_numpy()
+    beats = [
+        (((speed >= s) & (energy < e)) | ((speed > s) & (energy <= e))).any()
+        for s, e in zip(speed, energy, strict=True)
+    ]
+    expected = len(ok) - sum(beats)
+    text = write_report(results).read_text()
+    table = text[text.index("<h2>The front</h2>") :]
+    table = table[table.index("<tbody>") : table.index("</tbody>")]
+    assert table.count("<tr>") == expected
+
+
+def test_hostile_names_are_shown_and_not_run(tmp_path):
+    evil = "<script>alert(1)</script>"
+    frame = pd.DataFrame(
+        {"machine": [evil, "b"], "tpot": [1.0, 2.0], "joules": [2.0, 1.0], "status": "ok"}
+    )
+    study = {
+        "name": evil, "description": "<img src=x onerror=alert(1)>",
+        "objectives": {"tpot": "min", "joules": "min"}, "axes": {"machine": {"values": [evil]}},
+    }  # fmt: skip
+    text = write_report(store(tmp_path / "s", frame, study, ["machine"])).read_text()
+    assert evil not in text
+    assert "<img src=x" not in text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+
+
+def test_without_plotly_the_page_is_whole_but_not_interactive(results, monkeypatch):
+    monkeypatch.setitem(sys.modules, "plotly", None)
+    monkeypatch.setitem(sys.modules, "plotly.graph_objects", None)
+    text = write_report(results).read_text()
+    page = parsed(text)
+    assert "script" not in page.tags
+    assert "<figure>" in text
+    assert len(text) < 2_000_000
+
+
+def test_with_plotly_the_points_can_be_explored(results):
+    text = write_report(results).read_text()
+    assert "<h2>Explore</h2>" in text
+    assert re.search(r"fusion layer, batch size 8", text)
+
+
+def test_without_the_extra_the_error_says_what_to_install(results, monkeypatch):
+    real = builtins.__import__
+
+    def without(name, *args, **kwargs):
+        if name.split(".")[0] == "jinja2":
+            raise ModuleNotFoundError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(ConfigError, match=re.escape("pip install 'opbyte[report]'")):
+        write_report(results)
+
+
+def test_a_folder_without_results_is_an_error(tmp_path):
+    with pytest.raises(ConfigError, match="no results in this folder"):
+        write_report(tmp_path)
