@@ -20,6 +20,7 @@ from opbyte.core.dtypes import lookup
 from opbyte.core.errors import ConfigError, WorkloadError
 from opbyte.core.ops import NUMERIC, Array, Number, OpTable, Phase
 from opbyte.core.parallel import Parallel
+from opbyte.workloads.chakra import read_chakra
 from opbyte.workloads.numeric import is_array
 from opbyte.workloads.work import WORKS, Work
 
@@ -262,16 +263,20 @@ class OpTrace(Work):
     The file holds what one device executes: a mapping's parallel degrees do not split it again.
 
     Attributes:
-        path: Parquet file that `save_ops` wrote.
+        path: Parquet file that `save_ops` wrote, or a Chakra trace (`.et`).
+        participants: Devices of a Chakra trace's collectives, of which it says nothing.
     """
 
     kind: ClassVar[str] = "ops"
 
     path: str | Path
+    participants: int | None = None
 
     @cached_property
     def file(self) -> TraceFile:
         """Return what the file holds; it is read on first use."""
+        if Path(self.path).suffix == ".et":
+            return TraceFile(read_chakra(self.path, participants=self.participants))
         return load_ops(self.path)
 
     @property

@@ -27,10 +27,10 @@ def read(text):
         ("{kind: prefill, model: llama-3.1-8b, batch: 2, input: 1e3}", Prefill, {"input": 1000}),
         ("{kind: generate, model: t5-small, batch: 2, input: 100, output: 7}", Generate,
          {"output": 7}),
-        ("{kind: mixed, model: llama-3.1-8b, chunks: [[512, 0], [10, 512]], decodes: 8, context: 9}",
-         Mixed, {"chunks": ((512, 0), (10, 512))}),
-        ("{kind: decode, model: mixtral-8x7b, batch: 4, context: 9, routing: {kind: zipf, skew: 1}}",
-         Decode, {"routing": Routing("zipf", 1)}),
+        ("{kind: mixed, model: llama-3.1-8b, chunks: [[512, 0], [9, 512]], decodes: 8, context: 9}",
+         Mixed, {"chunks": ((512, 0), (9, 512))}),
+        ("{kind: decode, model: mixtral-8x7b, batch: 4, context: 9, routing: {kind: zipf}}",
+         Decode, {"routing": Routing("zipf")}),
     ],
 )  # fmt: skip
 def test_works_from_text(text, cls, fields):
