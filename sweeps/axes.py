@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,11 +13,10 @@ import numpy.typing as npt
 
 from opbyte.core.errors import ConfigError
 from opbyte.core.parameters import Quantity
-from opbyte.core.units import dimension
 from opbyte.sweeps.space import Line
 from opbyte.sweeps.study import AxisForm
 
-__all__ = ["PlanAxis", "Target", "resolved_axis"]
+__all__ = ["SI_UNITS", "PlanAxis", "Target", "resolved_axis"]
 
 _MOST_VALUES = 1_000_000
 
@@ -112,7 +112,7 @@ def resolved_axis(form: AxisForm, target: Target, *, discrete: bool) -> PlanAxis
         raise ConfigError.one("", key, rule, f"[{ends[0]}, {ends[1]}]")
     whole = target.dimension == "count"
     if key == "log2":
-        steps = int(math.floor(math.log2(high / low) + 1e-9)) + 1
+        steps = math.floor(math.log2(high / low) + 1e-9) + 1
         return _counted(target, low * 2.0 ** np.arange(steps))
     if form.steps is not None:
         if form.scale == "log":
@@ -177,17 +177,9 @@ def _number(target: Target, raw: Any, at: str) -> float:
             return float(raw)
         return Quantity(target.dimension).read(raw).value
     except ConfigError as error:
-        found = []
-        for p in error.problems:
-            found.append(p.__class__("", at, p.rule, p.value, p.remedy))
-        raise ConfigError(found) from None
-
-
-def unit_of(target: Target) -> str:
-    """Return the SI unit of a target, empty where it has none."""
-    if target.dimension is None or dimension(target.dimension).bare:
-        return ""
-    return SI_UNITS.get(target.dimension, "")
+        raise ConfigError(
+            dataclasses.replace(p, where="", path=at) for p in error.problems
+        ) from None
 
 
 SI_UNITS = {

@@ -56,7 +56,7 @@ class Backend(ABC):
     def run(self, tasks: Iterator[Task]) -> Iterator[Rows]:
         """Yield the rows of all tasks, as they become ready."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  most have nothing to give back
         """Give back what was taken; nothing more is run."""
 
 

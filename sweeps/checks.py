@@ -13,7 +13,7 @@ from opbyte.core.errors import ConfigError, OpbyteError, Problem
 from opbyte.core.registry import nearest
 from opbyte.hw_models.machine import Machine
 from opbyte.sim.simulate import metrics_of
-from opbyte.sweeps.axes import PlanAxis, Target, resolved_axis
+from opbyte.sweeps.axes import PlanAxis, resolved_axis
 from opbyte.sweeps.constraints import Constraint, metric_dimension
 from opbyte.sweeps.derive import Link, in_order
 from opbyte.sweeps.design import Side
@@ -63,11 +63,11 @@ class _Checker:
         baseline = self._baseline()
         space = None if trusted else self._space(axes)
         if not self.problems and not trusted:
-            self._check_designs(axes, space, slow)
+            self._check_designs(axes, space)
         constraints = self._constraints(axes, links, metrics)
         self._check_objectives(axes, links, metrics)
         if baseline is not None and not trusted:
-            self._check_baseline(baseline, axes, work.kind)
+            self._check_baseline(baseline, work.kind)
         self._check_links(links, slow, axes)
         if self.problems:
             raise ConfigError(self.problems)
@@ -271,9 +271,7 @@ class _Checker:
             return table_space(lines, _listed_codes(axes, strategy.points))
         return None if any(line.size == 0 for line in lines) else grid_space(lines)
 
-    def _check_designs(
-        self, axes: tuple[PlanAxis, ...], space: Space | None, slow: frozenset[str]
-    ) -> None:
+    def _check_designs(self, axes: tuple[PlanAxis, ...], space: Space | None) -> None:
         """Build the designs that the points need, so that a wrong name shows before the run."""
         structure = [a for a in axes if not a.target.numeric]
         first = self._first("workload")
@@ -305,7 +303,7 @@ class _Checker:
         workload = {**base.workload, **given.workload}
         return Side(self.document, ("baseline",), machine, workload, mapping, settings)
 
-    def _check_baseline(self, side: Side, axes: tuple[PlanAxis, ...], kind: str) -> None:
+    def _check_baseline(self, side: Side, kind: str) -> None:
         first = self._first("workload")
         if side.machine is None:
             first |= self._first("machine")

@@ -286,7 +286,7 @@ class Evaluator:
         words["status"] = Words(answer.status.astype(np.int32), STATUS)
         words["reason"] = Words(answer.reason.astype(np.int32), answer.reasons)
         if plan.baseline is not None:
-            self._compare(ids, codes, numbers, choice, columns, words)
+            self._compare(ids, numbers, choice, columns, words)
         if plan.constraints:
             columns["violation"] = self._violation(columns, answer)
         return Rows(ids, columns, words)
@@ -300,7 +300,6 @@ class Evaluator:
     def _compare(
         self,
         ids: Ids,
-        codes: Codes,
         numbers: Mapping[str, Floats],
         choice: Mapping[str, Any],
         columns: dict[str, Floats],
@@ -366,8 +365,8 @@ def _answered(outcome: Any, names: tuple[str, ...], count: int) -> Answer:
     reasons = [""]
     if outcome.infeasible is not None:
         status[column(outcome.infeasible) > 0] = INFEASIBLE
-        for holders, tier, size, room in outcome.detail.get("overflow", ()):
-            size, room = column(size), column(room)
+        for holders, tier, *sizes in outcome.detail.get("overflow", ()):
+            size, room = map(column, sizes)
             here = (size > room) & (reason == 0) & (status == INFEASIBLE)
             reason[here] = len(reasons)
             reasons.append(f"{'+'.join(holders)} does not fit in {tier}")

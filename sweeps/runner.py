@@ -13,7 +13,7 @@ import numpy as np
 
 import opbyte
 from opbyte.core.errors import ConfigError
-from opbyte.sweeps.axes import unit_of
+from opbyte.sweeps.axes import SI_UNITS, Target
 from opbyte.sweeps.backends import Backend, ExecutorBackend, PoolBackend, SerialBackend, Task
 from opbyte.sweeps.constraints import metric_dimension
 from opbyte.sweeps.keys import code_version, resolved, study_key
@@ -27,7 +27,6 @@ __all__ = ["Options", "Progress", "Session", "open_session", "run_plan"]
 #: Points of one vectorised evaluation: what stays in a processor's cache.
 CHUNK = 8192
 _EVENT_CHUNK = 64
-_METRIC_UNITS = {"seconds": "s", "joules": "J", "watts": "W", "area": "m2", "dollars": "USD"}
 
 
 class Progress(Protocol):
@@ -84,13 +83,11 @@ def meta_of(plan: Plan) -> dict[str, Any]:
     import json
 
     data = resolved(plan)
-    units = {a.path: unit_of(a.target) for a in plan.axes}
-    units |= {k.target.path: unit_of(k.target) for k in plan.links}
+    dimensions = {t.path: t.dimension for t in _targets(plan)}
     names = [*plan.metrics, *(f"baseline_{n}" for n in ("seconds", *plan.study.objectives))]
-    for name in names:
-        kind = metric_dimension(name.removeprefix("baseline_"))
-        units[name] = _METRIC_UNITS.get(kind or "", "")
-    units |= {"needed_bytes": "B", "available_bytes": "B"}
+    dimensions |= {n: metric_dimension(n.removeprefix("baseline_")) for n in names}
+    dimensions |= {"needed_bytes": "bytes", "available_bytes": "bytes"}
+    known = {name: kind for name, kind in dimensions.items() if kind}
     meta = {
         "name": plan.name,
         "description": plan.study.description,
@@ -102,11 +99,16 @@ def meta_of(plan: Plan) -> dict[str, Any]:
         "derived": [k.target.path for k in plan.links],
         "metrics": list(plan.metrics),
         "points": plan.space.count if plan.space is not None else None,
-        "units": {name: unit for name, unit in units.items() if unit},
+        "dimensions": known,
+        "units": {name: SI_UNITS[kind] for name, kind in known.items() if kind in SI_UNITS},
         "study": data,
     }
     plain: dict[str, Any] = json.loads(json.dumps(meta, default=str))
     return plain
+
+
+def _targets(plan: Plan) -> list[Target]:
+    return [*(a.target for a in plan.axes), *(k.target for k in plan.links)]
 
 
 def open_session(

@@ -71,6 +71,19 @@ class Results:
         return dict(self.meta["units"])
 
     @property
+    def dimensions(self) -> dict[str, str]:
+        """Return the dimension of each column that has one."""
+        return dict(self.meta.get("dimensions", {}))
+
+    @property
+    def study(self) -> dict[str, Any]:
+        """Return the study as written, with its name."""
+        hidden = ("machines", "files")
+        own = {k: v for k, v in self.meta["study"].items() if k not in hidden}
+        about = {"name": self.name, "description": self.meta.get("description", "")}
+        return {**about, **own}
+
+    @property
     def parts(self) -> list[Path]:
         """Return the stored parts."""
         return sorted((self.folder / "points").glob("part-*.parquet"))

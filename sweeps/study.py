@@ -137,7 +137,7 @@ class Optuna(_Frozen):
 
     kind: Literal["optuna"]
     trials: int | None = Field(None, ge=1)
-    """Distinct points to evaluate; default: a twentieth of the grid, 400 where an axis is continuous."""
+    """Distinct points to evaluate; default: a twentieth of the grid, or 400 without a grid."""
     population: int = Field(32, ge=4)
     seed: int = Field(0, ge=0)
 

@@ -1,0 +1,6 @@
+"""x."""
+
+
+def command() -> int:
+    """X."""
+    return 0

@@ -1,0 +1,79 @@
+"""The end of a sweep: what was found, as a table and as JSON."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from opbyte.sweeps.console import Output, shown
+from opbyte.sweeps.pareto import feasible, front_of
+from opbyte.sweeps.store import Results
+
+__all__ = ["show"]
+
+_MOST_ROWS = 20
+
+
+def show(results: Results, output: Output, drawn: list[Path]) -> None:
+    """Print counts, the front with its baseline, reasons of points without a result, figures."""
+    columns = results.columns()
+    objectives = {n: d for n, d in results.objectives.items() if n in columns}
+    best = front_of(columns, objectives) if objectives else []
+    counts = results.counts
+    kept = int(feasible(columns).sum())
+    reasons = _reasons(columns)
+    output.data(
+        {
+            "name": results.name,
+            "out": str(results.folder),
+            "points": {"total": sum(counts.values()), **counts, "feasible": kept},
+            "objectives": objectives,
+            "front": [_row(columns, int(i)) for i in best],
+            "reasons": reasons,
+            "plots": [str(p) for p in drawn],
+        }
+    )
+    if output.silent:
+        return
+    if len(best):
+        _front_table(results, output, columns, objectives, best)
+    listed = ", ".join(f"{counts[s]:,} {s}" for s in ("ok", "infeasible", "failed") if s in counts)
+    broken = counts.get("ok", 0) - kept
+    if broken:
+        listed += f" ({broken:,} of the ok ones break a constraint)"
+    output.line(f"{sum(counts.values()):,} points: {listed}")
+    for reason, count in list(reasons.items())[:5]:
+        output.line(f"  {count:,} x {reason}")
+    output.line(f"results: {results.folder}")
+    for path in drawn:
+        output.line(f"figure: {path}")
+
+
+def _front_table(
+    results: Results, output: Output, columns: Any, objectives: dict[str, str], best: Any
+) -> None:
+    varied = [a for a in results.axes if len(set(columns[a].tolist())) > 1] or results.axes
+    extra = [n for n in ("speedup",) if n in columns and n not in objectives]
+    first = next(iter(objectives))
+    baseline = [n for n in (f"baseline_{first}",) if n in columns]
+    names = [*varied, *objectives, *extra, *baseline]
+    names = list(dict.fromkeys(names))
+    dimensions = results.dimensions
+    rows = [[shown(columns[n][i], dimensions.get(n)) for n in names] for i in best[:_MOST_ROWS]]
+    heads = [f"{n} ({objectives[n]})" if n in objectives else n for n in names]
+    more = f", {_MOST_ROWS} of {len(best)}" if len(best) > _MOST_ROWS else ""
+    title = "Front" if len(objectives) > 1 else "Best"
+    output.table(f"{title} of {results.name}: {len(best)} points{more}", heads, rows)
+
+
+def _row(columns: Any, i: int) -> dict[str, Any]:
+    return {name: values[i] for name, values in columns.items()}
+
+
+def _reasons(columns: Any) -> dict[str, int]:
+    """Return how often each reason occurs, most frequent first."""
+    found: dict[str, int] = {}
+    for reason in columns.get("reason", ()):
+        if reason:
+            found[reason] = found.get(reason, 0) + 1
+    return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
