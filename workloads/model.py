@@ -110,7 +110,8 @@ class Model:
         extra: Parameters outside layers that no operator of ours carries.
         max_context: Longest context, tokens; 0 where it is not known.
         source: Where the sizes come from.
-        published_parameters: The model card's count, 0 where there is none.
+        published_parameters: The model card's count, less what it counts and this model leaves
+            out (a vision tower); 0 where there is none.
         published_active: The model card's parameters active per token, 0 where there are none.
         notes: What a reader of the counts should know.
     """

@@ -65,7 +65,7 @@ class Module:
         """Return the words of its whole name."""
         if self.layer < 0:
             return self.words
-        return (("layers", "h", "block", "blocks"), (str(self.layer),), *self.words)
+        return (("layers", "h"), (str(self.layer),), *self.words)
 
     def spellings(self) -> Iterator[str]:
         """Return every name that it may have."""
@@ -176,6 +176,7 @@ class Patterns:
     everywhere: list[list[str]] = field(default_factory=list)
     by_layer: dict[int, list[list[str]]] = field(default_factory=dict)
     expressions: list[re.Pattern[str]] = field(default_factory=list)
+    _answers: dict[tuple[Word, ...], bool] = field(default_factory=dict)
 
     @classmethod
     def of(cls, texts: Sequence[str]) -> Patterns:
@@ -206,9 +207,20 @@ class Patterns:
         candidates = (*self.everywhere, *self.by_layer.get(module.layer, ()))
         if any(_contains(path, words) for words in candidates):
             return True
-        if not self.expressions:
-            return False
-        return any(e.match(name) for name in module.spellings() for e in self.expressions)
+        return bool(self.expressions) and self._expressed(module)
+
+    def _expressed(self, module: Module) -> bool:
+        """Return whether a regular expression names the module.
+
+        Expressions without a digit can not tell layers apart: their answer is kept.
+        """
+        if any(character.isdigit() for e in self.expressions for character in e.pattern):
+            return any(e.match(name) for name in module.spellings() for e in self.expressions)
+        if module.words not in self._answers:
+            names = list(module.spellings())
+            found = any(e.match(name) for name in names for e in self.expressions)
+            self._answers[module.words] = found
+        return self._answers[module.words]
 
 
 def _contains(path: tuple[Word, ...], words: list[str]) -> bool:

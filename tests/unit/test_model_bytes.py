@@ -200,6 +200,11 @@ def test_bytes_of_mxfp4_checkpoints_are_their_files():
     assert load_model("gpt-oss-120b").weight_bytes == 65_248_815_744
 
 
+def test_bytes_of_an_int4_checkpoint_are_its_files():
+    # 594 GB on the hub: experts in groups of 32 with 16-bit scales, all else in 16 bits.
+    assert load_model("kimi-k2-thinking").weight_bytes == pytest.approx(594e9, rel=0.002)
+
+
 def test_expert_bytes_by_hand():
     model = load_model("gpt-oss-20b")
     matrices = 3 * 2880 * 2880 * 4.25 / 8

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from opbyte.workloads.families.fields import MOST_LAYERS, Fields
+from opbyte.workloads.families.fields import LONGEST_CONTEXT, MOST_LAYERS, Fields
 from opbyte.workloads.model import Layer, Model
 
 SLIDING = "sliding_attention"
@@ -88,7 +88,8 @@ def assemble(
     """
     layers, order = distinct(stack)
     if "max_context" not in outside:
-        outside["max_context"] = f.size("max_position_embeddings", "n_positions", default=0)
+        keys = ("max_position_embeddings", "n_positions")
+        outside["max_context"] = f.size(*keys, default=0, most=LONGEST_CONTEXT)
     return Model(
         name=f.family,
         hidden=hidden,

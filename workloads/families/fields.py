@@ -9,7 +9,8 @@ from opbyte.core.errors import ConfigError, Problem
 from opbyte.core.registry import nearest
 from opbyte.workloads.families.harmless import is_harmless, required_value
 
-LARGEST_SIZE = 1_000_000_000
+LARGEST_SIZE = 100_000_000
+LONGEST_CONTEXT = 10**12
 MOST_LAYERS = 10_000
 
 
