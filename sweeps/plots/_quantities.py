@@ -76,6 +76,7 @@ _METRICS = MappingProxyType(
         "context": _named("Context", "tokens", "none"),
         "input": _named("Input", "tokens", "none"),
         "output": _named("Output", "tokens", "none"),
+        "count": Quantity("Number of experts"),
         "experts.count": Quantity("Number of experts"),
     }
 )
@@ -107,7 +108,7 @@ def quantity(column: str) -> Quantity:
         unit, prefixes = _PARAMETERS[words[-1]]
         label = f"{'.'.join(words[:-1])} {words[-1].replace('_', ' ')}".strip()
         return Quantity(label, unit, 1.0, "binary" if prefixes == "binary" else "si")
-    return Quantity(path if len(words) > 1 else path.replace("_", " "))
+    return Quantity(path if len(words) > 1 else path.replace("_", " ").capitalize())
 
 
 def show(value: float, column: str) -> str:
@@ -119,8 +120,10 @@ def show_as(value: float, q: Quantity) -> str:
     """Return an SI value as text with its unit."""
     if not math.isfinite(value):
         return "n/a"
-    factor, prefix = _prefix(abs(value) * q.scale, q.prefixes)
     tight = "" if q.unit == "×" else " "
+    if q.prefixes == "none" and q.scale == 1 and value == int(value):
+        return f"{int(value):,}{tight}{q.unit}".strip()
+    factor, prefix = _prefix(abs(value) * q.scale, q.prefixes)
     return f"{_number(value * q.scale / factor, 3)}{tight}{prefix}{q.unit}".strip()
 
 
@@ -173,6 +176,13 @@ def _log_ticks(axis: Axis, values: Array) -> None:
     distinct = np.unique(values)
     if 2 < len(distinct) <= 10 and axis is axis.axes.xaxis and _apart(distinct):
         axis.set_major_locator(FixedLocator(distinct.tolist()))
+        axis.set_minor_locator(FixedLocator([]))
+        return
+    if axis is axis.axes.xaxis and np.all(np.log2(distinct) % 1 == 0):
+        every = -(-len(distinct) // 7)
+        axis.set_major_locator(
+            FixedLocator((distinct[0] * 2.0 ** np.arange(0, 64, every)).tolist())
+        )
         axis.set_minor_locator(FixedLocator([]))
         return
     decades = math.log10(high / low) if high > low else 0.0

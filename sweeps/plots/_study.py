@@ -24,6 +24,7 @@ from opbyte.sweeps.store import Results, open_results
 _FRONTS = 3
 _LINES = 4
 _RANKED = 20
+_ACROSS = 4
 #: Lines that one figure shows legibly, by colour and by dashes.
 _BY = (9, 4)
 
@@ -75,13 +76,15 @@ def study_figures(results: Results) -> Iterator[Drawn]:
     objectives = {m: d for m, d in objectives.items() if fine[m].notna().any()}
     names = [a for a in axes if not numeric(frame, a)]
     numbers = sorted((a for a in axes if a not in names), key=lambda a: -frame[a].nunique())
+    # Two or three values are better told apart by colour than drawn as an axis.
+    across = [a for a in numbers if frame[a].nunique() >= _ACROSS] or numbers[:1]
     color = next((a for a in [*names, *numbers] if frame[a].nunique() <= _BY[0]), None)
     for x, y in list(combinations(objectives, 2))[:_FRONTS]:
         ax = pareto(results, x, y, objectives=objectives, color=color)
         caption = f"{_label(y)} against {_label(x)}; the line joins the points that nothing beats."
         yield Drawn(f"front_{_file(y)}_{_file(x)}", caption, ax, _columns(frame, axes, [x, y]))
     for y in list(objectives)[:_FRONTS]:
-        for x in numbers[: max(1, _LINES // len(objectives))]:
+        for x in across[: max(1, _LINES // len(objectives))]:
             others = [a for a in [*names, *numbers] if a != x]
             yield _line_figure(frame, x, y, others, objectives)
         if names and not numbers:

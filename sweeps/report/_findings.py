@@ -13,7 +13,7 @@ from opbyte.sweeps.plots._quantities import quantity, show
 
 #: Changes below this are not worth a sentence.
 _SMALL = 1.01
-_MOST_EFFECTS = 6
+_MOST_EFFECTS = 4
 
 
 def findings(frame: pd.DataFrame, study: Mapping[str, Any], axes: list[str]) -> list[str]:
@@ -32,7 +32,7 @@ def findings(frame: pd.DataFrame, study: Mapping[str, Any], axes: list[str]) -> 
     for metric, sense in objectives.items():
         said += _best(fine, metric, sense, axes)
     said += _limits(frame, axes)
-    for metric in list(objectives)[:1]:
+    for metric in list(objectives)[:2]:
         said += _effects(fine, metric, direction(metric, objectives), axes)
     return said
 
@@ -93,21 +93,19 @@ def _best(fine: pd.DataFrame, metric: str, sense: str, axes: list[str]) -> list[
 
 def _limits(frame: pd.DataFrame, axes: list[str]) -> list[str]:
     """Return from which value of a numeric axis on nothing is feasible, by name."""
-    said = []
-    names = [a for a in axes if not numeric(frame, a)]
+    said: dict[str, list[str]] = {}
+    names = [a for a in axes if not numeric(frame, a)][:1]
     for axis in (a for a in axes if numeric(frame, a)):
         values = in_order(frame[axis])
-        for name in names[:1]:
-            for value in in_order(frame[name]):
-                mine = frame[frame[name] == value]
-                able = mine.loc[mine["status"] == OK, axis]
-                beyond = [v for v in values if len(able) and v > able.max()]
-                if len(able) and beyond:
-                    last, first = show(float(able.max()), axis), show(float(beyond[0]), axis)
-                    said.append(
-                        f"{value} is feasible up to {_short(axis)} {last}, and not at {first}."
-                    )
-    return said[:_MOST_EFFECTS]
+        for value in in_order(frame[names[0]]) if names else [None]:
+            mine = frame if value is None else frame[frame[names[0]] == value]
+            able = mine.loc[mine["status"] == OK, axis]
+            beyond = [v for v in values if len(able) and v > able.max()]
+            if beyond:
+                last, first = show(float(able.max()), axis), show(float(beyond[0]), axis)
+                limit = f"feasible up to {_short(axis)} {last}, not at {first}."
+                said.setdefault(limit, []).append("all" if value is None else str(value))
+    return [f"{', '.join(who)}: {limit}" for limit, who in said.items()][:_MOST_EFFECTS]
 
 
 def _effects(fine: pd.DataFrame, metric: str, sense: str, axes: list[str]) -> list[str]:
@@ -163,7 +161,8 @@ def _named_effect(
         parts.append(f"{other} by a factor of {_range(ratios)}")
     if not parts:
         return None
-    return size, f"{quantity(axis).label} {best}, all else equal, beats {'; '.join(parts)}."
+    name = f"{quantity(axis).label} {best}"
+    return size, f"{name}, all else equal, beats {'; '.join(parts)} in {_short(metric)}."
 
 
 def _range(ratios: list[float]) -> str:

@@ -106,7 +106,7 @@ def _figures(results: Results) -> list[dict[str, str]]:
         figure = figure_of(drawn.ax)
         with styled():
             figure.savefig(buffer, format="png", metadata={"Software": None})
-        width = round(figure.get_figwidth() * 130)
+        width = round(figure.get_figwidth() * 104)
         plt.close(figure)
         uri = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
         found.append(

@@ -118,8 +118,10 @@ def points_frame():
         (638e12, "machine.rdu.pcu.peak.bf16", "638 TFLOP/s"),
         (20e-6, "machine.rdu.pcu.launch.software", "20 µs"),
         (64.0, "workload.batch", "64"),
-        (12345.0, "tokens_per_s", "12,300 tokens/s"),
+        (12345.6, "tokens_per_s", "12,300 tokens/s"),
+        (1024.0, "workload.batch", "1,024"),
         (2.5, "speedup", "2.5×"),
+        (2.0, "speedup", "2×"),
         (math.nan, "tpot", "n/a"),
     ],
 )
@@ -313,7 +315,7 @@ def test_a_second_name_gives_dashes():
     ax = plots.lines(coe_frame(), "experts.count", "seconds", by=["machine", "batch"])
     assert len({str(line.get_linestyle()) for line in ax.lines[:4]}) == 2
     assert len(DASHES) >= 2
-    assert {"1", "8", "Batch size:", "machine:"} <= set(legend_texts(ax))
+    assert {"1", "8", "Batch size:", "Machine:"} <= set(legend_texts(ax))
     assert_readable(ax)
 
 
