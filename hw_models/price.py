@@ -25,7 +25,7 @@ class Demand:
     Attributes:
         compute: Seconds of arithmetic, (ops, points).
         busy: Seconds that each resource is busy at its effective rate, (ops, resources, points).
-        floor: Seconds that pass at least while data streams (overlapped collectives), (ops, points).
+        floor: Seconds that streaming takes at least (overlapped collectives), (ops, points).
         latency: Seconds before anything streams, (ops, points).
         joules: Dynamic energy on one device, (ops, points).
         flops: Operations of the table, (ops, 1 or points).
@@ -77,7 +77,7 @@ def price(placed: PlacedOps, machine: Machine, *, ideal: bool = False) -> Demand
     rates, latencies, energies = _resources(placed, machine, ideal=ideal)
     busy = crossing / rates[None]
     latency, floor = _latency(placed, machine, views, crossing, latencies, steps, ideal=ideal)
-    joules = _joules(placed, machine, views, crossing, energies)
+    joules = _joules(placed, views, crossing, energies)
     shape = (len(placed), points)
     return Demand(
         placed,
@@ -237,9 +237,10 @@ def _latency(
     zero = np.zeros((len(placed), 1))
     if ideal:
         return zero, zero
-    used = crossing.any(axis=2)
+    used = np.any(crossing > 0, axis=2)
     links = np.array([r in machine.config.links for r in placed.resources], bool)
-    first = np.where(used[:, :, None] & ~links[None, :, None], latencies[None], 0.0)
+    read = used & ~links[None, :]
+    first = np.where(read[:, :, None], latencies[None], 0.0)
     access = first.max(axis=1) if len(placed.resources) else zero
     link = int(placed.collective_link.max(initial=-1))
     stepping = steps * latencies[link][None] if link >= 0 else zero
@@ -266,20 +267,15 @@ def _launch(view: UnitView, mode: str) -> Any:
     return np.atleast_1d(seconds)
 
 
-def _joules(
-    placed: PlacedOps, machine: Machine, views: list[UnitView], crossing: Array, energies: Array
-) -> Array:
+def _joules(placed: PlacedOps, views: list[UnitView], crossing: Array, energies: Array) -> Array:
     """Return dynamic energy of each operator on one device, (ops, points)."""
     table = placed.table
-    joules = (
-        (crossing * energies[None]).sum(axis=1)
-        if len(placed.resources)
-        else np.zeros((len(placed), 1))
-    )
+    moving = np.where(crossing > 0, crossing * energies[None], 0.0).sum(axis=1)
+    computes = table["flops"].any(axis=1) & (placed.collective_link < 0)
     per_op: list[Any] = []
     for row in range(len(table)):
         unit = placed.unit_of[placed.op_of[row]]
-        if unit < 0 or placed.collective_link[row] >= 0:
+        if unit < 0 or not computes[row]:
             per_op.append(0.0)
             continue
         view = views[unit]
@@ -287,5 +283,5 @@ def _joules(
         per_op.append(
             view.energy(table.dtypes[row]) if matrix else view.get("energy.vector", np.nan)
         )
-    total: Array = joules + placed.per_op(table["flops"] * columns(per_op))
+    total: Array = moving + placed.per_op(table["flops"] * columns(per_op))
     return total

@@ -86,7 +86,8 @@ def _around(demand: Demand, blocks: Array, seconds: Array) -> Array:
         if at.size:
             head = np.minimum(head, earlier[at[0]] + before[op])
             tail = np.minimum(tail, later[at[-1]] + after[op])
-    return head + tail
+    around: Array = head + tail
+    return around
 
 
 def _slack(demand: Demand) -> tuple[Array, Array]:

@@ -209,7 +209,8 @@ def _hit_rate(work: CompositionOfExperts, tiers: Tiers) -> Array:
         return np.ones(1)
     count, resident = np.broadcast_arrays(np.atleast_1d(work.count), tiers.resident)
     if work.choose == "uniform":
-        return np.minimum(1.0, resident / count)
+        share: Array = np.minimum(1.0, resident / count)
+        return share
     cases = {(n, c) for n, c in zip(count, resident, strict=True)}
     rates = {(n, c): lru_hit_rate(work.popularity(int(n)), float(c)) for n, c in cases}
     return np.array([rates[n, c] for n, c in zip(count, resident, strict=True)])

@@ -156,9 +156,9 @@ def run_dag(demand: Demand, microbatches: int = 1) -> Array:
             processes: dict[int, simpy.Process] = {}
             for op in np.flatnonzero(placed.block_of == block):
                 sources = placed.edges[placed.edges[:, 1] == op, 0]
-                inputs: list[simpy.Event] = [processes[s] for s in sources]
+                inputs: list[simpy.Event] = [processes[int(s)] for s in sources]
                 stage = int(placed.table.stage[block])
-                processes[op] = env.process(execute(micro, run, int(op), inputs, stage))
+                processes[int(op)] = env.process(execute(micro, run, int(op), inputs, stage))
             yield env.all_of(list(processes.values()))
 
     for micro in range(microbatches):

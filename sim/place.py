@@ -236,7 +236,7 @@ class Placer:
         for op, name in zip(op_of, table.names, strict=True):
             names[op].append(name)
         first = np.searchsorted(op_of, np.arange(count))
-        resources, routes = self._route_matrix(units, collective.any())
+        resources, routes = self._route_matrix(units, bool(collective.any()))
         link = resources.index(self._collective_link()) if collective.any() else -1
         return PlacedOps(
             table,

@@ -122,8 +122,7 @@ def _arithmetic(dtype: str) -> tuple[str, ...]:
 
 def is_matrix(table: OpTable, rows: Rows) -> npt.NDArray[np.bool_]:
     """Return which rows are matrix products, (rows,)."""
-    matrix: npt.NDArray[np.bool_] = (table["m"][rows] > 0).any(axis=1)
-    return matrix
+    return np.any(table["m"][rows] > 0, axis=1)  # type: ignore[no-any-return]
 
 
 def arithmetic_seconds(

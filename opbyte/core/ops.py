@@ -92,7 +92,7 @@ class OpTable:
     @property
     def points(self) -> int:
         """Return how many design points the columns hold."""
-        return max(c.shape[1] for c in self.columns.values())
+        return max(int(c.shape[1]) for c in self.columns.values())
 
     @property
     def repeats(self) -> npt.NDArray[np.int64]:

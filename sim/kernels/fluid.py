@@ -8,8 +8,6 @@ Gallager, Data Networks, section 6.5). `opbyte.sim.engine.run_dag` is the readab
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numba
 import numpy as np
 import numpy.typing as npt
@@ -19,49 +17,11 @@ Ints = npt.NDArray[np.int64]
 
 _DONE = 1e-12
 _WAITS, _LATENCY, _STREAMS, _ENDED = 0, 1, 2, 3
-# Counters of a Flight.
-_FLYING, _TICKETS, _FINISHED = 0, 1, 2
+# Columns of a slot: an execution that waits or runs.
+_MICRO, _OP, _STAGE, _STATE, _TICKET, _PLACE = 0, 1, 2, 3, 4, 5
 
 
-class Plan(NamedTuple):
-    """What runs; see `run_blocks`."""
-
-    latency: Floats
-    work: Floats
-    share: Floats
-    unit: Ints
-    first: Ints
-    edge_start: Ints
-    edge_to: Ints
-    inputs: Ints
-    order: Ints
-    stage: Ints
-    offset: Ints  # first execution of each run of a block, and the end
-
-
-class Flight(NamedTuple):
-    """Executions that wait or run, in the first `counters[_FLYING]` slots, and the books."""
-
-    micro: Ints
-    op: Ints
-    state: Ints
-    left: Floats
-    ticket: Ints
-    wide: Floats  # share of every stage's resources, (slots, stages * resources)
-    active: Ints
-    speed: Floats
-    counters: Ints
-    place: Ints  # position in the order, of each microbatch
-    open_ops: Ints  # operators of the current block that have not ended
-    waits: Ints  # inputs that an operator waits for, (microbatches, ops)
-    free: npt.NDArray[np.bool_]  # units, (stages, units)
-    ready_at: Floats
-    start_at: Floats
-    end_at: Floats
-    peak: Floats
-
-
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True)
 def fair_speeds(share: Floats, active: Ints, count: int, speed: Floats) -> None:
     """Set the relative speed of each active operator, 1 when nothing limits it.
 
@@ -97,135 +57,111 @@ def fair_speeds(share: Floats, active: Ints, count: int, speed: Floats) -> None:
                 left -= 1
 
 
-@numba.njit(cache=True, inline="always")  # type: ignore[untyped-decorator]
-def _execution(plan: Plan, flight: Flight, micro: int, op: int) -> int:
-    """Return the index of an operator's execution in the current block of a microbatch."""
-    run = flight.place[micro]
-    first = plan.first[plan.order[run]]
-    return int(micro * plan.offset[-1] + plan.offset[run] + op - first)
-
-
-@numba.njit(cache=True, inline="always")  # type: ignore[untyped-decorator]
-def _make_ready(plan: Plan, flight: Flight, micro: int, op: int, now: float) -> None:
-    """Let an operator whose inputs are there wait for its unit."""
-    slot = flight.counters[_FLYING]
-    flight.micro[slot] = micro
-    flight.op[slot] = op
-    flight.state[slot] = _WAITS
-    flight.ticket[slot] = flight.counters[_TICKETS]
-    flight.counters[_FLYING] += 1
-    flight.counters[_TICKETS] += 1
-    flight.ready_at[_execution(plan, flight, micro, op)] = now
-
-
-@numba.njit(cache=True, inline="always")  # type: ignore[untyped-decorator]
-def _open_block(plan: Plan, flight: Flight, micro: int, now: float) -> None:
-    """Start the current block of a microbatch."""
-    block = plan.order[flight.place[micro]]
-    flight.open_ops[micro] = plan.first[block + 1] - plan.first[block]
-    for op in range(plan.first[block], plan.first[block + 1]):
-        flight.waits[micro, op] = plan.inputs[op]
-        if plan.inputs[op] == 0:
-            _make_ready(plan, flight, micro, op, now)
-
-
-@numba.njit(cache=True, inline="always")  # type: ignore[untyped-decorator]
-def _start_waiting(plan: Plan, flight: Flight, now: float) -> None:
+@numba.njit(cache=True)
+def _start_waiting(
+    slots: Ints,
+    flying: int,
+    left: Floats,
+    wide: Floats,
+    free: npt.NDArray[np.bool_],
+    latency: Floats,
+    work: Floats,
+    share: Floats,
+    unit: Ints,
+    start_at: Floats,
+    now: float,
+) -> None:
     """Give every free unit the operator that has waited for it longest."""
-    resources = plan.share.shape[1]
+    resources = share.shape[1]
     while True:
         best = -1
-        for i in range(flight.counters[_FLYING]):
-            if flight.state[i] != _WAITS or 0 <= best and flight.ticket[i] > flight.ticket[best]:
+        for i in range(flying):
+            if slots[i, _STATE] != _WAITS:
                 continue
-            unit = plan.unit[flight.op[i]]
-            stage = plan.stage[plan.order[flight.place[flight.micro[i]]]]
-            if unit < 0 or flight.free[stage, unit]:
+            if best >= 0 and slots[i, _TICKET] > slots[best, _TICKET]:
+                continue
+            needed = unit[slots[i, _OP]]
+            if needed < 0 or free[slots[i, _STAGE], needed]:
                 best = i
         if best < 0:
             return
-        micro, op = flight.micro[best], flight.op[best]
-        stage = plan.stage[plan.order[flight.place[micro]]]
-        if plan.unit[op] >= 0:
-            flight.free[stage, plan.unit[op]] = False
-        waits = plan.latency[op] > 0.0
-        flight.state[best] = _LATENCY if waits else _STREAMS
-        flight.left[best] = plan.latency[op] if waits else plan.work[op]
-        flight.start_at[_execution(plan, flight, micro, op)] = now
-        for r in range(flight.wide.shape[1]):
-            flight.wide[best, r] = 0.0
+        op, stage = slots[best, _OP], slots[best, _STAGE]
+        if unit[op] >= 0:
+            free[stage, unit[op]] = False
+        waits = latency[op] > 0.0
+        slots[best, _STATE] = _LATENCY if waits else _STREAMS
+        left[best] = latency[op] if waits else work[op]
+        start_at[slots[best, _PLACE]] = now
+        for r in range(wide.shape[1]):
+            wide[best, r] = 0.0
         for r in range(resources):
-            flight.wide[best, stage * resources + r] = plan.share[op, r]
+            wide[best, stage * resources + r] = share[op, r]
 
 
-@numba.njit(cache=True, inline="always")  # type: ignore[untyped-decorator]
-def _advance(plan: Plan, flight: Flight) -> float:
+@numba.njit(cache=True)
+def _advance(  # noqa: C901  (one pass over few slots; calls cost more than they clear up)
+    slots: Ints,
+    flying: int,
+    left: Floats,
+    wide: Floats,
+    latency: Floats,
+    work: Floats,
+    active: Ints,
+    speed: Floats,
+    peak: Floats,
+) -> float:
     """Let time pass until something ends or starts to stream; return how long that takes."""
-    flying = flight.counters[_FLYING]
     streaming = 0
-    for i in range(flying):
-        if flight.state[i] == _STREAMS:
-            flight.active[streaming] = i
-            streaming += 1
-    if streaming == 1:
-        flight.speed[0] = 1.0
-    elif streaming > 1:
-        fair_speeds(flight.wide, flight.active, streaming, flight.speed)
     step = np.inf
+    for i in range(flying):
+        if slots[i, _STATE] == _STREAMS:
+            active[streaming] = i
+            streaming += 1
+        elif slots[i, _STATE] == _LATENCY:
+            step = min(step, left[i])
+    if streaming == 1:
+        speed[0] = 1.0
+    elif streaming > 1:
+        fair_speeds(wide, active, streaming, speed)
     for i in range(streaming):
-        step = min(step, flight.left[flight.active[i]] / flight.speed[i])
-    for r in range(flight.peak.shape[0]):
+        step = min(step, left[active[i]] / speed[i])
+    for r in range(peak.shape[0]):
         granted = 0.0
         for i in range(streaming):
-            granted += flight.speed[i] * flight.wide[flight.active[i], r]
-        flight.peak[r] = max(flight.peak[r], granted)
-    for i in range(flying):
-        if flight.state[i] == _LATENCY:
-            step = min(step, flight.left[i])
+            granted += speed[i] * wide[active[i], r]
+        peak[r] = max(peak[r], granted)
     for i in range(streaming):
-        slot = flight.active[i]
-        rest = flight.left[slot] - flight.speed[i] * step
-        flight.left[slot] = rest if rest > _DONE * plan.work[flight.op[slot]] else 0.0
-        if flight.left[slot] == 0.0:
-            flight.state[slot] = _ENDED
+        slot = active[i]
+        rest = left[slot] - speed[i] * step
+        left[slot] = rest if rest > _DONE * work[slots[slot, _OP]] else 0.0
+        if left[slot] == 0.0:
+            slots[slot, _STATE] = _ENDED
     for i in range(flying):
-        if flight.state[i] == _LATENCY:
-            op = flight.op[i]
-            rest = flight.left[i] - step
-            flight.left[i] = rest if rest > _DONE * plan.latency[op] else 0.0
-            if flight.left[i] == 0.0:
-                flight.left[i] = plan.work[op]
-                flight.state[i] = _STREAMS if plan.work[op] > 0.0 else _ENDED
+        if slots[i, _STATE] == _LATENCY:
+            op = slots[i, _OP]
+            left[i] -= step
+            if left[i] <= _DONE * latency[op]:
+                left[i] = work[op]
+                slots[i, _STATE] = _STREAMS if work[op] > 0.0 else _ENDED
     return step
 
 
-@numba.njit(cache=True, inline="always")  # type: ignore[untyped-decorator]
-def _end(plan: Plan, flight: Flight, slot: int, now: float) -> None:
-    """Record an end, free the unit, and let go what waited for this operator."""
-    micro, op = flight.micro[slot], flight.op[slot]
-    block = plan.order[flight.place[micro]]
-    flight.end_at[_execution(plan, flight, micro, op)] = now
-    if plan.unit[op] >= 0:
-        flight.free[plan.stage[block], plan.unit[op]] = True
-    flight.counters[_FLYING] -= 1
-    last = flight.counters[_FLYING]
-    flight.micro[slot] = flight.micro[last]
-    flight.op[slot] = flight.op[last]
-    flight.state[slot] = flight.state[last]
-    flight.left[slot] = flight.left[last]
-    flight.ticket[slot] = flight.ticket[last]
-    for r in range(flight.wide.shape[1]):
-        flight.wide[slot, r] = flight.wide[last, r]
-    for e in range(plan.edge_start[op], plan.edge_start[op + 1]):
-        target = plan.edge_to[e]
-        flight.waits[micro, target] -= 1
-        if flight.waits[micro, target] == 0:
-            _make_ready(plan, flight, micro, target, now)
-    flight.open_ops[micro] -= 1
+@numba.njit(cache=True)
+def _make_ready(
+    slots: Ints, flying: int, micro: int, op: int, stage: int, ticket: int, place: int
+) -> int:
+    """Let an operator whose inputs are there wait for its unit; return how many fly."""
+    slots[flying, _MICRO] = micro
+    slots[flying, _OP] = op
+    slots[flying, _STAGE] = stage
+    slots[flying, _STATE] = _WAITS
+    slots[flying, _TICKET] = ticket
+    slots[flying, _PLACE] = place
+    return flying + 1
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def run_blocks(
+@numba.njit(cache=True)
+def run_blocks(  # noqa: C901  (the event loop itself)
     latency: Floats,
     work: Floats,
     share: Floats,
@@ -259,51 +195,68 @@ def run_blocks(
     """
     ops, resources = share.shape
     stages = int(stage.max()) + 1
-    sizes = np.zeros(order.shape[0] + 1, np.int64)
-    for p in range(order.shape[0]):
-        sizes[p + 1] = first[order[p] + 1] - first[order[p]]
-    offset = np.cumsum(sizes)
-    plan = Plan(
-        latency, work, share, unit, first, edge_start, edge_to, inputs, order, stage, offset
-    )
-    total = microbatches * offset[-1]
-    slots = microbatches * sizes.max()
-    flight = Flight(
-        np.zeros(slots, np.int64),
-        np.zeros(slots, np.int64),
-        np.zeros(slots, np.int64),
-        np.zeros(slots),
-        np.zeros(slots, np.int64),
-        np.zeros((slots, stages * resources)),
-        np.zeros(slots, np.int64),
-        np.ones(slots),
-        np.zeros(3, np.int64),
-        np.zeros(microbatches, np.int64),
-        np.zeros(microbatches, np.int64),
-        np.zeros((microbatches, ops), np.int64),
-        np.ones((stages, max(int(unit.max()) + 1, 1)), np.bool_),
-        np.zeros(total),
-        np.zeros(total),
-        np.zeros(total),
-        np.zeros(stages * resources),
-    )
-    now = 0.0
-    for micro in range(microbatches):
-        _open_block(plan, flight, micro, now)
-    while flight.counters[_FINISHED] < microbatches:
-        _start_waiting(plan, flight, now)
-        now += _advance(plan, flight)
-        slot = 0
-        while slot < flight.counters[_FLYING]:
-            if flight.state[slot] == _ENDED:
-                _end(plan, flight, slot, now)
-            else:
-                slot += 1
+    runs = order.shape[0]
+    offset = np.zeros(runs + 1, np.int64)
+    widest = 0
+    for p in range(runs):
+        size = first[order[p] + 1] - first[order[p]]
+        offset[p + 1] = offset[p] + size
+        widest = max(widest, size)
+    most = microbatches * widest
+    slots = np.zeros((most, 6), np.int64)
+    left = np.zeros(most)
+    wide = np.zeros((most, stages * resources))
+    active, speed = np.zeros(most, np.int64), np.ones(most)
+    free = np.ones((stages, max(int(unit.max()) + 1, 1)), np.bool_)
+    waits = np.zeros((microbatches, ops), np.int64)
+    run = np.full(microbatches, -1)
+    unfinished = np.zeros(microbatches, np.int64)
+    ready_at = np.zeros(microbatches * offset[runs])
+    start_at, end_at = np.zeros_like(ready_at), np.zeros_like(ready_at)
+    peak = np.zeros(stages * resources)
+    now, flying, ticket, done = 0.0, 0, 0, 0
+    while True:
         for micro in range(microbatches):
-            if flight.open_ops[micro] == 0 and flight.place[micro] < order.shape[0]:
-                flight.place[micro] += 1
-                if flight.place[micro] == order.shape[0]:
-                    flight.counters[_FINISHED] += 1
-                else:
-                    _open_block(plan, flight, micro, now)
-    return flight.ready_at, flight.start_at, flight.end_at, flight.peak
+            if unfinished[micro] > 0 or run[micro] == runs:
+                continue
+            run[micro] += 1
+            if run[micro] == runs:
+                done += 1
+                continue
+            block = order[run[micro]]
+            unfinished[micro] = first[block + 1] - first[block]
+            for op in range(first[block], first[block + 1]):
+                waits[micro, op] = inputs[op]
+                if inputs[op] == 0:
+                    place = micro * offset[runs] + offset[run[micro]] + op - first[block]
+                    ready_at[place] = now
+                    flying = _make_ready(slots, flying, micro, op, stage[block], ticket, place)
+                    ticket += 1
+        if done == microbatches:
+            return ready_at, start_at, end_at, peak
+        _start_waiting(slots, flying, left, wide, free, latency, work, share, unit, start_at, now)
+        now += _advance(slots, flying, left, wide, latency, work, active, speed, peak)
+        slot = 0
+        while slot < flying:
+            if slots[slot, _STATE] != _ENDED:
+                slot += 1
+                continue
+            micro, op, s = slots[slot, _MICRO], slots[slot, _OP], slots[slot, _STAGE]
+            place = slots[slot, _PLACE]
+            end_at[place] = now
+            if unit[op] >= 0:
+                free[s, unit[op]] = True
+            flying -= 1
+            slots[slot] = slots[flying]
+            left[slot] = left[flying]
+            wide[slot] = wide[flying]
+            for e in range(edge_start[op], edge_start[op + 1]):
+                target = edge_to[e]
+                waits[micro, target] -= 1
+                if waits[micro, target] == 0:
+                    ready_at[place + target - op] = now
+                    flying = _make_ready(
+                        slots, flying, micro, target, s, ticket, place + target - op
+                    )
+                    ticket += 1
+            unfinished[micro] -= 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 
@@ -61,7 +62,7 @@ class Knob:
 
     def show(self, value: float) -> str:
         """Return a value with its unit."""
-        return format_quantity(value, self.dimension)
+        return format_quantity(value, self.dimension, digits=3)
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class Side:
             known = {**self.machine.values, **machine}
             text = expression.group(1) if expression else self.metric
             return np.atleast_1d(np.asarray(Expression.parse(text)(known), float))
-        varied = replace(self.work, **work) if work else self.work
+        varied = replace(self.work, **dict[str, Any](work)) if work else self.work
         hardware = self.machine.with_values(machine) if machine else self.machine
         outcome = evaluate(hardware, varied, self.mapping, self.fidelity)
         if self.metric not in outcome.metrics:

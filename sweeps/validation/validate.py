@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from opbyte.core.config import Document
+from opbyte.core.config import Document, load_document
 from opbyte.core.errors import OpbyteError
 from opbyte.core.ops import Array
+from opbyte.sweeps.validation.facts import read_facts, with_facts
 from opbyte.sweeps.validation.model import Comparison, Knob, comparison
 from opbyte.sweeps.validation.published import (
     CLASSES,
@@ -83,7 +84,7 @@ class Verdict:
         return {k: None if isinstance(v, float) and np.isnan(v) else v for k, v in row.items()}
 
 
-def sources(folder: Path | None = None) -> list[str]:
+def sources_of(folder: Path | None = None) -> list[str]:
     """Return the names of the published sources."""
     return published_catalog(folder).names()
 
@@ -96,12 +97,43 @@ def validate_source(name: str, folder: Path | None = None) -> list[Verdict]:
 
     Args:
         name: Name or path of a published file.
-        folder: Folder of published files; the package's by default.
+        folder: Another folder: of such files, or of collections of facts, whose values then
+            replace those of our points with the same ids.
     Raises:
         ConfigError: If the file itself is wrong.
     """
+    source = Path(name).stem
+    facts = None
+    if folder is not None and not _is_published(published_catalog(folder).find(name)):
+        facts = read_facts(published_catalog(folder).find(name))
+        folder = None
     published, document = load_published(name, folder)
-    return [_judge(Path(name).stem, published, document, p) for p in published.points]
+    unmatched: list[str] = []
+    if facts is not None:
+        published, unmatched = with_facts(source, published, facts)
+    verdicts = [_judge(source, published, document, p) for p in published.points]
+    nan = float("nan")
+    return verdicts + [
+        Verdict(
+            source=source,
+            id=key,
+            metric="",
+            unit="",
+            evidence="open",
+            target="reported",
+            published=(facts or {})[key],
+            simulated=nan,
+            error=nan,
+            tolerance=0.0,
+            ok=True,
+            reason="no experiment of ours simulates this fact",
+        )
+        for key in unmatched
+    ]  # fmt: skip
+
+
+def _is_published(path: Path) -> bool:
+    return load_document(path, any_keys=True).data.get("kind") == "published"
 
 
 def _judge(source: str, published: Published, document: Document, point: Point) -> Verdict:

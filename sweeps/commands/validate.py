@@ -1,0 +1,120 @@
+"""`opbyte validate`: published numbers against ours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from opbyte.sweeps.commands._options import Json, Quiet
+
+if TYPE_CHECKING:
+    from opbyte.sweeps.console import Output
+    from opbyte.sweeps.validation import Verdict
+
+Sources = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[SOURCE]...", help="Published sources; default: all.", show_default=False
+    ),
+]
+Facts = Annotated[
+    Path | None, typer.Option("--facts", metavar="DIR", help="Take sources from another folder.")
+]
+Details = Annotated[
+    bool, typer.Option("--details", help="List the parameters that matter for each number.")
+]
+
+
+def command(
+    sources: Sources = None,
+    facts: Facts = None,
+    details: Details = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> int:
+    """Compare published numbers with ours, and say what each agreement is worth.
+
+    Classes: predicted (every parameter that matters is published), assumed, calibrated, internal,
+    open. Exit code 1 if a number that is not open misses its tolerance.
+    """
+    from opbyte.sweeps.console import Output
+    from opbyte.sweeps.validation import sources_of, validate_source
+
+    output = Output(json, quiet)
+    verdicts: list[Verdict] = []
+    for name in sources or sources_of(facts):
+        found = validate_source(name, facts)
+        _print(output, name, found, details)
+        verdicts += found
+    output.data({"points": [v.row() for v in verdicts]})
+    drifted = [v for v in verdicts if not v.ok]
+    for verdict in drifted:
+        output.note(f"drifted: {verdict.source} {verdict.id}: {verdict.reason}")
+    return 1 if drifted else 0
+
+
+def _print(output: Output, name: str, verdicts: list[Verdict], details: bool) -> None:
+    output.table(
+        f"{name}: published numbers against ours",
+        ("id", "class", "published", "ours", "error", "tolerance", "over assumed ranges"),
+        [
+            (
+                v.id,
+                v.evidence if v.ok else f"{v.evidence} DRIFTED",
+                f"{_published(v)} {v.unit}".strip(),
+                f"{v.simulated:.4g}",
+                f"{v.error:+.1%}",
+                f"{v.tolerance:.0%}",
+                "" if v.low == v.high else f"{v.low:.3g} to {v.high:.3g}",
+            )
+            for v in verdicts
+        ],
+        left=2,
+    )
+    _print_closings(output, verdicts)
+    for verdict in verdicts:
+        if details and verdict.matters:
+            output.line(f"  {verdict.id} rests on")
+            for path, source, change in verdict.matters:
+                output.line(f"    {path} ({change:.1%} for 10 %): {source}")
+    counts = {c: sum(v.evidence == c for v in verdicts) for c in _classes()}
+    output.line(", ".join(f"{n} {c}" for c, n in counts.items() if n))
+
+
+def _print_closings(output: Output, verdicts: list[Verdict]) -> None:
+    """Print what would close the open numbers, and what the missing inputs are."""
+    closings = [(v.id, c) for v in verdicts for c in v.closing]
+    output.table(
+        "What would close the open numbers, one input at a time",
+        ("id", "missing input", "stands for it", "closing value", "looked from"),
+        [
+            (
+                name,
+                c.input,
+                c.parameter or "no parameter",
+                c.value or ("none" if c.parameter else "-"),
+                c.range or "-",
+            )
+            for name, c in closings
+        ],
+        left=3,
+    )
+    for name, why in {c.input: c.why for _, c in closings}.items():
+        output.line(f"  {name}: {why}")
+
+
+def _classes() -> tuple[str, ...]:
+    from opbyte.sweeps.validation.published import CLASSES
+
+    return CLASSES
+
+
+def _published(verdict: Verdict) -> str:
+    if not isinstance(verdict.published, tuple):
+        return f"{verdict.published:g}"
+    low, high = verdict.published
+    if low is None or high is None:
+        return f">= {low:g}" if low is not None else f"<= {high:g}"
+    return f"{low:g} to {high:g}"
