@@ -103,7 +103,7 @@ def attend(
     reads `reads` tokens, from the cache or (not `cached`) from the activations of `values`.
     """
     sizes, act = rows.sizes, rows.sizes.activation
-    words = (*rows.words[1:], segment.phase, "attention", f"attention_{segment.phase}")
+    words = rows.attention_words(segment)
     scores = segment.sequences * heads * pairs
     groups = segment.sequences * kv
     m = segment.new * (heads / kv)

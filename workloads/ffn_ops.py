@@ -158,7 +158,7 @@ def _grouped(
         "grouped_gemm",
         dtype=sizes.compute["expert"],
         inputs=inputs,
-        labels=(*rows.words, "expert"),
+        labels=(*rows.words, "expert", sizes.formats["expert"]),
         m=assigned / hit,
         n=n,
         k=k,

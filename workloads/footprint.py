@@ -81,11 +81,16 @@ def layer_cache_bytes(
         if isinstance(mixer, LatentAttention):
             kept = held(tokens, mixer.window, mixer.chunk)
             total = total + kept * (mixer.kv_elements_per_token * kv)
-        elif isinstance(mixer, Attention) and mixer.causal and not mixer.reuses_cache:
+        elif isinstance(mixer, Attention) and _caches(mixer):
             one = share(mixer.kv_heads, tp) * (mixer.head_dim + mixer.value_dim) * kv
             kept = source if mixer.cross else held(tokens, mixer.window, mixer.chunk)
             total = total + kept * one
     return total
+
+
+def _caches(mixer: Attention) -> bool:
+    """Return whether an attention writes a cache: encoders and layers that reuse one do not."""
+    return (mixer.causal or mixer.cross) and not mixer.reuses_cache
 
 
 def layer_state_bytes(layer: Layer, model: Model, parallel: Parallel) -> float:

@@ -92,7 +92,7 @@ def _indexer(rows: Rows, a: LatentAttention, x: int, compressed: int) -> list[in
     )  # fmt: skip
     chosen = []
     for segment, suffix in named(rows.segments):
-        words = (*rows.words[1:], segment.phase, "attention", f"attention_{segment.phase}", "index")
+        words = (*rows.attention_words(segment), "index")
         pairs = segment.sequences * segment.pairs(a.window, a.chunk)
         reads = segment.reads(a.window, a.chunk)
         score = rows.block.add(
@@ -146,7 +146,7 @@ def _absorbed(
     `turn` counts the segments before this one; the first alone reads the up-projection.
     """
     sizes, tokens = rows.sizes, segment.tokens
-    words = (*rows.words[1:], segment.phase, "attention", f"attention_{segment.phase}")
+    words = rows.attention_words(segment)
     pairs, reads = _span(a, segment)
     scores = segment.sequences * heads * pairs
     width = a.kv_lora_rank + a.rope_dim
@@ -186,7 +186,8 @@ def _per_head(
     sizes, tokens = rows.sizes, segment.tokens
     return rows.block.add(
         name, "gemm", dtype=sizes.compute["attention"], inputs=inputs,
-        labels=(segment.phase, *rows.words[1:], "dense"), m=tokens, n=n, k=k, groups=heads,
+        labels=(segment.phase, *rows.words[1:], "dense", sizes.formats["attention"]),
+        m=tokens, n=n, k=k, groups=heads,
         weight=0.0 if again else n * k * heads * sizes.stored["attention"],
         out_bytes=tokens * (n * heads * sizes.activation),
     )  # fmt: skip
@@ -203,13 +204,13 @@ def _expanded(
 ) -> int:
     """Add the expanded form of one segment; return the context row."""
     sizes = rows.sizes
-    words = (*rows.words[1:], segment.phase, "attention", f"attention_{segment.phase}")
+    words = rows.attention_words(segment)
     pairs, reads = _span(a, segment)
     scores = segment.sequences * heads * pairs
     width = heads * (a.nope_dim + a.v_dim)
     up = rows.block.add(
         f"kv_up{suffix}", "gemm", dtype=sizes.compute["attention"], inputs=sources[2:],
-        labels=(segment.phase, *rows.words[1:], "dense"),
+        labels=(segment.phase, *rows.words[1:], "dense", sizes.formats["attention"]),
         m=segment.sequences * reads, n=width, k=a.kv_lora_rank,
         weight=0.0 if turn else width * a.kv_lora_rank * sizes.stored["attention"],
         kv_read=segment.sequences * reads * ((a.kv_lora_rank + a.rope_dim) * sizes.kv),

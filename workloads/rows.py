@@ -48,6 +48,9 @@ class Sizes:
         kv: Bytes of one cached element.
         state: Bytes of one element of recurrent state.
         kv_compute: Arithmetic dtype of score and context rows.
+        formats: Label of each tensor class's stored format, such as `weight-t1.67`: units that
+            work on packed weights, and mappings, can tell them apart.
+        kv_format: Label of the cache's stored format, such as `kv-fp8`.
     """
 
     stored: dict[TensorClass, float]
@@ -56,6 +59,8 @@ class Sizes:
     kv: float
     state: float
     kv_compute: str
+    formats: dict[TensorClass, str]
+    kv_format: str
 
     @classmethod
     def of(cls, model: Model) -> Sizes:
@@ -68,6 +73,8 @@ class Sizes:
             lookup(p.kv).bytes_per_element,
             lookup(p.state_dtype).bytes_per_element,
             kv_compute(p.kv, p.activation, p.operand),
+            {name: f"weight-{p.dtype(name)}" for name in TENSOR_CLASSES},
+            f"kv-{p.kv}",
         )
 
 
@@ -102,6 +109,11 @@ class Rows:
     def region(self, name: str) -> None:
         """Set the region word, `mixer` or `ffn`, of the rows that follow."""
         self.words = (self.words[0], name)
+
+    def attention_words(self, segment: Segment) -> tuple[str, ...]:
+        """Return the labels of rows that look at a segment's cache."""
+        phase, region = segment.phase, self.words[1:]
+        return (phase, *region, "attention", f"attention_{phase}", self.sizes.kv_format)
 
     def heads(self, count: int, what: str) -> int:
         """Return the heads of one device, rounded up.
@@ -141,7 +153,7 @@ class Rows:
             "gemm",
             dtype=sizes.compute[cls],
             inputs=inputs,
-            labels=(*self.words, "dense"),
+            labels=(*self.words, "dense", sizes.formats[cls]),
             m=m,
             n=n,
             k=k,

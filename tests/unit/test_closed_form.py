@@ -117,6 +117,34 @@ def test_masks_by_enumeration(window, chunk, past, new):
     assert total(t, "kv_read", ("context",)) == 2 * distinct * 2 * 16 * BF16
 
 
+def test_a_layer_that_reuses_a_cache_reads_it_and_writes_nothing():
+    owner, reader = Attention(8, 2, 32), Attention(8, 2, 32, reuses_cache=True)
+    model = uniform(Layer(owner, None, norms=1), layers=1)
+    both = Model("m", 256, 1000, (Layer(owner, None, 1), Layer(reader, None, 1)), (0, 1))
+    one, two = table(Decode(model, 3, 50)), table(Decode(both, 3, 50))
+    assert total(two, "kv_read") == 2 * total(one, "kv_read")
+    assert total(two, "kv_write") == total(one, "kv_write")
+    assert Decode(both, 3, 50).footprint(ONE)["kv"] == Decode(model, 3, 50).footprint(ONE)["kv"]
+    widths = [two["n"][i, 0] for i, name in enumerate(two.names) if name == "qkv"]
+    assert widths == [8 * 32 + 2 * 2 * 32, 8 * 32]
+
+
+def test_one_projection_for_key_and_value_still_caches_both():
+    shared = uniform(Layer(Attention(8, 2, 32, shared_key_value=True), None, 1), layers=1)
+    t = table(Decode(shared, 3, 50))
+    assert t["n"][t.names.index("qkv"), 0] == 8 * 32 + 2 * 32
+    assert total(t, "kv_read") == 3 * 50 * 2 * 2 * 32 * BF16
+
+
+def test_encoders_see_both_ways_and_cache_nothing():
+    model = uniform(Layer(Attention(8, 8, 32, causal=False), None, 1), layers=1)
+    t = table(Prefill(model, 2, 30))
+    assert total(t, "flops", ("score",)) == 2 * 2 * 256 * 30 * 30
+    assert total(t, "kv_read") == total(t, "kv_write") == 0
+    row = t.names.index("context")
+    assert t.names.index("qkv") in t.edges[t.edges[:, 1] == row, 0]
+
+
 def test_sliding_window_bounds_reads_and_cache():
     model = uniform(Layer(Attention(8, 8, 32, window=128), DenseFfn(64)), layers=5)
     for context, kept in ((50, 50), (128, 128), (1000, 128)):
@@ -264,7 +292,7 @@ T5 = Model(
     (
         Layer(Attention(4, 4, 32, causal=False, rotary=False), DenseFfn(256, 2)),
         Layer(Attention(4, 4, 32, rotary=False), DenseFfn(256, 2), norms=3,
-              cross=Attention(4, 4, 32, cross=True, rotary=False)),
+              cross=Attention(4, 4, 32, cross=True, rotary=False, causal=False)),
     ),
     (1, 1, 1), encoder=(0, 0), final_norms=2,
 )  # fmt: skip
@@ -303,6 +331,8 @@ def test_precision_decides_bytes_and_arithmetic():
     assert total(t, "weight") == (matrices + head + 4096) / 2 + norms * 2
     assert total(t, "kv_read") == 32 * 100 * 2 * 8 * 128
     assert {t.dtypes[t.names.index(n)] for n in ("qkv", "score")} == {"bf16"}
+    assert "weight-int4" in t.labels[t.names.index("qkv")]
+    assert "kv-fp8" in t.labels[t.names.index("score")]
     fp8 = LLAMA31_8B.with_precision(weight="fp8", operand="fp8", kv="fp8")
     t = table(Decode(fp8, 1, 100))
     assert {t.dtypes[t.names.index(n)] for n in ("qkv", "score")} == {"fp8"}
