@@ -1,0 +1,113 @@
+"""What a plug-in needs: base classes, registries, and checks that it keeps their contracts.
+
+A unit model, a kind of work or a runner registers itself when its module is imported:
+
+    from opbyte.spi import UNITS, UnitView, check_unit
+
+    @UNITS.register("my-unit")
+    class MyUnit:
+        pipelines = False
+
+        def compute_seconds(self, table, rows, unit, *, ideal): ...
+
+    check_unit(machine, "part.unit")
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from opbyte.core.errors import SimulationError
+from opbyte.core.ops import COLLECTIVES, Array, Number, OpTable, OpTableBuilder, Phase
+from opbyte.core.parallel import Parallel
+from opbyte.core.registry import Registry
+from opbyte.hw_models.compute.base import UNITS, UnitModel, UnitView
+from opbyte.hw_models.machine import Machine
+from opbyte.sim.simulate import RUNNERS, Runner
+from opbyte.workloads.work import WORKS, Work
+
+__all__ = [
+    "COLLECTIVES",
+    "RUNNERS",
+    "UNITS",
+    "WORKS",
+    "OpTable",
+    "OpTableBuilder",
+    "Parallel",
+    "Phase",
+    "Registry",
+    "Runner",
+    "UnitModel",
+    "UnitView",
+    "Work",
+    "check_unit",
+    "check_work",
+]
+
+
+def check_unit(machine: Machine, path: str, dtype: str = "bf16") -> None:
+    """Check that a unit's model keeps its contract.
+
+    Prices are finite and positive, the ideal price is never larger, more work never costs less,
+    and several design points cost what they cost one at a time.
+
+    Args:
+        machine: A machine that has the unit.
+        path: Short path of the unit.
+        dtype: Arithmetic dtype to try.
+    Raises:
+        SimulationError: Naming the first broken rule.
+        UncoveredError: If the unit has no rate for the dtype.
+    """
+    view = UnitView(machine, path)
+    sizes = (1.0, 7.0, 64.0, 1000.0)
+
+    def seconds(m: Number, *, ideal: bool) -> Array:
+        builder = OpTableBuilder()
+        with builder.block("check") as block:
+            block.add("gemm", "gemm", dtype=dtype, m=m, n=256, k=512, weight=2.0 * 256 * 512)
+        builder.order = [0]
+        table = builder.build()
+        return view.model.compute_seconds(table, np.array([0]), view, ideal=ideal)
+
+    real = [float(np.ravel(seconds(m, ideal=False))[0]) for m in sizes]
+    ideal = [float(np.ravel(seconds(m, ideal=True))[0]) for m in sizes]
+    together = np.ravel(seconds(np.array(sizes), ideal=False))
+    _require(all(np.isfinite(real)) and min(ideal) > 0, path, "prices are finite and positive")
+    _require(
+        all(a <= b * (1 + 1e-12) for a, b in zip(ideal, real, strict=True)),
+        path,
+        "the ideal price is never larger",
+    )
+    _require(real == sorted(real), path, "more work never costs less")
+    _require(bool(np.allclose(together, real, rtol=1e-12)), path, "points are independent")
+
+
+def check_work(work: Work, parallel: Parallel | None = None) -> None:
+    """Check that a work keeps its contract.
+
+    It lowers to phases with operators, moves a finite number of bytes, holds a finite footprint,
+    and says how many tokens and sequences it has.
+
+    Raises:
+        SimulationError: Naming the first broken rule.
+    """
+    split = parallel or Parallel()
+    phases = work.lower(split)
+    _require(bool(phases), work.kind, "it has at least one phase")
+    for phase in phases:
+        moved = sum(float(np.sum(v)) for v in phase.table.compulsory_bytes().values())
+        _require(len(phase.table) > 0, work.kind, "every phase has operators")
+        _require(np.isfinite(moved) and moved > 0, work.kind, "every phase moves bytes")
+    held = work.footprint(split)
+    _require(all(np.all(np.asarray(v) >= 0) for v in held.values()), work.kind, "sizes are >= 0")
+    _require(bool(np.all(np.asarray(work.tokens) > 0)), work.kind, "it has tokens")
+    names = {phase.name for phase in phases}
+    _require(
+        set(work.phase_metrics.values()) <= names, work.kind, "its phase metrics name its phases"
+    )
+
+
+def _require(kept: bool, what: str, rule: str) -> None:
+    if not kept:
+        raise SimulationError(f"'{what}' breaks its contract: {rule}")

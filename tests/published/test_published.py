@@ -1,0 +1,162 @@
+"""Every published number: inside its tolerance, with the class that its parameters give it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from opbyte.core.config import load_document
+from opbyte.core.errors import ConfigError
+from opbyte.sweeps.validation import Verdict, load_published, sources_of, validate_source
+from opbyte.sweeps.validation.facts import read_facts
+from opbyte.sweeps.validation.published import CLASSES
+
+VERDICTS = {(name, v.id): v for name in sources_of() for v in validate_source(name)}
+
+
+@pytest.mark.parametrize("key", list(VERDICTS), ids=lambda k: f"{k[0]}.{k[1]}")
+def test_a_number_is_inside_its_tolerance_or_open_with_its_missing_input(
+    key: tuple[str, str],
+) -> None:
+    verdict = VERDICTS[key]
+    assert verdict.ok, verdict.reason
+    assert verdict.evidence in CLASSES
+    assert math.isfinite(verdict.simulated)
+    if verdict.evidence == "open":
+        assert verdict.closing
+        assert all(c.why for c in verdict.closing)
+    else:
+        assert abs(verdict.error) <= verdict.tolerance
+
+
+def sn40l(name: str) -> Verdict:
+    return VERDICTS["sn40l", name]
+
+
+def test_the_sn40l_rows_that_must_hold() -> None:
+    assert sn40l("coe.dgx_spill_point").simulated == 47
+    assert sn40l("coe.footprint").simulated == 19
+    assert {sn40l(f"coe.switch.{g}").evidence for g in ("a100", "h100")} == {"internal"}
+    predicted = [v for v in VERDICTS.values() if v.evidence == "predicted"]
+    assert len(predicted) >= 5
+
+
+@pytest.mark.parametrize("row", ["bs1.t20.a100", "bs1.t20.h100", "bs8.t20.a100", "bs8.t20.h100"])
+def test_table_v_is_within_a_quarter_or_names_what_would_close_it(row: str) -> None:
+    verdict = sn40l(f"coe.overall.{row}")
+    if abs(verdict.error) > 0.25:
+        assert verdict.evidence == "open"
+        assert any(c.value for c in verdict.closing)
+
+
+def test_a_number_that_rests_on_a_fitted_parameter_is_calibrated() -> None:
+    verdict = sn40l("hc24.switch_llama31_8b")
+    assert verdict.evidence == "calibrated"
+    assert any("fill.bandwidth" in path for path, _, _ in verdict.matters)
+
+
+def test_a_number_that_rests_on_assumptions_gives_its_range() -> None:
+    verdict = sn40l("coe.expert.bs1.t20.a100")
+    assert verdict.evidence == "assumed"
+    assert verdict.low < verdict.simulated < verdict.high
+
+
+def test_a_closing_value_closes_the_row(tmp_path: Path) -> None:
+    verdict = sn40l("llama31.8b")
+    closing = next(c for c in verdict.closing if c.parameter == "machine.p2p.latency")
+    point = {
+        "id": "closed",
+        "metric": "tokens_per_s",
+        "value": verdict.published,
+        "tolerance": 0.02,
+        "experiment": {
+            "machine": "sn40l-16",
+            "workload": {"kind": "decode", "model": "llama-3.1-8b", "batch": 1, "context": 8192},
+            "set": {"p2p.latency": {"value": closing.value, "source": "assumed: to close"}},
+        },
+    }
+    assert _verdict(tmp_path, point).ok
+
+
+def test_a_written_class_only_lowers(tmp_path: Path) -> None:
+    point = {
+        "id": "ridge",
+        "metric": "value: gpu.sm.peak.bf16 / gpu.hbm.phy.bandwidth",
+        "value": 153.0,
+        "tolerance": 0.01,
+        "experiment": {"machine": "a100-sxm-80gb"},
+    }
+    assert _verdict(tmp_path, point).evidence == "predicted"
+    lowered = {**point, "at_most": "internal", "reason": "both numbers are one"}
+    assert _verdict(tmp_path, lowered).evidence == "internal"
+    assumed = {"set": {"gpu.hbm.phy.bandwidth": {"value": "2.039 TB/s", "source": "assumed: x"}}}
+    raised = {
+        **point,
+        "at_most": "predicted",
+        "reason": "wishful",
+        "experiment": {"machine": "a100-sxm-80gb", **assumed},
+    }
+    assert _verdict(tmp_path, raised).evidence == "assumed"
+
+
+def test_a_number_that_drifts_is_not_ok(tmp_path: Path) -> None:
+    point = {
+        "id": "ridge",
+        "metric": "value: gpu.sm.peak.bf16 / gpu.hbm.phy.bandwidth",
+        "value": 100.0,
+        "tolerance": 0.05,
+        "experiment": {"machine": "a100-sxm-80gb"},
+    }
+    verdict = _verdict(tmp_path, point)
+    assert not verdict.ok
+    assert verdict.error == pytest.approx(0.53, abs=0.01)
+
+
+def test_a_point_that_can_not_run_is_not_ok_and_says_why(tmp_path: Path) -> None:
+    point = {
+        "id": "typo",
+        "metric": "seconds",
+        "value": 1.0,
+        "tolerance": 0.1,
+        "experiment": {"machine": "a100-sxm-80g", "workload": {"kind": "gemm"}},
+    }
+    verdict = _verdict(tmp_path, point)
+    assert not verdict.ok
+    assert "a100-sxm-80gb" in verdict.reason
+
+
+def test_an_open_point_without_a_gap_is_refused(tmp_path: Path) -> None:
+    point = {"id": "x", "metric": "seconds", "value": 1.0, "tolerance": 0.1, "at_most": "open"}
+    with pytest.raises(ConfigError, match="missing input"):
+        _verdict(tmp_path, point)
+
+
+def _verdict(folder: Path, point: dict[str, object]) -> Verdict:
+    import yaml
+
+    data = {"kind": "published", "source": {"title": "t", "target": "reported"}, "points": [point]}
+    path = folder / "one.yaml"
+    path.write_text(yaml.safe_dump(data))
+    return validate_source(str(path))[0]
+
+
+def test_our_published_values_are_those_of_the_collected_facts(reference: Path) -> None:
+    for name in sources_of():
+        path = reference / "published" / f"{name}.yaml"
+        facts = read_facts(path)
+        published, _ = load_published(name)
+        shared = [p for p in published.points if f"{name}.{p.id}" in facts]
+        assert len(shared) >= 15
+        for point in shared:
+            fact = facts[f"{name}.{point.id}"]
+            if isinstance(fact, tuple) or isinstance(point.value, tuple):
+                ours = point.value if isinstance(point.value, tuple) else (point.value,) * 2
+                theirs = fact if isinstance(fact, tuple) else (fact,) * 2
+                ends = zip(ours, theirs, strict=True)
+                assert any(a == b for a, b in ends), point.id
+            else:
+                assert point.value == fact, point.id
+        document = load_document(path, any_keys=True)
+        assert document.data["citation"]["venue"]
