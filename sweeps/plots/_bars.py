@@ -14,7 +14,6 @@ from matplotlib.ticker import FuncFormatter
 
 from opbyte.core.errors import ConfigError
 from opbyte.core.ops import COLLECTIVES
-from opbyte.core.units import format_quantity
 from opbyte.hw_models.machine import Machine, load_machine
 from opbyte.sim.result import PhaseRun, Result
 from opbyte.sweeps.plots._frames import named
@@ -169,7 +168,7 @@ def occupancy(
         full, part = (1.0, used / capacity) if scale == "share" else (capacity, used)
         ax.barh(at, full, 0.62, color="#E6E6E6", ec=GREY, lw=0.5)
         ax.barh(at, part, 0.36, color=PALETTE[0] if used <= capacity else PALETTE[1])
-        size = format_quantity(capacity, "bytes", 4)
+        size = show_as(capacity, _SIZE)
         share = f"{show_as(used, _SIZE)} of {size}, {100 * used / capacity:.3g} %"
         text = share if used else f"nothing placed of {size}"
         ax.annotate(text, (full, at), (4, 0), textcoords="offset points", va="center", fontsize=6.5)
