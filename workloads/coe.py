@@ -40,7 +40,7 @@ class CompositionOfExperts(Work):
         output: Tokens that the expert produces for each.
         choose: How prompts choose: uniformly, or by a power law of the experts' rank.
         skew: Exponent of the power law.
-        runs: Prompts run one after the other, as each needs another expert's weights.
+        expert_runs: Prompts run one after the other, as each needs another expert's weights.
         requests: Batches that the event fidelity plays, one after the other.
     """
 
@@ -60,6 +60,7 @@ class CompositionOfExperts(Work):
         "tpot",
     )
     phase_metrics: ClassVar[Mapping[str, str]] = {"tpot": "expert.decode"}
+    nested: ClassVar[Mapping[str, tuple[str, ...]]] = {"experts": ("choose", "skew")}
     vector_fields: ClassVar[tuple[str, ...]] = ("count", "batch", "input", "output")
 
     router: Model
@@ -70,7 +71,7 @@ class CompositionOfExperts(Work):
     output: Number = 20.0
     choose: Choose = "uniform"
     skew: float = 0.0
-    runs: Literal["sequential"] = "sequential"
+    expert_runs: Literal["sequential"] = "sequential"
     requests: float = 100.0
 
     def __post_init__(self) -> None:
@@ -87,7 +88,7 @@ class CompositionOfExperts(Work):
         super().__post_init__()
         for name, value, known in (
             ("choose", self.choose, get_args(Choose)),
-            ("runs", self.runs, ("sequential",)),
+            ("expert_runs", self.expert_runs, ("sequential",)),
         ):
             if value not in known:
                 raise WorkloadError(f"coe: {name} must be one of {', '.join(known)}, got {value!r}")

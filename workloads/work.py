@@ -22,6 +22,7 @@ class Work(ABC):
         metrics: Names of result columns that it defines besides those of all work.
         phase_metrics: Metric -> name of the phase whose seconds it is.
         vector_fields: Fields that may hold one value for each design point.
+        nested: Field -> further fields that a file may write inside of it.
         least: Smallest value of a vector field where it is not 1.
         sources: Field -> where its value comes from, as far as the file says.
         ranges: Field -> lowest and highest plausible value, as far as the file says.
@@ -32,6 +33,7 @@ class Work(ABC):
     phase_metrics: ClassVar[Mapping[str, str]] = {}
     vector_fields: ClassVar[tuple[str, ...]] = ()
     least: ClassVar[Mapping[str, float]] = {}
+    nested: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
     sources: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
     ranges: Mapping[str, tuple[float, float]] = field(

@@ -62,7 +62,19 @@ def work_from(document: Document | Mapping[str, Any], at: _Path = ()) -> Work:
     own: Callable[..., Work] | None = getattr(cls, "from_document", None)
     if own is not None:
         return own(document, at)
-    return _Reading(document, at, cls, data).work()
+    return _Reading(document, at, cls, _flattened(cls, data)).work()
+
+
+def _flattened(cls: type[Work], data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the data with fields that stand inside another field beside it."""
+    flat = dict(data)
+    for outer, names in cls.nested.items():
+        inner = flat.get(outer)
+        if isinstance(inner, Mapping):
+            lifted = {name: inner[name] for name in names if name in inner and name not in flat}
+            flat[outer] = {key: value for key, value in inner.items() if key not in lifted}
+            flat |= lifted
+    return flat
 
 
 def _example() -> str:

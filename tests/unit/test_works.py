@@ -131,6 +131,16 @@ def coe(**fields):
     return CompositionOfExperts(**{**given, **fields})
 
 
+def test_composition_from_text():
+    work = read(
+        "{kind: coe, router: llama-2-7b, experts: {model: llama-2-7b, count: 150, choose: zipf, "
+        "skew: 1}, batch: 8, input: 256, output: 20, expert_runs: sequential}"
+    )
+    assert (work.count, work.choose, work.skew) == (150, "zipf", 1)
+    assert work.expert == work.router
+    assert work.expert.name == "llama-2-7b"
+
+
 def test_distinct_experts_of_a_batch():
     assert coe().distinct_experts == pytest.approx(150 * (1 - (149 / 150) ** 8), rel=1e-14)
     assert coe(batch=1).distinct_experts == pytest.approx(1, rel=1e-12)
@@ -180,7 +190,7 @@ def test_footprint_of_all_experts():
     ("fields", "message"),
     [
         ({"choose": "best"}, "choose must be one of uniform, zipf, got 'best'"),
-        ({"runs": "together"}, "runs must be one of sequential, got 'together'"),
+        ({"expert_runs": "together"}, "expert_runs must be one of sequential, got 'together'"),
         ({"skew": 1.0}, "skew belongs to choose: zipf"),
         ({"experts": SMALL}, "count must be at least 1, got 0"),
         ({"batch": 0}, "batch must be at least 1"),
