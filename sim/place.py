@@ -355,7 +355,13 @@ def _moved(table: OpTable, op_of: npt.NDArray[np.int64], count: int) -> dict[str
         np.add.at(total, owner, values)
         return total
 
-    moved = {column: gather(table[column], op_of) for column in BYTE_COLUMNS}
+    starts = np.searchsorted(op_of, np.arange(count))
+
+    def per_op(values: Array) -> Array:
+        total: Array = np.add.reduceat(values, starts, axis=0)
+        return total
+
+    moved = {column: per_op(table[column]) for column in BYTE_COLUMNS}
     source, target = table.edges[:, 0], op_of[table.edges[:, 1]]
     crossing = op_of[source] != target
     pairs = np.unique(np.stack([source[crossing], target[crossing]], axis=1), axis=0)
@@ -364,11 +370,11 @@ def _moved(table: OpTable, op_of: npt.NDArray[np.int64], count: int) -> dict[str
     outside[source] = False
     outside[pairs[:, 0]] = True
     kept = ~outside[:, None]
-    external = gather(table["in_bytes"], op_of) + gather(np.where(kept, 0.0, carried), op_of)
+    external = per_op(table["in_bytes"]) + per_op(np.where(kept, 0.0, carried))
     if len(pairs):
         external = external + gather(carried[pairs[:, 0]], pairs[:, 1])
     inner = table.edges[~crossing]
-    internal = gather(np.where(kept, carried, 0.0), op_of)
+    internal = per_op(np.where(kept, carried, 0.0))
     if len(inner):
         internal = internal + gather(carried[inner[:, 0]], op_of[inner[:, 0]])
     moved["activation"] = external

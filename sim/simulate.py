@@ -12,7 +12,7 @@ from opbyte.core.config import Document
 from opbyte.core.errors import CapacityError, ConfigError, UncoveredError
 from opbyte.core.mapping import Mapping as SoftwareMapping
 from opbyte.core.mapping import load_mapping
-from opbyte.core.ops import Array, OpTable, Phase
+from opbyte.core.ops import Array, Phase
 from opbyte.core.registry import Registry
 from opbyte.hw_models.cost.area import machine_area_m2
 from opbyte.hw_models.cost.money import machine_price_usd
@@ -102,7 +102,7 @@ def evaluate(
     if work.kind in RUNNERS.names():
         return RUNNERS.lookup(work.kind)(machine, work, mapping, fidelity, seed)
     placer = Placer(machine, mapping)
-    runs = [run_phase(placer, p, fidelity) for p in work.lower(mapping.degrees)]
+    runs = [run_phase(placer, p, fidelity) for p in work.lowered(mapping.degrees)]
     occupancy = placer.occupancy(work.footprint(mapping.degrees))
     metrics = combine(placer, runs, work.tokens)
     for name, phase in work.phase_metrics.items():
@@ -279,9 +279,3 @@ def simulate_batch(machine: str | Path | Mapping[str, Any] | Machine, frame: Any
         for name in ("seconds", "joules"):
             out.loc[part.index, name] = np.broadcast_to(outcome.metrics[name], len(part))
     return out
-
-
-def lowered(work: Work, mapping: SoftwareMapping) -> OpTable:
-    """Return the table of a work's only phase, for inspection."""
-    phases = work.lower(mapping.degrees)
-    return phases[0].table

@@ -272,7 +272,7 @@ class FlashFftConv(Work):
 
     def footprint(self, parallel: Parallel) -> dict[str, Number]:
         """Return the bytes of filters and twiddle factors, and of two complex intermediates."""
-        (phase,) = self.lower(parallel)
+        (phase,) = self.lowered(parallel)
         batch, channels = self._local(parallel)
         size = lookup(self.dtype).bytes_per_element
         total = phase.table.total("weight")

@@ -96,7 +96,7 @@ class Mixed(ModelWork):
 
     def footprint(self, parallel: Parallel) -> dict[str, Number]:
         """Return the bytes of each tensor class on the fullest device."""
-        (phase,) = self.lower(parallel)
+        (phase,) = self.lowered(parallel)
         model = self.model
         cached: list[tuple[Number, Number]] = [(1.0, new + past) for new, past in self.chunks]
         cached.append((replica(self.decodes, parallel), self.context))

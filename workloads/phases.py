@@ -86,7 +86,7 @@ class Prefill(ModelWork):
 
     def footprint(self, parallel: Parallel) -> dict[str, Number]:
         """Return the bytes of each tensor class on the fullest device."""
-        (phase,) = self.lower(parallel)
+        (phase,) = self.lowered(parallel)
         sequences = replica(self.batch, parallel)
         cached, source = (1.0, self.input) if self.model.encoder else (self.past + self.input, 0.0)
         tokens = microbatch(self.batch, parallel) * self.input
@@ -155,7 +155,7 @@ class Decode(ModelWork):
 
     def footprint(self, parallel: Parallel) -> dict[str, Number]:
         """Return the bytes of each tensor class on the fullest device."""
-        (phase,) = self.lower(parallel)
+        (phase,) = self.lowered(parallel)
         held = [(replica(self.batch, parallel), self.context)]
         return footprint(
             self.model, parallel, phase.table, cached=held,
@@ -230,7 +230,7 @@ class Generate(ModelWork):
 
     def footprint(self, parallel: Parallel) -> dict[str, Number]:
         """Return the bytes of each tensor class on the fullest device, after the last step."""
-        prefill, _ = self.lower(parallel)
+        prefill, _ = self.lowered(parallel)
         model = self.model
         cached, source = (
             (self.output, self.input) if model.encoder else (self.input + self.output - 1.0, 0.0)

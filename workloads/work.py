@@ -71,6 +71,13 @@ class Work(ABC):
             WorkloadError: If the work can not be split so.
         """
 
+    def lowered(self, parallel: Parallel) -> tuple[Phase, ...]:
+        """Return what `lower` returns; asked again, the same phases."""
+        known: dict[Parallel, tuple[Phase, ...]] = self.__dict__.setdefault("_lowered", {})
+        if parallel not in known:
+            known[parallel] = self.lower(parallel)
+        return known[parallel]
+
     @abstractmethod
     def footprint(self, parallel: Parallel) -> dict[str, Number]:
         """Return the bytes of each tensor class that the fullest device holds at once."""

@@ -47,6 +47,8 @@ NUMERIC = (
     "payload",
     "participants",
 )
+_KNOWN = frozenset(NUMERIC)
+_DEFAULTS = {name: 1.0 if name in ("groups", "participants") else 0.0 for name in NUMERIC}
 COLLECTIVES = frozenset({"all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send"})
 
 
@@ -205,10 +207,10 @@ class OpTableBuilder:
         """
         if not self.names or not self.order:
             raise WorkloadError("the work has no operators: nothing to simulate")
-        columns = {name: self._column(name) for name in NUMERIC}
-        unknown = {key for numbers in self.numbers for key in numbers} - set(NUMERIC)
+        unknown = {key for numbers in self.numbers for key in numbers} - _KNOWN
         if unknown:
             raise WorkloadError(f"no column is called {', '.join(sorted(unknown))}")
+        columns = self._columns()
         return OpTable(
             tuple(self.names),
             tuple(self.kinds),
@@ -222,21 +224,33 @@ class OpTableBuilder:
             np.array(self.stages, np.int64),
         )
 
-    def _column(self, name: str) -> Array:
-        default = 1.0 if name in ("groups", "participants") else 0.0
-        values = [numbers.get(name, default) for numbers in self.numbers]
-        if any(isinstance(v, np.ndarray) for v in values):
-            points = max(np.size(v) for v in values)
-            column = np.stack([np.broadcast_to(np.asarray(v, float), points) for v in values])
-        else:
-            column = np.array(values, np.float64)[:, None]
-        bad = ~(np.isfinite(column) & (column >= 0))
+    def _columns(self) -> dict[str, Array]:
+        """Return the numeric columns, each (rows, 1) or (rows, points)."""
+        rows = [
+            [numbers.get(name, _DEFAULTS[name]) for name in NUMERIC] for numbers in self.numbers
+        ]
+        if not any(isinstance(v, np.ndarray) for numbers in self.numbers for v in numbers.values()):
+            plain = np.array(rows, np.float64).T
+            columns = {name: plain[i][:, None] for i, name in enumerate(NUMERIC)}
+            self._check(plain[:, :, None])
+            return columns
+        columns = {}
+        for name, values in zip(NUMERIC, zip(*rows, strict=True), strict=True):
+            points = max(int(np.size(v)) for v in values)
+            wide = [np.broadcast_to(np.asarray(v, np.float64), points) for v in values]
+            columns[name] = np.stack(wide)
+            self._check(columns[name][None], (name,))
+        return columns
+
+    def _check(self, values: Array, names: Sequence[str] = NUMERIC) -> None:
+        """Refuse what is negative or not finite; values are (columns, rows, points)."""
+        bad = ~(np.isfinite(values) & (values >= 0))
         if bad.any():
-            row = int(np.argwhere(bad)[0][0])
+            column, row, _ = np.argwhere(bad)[0]
             raise WorkloadError(
-                f"row '{self.names[row]}': {name} = {column[bad][0]}: must be finite and >= 0"
+                f"row '{self.names[row]}': {names[column]} = {values[bad][0]}: "
+                "must be finite and >= 0"
             )
-        return column
 
 
 @dataclass(frozen=True)

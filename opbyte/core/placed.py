@@ -71,6 +71,6 @@ class PlacedOps:
 
     def per_op(self, rows: Array) -> Array:
         """Return row values summed over each operator's rows, (ops, 1 or points)."""
-        total = np.zeros((len(self), rows.shape[1]))
-        np.add.at(total, self.op_of, rows)
+        starts = np.searchsorted(self.op_of, np.arange(len(self)))
+        total: Array = np.add.reduceat(rows, starts, axis=0)
         return total
