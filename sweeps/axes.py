@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from opbyte.core.errors import ConfigError
+from opbyte.core.errors import ConfigError, Problem
 from opbyte.core.parameters import Quantity
 from opbyte.sweeps.space import Line
 from opbyte.sweeps.study import AxisForm
@@ -113,12 +113,12 @@ def resolved_axis(form: AxisForm, target: Target, *, discrete: bool) -> PlanAxis
     whole = target.dimension == "count"
     if key == "log2":
         steps = math.floor(math.log2(high / low) + 1e-9) + 1
-        return _counted(target, low * 2.0 ** np.arange(steps))
+        return _counted(target, low * 2.0 ** np.arange(steps, dtype=np.float64))
     if form.steps is not None:
         if form.scale == "log":
-            values = np.geomspace(low, high, form.steps)
+            values = np.geomspace(low, high, form.steps, dtype=np.float64)
         else:
-            values = np.linspace(low, high, form.steps)
+            values = np.linspace(low, high, form.steps, dtype=np.float64)
         return _counted(target, np.unique(np.rint(values)) if whole else values)
     if discrete:
         rule = "this strategy needs the number of steps of a range"
@@ -140,7 +140,7 @@ def _listed(target: Target, values: list[Any]) -> PlanAxis:
         raise ConfigError.one("", "values", f"at most {_MOST_VALUES:,} values", len(values))
     line = Line(target.path, len(values))
     if target.numeric:
-        problems = []
+        problems: list[Problem] = []
         numbers = []
         for i, raw in enumerate(values):
             try:

@@ -21,6 +21,7 @@ COMMANDS = {
     "list": "listing",
     "explain": "explain",
     "schema": "schema",
+    "validate": "validate",
 }
 _HELP = "Simulate accelerators for large language models and search their design space."
 

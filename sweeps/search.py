@@ -19,12 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from opbyte.core.errors import ConfigError, OpbyteError
+from opbyte.core.errors import ConfigError
 from opbyte.sweeps.backends import Task
 from opbyte.sweeps.keys import id_of
 from opbyte.sweeps.pareto import costs, feasible
 from opbyte.sweeps.plan import Plan
-from opbyte.sweeps.rows import STATUS, Rows
+from opbyte.sweeps.rows import Rows
 from opbyte.sweeps.runner import CHUNK, Options, Progress, Session, open_session
 from opbyte.sweeps.space import Codes, Line, unit_points
 from opbyte.sweeps.store import Results
@@ -127,8 +127,10 @@ class _Search:
             for i, line in enumerate(self.lines):
                 for step in (-1, 1):
                     code = _stepped(line, point[i], step)
+                    if code is None:
+                        continue
                     near = (*point[:i], code, *point[i + 1 :])
-                    if code is not None and near not in self.known:
+                    if near not in self.known:
                         found[near] = None
         candidates = sorted(found)
         chosen = rng.permutation(len(candidates))[:most]
@@ -269,7 +271,7 @@ def _generations(search: _Search) -> None:
     strategy = search.strategy
     size = strategy.population
     sampler = optuna.samplers.NSGAIISampler(population_size=size, seed=strategy.seed)
-    directions = ["minimize"] * len(search.session.plan.study.objectives)
+    directions = [optuna.study.StudyDirection.MINIMIZE] * len(search.session.plan.study.objectives)
     study = optuna.create_study(directions=directions, sampler=sampler)
     rng = np.random.default_rng(strategy.seed)
     enqueued = search.first()
@@ -314,7 +316,7 @@ def _suggested(trial: Any, lines: tuple[Line, ...]) -> Point:
 
 
 def _tell(study: Any, trial: Any, answer: Judged | None, objectives: int) -> None:
-    """Tell a trial's values; what is infeasible has a constraint above zero and values of no use."""
+    """Tell a trial's values; an infeasible one has a constraint above zero and idle values."""
     import optuna
 
     if answer is None:

@@ -48,7 +48,8 @@ class Line:
             values = np.exp(low + share * (high - low))
         else:
             values = self.low + share * (self.high - self.low)
-        return np.rint(values) if self.whole else values
+        answer: npt.NDArray[np.float64] = np.rint(values) if self.whole else values
+        return answer
 
 
 @dataclass(frozen=True)

@@ -221,7 +221,8 @@ class Store:
             return ids
         at = np.searchsorted(self.done, ids)
         at[at == len(self.done)] = 0
-        return ids[self.done[at] != ids]
+        left: npt.NDArray[np.int64] = ids[self.done[at] != ids]
+        return left
 
     def add(self, rows: Rows) -> None:
         """Take rows; they are on the disk at the latest after the next `flush`."""

@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from opbyte.core.catalog import Catalog
 from opbyte.core.config import Document, load_document, parse_assignment, set_values, validate
-from opbyte.core.errors import ConfigError
+from opbyte.core.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
     from opbyte.sweeps.plan import Plan
@@ -276,7 +276,7 @@ def parse_settings(texts: list[str]) -> dict[str, Any]:
         ConfigError: With every text that is no setting.
     """
     settings: dict[str, Any] = {}
-    problems = []
+    problems: list[Problem] = []
     for text in texts:
         try:
             path, value = parse_assignment(text)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from opbyte.sweeps.console import Output, shown
 from opbyte.sweeps.pareto import feasible, front_of
 from opbyte.sweeps.store import Results
@@ -12,13 +14,14 @@ from opbyte.sweeps.store import Results
 __all__ = ["show"]
 
 _MOST_ROWS = 20
+_MOST_NAMES = 12
 
 
 def show(results: Results, output: Output, drawn: list[Path]) -> None:
     """Print counts, the front with its baseline, reasons of points without a result, figures."""
     columns = results.columns()
     objectives = {n: d for n, d in results.objectives.items() if n in columns}
-    best = front_of(columns, objectives) if objectives else []
+    best = front_of(columns, objectives).tolist() if objectives else []
     counts = results.counts
     kept = int(feasible(columns).sum())
     reasons = _reasons(columns)
@@ -37,6 +40,7 @@ def show(results: Results, output: Output, drawn: list[Path]) -> None:
         return
     if len(best):
         _front_table(results, output, columns, objectives, best)
+    _limits_table(results, output, columns)
     listed = ", ".join(f"{counts[s]:,} {s}" for s in ("ok", "infeasible", "failed") if s in counts)
     broken = counts.get("ok", 0) - kept
     if broken:
@@ -59,11 +63,43 @@ def _front_table(
     names = [*varied, *objectives, *extra, *baseline]
     names = list(dict.fromkeys(names))
     dimensions = results.dimensions
-    rows = [[shown(columns[n][i], dimensions.get(n)) for n in names] for i in best[:_MOST_ROWS]]
+    spread = sorted({round(k) for k in np.linspace(0, len(best) - 1, min(len(best), _MOST_ROWS))})
+    picked = [best[k] for k in spread]
+    rows = [[shown(columns[n][i], dimensions.get(n)) for n in names] for i in picked]
     heads = [f"{n} ({objectives[n]})" if n in objectives else n for n in names]
     more = f", {_MOST_ROWS} of {len(best)}" if len(best) > _MOST_ROWS else ""
     title = "Front" if len(objectives) > 1 else "Best"
     output.table(f"{title} of {results.name}: {len(best)} points{more}", heads, rows)
+
+
+def _limits_table(results: Results, output: Output, columns: Any) -> None:
+    """Print, where points do not fit, how far each value of a named axis reaches."""
+    status = columns["status"]
+    if not (status == "infeasible").any():
+        return
+    named = [a for a in results.axes if columns[a].dtype == object and _few(columns[a])]
+    ranges = [a for a in results.axes if columns[a].dtype != object and len(set(columns[a])) > 1]
+    if not named or not ranges:
+        return
+    dimensions = results.dimensions
+    rows = []
+    for value in dict.fromkeys(columns[named[0]].tolist()):
+        here = columns[named[0]] == value
+        fits = here & (status == "ok")
+        cells = [value, f"{int(fits.sum()):,} of {int(here.sum()):,}"]
+        for axis in ranges:
+            low, high = (
+                f(columns[axis][fits], initial=np.nan) for f in (np.fmin.reduce, np.fmax.reduce)
+            )
+            cells.append(
+                f"{shown(low, dimensions.get(axis))} .. {shown(high, dimensions.get(axis))}"
+            )
+        rows.append(cells)
+    output.table("What fits", [named[0], "points", *ranges], rows)
+
+
+def _few(values: Any) -> bool:
+    return 1 < len(set(values.tolist())) <= _MOST_NAMES
 
 
 def _row(columns: Any, i: int) -> dict[str, Any]:

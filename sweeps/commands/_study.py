@@ -8,7 +8,6 @@ import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from opbyte.core.errors import ConfigError
@@ -58,7 +57,7 @@ def run_study(request: Request) -> int:
         out=request.out, workers=request.workers, executor=request.executor,
         shard=_shard(request.shard), fresh=request.fresh,
     )  # fmt: skip
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     progress = RunProgress(output)
     try:
         results = run_plan(plan, options, progress=progress)
@@ -72,10 +71,6 @@ def run_study(request: Request) -> int:
     drawn = _plots(results, output) if request.plots and not request.shard else []
     show(results, output, drawn)
     return 1 if results.counts.get("failed") else 0
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def _searched(plan: Plan, request: Request) -> Plan:

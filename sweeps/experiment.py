@@ -1,0 +1,153 @@
+"""One experiment: read, simulated, shown."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from opbyte.core.config import load_document, validate
+from opbyte.core.errors import CapacityError
+from opbyte.sweeps.console import Output, plain, shown
+from opbyte.sweeps.constraints import metric_dimension
+from opbyte.sweeps.design import Design, Side
+from opbyte.sweeps.study import Experiment, changed, with_kind
+
+if TYPE_CHECKING:
+    from opbyte.sim.result import Result
+
+__all__ = ["LoadedExperiment", "load_experiment", "show_experiment"]
+
+_MOST_OPERATORS = 15
+
+
+@dataclass(frozen=True)
+class LoadedExperiment:
+    """An experiment that was read and checked."""
+
+    experiment: Experiment
+    side: Side
+    design: Design
+
+    def simulate(self) -> Result:
+        """Return what the simulation answers.
+
+        Raises:
+            CapacityError: If a tensor does not fit.
+        """
+        from opbyte.sim.simulate import simulate
+
+        design, one = self.design, self.experiment
+        return simulate(design.machine, design.work, design.mapping, one.fidelity, one.seed)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Return the experiment as written, with its machine as it is read."""
+        written = self.experiment.model_dump(mode="json", exclude_defaults=True)
+        written["fidelity"] = self.experiment.fidelity
+        machine = self.design.machine
+        return {**written, "machines": {machine.name: machine.document.data}}
+
+
+def load_experiment(
+    source: str | Path, settings: Mapping[str, Any] | None = None
+) -> LoadedExperiment:
+    """Return an experiment from a file.
+
+    Args:
+        source: The file.
+        settings: Changed values by path, as of `--set`.
+
+    Raises:
+        ConfigError: With every problem of the file.
+    """
+    document = load_document(source)
+    if settings:
+        document = changed(document, settings, "")
+    one = validate(Experiment, with_kind(document, "experiment"))
+    side = Side(document, (), one.machine, one.workload, one.mapping, one.set)
+    return LoadedExperiment(one, side, side.build({}))
+
+
+def show_experiment(
+    loaded: LoadedExperiment, output: Output, out: Path | None = None, timeline: Path | None = None
+) -> int:
+    """Simulate an experiment, print and write what it answers, and return the exit code."""
+    try:
+        result = loaded.simulate()
+    except CapacityError as error:
+        output.data({"status": "infeasible", "reason": str(error)})
+        output.line(f"infeasible: {error}")
+        if out is not None:
+            _write(out, loaded, {}, "infeasible", str(error))
+        return 0
+    operators = _operators(result)
+    metrics = result.metrics
+    about = {"machine": result.machine, "work": result.work, "fidelity": result.fidelity}
+    output.data(
+        {
+            "status": "ok",
+            **about,
+            "metrics": metrics,
+            "occupancy": result.occupancy,
+            "breakdown": operators,
+        }
+    )
+    title = f"{result.work} on {result.machine}, {result.fidelity}"
+    rows = [[name, shown(value, metric_dimension(name))] for name, value in metrics.items()]
+    output.table(title, ["metric", "value"], rows)
+    _show_operators(operators, output)
+    rows = [[tier, shown(size, "bytes")] for tier, size in result.occupancy.items()]
+    output.table("Memory taken, one instance", ["memory", "bytes"], rows)
+    if out is not None:
+        _write(out, loaded, metrics, "ok", "")
+        result.breakdown.to_csv(out / "breakdown.csv", index=False)
+        output.line(f"results: {out}")
+    if timeline is not None:
+        from opbyte.sim.timeline import write_perfetto
+
+        timeline.parent.mkdir(parents=True, exist_ok=True)
+        write_perfetto(result, timeline)
+        output.line(f"timeline: {timeline} (open it in ui.perfetto.dev)")
+    return 0
+
+
+def _operators(result: Result) -> list[dict[str, Any]]:
+    """Return the breakdown summed by phase, operator and unit, longest first."""
+    frame = result.breakdown
+    keys = ["phase", "operator", "unit", "bound_by"]
+    sums = frame.groupby(keys, sort=False)[["seconds", "flops", "joules"]].sum().reset_index()
+    sums["share"] = sums["seconds"] / sums["seconds"].sum()
+    sums = sums.sort_values("seconds", ascending=False, kind="stable")
+    return [{str(k): v for k, v in record.items()} for record in sums.to_dict("records")]
+
+
+def _show_operators(operators: list[dict[str, Any]], output: Output) -> None:
+    rows = [
+        [
+            str(o["phase"]), str(o["operator"]), str(o["unit"]), str(o["bound_by"]),
+            shown(o["seconds"], "seconds"), f"{100 * o['share']:.1f} %",
+            shown(o["joules"], "joules"),
+        ]
+        for o in operators[:_MOST_OPERATORS]
+    ]  # fmt: skip
+    more = len(operators) - len(rows)
+    title = "Operators" + (f", longest {len(rows)} of {len(operators)}" if more > 0 else "")
+    heads = ["phase", "operator", "unit", "bound by", "time", "share", "energy"]
+    output.table(title, heads, rows, left=4)
+
+
+def _write(
+    out: Path, loaded: LoadedExperiment, metrics: Mapping[str, float], status: str, reason: str
+) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    data = {
+        "experiment": loaded.config,
+        "status": status,
+        "reason": reason,
+        "metrics": dict(metrics),
+    }
+    text = json.dumps(plain(data), indent=1, sort_keys=True)
+    (out / "experiment.json").write_text(f"{text}\n", encoding="utf-8")

@@ -1,0 +1,100 @@
+"""What ships with opbyte, a line each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from opbyte.core.config import load_document
+from opbyte.core.errors import OpbyteError
+from opbyte.core.registry import lookup_error
+
+__all__ = ["KINDS", "listed"]
+
+Entries = list[dict[str, str]]
+
+
+def listed(kind: str | None = None) -> dict[str, Entries]:
+    """Return name and description of every entry, by kind.
+
+    Raises:
+        ConfigError: For an unknown kind, with the nearest.
+    """
+    if kind is None:
+        return {name: entries() for name, entries in KINDS.items()}
+    plural = kind if kind in KINDS else f"{kind}s"
+    plural = "studies" if kind == "study" else plural
+    if plural not in KINDS:
+        raise lookup_error("kind of entry", kind, KINDS)
+    return {plural: KINDS[plural]()}
+
+
+def _machines() -> Entries:
+    from opbyte.hw_models.machine import CATALOG
+
+    return _files(CATALOG, lambda data: str(data.get("description", "")))
+
+
+def _models() -> Entries:
+    from opbyte.workloads.model_loader import load_model, model_catalog
+
+    entries = []
+    for name in model_catalog().names():
+        try:
+            model = load_model(name)
+            about = f"{_billions(model.parameters)} parameters"
+            if model.active_parameters != model.parameters:
+                about += f", {_billions(model.active_parameters)} active"
+        except OpbyteError as error:
+            about = str(error)
+        entries.append({"name": name, "about": about})
+    return entries
+
+
+def _billions(count: float) -> str:
+    return f"{count / 1e9:.3g} B" if count >= 1e9 else f"{count / 1e6:.3g} M"
+
+
+def _studies() -> Entries:
+    from opbyte.sweeps.study import STUDIES
+
+    return _files(STUDIES, lambda data: str(data.get("description", "")))
+
+
+def _files(catalog: Any, about: Callable[[dict[str, Any]], str]) -> Entries:
+    entries = []
+    for name in catalog.names():
+        data = load_document(catalog.path(name), find=catalog.path).data
+        entries.append({"name": name, "about": " ".join(about(data).split())})
+    return entries
+
+
+def _works() -> Entries:
+    from opbyte.sim.simulate import metrics_of
+    from opbyte.workloads.works import WORKS
+
+    entries = []
+    for name in WORKS.names():
+        cls = WORKS.lookup(name)
+        first = (cls.__doc__ or "").strip().partition("\n")[0]
+        own = ", ".join(m for m in metrics_of(name) if m in cls.metrics)
+        entries.append({"name": name, "about": f"{first} Own metrics: {own}."})
+    return entries
+
+
+def _dtypes() -> Entries:
+    from opbyte.core.dtypes import DTYPES
+
+    return [
+        {"name": d.name, "about": f"{d.bits_per_element:g} bits per element; {d.source}"}
+        for d in DTYPES.values()
+    ]
+
+
+KINDS: dict[str, Callable[[], Entries]] = {
+    "machines": _machines,
+    "models": _models,
+    "studies": _studies,
+    "works": _works,
+    "dtypes": _dtypes,
+}

@@ -1,0 +1,59 @@
+"""JSON schemas of the files that users write."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel
+
+from opbyte.core.registry import lookup_error
+
+__all__ = ["KINDS", "schema_of"]
+
+KINDS = ("experiment", "machine", "mapping", "study")
+
+
+def schema_of(kind: str | None = None) -> dict[str, Any]:
+    """Return the JSON schema of a kind of file; without a kind, one that chooses by `kind`.
+
+    Raises:
+        ConfigError: For an unknown kind, with the nearest.
+    """
+    models = _models()
+    if kind is None:
+        return _any_of({name: model.model_json_schema() for name, model in models.items()})
+    if kind not in models:
+        raise lookup_error("kind of file with a schema", kind, models)
+    return {"$schema": _DIALECT, **models[kind].model_json_schema()}
+
+
+_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+
+def _models() -> dict[str, type[BaseModel]]:
+    from opbyte.core.mapping import Mapping
+    from opbyte.hw_models.machine import MachineConfig
+    from opbyte.sweeps.study import Experiment, Study
+
+    return dict(zip(KINDS, (Experiment, MachineConfig, Mapping, Study), strict=True))
+
+
+def _any_of(schemas: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return one schema for all kinds, their definitions side by side."""
+    definitions: dict[str, Any] = {}
+    choices = []
+    for name, schema in schemas.items():
+        definitions |= schema.pop("$defs", {})
+        definitions[f"{name} file"] = schema
+        choices.append(
+            {
+                "if": {"properties": {"kind": {"const": name}}, "required": ["kind"]},
+                "then": {"$ref": f"#/$defs/{name} file"},
+            }
+        )
+    kinds = {
+        "type": "object",
+        "required": ["kind"],
+        "properties": {"kind": {"enum": list(schemas)}},
+    }
+    return {"$schema": _DIALECT, **kinds, "allOf": choices, "$defs": definitions}
