@@ -128,19 +128,16 @@ def _handles(frame: pd.DataFrame, keys: list[str], used: dict[int, set[Any]]) ->
 
 
 def _edge(ax: Axes, lost: list[tuple[float, Any]], *, top: bool) -> None:
-    """Draw crosses at the edge; those of one x stand above each other."""
-    seen: dict[float, int] = {}
-    colors: dict[tuple[float, Any], bool] = {}
+    """Draw crosses at the edge, one row for each colour: the first to get lost outermost."""
+    first: dict[Any, float] = {}
     for x, color in lost:
-        if colors.setdefault((x, color), False):
-            continue
-        colors[x, color] = True
-        step = seen.get(x, 0)
-        seen[x] = step + 1
-        height = 1.0 - 0.055 * step if top else 0.055 * step
+        first[color] = min(x, first.get(color, x))
+    rows = {color: i for i, color in enumerate(sorted(first, key=lambda c: first[c]))}
+    for x, color in dict.fromkeys(lost):
+        inset = 0.055 * rows[color]
         ax.plot(
             x,
-            height,
+            1.0 - inset if top else inset,
             "x",
             color=color,
             transform=ax.get_xaxis_transform(),
@@ -150,7 +147,7 @@ def _edge(ax: Axes, lost: list[tuple[float, Any]], *, top: bool) -> None:
             zorder=6,
         )
     low, high = ax.get_ylim()
-    room = 0.055 * (max(seen.values()) + 1)
+    room = 0.055 * (len(rows) + 1)
     if ax.get_yscale() == "log":
         stretch = (high / low) ** room
         ax.set_ylim(low if top else low / stretch, high * stretch if top else high)

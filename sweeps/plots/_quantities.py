@@ -21,7 +21,7 @@ _SI = ((1e-12, "p"), (1e-9, "n"), (1e-6, "µ"), (1e-3, "m"), (1.0, ""), (1e3, "k
 _BINARY = ((1.0, ""), (2.0**10, "Ki"), (2.0**20, "Mi"), (2.0**30, "Gi"), (2.0**40, "Ti"),
            (2.0**50, "Pi"))  # fmt: skip
 #: Spans above this get a logarithmic axis, and a unit on every tick.
-_WIDE_LOG = 300.0
+_WIDE_LOG = 50.0
 
 
 @dataclass(frozen=True)

@@ -35,11 +35,17 @@ def evidence(study: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def kind_of(source: str | None) -> str:
-    """Return `assumed`, `calibrated`, `published` or, without a source, `unsourced`."""
-    if not source:
+    """Return what a parameter's source is worth, by how it begins.
+
+    Returns:
+        `calibrated`, `assumed` (which a number from memory is too), `published`, or `unsourced`.
+    """
+    words = (source or "").strip().lower()
+    if not words:
         return "unsourced"
-    word = source.split(":", 1)[0].strip()
-    return word if word in ("assumed", "calibrated") else "published"
+    if words.startswith("calibrated"):
+        return "calibrated"
+    return "assumed" if words.startswith(("assumed", "recalled")) else "published"
 
 
 def _machines(study: Mapping[str, Any]) -> Iterator[str]:

@@ -171,6 +171,7 @@ def test_an_axis_without_effect_is_said_to_have_none():
         ("SN40L paper, Table II", "published"),
         ("assumed: unpublished; four stacks", "assumed"),
         ("calibrated: switch ratios of Table V", "calibrated"),
+        ("recalled, not read again", "assumed"),
         (None, "unsourced"),
         ("", "unsourced"),
     ],
