@@ -76,8 +76,9 @@ def run_coe(
     """
     placer = Placer(machine, mapping)
     parallel = mapping.degrees
-    router = [run_phase(placer, work.router_phase(parallel), fidelity)]
-    expert = [run_phase(placer, p, fidelity) for p in work.expert_phases(parallel)]
+    running = Placer(machine, _while_running(placer))
+    router = [run_phase(running, work.router_phase(parallel), fidelity)]
+    expert = [run_phase(running, p, fidelity) for p in work.expert_phases(parallel)]
     tiers = _tiers(placer, work, ideal=fidelity == "bound")
     hit_rate = _hit_rate(work, tiers)
     misses = work.distinct_experts * (1.0 - hit_rate)
@@ -138,6 +139,16 @@ def run_coe(
     runs = tuple(router + [replace(r, repeats=r.repeats * work.batch) for r in expert])
     outcome = Outcome(_aligned(metrics), runs, _occupancy(placer, work, tiers), detail=detail)
     return feasible(placer, outcome, CAPACITY_METRICS)
+
+
+def _while_running(placer: Placer) -> SoftwareMapping:
+    """Return the mapping of a model that runs: all its weights are in the fast tier."""
+    place = dict(placer.mapping.place)
+    fast = placer.tiers("expert.weight")
+    if fast.cache:
+        place["weight"] = Placement.model_validate({"in": {fast.cache.tier: 1.0}})
+        place.pop("expert.weight", None)
+    return placer.mapping.model_copy(update={"place": place})
 
 
 def _aligned(metrics: dict[str, Any]) -> dict[str, Array]:

@@ -101,6 +101,12 @@ def evaluate(
 
     if work.kind in RUNNERS.names():
         return RUNNERS.lookup(work.kind)(machine, work, mapping, fidelity, seed)
+    cached = [name for name, place in mapping.place.items() if place.cache]
+    if cached:
+        raise UncoveredError(
+            f"mapping '{mapping.name}' of {machine.name}: a {work.kind} work has no model of the "
+            f"cache of {', '.join(cached)}. use another mapping, or a coe work"
+        )
     placer = Placer(machine, mapping)
     runs = [run_phase(placer, p, fidelity) for p in work.lowered(mapping.degrees)]
     occupancy = placer.occupancy(work.footprint(mapping.degrees))
