@@ -150,8 +150,8 @@ ax = ob.plot.timeline(played, window=(0.0, 1.0))
 # ## Where to spend?
 #
 # A larger HBM saves copies, a faster one shortens every token. Both cost: capacity by the byte,
-# rate by the die area of its interface. The front shows which designs give the least latency for their
-# price. (Links have no price in the catalog, so the path from DDR to HBM stays as it is.)
+# rate by the die area of its interface. The front shows which designs give the least latency for
+# their price. (Links have no price in the catalog: the path from DDR to HBM stays as it is.)
 
 # %%
 study = ob.load_study(
