@@ -20,6 +20,8 @@ from opbyte.sim.event import stream_columns
 
 Process = Generator[simpy.Event, Any, None]
 _DONE = 1e-12
+#: After SimPy's urgent and normal events (0 and 1) of the same instant.
+_LAST: Any = 2
 
 
 @dataclass(eq=False)
@@ -125,6 +127,48 @@ def set_fair_speeds(streams: Sequence[Stream]) -> None:
         ]
 
 
+@dataclass(eq=False)
+class Units:
+    """Units that serve one operator at a time: the earliest microbatch, then who came first.
+
+    Who is next is decided when everything else of an instant has happened, so that an operator
+    which ends lets the one behind it in its own microbatch go first.
+    """
+
+    env: simpy.Environment
+    taken: set[Any] = field(default_factory=set)
+    waiting: list[tuple[int, int, Any, simpy.Event]] = field(default_factory=list)
+    _ticket: int = 0
+
+    def request(self, unit: Any, microbatch: int) -> simpy.Event:
+        """Return the event of being granted a unit."""
+        granted = self.env.event()
+        self.waiting.append((microbatch, self._ticket, unit, granted))
+        self._ticket += 1
+        self._decide_last()
+        return granted
+
+    def release(self, unit: Any) -> None:
+        """Give a unit back."""
+        self.taken.remove(unit)
+        self._decide_last()
+
+    def _decide_last(self) -> None:
+        decision = self.env.event()
+        # Triggered at once, as `simpy.Timeout` does it, but after what is normal.
+        decision._ok, decision._value = True, None
+        assert decision.callbacks is not None
+        decision.callbacks.append(self._decide)
+        self.env.schedule(decision, priority=_LAST)
+
+    def _decide(self, _: simpy.Event) -> None:
+        for entry in sorted(self.waiting, key=lambda e: e[:2]):
+            if entry[2] not in self.taken:
+                self.taken.add(entry[2])
+                self.waiting.remove(entry)
+                entry[3].succeed()
+
+
 def run_dag(demand: Demand, microbatches: int = 1) -> Array:
     """Run a demand's table with SimPy and return the end of every execution.
 
@@ -134,21 +178,19 @@ def run_dag(demand: Demand, microbatches: int = 1) -> Array:
     latency, work, share = stream_columns(demand)
     env = simpy.Environment()
     fluid = FairShared(env)
-    units: dict[tuple[int, int], simpy.Resource] = {}
+    units = Units(env)
     ends: dict[tuple[int, int, int], float] = {}
 
     def execute(micro: int, run: int, op: int, inputs: list[simpy.Event], stage: int) -> Process:
         yield env.all_of(inputs)
         key = (stage, int(placed.unit_of[op]))
-        unit = units.setdefault(key, simpy.Resource(env)) if key[1] >= 0 else None
-        request = unit.request() if unit else None
-        if request is not None:
-            yield request
+        if key[1] >= 0:
+            yield units.request(key, micro)
         yield env.timeout(latency[op])
         resources = {(stage, r): s for r, s in enumerate(share[op]) if s > 0}
         yield fluid.stream(work[op], resources)
-        if unit and request is not None:
-            unit.release(request)
+        if key[1] >= 0:
+            units.release(key)
         ends[micro, run, op] = env.now
 
     def microbatch(micro: int) -> Process:

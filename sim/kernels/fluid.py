@@ -1,9 +1,10 @@
 """Event kernel for the operators of a step: units serve one operator, ports and links are shared.
 
-An operator waits for its inputs and for its unit (first come, first served), spends its latency,
-then streams. While it streams it needs a share of several resources at once; resources that are
-asked for too much are divided max-min fairly in relative speed (progressive filling: Bertsekas and
-Gallager, Data Networks, section 6.5). `opbyte.sim.engine.run_dag` is the readable twin.
+An operator waits for its inputs and for its unit (earlier microbatches first, then first come,
+first served), spends its latency, then streams. While it streams it needs a share of several
+resources at once; resources that are asked for too much are divided max-min fairly in relative
+speed (progressive filling: Bertsekas and Gallager, Data Networks, section 6.5).
+`opbyte.sim.engine.run_dag` is the readable twin.
 """
 
 from __future__ import annotations
@@ -71,15 +72,22 @@ def _start_waiting(
     start_at: Floats,
     now: float,
 ) -> None:
-    """Give every free unit the operator that has waited for it longest."""
+    """Give every free unit the operator of the earliest microbatch that has waited longest.
+
+    A stage finishes one microbatch before it turns to the next, as pipeline schedules do (GPipe,
+    NeurIPS 2019). Turns by arrival alone would interleave all microbatches in the first stage, and
+    the later stages would stand idle until nearly all of them are through.
+    """
     resources = share.shape[1]
     while True:
         best = -1
         for i in range(flying):
             if slots[i, _STATE] != _WAITS:
                 continue
-            if best >= 0 and slots[i, _TICKET] > slots[best, _TICKET]:
-                continue
+            if best >= 0:
+                later = slots[i, _MICRO] - slots[best, _MICRO]
+                if later > 0 or (later == 0 and slots[i, _TICKET] > slots[best, _TICKET]):
+                    continue
             needed = unit[slots[i, _OP]]
             if needed < 0 or free[slots[i, _STAGE], needed]:
                 best = i
