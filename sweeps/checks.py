@@ -55,7 +55,7 @@ class _Checker:
         work = self._work() if not self._broken() else None
         if not machines or work is None:
             raise ConfigError(self.problems)
-        targets = Targets(self.side, machines, work)
+        targets = Targets(machines, work)
         axes = self._axes(targets)
         links = self._links(targets)
         slow = _slow(axes, links)
@@ -368,7 +368,7 @@ class _Checker:
 
 
 def _joined(outer: str, inner: str) -> str:
-    if not inner:
+    if not inner or outer.endswith(f".{inner}"):
         return outer
     return f"{outer}{inner}" if inner.startswith("[") else f"{outer}.{inner}"
 

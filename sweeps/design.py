@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from opbyte.core.catalog import is_path
-from opbyte.core.config import Document, load_document, resolve_path, set_values, validate
+from opbyte.core.config import Document, load_document, set_values, validate
 from opbyte.core.errors import ConfigError, Problem
 from opbyte.core.mapping import Mapping as SoftwareMapping
-from opbyte.hw_models.machine import STRUCTURE, Machine, load_machine
+from opbyte.hw_models.machine import Machine, load_machine
 from opbyte.workloads.works import Work, work_from
 
 __all__ = ["Design", "Side"]
@@ -122,14 +122,6 @@ class Side:
         path = Path(name).expanduser()
         near = Path(self.document.name).parent / path
         return str(near if not path.is_absolute() and near.exists() else path)
-
-    def full_path(self, machine: Machine, rest: str) -> tuple[str, ...]:
-        """Return the full path of a machine's parameter.
-
-        Raises:
-            ConfigError: If the machine has no such parameter, with the nearest name.
-        """
-        return resolve_path(machine.document.data, rest, transparent=STRUCTURE)
 
     def _changes(self, root: str, choice: Mapping[str, Any]) -> dict[str, Any]:
         both = {**self.settings, **choice}

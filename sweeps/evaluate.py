@@ -17,6 +17,7 @@ from opbyte.sweeps.keys import seed_of
 from opbyte.sweeps.plan import Plan
 from opbyte.sweeps.rows import FAILED, INFEASIBLE, OK, STATUS, Floats, Rows, Words, joined
 from opbyte.sweeps.space import Codes, Ids
+from opbyte.sweeps.targets import parameter_path
 
 __all__ = ["Answer", "Evaluator"]
 
@@ -61,6 +62,8 @@ class Evaluator:
         self._seed_key = f"{seed_key}|{plan.study.seed}"
         self._designs: dict[tuple[str, str], Design | str] = {}
         self._played: dict[Any, Answer] = {}
+        targets = [*(a.target for a in plan.axes), *(k.target for k in plan.links)]
+        self._names = {t.key: t.name for t in targets}
 
     def rows(self, ids: Ids, codes: Codes, stop: Callable[[], bool]) -> Rows:
         """Return the rows of points; of fewer where `stop` says so after some.
@@ -137,7 +140,7 @@ class Evaluator:
         reasons = [""]
         for link in self.plan.links:
             values = {
-                name: numbers[key] if key in numbers else self._constant(key, choice)
+                name: numbers[key] if key in numbers else self._constant(name, key, choice)
                 for name, key in link.reads.items()
             }
             found = np.broadcast_to(link.expression(values), (count,)).astype(np.float64)
@@ -152,13 +155,14 @@ class Evaluator:
                 choice[link.target.path] = int(value) if value == int(value) else value
         return bad, tuple(reasons)
 
-    def _constant(self, key: str, choice: Mapping[str, Any]) -> float:
+    def _constant(self, name: str, key: str, choice: Mapping[str, Any]) -> float:
         """Return a number of the design that no axis varies."""
-        root, _, rest = key.partition(".")
+        root, _, rest = name.partition(".")
         if root == "machine":
             machine = self.plan.side.machine_of(choice)
-            return float(machine.values[machine.path(rest)])
-        return float(getattr(self.plan.side.work_of(choice), rest))
+            return float(machine.values[parameter_path(machine, rest) or rest])
+        work = self.plan.side.work_of({**self._defaults(), **choice})
+        return float(getattr(work, key.partition(".")[2]))
 
     def _around(
         self,
@@ -246,7 +250,7 @@ class Evaluator:
             plain = {key: np.repeat(v, 2) if count == 1 else v for key, v in inputs.items()}
         machine = design.machine
         values = {
-            machine.path(key.partition(".")[2]): v
+            parameter_path(machine, self._names[key]) or key: v
             for key, v in plain.items()
             if key.startswith("machine.")
         }

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from opbyte.core.errors import ConfigError, OpbyteError
+from opbyte.core.config import resolve_path
+from opbyte.core.errors import ConfigError
 from opbyte.core.registry import nearest
 from opbyte.hw_models.machine import STRUCTURE, Machine
 from opbyte.sweeps.axes import Target
-from opbyte.sweeps.design import Side
 from opbyte.sweeps.study import ROOTS
 from opbyte.workloads.works import Work
 
-__all__ = ["FIELD_PATHS", "Targets"]
+__all__ = ["FIELD_PATHS", "Targets", "parameter_path"]
 
 #: Paths inside a work that mean one of its fields.
 FIELD_PATHS = {"experts.count": "count"}
@@ -25,8 +25,7 @@ class Targets:
     of the tree on each (`hbm.phy.bandwidth`).
     """
 
-    def __init__(self, side: Side, machines: Sequence[Machine], work: Work) -> None:
-        self._side = side
+    def __init__(self, machines: Sequence[Machine], work: Work) -> None:
         self._machines = machines
         self._work = work
 
@@ -49,16 +48,19 @@ class Targets:
         return Target(path, path, "structure")
 
     def _value(self, path: str, rest: str) -> Target:
-        shorts = [
-            ".".join(w for w in self._side.full_path(machine, rest) if w not in STRUCTURE)
-            for machine in self._machines
-        ]
-        found = [m.parameters.get(s) for m, s in zip(self._machines, shorts, strict=True)]
-        key = f"machine.{shorts[0]}"
-        if any(p is None for p in found):
-            return Target(path, key, "structure", rest)
-        dimensions = {p.dimension for p in found if p is not None}
-        return Target(path, key, "value", rest, dimensions.pop())
+        dimensions = set()
+        first = parameter_path(self._machines[0], rest) or rest
+        for machine in self._machines:
+            short = parameter_path(machine, rest)
+            if short is None:
+                # Raises where the machine has nothing of that name.
+                resolve_path(machine.document.data, rest, transparent=STRUCTURE)
+                return Target(path, f"machine.{first}", "structure", rest)
+            dimensions.add(machine.parameters[short].dimension)
+        if len(dimensions) > 1:
+            shown = " and ".join(sorted(dimensions))
+            raise ConfigError.one("", "", f"this is {shown} on different machines", path)
+        return Target(path, f"machine.{first}", "value", rest, dimensions.pop())
 
     def _field(self, path: str, rest: str) -> Target:
         name = FIELD_PATHS.get(rest, rest)
@@ -68,9 +70,15 @@ class Targets:
         return Target(path, path, "structure", rest)
 
 
-def short_path(machine: Machine, rest: str) -> str | None:
-    """Return the short path of a machine's number, None where it has no such number."""
+def parameter_path(machine: Machine, rest: str) -> str | None:
+    """Return the short path of a machine's number, None where it has no such number.
+
+    A path may leave out the parts above a memory, unit or link where one number alone ends so.
+    """
     try:
-        return machine.path(rest)
-    except OpbyteError:
-        return None
+        words = resolve_path(machine.document.data, rest, transparent=STRUCTURE)
+    except ConfigError:
+        ends = [p for p in machine.parameters if p.endswith(f".{rest}")]
+        return ends[0] if len(ends) == 1 else None
+    short = ".".join(w for w in words if w not in STRUCTURE)
+    return short if short in machine.parameters else None
