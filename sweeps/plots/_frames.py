@@ -100,10 +100,14 @@ def numbers(frame: pd.DataFrame, name: str) -> npt.NDArray[np.float64]:
 
 def numeric(frame: pd.DataFrame, name: str) -> bool:
     """Return whether every present value of a column is a number."""
-    present = frame[name].dropna()
-    if len(present) == 0 or present.map(lambda v: isinstance(v, (bool, str))).any():
+    values = frame[name]
+    if pd.api.types.is_bool_dtype(values) or pd.api.types.is_string_dtype(values):
         return False
-    return bool(pd.to_numeric(present, errors="coerce").notna().all())
+    if pd.api.types.is_numeric_dtype(values):
+        return bool(values.notna().any())
+    present = values.dropna()
+    words = present.map(lambda v: isinstance(v, (bool, str)))
+    return len(present) > 0 and not words.any() and bool(pd.to_numeric(present).notna().all())
 
 
 def direction(metric: str, objectives: Mapping[str, str] | None = None) -> str:
@@ -113,9 +117,9 @@ def direction(metric: str, objectives: Mapping[str, str] | None = None) -> str:
     return "max" if metric in MORE_IS_BETTER else "min"
 
 
-def in_order(values: Iterable[Any]) -> list[Any]:
+def in_order(values: pd.Series) -> list[Any]:
     """Return distinct values as they appear, numbers sorted."""
-    distinct = list(dict.fromkeys(v for v in values if v is not None and v == v))
-    if all(isinstance(v, (int, float, np.number)) for v in distinct):
+    distinct = values.dropna().unique().tolist()
+    if all(isinstance(v, (int, float)) for v in distinct):
         return sorted(distinct)
     return distinct

@@ -58,16 +58,11 @@ def lines(
     x, y = column(frame, x), column(frame, y)
     keys = [column(frame, b) for b in ([by] if isinstance(by, str) else by)]
     sense = direction(y, objectives or study.get("objectives"))
-    ax = axes_for(ax, width=4.6, height=2.9)
-    values = numbers(frame, y)
-    fine = (frame["status"] == OK).to_numpy() & np.isfinite(values)
-    place_x = numbers(frame, x)
-    dress(ax.xaxis, x, place_x, log=span_of(place_x) > _LOG_X)
-    dress(ax.yaxis, y, values[fine], log=span_of(values[fine]) > _LOG_Y)
-    groups = list(product(*(in_order(frame[k]) for k in keys)))
+    fine = (frame["status"] == OK).to_numpy() & np.isfinite(numbers(frame, y))
+    places = numbers(frame, x)
+    curves, lost = [], []
     used: dict[int, set[Any]] = {0: set(), 1: set()}
-    lost = []
-    for combination in groups:
+    for combination in product(*(in_order(frame[k]) for k in keys)):
         mine = np.ones(len(frame), bool)
         for key, value in zip(keys, combination, strict=True):
             mine &= (frame[key] == value).to_numpy()
@@ -75,18 +70,24 @@ def lines(
             continue
         style = _style(frame, keys, combination)
         best = frame[mine & fine].groupby(x)[y].agg(sense).sort_index()
-        if len(best):
-            ax.plot(best.index.to_numpy(float), best.to_numpy(float), zorder=3, **style)
-        gone = sorted(set(place_x[mine]) - set(best.index))
-        lost += [(g, style["color"]) for g in gone]
+        curves.append((best.index.to_numpy(float), best.to_numpy(float), style))
+        gone = np.setdiff1d(places[mine], best.index.to_numpy(float))
+        lost += [(float(g), style["color"]) for g in gone]
         for i, value in enumerate(combination[:2]):
             used[i].add(value)
+    ax = axes_for(ax, width=4.6, height=2.9)
+    heights = np.concatenate([np.zeros(0), *(values for _, values, _ in curves)])
+    dress(ax.xaxis, x, places, log=span_of(places) > _LOG_X)
+    dress(ax.yaxis, y, heights, log=span_of(heights) > _LOG_Y)
+    for at, values, style in curves:
+        if len(at):
+            ax.plot(at, values, zorder=3, **style)
     handles = _handles(frame, keys, used)
     if lost:
         _edge(ax, lost, top=sense == "min")
-        handles.append(
-            Line2D([], [], ls="", marker="x", c="#444444", ms=4.5, mew=1.2, label="does not fit")
-        )
+        small = set(frame.loc[~fine, "status"]) == {"infeasible"}
+        word = "does not fit" if small else "not feasible"
+        handles.append(Line2D([], [], ls="", marker="x", c="#444444", ms=4.5, mew=1.2, label=word))
     if len(handles) > 1 or keys:
         figure_of(ax).legend(handles=handles, loc="outside right upper")
     return ax

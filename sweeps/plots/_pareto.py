@@ -28,6 +28,8 @@ from opbyte.sweeps.plots._style import (
 Mask = npt.NDArray[np.bool_]
 #: Axes whose largest value is this many times their smallest are logarithmic.
 _LOG_FROM = 20.0
+#: Points off the front beyond this many would only make files large.
+_DOMINATED = 6000
 
 
 @in_style
@@ -59,35 +61,43 @@ def pareto(
     x, y = column(frame, x), column(frame, y)
     objectives = dict(objectives or study.get("objectives") or {x: direction(x), y: direction(y)})
     xs, ys = numbers(frame, x), numbers(frame, y)
-    drawn = np.isfinite(xs) & np.isfinite(ys)
-    fine = drawn & (frame["status"] == OK).to_numpy()
+    here = np.isfinite(xs) & np.isfinite(ys)
+    fine = here & (frame["status"] == OK).to_numpy()
     best = fine & front_mask(frame, objectives, fine)
+    labels = _known(frame, label, here)
+    drawn = _thinned(here, best, [i for i, _ in labels])
     ax = axes_for(ax, width=4.6, height=3.1)
-    log = [span_of(v[drawn]) > _LOG_FROM for v in (xs, ys)]
-    dress(ax.xaxis, x, xs[drawn], log=log[0])
-    dress(ax.yaxis, y, ys[drawn], log=log[1])
+    log = (span_of(xs[here]) > _LOG_FROM, span_of(ys[here]) > _LOG_FROM)
+    dress(ax.xaxis, x, xs[here], log=log[0])
+    dress(ax.yaxis, y, ys[here], log=log[1])
     ax.margins(0.09)
-    handles = _points(ax, frame, (xs, ys), (drawn, fine, best), color)
-    direct = {x: direction(x, objectives), y: direction(y, objectives)}
-    line = np.flatnonzero(fine & front_mask(frame, direct, fine))
+    handles = _points(ax, frame, (xs, ys), (drawn, drawn & fine, best), color)
+    line = np.flatnonzero(front_mask(frame, {m: direction(m, objectives) for m in (x, y)}, fine))
     line = line[np.lexsort((ys[line], xs[line]))]
     if len(line) > 1:
-        ax.step(xs[line], ys[line], where=_side(direct[x]), color="black", lw=0.9, zorder=3)
-        handles.append(Line2D([], [], color="black", lw=0.9, label=f"front ({len(line)} points)"))
-    labels = _known(frame, label, drawn)
-    peak = knee(xs[line], ys[line], log=(log[0], log[1])) if len(line) else None
-    if peak is not None and (line[peak] not in [i for i, _ in labels]):
-        at = line[peak]
-        name = f"knee: {show(float(xs[at]), x)},\n{show(float(ys[at]), y)}"
-        ax.plot(xs[at], ys[at], "o", ms=8, mfc="none", mec="black", mew=0.8, zorder=6)
-        labels.append((int(at), name))
+        side = _side(direction(x, objectives))
+        ax.step(xs[line], ys[line], where=side, color="black", lw=0.9, zorder=3)
+        handles.append(Line2D([], [], color="black", lw=0.9, label=f"front ({len(line):,} points)"))
+    peak = knee(xs[line], ys[line], log=log)
+    if peak is not None and line[peak] not in [i for i, _ in labels]:
+        at = int(line[peak])
+        labels.append((at, f"knee: {show(float(xs[at]), x)},\n{show(float(ys[at]), y)}"))
     for at, _ in labels:
         ax.plot(xs[at], ys[at], "o", ms=8, mfc="none", mec="black", mew=0.8, zorder=6)
-    _legend(ax, handles, len(frame) - int(drawn.sum()), len(frame))
+    _legend(ax, handles, len(frame) - int(here.sum()), len(frame))
     at_best, others = (np.stack([xs[m], ys[m]], axis=1) for m in (best, drawn & ~best))
     names = [Label(float(xs[i]), float(ys[i]), text) for i, text in labels]
     place(ax, names, at_best, others)
     return ax
+
+
+def _thinned(here: Mask, best: Mask, kept: list[int]) -> Mask:
+    """Return which points to draw: all of the front and `kept`, evenly some of very many others."""
+    rest = np.flatnonzero(here & ~best)
+    drawn = here & best
+    drawn[rest[:: -(-len(rest) // _DOMINATED) or 1]] = True
+    drawn[kept] = True
+    return drawn
 
 
 def front_mask(frame: pd.DataFrame, objectives: Mapping[str, str], fine: Mask) -> Mask:
@@ -188,7 +198,7 @@ def _known(frame: pd.DataFrame, label: str | None, drawn: Mask) -> list[tuple[in
 def _legend(ax: Axes, handles: list[Any], missing: int, total: int) -> None:
     """Write the legend below the axes, with a count of what could not be drawn."""
     if missing:
-        text = f"{missing} of {total} points have no result"
+        text = f"{missing:,} of {total:,} points have no result"
         handles.append(Line2D([], [], ls="", marker="", label=text))
     if handles:
         figure_of(ax).legend(

@@ -11,12 +11,13 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
 
 from opbyte.sweeps.plots._frames import OK, frame_of, numeric
 from opbyte.sweeps.plots._lines import lines
-from opbyte.sweeps.plots._pareto import pareto
+from opbyte.sweeps.plots._pareto import front_mask, pareto
 from opbyte.sweeps.plots._quantities import dress, quantity, show
 from opbyte.sweeps.plots._style import COLUMN, PALETTE, axes_for, figure_of, save, styled
 from opbyte.sweeps.store import Results, open_results
@@ -25,6 +26,8 @@ _FRONTS = 3
 _LINES = 4
 _RANKED = 20
 _ACROSS = 4
+#: Rows of the CSV beside a figure; the store has all points.
+_NUMBERS = 20_000
 #: Lines that one figure shows legibly, by colour and by dashes.
 _BY = (9, 4)
 
@@ -82,7 +85,8 @@ def study_figures(results: Results) -> Iterator[Drawn]:
     for x, y in list(combinations(objectives, 2))[:_FRONTS]:
         ax = pareto(results, x, y, objectives=objectives, color=color)
         caption = f"{_label(y)} against {_label(x)}; the line joins the points that nothing beats."
-        yield Drawn(f"front_{_file(y)}_{_file(x)}", caption, ax, _columns(frame, axes, [x, y]))
+        drawn = _fewer(frame, front_mask(frame, objectives, frame["status"].eq(OK).to_numpy()))
+        yield Drawn(f"front_{_file(y)}_{_file(x)}", caption, ax, _columns(drawn, axes, [x, y]))
     for y in list(objectives)[:_FRONTS]:
         for x in across[: max(1, _LINES // len(objectives))]:
             others = [a for a in [*names, *numbers] if a != x]
@@ -94,7 +98,7 @@ def study_figures(results: Results) -> Iterator[Drawn]:
 def varied(frame: pd.DataFrame, study: Mapping[str, Any]) -> list[str]:
     """Return the columns of a study's axes that take more than one value."""
     names = study.get("columns") or study.get("axes") or ()
-    return [n for n in names if n in frame and frame[n].astype(str).nunique() > 1]
+    return [n for n in names if n in frame and frame[n].nunique(dropna=False) > 1]
 
 
 def _line_figure(
@@ -111,7 +115,11 @@ def _line_figure(
         with styled():
             ax.set_title(f"Best over {', '.join(rest)}" if len(rest) < 3 else "Best over all else")
     caption = f"{_label(y)} against {_label(x)}{best}."
-    return Drawn(f"{_file(y)}_{_file(x)}", caption, ax, _columns(frame, [x, *others], [y]))
+    drawn = frame
+    if len(frame) > _NUMBERS:
+        ordered = frame.sort_values(y, ascending=objectives[y] == "min", kind="stable")
+        drawn = ordered.drop_duplicates([x, *by]).sort_index()
+    return Drawn(f"{_file(y)}_{_file(x)}", caption, ax, _columns(drawn, [x, *others], [y]))
 
 
 def _ranking(frame: pd.DataFrame, y: str, axes: list[str], sense: str) -> Drawn:
@@ -135,6 +143,14 @@ def _ranking(frame: pd.DataFrame, y: str, axes: list[str], sense: str) -> Drawn:
         ax.grid(visible=False, axis="y")
     caption = f"{_label(y)}, the best {len(best)} of {len(fine)} points."
     return Drawn(f"{_file(y)}_ranking", caption, ax, _columns(frame, axes, [y]))
+
+
+def _fewer(frame: pd.DataFrame, best: npt.NDArray[np.bool_]) -> pd.DataFrame:
+    """Return the front and, of very many other points, evenly some: what a figure shows."""
+    rest = np.flatnonzero(~best)
+    kept = best.copy()
+    kept[rest[:: -(-len(rest) // _NUMBERS) or 1]] = True
+    return frame[kept]
 
 
 def _columns(frame: pd.DataFrame, axes: list[str], metrics: list[str]) -> pd.DataFrame:

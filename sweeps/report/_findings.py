@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
-from opbyte.sweeps.plots._frames import OK, direction, in_order, numbers, numeric
+from opbyte.core.ops import Array
+from opbyte.sweeps.plots._frames import OK, direction, in_order, numeric
 from opbyte.sweeps.plots._quantities import quantity, show
 
 #: Changes below this are not worth a sentence.
 _SMALL = 1.01
 _MOST_EFFECTS = 4
+#: A column that is the same everywhere: what stays equal where there is one axis only.
+_NOTHING = "_nothing"
 
 
 def findings(frame: pd.DataFrame, study: Mapping[str, Any], axes: list[str]) -> list[str]:
@@ -111,62 +114,61 @@ def _limits(frame: pd.DataFrame, axes: list[str]) -> list[str]:
 def _effects(fine: pd.DataFrame, metric: str, sense: str, axes: list[str]) -> list[str]:
     """Return what each axis does to a metric when everything else stays the same."""
     found = []
+    known = fine[(fine[metric] > 0).to_numpy()].assign(**{_NOTHING: 0})
     for axis in axes:
-        others = [a for a in axes if a != axis]
-        groups = [g for _, g in fine.groupby(others, dropna=False)] if others else [fine]
-        if numeric(fine, axis):
-            found.append(_numeric_effect(groups, axis, metric))
+        others = [a for a in axes if a != axis] or [_NOTHING]
+        if numeric(known, axis):
+            found.append(_numeric_effect(known, axis, others, metric))
         else:
-            found.append(_named_effect(groups, axis, metric, sense))
+            found.append(_named_effect(known, axis, others, metric, sense))
     kept = [f for f in found if f is not None]
     return [text for _, text in sorted(kept, key=lambda f: -f[0])][:_MOST_EFFECTS]
 
 
-def _numeric_effect(groups: list[pd.DataFrame], axis: str, metric: str) -> tuple[float, str] | None:
-    ratios, ends = [], []
-    for group in groups:
-        line = group.dropna(subset=[metric]).sort_values(axis)
-        if len(line) > 1 and line[axis].iloc[0] < line[axis].iloc[-1]:
-            first, last = numbers(line, metric)[[0, -1]]
-            if first > 0 and last > 0:
-                ratios.append(last / first)
-                ends.append((float(line[axis].iloc[0]), float(line[axis].iloc[-1])))
-    if not ratios:
+def _numeric_effect(
+    known: pd.DataFrame, axis: str, others: list[str], metric: str
+) -> tuple[float, str] | None:
+    ordered = known[[*others, axis, metric]].sort_values(axis, kind="stable")
+    groups = ordered.groupby(others, sort=False)
+    first, last = groups[[axis, metric]].first(), groups[[axis, metric]].last()
+    moved = (first[axis] < last[axis]).to_numpy()
+    if not moved.any():
         return None
-    low, high = min(e[0] for e in ends), max(e[1] for e in ends)
+    ratios = (last[metric] / first[metric]).to_numpy(float)[moved]
+    low, high = float(first[axis][moved].min()), float(last[axis][moved].max())
     name = quantity(axis).label
     start = f"{name} from {show(low, axis)} to {show(high, axis)}, all else equal"
-    size = max(max(r, 1 / r) for r in ratios)
+    size = float(np.maximum(ratios, 1 / ratios).max())
     if size < _SMALL:
         return size, f"{start}: {_short(metric)} stays within 1 %."
     return size, f"{start}: {_short(metric)} changes by a factor of {_range(ratios)}."
 
 
 def _named_effect(
-    groups: list[pd.DataFrame], axis: str, metric: str, sense: str
+    known: pd.DataFrame, axis: str, others: list[str], metric: str, sense: str
 ) -> tuple[float, str] | None:
-    tables = [g.dropna(subset=[metric]).groupby(axis)[metric].agg(sense) for g in groups]
-    wide = pd.DataFrame(tables).reset_index(drop=True)
-    if wide.shape[1] < 2:
-        return None
+    best: Literal["min", "max"] = "min" if sense == "min" else "max"
+    wide = known.pivot_table(index=others, columns=axis, values=metric, aggfunc=best)
     order = wide.median().sort_values(ascending=sense == "min").index
-    best, others = order[0], order[1:]
     parts, size = [], 1.0
-    for other in others:
-        both = wide[[best, other]].dropna()
-        if both.empty or (both <= 0).any().any():
+    for other in order[1:]:
+        both = wide[[order[0], other]].dropna().to_numpy(float)
+        if not len(both):
             continue
-        ratios = (both[other] / both[best] if sense == "min" else both[best] / both[other]).tolist()
-        size = max(size, *ratios)
+        ratios = both[:, 1] / both[:, 0] if sense == "min" else both[:, 0] / both[:, 1]
+        size = max(size, float(ratios.max()))
         parts.append(f"{other} by a factor of {_range(ratios)}")
     if not parts:
         return None
-    name = f"{quantity(axis).label} {best}"
+    if size < _SMALL:
+        names = ", ".join(str(name) for name in order)
+        return size, f"{quantity(axis).label} {names}: {_short(metric)} stays within 1 %."
+    name = f"{quantity(axis).label} {order[0]}"
     return size, f"{name}, all else equal, beats {'; '.join(parts)} in {_short(metric)}."
 
 
-def _range(ratios: list[float]) -> str:
-    low, high, middle = min(ratios), max(ratios), float(np.median(ratios))
+def _range(ratios: Array) -> str:
+    low, high, middle = float(ratios.min()), float(ratios.max()), float(np.median(ratios))
     if high / low < _SMALL:
         return f"{middle:.3g}"
     return f"{low:.3g} to {high:.3g} (median {middle:.3g})"

@@ -243,6 +243,20 @@ def test_objectives_beyond_the_two_axes_keep_points_on_the_front():
     assert front_mask(frame, {**both, "price_usd": "min"}, fine).sum() == 5
 
 
+def test_of_very_many_points_the_front_and_known_designs_are_all_drawn():
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"tpot": rng.uniform(1, 2, 50_000), "joules": rng.uniform(1, 2, 50_000)})
+    frame["known"] = ""
+    frame.loc[31, "known"] = "mine"
+    ax = plots.pareto(frame, "tpot", "joules", label="known")
+    offsets = np.concatenate([c.get_offsets() for c in ax.collections])
+    assert len(offsets) < 10_000
+    front = front_mask(frame, {"tpot": "min", "joules": "min"}, np.ones(50_000, bool))
+    for row in [31, *np.flatnonzero(front)]:
+        assert (offsets == frame.loc[row, ["tpot", "joules"]].to_numpy(float)).all(axis=1).any()
+    assert_readable(ax)
+
+
 def test_knee_is_the_point_farthest_from_the_chord():
     xs, ys = np.array([0.0, 0.1, 0.5, 1.0]), np.array([1.0, 0.2, 0.1, 0.0])
     # Distances from y = 1 - x times sqrt(2): 0, 0.7, 0.4, 0.
