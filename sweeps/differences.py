@@ -29,14 +29,22 @@ def _walk(before: Any, after: Any, path: str) -> Iterator[Difference]:
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         for key in dict.fromkeys([*before, *after]):
             inner = f"{path}.{key}" if path else str(key)
-            if key not in before:
-                yield Difference(inner, ABSENT, _text(after[key]))
-            elif key not in after:
-                yield Difference(inner, _text(before[key]), ABSENT)
-            else:
+            if key in before and key in after:
                 yield from _walk(before[key], after[key], inner)
+            elif key in after:
+                yield from (Difference(p, ABSENT, text) for p, text in _leaves(after[key], inner))
+            else:
+                yield from (Difference(p, text, ABSENT) for p, text in _leaves(before[key], inner))
     elif before != after:
         yield Difference(path, _text(before), _text(after))
+
+
+def _leaves(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            yield from _leaves(inner, f"{path}.{key}")
+    else:
+        yield path, _text(value)
 
 
 def _text(value: Any) -> str:

@@ -34,6 +34,9 @@ STUDIES = Catalog("study", Path(__file__).parent / "studies")
 #: First words of paths that mean a part of `base`.
 ROOTS = ("machine", "mapping", "workload")
 
+#: Mappings of a study whose keys are paths.
+_TABLES = ("axes", "derive")
+
 Fidelity = Literal["bound", "analytic", "event"]
 
 
@@ -235,7 +238,8 @@ def load_study(
     elif isinstance(source, Mapping):
         document = Document(dict(source), {}, "study")
     else:
-        document = load_document(STUDIES.find(source), find=STUDIES.path)
+        path = Path(source) if Path(source).is_dir() else STUDIES.find(source)
+        document = load_document(path, find=STUDIES.path)
     if settings:
         document = changed(document, settings, "base")
     study = validate(Study, with_kind(document, "study"))
@@ -288,6 +292,15 @@ def parse_settings(texts: list[str]) -> dict[str, Any]:
     return settings
 
 
+def _is_new(table: Any, path: str) -> bool:
+    """Return whether a path names a whole entry of `axes` or `derive`, present or not."""
+    if not isinstance(table, Mapping | None):
+        return False
+    words = path.split(".")
+    inside = any(".".join(words[:n]) in (table or {}) for n in range(1, len(words)))
+    return words[0] in ROOTS and not inside
+
+
 def changed(document: Document, settings: Mapping[str, Any], base: str) -> Document:
     """Return the document with settings applied.
 
@@ -306,6 +319,7 @@ def changed(document: Document, settings: Mapping[str, Any], base: str) -> Docum
     if not isinstance(holder, Mapping):
         return document
     own: dict[str, Any] = {}
+    added: dict[str, dict[str, Any]] = {}
     inner = dict(holder.get("set") or {}) if isinstance(holder.get("set") or {}, Mapping) else {}
     for path, value in settings.items():
         root, _, rest = path.partition(".")
@@ -313,8 +327,13 @@ def changed(document: Document, settings: Mapping[str, Any], base: str) -> Docum
             inner[path] = value
         elif root in ROOTS:
             own[f"{base}.{path}" if base else path] = value
+        elif root in _TABLES and rest and _is_new(document.data.get(root), rest):
+            added.setdefault(root, {})[rest] = value
         else:
             own[path] = value
+    for table, entries in added.items():
+        whole = {**(document.data.get(table) or {}), **entries}
+        document = Document({**document.data, table: whole}, document.marks, document.name)
     if own:
         document = set_values(document, own, transparent=())
         holder = document.data[base] if base else document.data
