@@ -12,6 +12,7 @@ import pandas as pd
 from opbyte.core.errors import ConfigError
 from opbyte.core.registry import nearest
 from opbyte.sim.result import Result
+from opbyte.sweeps.plots._quantities import show
 from opbyte.sweeps.store import Results
 
 #: Metrics of which more is better; for all others less is.
@@ -108,6 +109,13 @@ def numeric(frame: pd.DataFrame, name: str) -> bool:
     present = values.dropna()
     words = present.map(lambda v: isinstance(v, (bool, str)))
     return len(present) > 0 and not words.any() and bool(pd.to_numeric(present).notna().all())
+
+
+def cell(value: Any, name: str) -> str:
+    """Return one value of a column as text, numbers with their unit."""
+    if isinstance(value, (int, float, np.number)) and not isinstance(value, bool):
+        return show(float(value), name)
+    return "" if value is None else str(value)
 
 
 def direction(metric: str, objectives: Mapping[str, str] | None = None) -> str:

@@ -27,6 +27,9 @@ from opbyte.sweeps.plots._style import DASHES, axes_for, figure_of, in_style, se
 
 #: Spans from which the axes are logarithmic.
 _LOG_X, _LOG_Y = 10.0, 5.0
+#: Markers on one line, and room for one cross as a share of the axis.
+_MARKED = 24
+_CROSS = 0.035
 
 
 @in_style
@@ -81,7 +84,7 @@ def lines(
     dress(ax.yaxis, y, heights, log=span_of(heights) > _LOG_Y)
     for at, values, style in curves:
         if len(at):
-            ax.plot(at, values, zorder=3, **style)
+            ax.plot(at, values, zorder=3, markevery=-(-len(at) // _MARKED), **style)
     handles = _handles(frame, keys, used)
     if lost:
         _edge(ax, lost, top=sense == "min")
@@ -134,7 +137,14 @@ def _edge(ax: Axes, lost: list[tuple[float, Any]], *, top: bool) -> None:
     for x, color in lost:
         first[color] = min(x, first.get(color, x))
     rows = {color: i for i, color in enumerate(sorted(first, key=lambda c: first[c]))}
-    for x, color in dict.fromkeys(lost):
+    wide = np.log if ax.get_xscale() == "log" else np.asarray
+    room = _CROSS * float(np.ptp(wide(np.array(ax.get_xlim()))))
+    last: dict[Any, float] = {}
+    for x, color in sorted(set(lost), key=lambda cross: cross[0]):
+        at = float(wide(x))
+        if at - last.get(color, -np.inf) < room:
+            continue
+        last[color] = at
         inset = 0.055 * rows[color]
         ax.plot(
             x,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
 
-from opbyte.sweeps.plots._frames import OK, frame_of, numeric
+from opbyte.sweeps.plots._frames import OK, cell, direction, frame_of, numeric
 from opbyte.sweeps.plots._lines import lines
 from opbyte.sweeps.plots._pareto import front_mask, pareto
 from opbyte.sweeps.plots._quantities import dress, quantity, show
@@ -26,6 +26,7 @@ _FRONTS = 3
 _LINES = 4
 _RANKED = 20
 _ACROSS = 4
+_FACETS = 3
 #: Rows of the CSV beside a figure; the store has all points.
 _NUMBERS = 20_000
 #: Lines that one figure shows legibly, by colour and by dashes.
@@ -87,12 +88,21 @@ def study_figures(results: Results) -> Iterator[Drawn]:
         caption = f"{_label(y)} against {_label(x)}; the line joins the points that nothing beats."
         drawn = _fewer(frame, front_mask(frame, objectives, frame["status"].eq(OK).to_numpy()))
         yield Drawn(f"front_{_file(y)}_{_file(x)}", caption, ax, _columns(drawn, axes, [x, y]))
-    for y in list(objectives)[:_FRONTS]:
-        for x in across[: max(1, _LINES // len(objectives))]:
+    metrics = [m for m in objectives if m not in axes][:_FRONTS]
+    if _kind(study) == "coe" and "seconds" not in metrics:
+        metrics.append("seconds")
+    for y in metrics:
+        for x in across[: max(1, _LINES // len(metrics))]:
             others = [a for a in [*names, *numbers] if a != x]
-            yield _line_figure(frame, x, y, others, objectives)
+            yield from _line_figures(frame, x, y, others, objectives)
         if names and not numbers:
-            yield _ranking(frame, y, names, objectives[y])
+            yield _ranking(frame, y, names, objectives)
+
+
+def _kind(study: Mapping[str, Any]) -> str:
+    """Return the kind of work of a study, empty where its axes decide."""
+    workload = (study.get("base") or {}).get("workload") or {}
+    return str(workload.get("kind", ""))
 
 
 def varied(frame: pd.DataFrame, study: Mapping[str, Any]) -> list[str]:
@@ -101,31 +111,60 @@ def varied(frame: pd.DataFrame, study: Mapping[str, Any]) -> list[str]:
     return [n for n in names if n in frame and frame[n].nunique(dropna=False) > 1]
 
 
-def _line_figure(
+def _line_figures(
     frame: pd.DataFrame, x: str, y: str, others: list[str], objectives: dict[str, str]
-) -> Drawn:
+) -> Iterator[Drawn]:
+    """Yield y against x; one figure for each value of a workload's axis that has no line style.
+
+    Designs are chosen, work is given: the best over a machine's parameter means something, the
+    best over output lengths does not.
+    """
     by: list[str] = []
     for axis in others:
         if len(by) < 2 and frame[axis].nunique() <= _BY[len(by)]:
             by.append(axis)
+    rest = [a for a in others if a not in by]
+    given = [a for a in rest if a.startswith("workload.") and frame[a].nunique() <= _FACETS][:1]
+    for axis in given:
+        kept = [a for a in others if a != axis]
+        for value, part in frame.groupby(axis):
+            where = f"{_label(axis)} {cell(value, axis)}"
+            figure = _line_figure(part, x, y, by, kept, objectives, where)
+            yield replace(figure, name=f"{figure.name}_{_file(where)}")
+    if not given:
+        yield _line_figure(frame, x, y, by, others, objectives, "")
+
+
+def _line_figure(
+    frame: pd.DataFrame,
+    x: str,
+    y: str,
+    by: list[str],
+    others: list[str],
+    objectives: dict[str, str],
+    where: str,
+) -> Drawn:
     rest = [quantity(a).label for a in others if a not in by]
+    best = (f"best over {', '.join(rest)}" if len(rest) < 3 else "best over all else") * bool(rest)
     ax = lines(frame, x, y, by, objectives=objectives)
-    best = f", best over {', '.join(rest)}" if rest else ""
-    if rest:
+    title = ", ".join(t for t in (where, best) if t)
+    if title:
         with styled():
-            ax.set_title(f"Best over {', '.join(rest)}" if len(rest) < 3 else "Best over all else")
-    caption = f"{_label(y)} against {_label(x)}{best}."
+            ax.set_title(title[:1].upper() + title[1:])
+    details = ", ".join(t for t in (where, f"best over {', '.join(rest)}" * bool(rest)) if t)
+    caption = f"{_label(y)} against {_label(x)}{': ' if details else ''}{details}."
     drawn = frame
     if len(frame) > _NUMBERS:
-        ordered = frame.sort_values(y, ascending=objectives[y] == "min", kind="stable")
+        up = direction(y, objectives) == "min"
+        ordered = frame.sort_values(y, ascending=up, kind="stable")
         drawn = ordered.drop_duplicates([x, *by]).sort_index()
     return Drawn(f"{_file(y)}_{_file(x)}", caption, ax, _columns(drawn, [x, *others], [y]))
 
 
-def _ranking(frame: pd.DataFrame, y: str, axes: list[str], sense: str) -> Drawn:
+def _ranking(frame: pd.DataFrame, y: str, axes: list[str], objectives: Mapping[str, str]) -> Drawn:
     """Draw bars, best first, where no axis is numeric."""
     fine = frame[frame["status"] == OK].dropna(subset=[y])
-    best = fine.sort_values(y, ascending=sense == "min").head(_RANKED)
+    best = fine.sort_values(y, ascending=direction(y, objectives) == "min").head(_RANKED)
     names = [", ".join(str(v) for v in row) for row in best[axes].itertuples(index=False)]
     heights = np.arange(len(best))[::-1]
     values = best[y].to_numpy(float)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from opbyte.core.ops import Array
-from opbyte.sweeps.plots._frames import OK, direction, in_order, numeric
+from opbyte.sweeps.plots._frames import OK, cell, direction, in_order, numeric
 from opbyte.sweeps.plots._quantities import quantity, show
 
 #: Changes below this are not worth a sentence.
@@ -33,24 +33,16 @@ def findings(frame: pd.DataFrame, study: Mapping[str, Any], axes: list[str]) -> 
     if fine.empty:
         return said
     for metric, sense in objectives.items():
-        said += _best(fine, metric, sense, axes)
+        said += _best(fine, metric, sense, [a for a in axes if a != metric])
     said += _limits(frame, axes)
-    for metric in list(objectives)[:2]:
+    for metric in [m for m in objectives if m not in axes][:2]:
         said += _effects(fine, metric, direction(metric, objectives), axes)
     return said
 
 
-def cell(row: pd.Series, column: str) -> str:
-    """Return one value of a row with its unit."""
-    value = row[column]
-    if isinstance(value, (int, float, np.number)) and not isinstance(value, bool):
-        return show(float(value), column)
-    return "" if value is None else str(value)
-
-
 def setting(row: pd.Series, axes: list[str]) -> str:
     """Return a row's axis values as words: `batch size 64, fusion layer`."""
-    return ", ".join(f"{_short(a)} {cell(row, a)}" for a in axes)
+    return ", ".join(f"{_short(a)} {cell(row[a], a)}" for a in axes)
 
 
 def _short(column: str) -> str:
@@ -84,13 +76,13 @@ def _best(fine: pd.DataFrame, metric: str, sense: str, axes: list[str]) -> list[
     row = fine.loc[values.index].iloc[place]
     middle = float(values.median())
     word = "Highest" if sense == "max" else "Lowest"
-    text = f"{word} {_short(metric)}: {cell(row, metric)}"
+    text = f"{word} {_short(metric)}: {cell(row[metric], metric)}"
     where = setting(row, axes)
     text += f" at {where}" if where else ""
     if middle > 0 and len(values) > 2:
         text += f"; the median of the feasible points is {show(middle, metric)}"
     if metric != "speedup" and np.isfinite(row.get("speedup", np.nan)):
-        text += f"; {cell(row, 'speedup')} over the baseline"
+        text += f"; {cell(row['speedup'], 'speedup')} over the baseline"
     return [text + "."]
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 import opbyte
 from opbyte.core.errors import ConfigError
 from opbyte.sweeps.report._evidence import evidence
-from opbyte.sweeps.report._findings import cell, findings
+from opbyte.sweeps.report._findings import findings
 from opbyte.sweeps.store import Results, open_results
 
 TEMPLATE = "page.html.j2"
@@ -58,7 +58,7 @@ def context(results: Results, folder: Path) -> dict[str, Any]:
     objectives = {m: d for m, d in (study.get("objectives") or {}).items() if m in frame}
     return {
         "title": str(study.get("name") or folder.resolve().name),
-        "description": str(study.get("description") or ""),
+        "description": str(results.meta.get("description") or study.get("description") or ""),
         "findings": findings(frame, study, axes),
         "figures": _figures(results),
         "front": _front(frame, objectives, axes),
@@ -117,11 +117,11 @@ def _figures(results: Results) -> list[dict[str, str]]:
 
 def _front(frame: pd.DataFrame, objectives: Mapping[str, str], axes: list[str]) -> dict[str, Any]:
     """Return the table of the front: heads, rows of texts, and how many there are."""
-    from opbyte.sweeps.plots._frames import OK
+    from opbyte.sweeps.plots._frames import OK, cell
     from opbyte.sweeps.plots._pareto import front_mask
     from opbyte.sweeps.plots._quantities import quantity
 
-    columns = [*axes, *objectives]
+    columns = list(dict.fromkeys([*axes, *objectives]))
     if "speedup" in frame and "speedup" not in columns:
         columns.append("speedup")
     heads = [quantity(c).label for c in columns]
@@ -130,7 +130,7 @@ def _front(frame: pd.DataFrame, objectives: Mapping[str, str], axes: list[str]) 
     mask = front_mask(frame, objectives, (frame["status"] == OK).to_numpy())
     first, sense = next(iter(objectives.items()))
     best = frame[mask].sort_values(first, ascending=sense == "min")
-    rows = [[cell(row, c) for c in columns] for _, row in best.head(_FRONT_ROWS).iterrows()]
+    rows = [[cell(row[c], c) for c in columns] for _, row in best.head(_FRONT_ROWS).iterrows()]
     kinds = ["word" if c in axes else "number" for c in columns]
     return {"heads": list(zip(heads, kinds, strict=True)), "rows": rows, "total": len(best),
             "kinds": kinds, "objectives": len(objectives)}  # fmt: skip
@@ -176,7 +176,7 @@ def _as_yaml(study: Mapping[str, Any]) -> str:
 
 def _environment(results: Results) -> list[tuple[str, str]]:
     """Return what the numbers were computed with, and what wrote this page."""
-    shown = ("study", "axes", "units", "name")
+    shown = ("study", "axes", "units", "name", "description", "metrics", "derived")
     stored = {k: v for k, v in results.meta.items() if k not in shown}
     pairs = [(str(k).replace("_", " "), _inline(v)) for k, v in stored.items()]
     return [

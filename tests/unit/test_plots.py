@@ -325,6 +325,18 @@ def test_what_does_not_fit_is_a_cross_at_the_top_edge():
     assert "does not fit" in legend_texts(ax)
 
 
+def test_many_points_carry_few_markers_and_few_crosses():
+    counts = np.arange(10, 860, 10.0)
+    fits = counts <= 160
+    frame = pd.DataFrame({"count": counts, "seconds": counts, "status": "ok"})
+    frame.loc[~fits, ["seconds", "status"]] = [np.nan, "infeasible"]
+    ax = plots.lines(frame, "count", "seconds")
+    crosses = [line.get_xdata()[0] for line in ax.lines if line.get_marker() == "x"]
+    assert min(crosses) == 170, "the first count that does not fit is marked"
+    assert len(crosses) < 30
+    assert len(ax.lines[0].get_xdata()) == fits.sum(), "the line itself keeps every point"
+
+
 def test_a_second_name_gives_dashes():
     ax = plots.lines(coe_frame(), "experts.count", "seconds", by=["machine", "batch"])
     assert len({str(line.get_linestyle()) for line in ax.lines[:4]}) == 2

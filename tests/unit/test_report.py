@@ -101,6 +101,30 @@ def test_a_study_gets_its_figures_with_numbers_beside_them(results):
     assert not plt.get_fignums(), "figures are closed"
 
 
+def test_work_is_given_and_designs_are_chosen(tmp_path):
+    """What is left over of the workload gets a figure for each value, never the best of them."""
+    rows = [
+        {"machine": m, "workload.count": c, "workload.batch": b, "workload.output": o,
+         "tokens_per_s": float(c * b * o), "seconds": 1.0 / c, "status": "ok"}
+        for m in "ab" for c in range(1, 6) for b in (1, 8) for o in (20, 200)
+    ]  # fmt: skip
+    axes = ["machine", "workload.count", "workload.batch", "workload.output"]
+    study = {
+        "base": {"workload": {"kind": "coe"}},
+        "objectives": {"workload.count": "max", "tokens_per_s": "max"},
+    }
+    folder = store(tmp_path / "s", pd.DataFrame(rows), study, axes)
+    names = {p.stem for p in study_plots(folder)}
+    assert "tokens-per-s_count_output-20-tokens" in names
+    assert "seconds_count_output-200-tokens" in names, "the latency of a Composition of Experts"
+    assert not any(n.startswith("count_") for n in names), "an axis is not drawn against itself"
+    numbers = pd.read_csv(folder / "plots" / "tokens-per-s_count_output-20-tokens.csv")
+    assert numbers["tokens_per_s"].max() == 5 * 8 * 20
+    text = "\n".join(findings(pd.DataFrame(rows), study, axes))
+    assert "Highest number of experts: 5 at machine a" in text
+    assert "<h2>The front</h2>" in write_report(folder).read_text()
+
+
 def test_a_study_of_names_only_gets_bars(tmp_path):
     frame = pd.DataFrame(
         {"machine": ["a", "b", "c"], "tokens_per_s": [3.0, 9.0, 1.0], "status": "ok"}
