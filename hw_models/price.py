@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,7 +77,7 @@ def price(placed: PlacedOps, machine: Machine, *, ideal: bool = False) -> Demand
     crossing = crossing + wire if placed.collective_link.max(initial=-1) >= 0 else crossing
     rates, latencies, energies = _resources(placed, machine, ideal=ideal)
     busy = crossing / rates[None]
-    latency, floor = _latency(placed, machine, views, crossing, latencies, steps, ideal=ideal)
+    latency, floor = _latency(placed, machine, views, totals, latencies, steps, ideal=ideal)
     joules = _joules(placed, views, crossing, energies)
     shape = (len(placed), points)
     return Demand(
@@ -104,7 +105,10 @@ def _row_compute(placed: PlacedOps, views: list[UnitView], *, ideal: bool) -> Ar
     for u, view in enumerate(views):
         rows = np.flatnonzero((row_unit == u) & (placed.collective_link < 0))
         if rows.size:
-            parts.append((rows, view.model.compute_seconds(table, rows, view, ideal=ideal)))
+            # Fewer units than devices: one serves several of them.
+            crowd = max(1.0, placed.devices / view.machine.unit(view.path).count)
+            seconds = view.model.compute_seconds(table, rows, view, ideal=ideal)
+            parts.append((rows, crowd * seconds))
     points = max([p.shape[1] for _, p in parts], default=1)
     seconds = np.zeros((len(table), points))
     for rows, part in parts:
@@ -120,7 +124,9 @@ def _moved(
     An operator whose weights fit in the unit's buffer reads them once. Otherwise it either keeps
     its activations and streams the weights past them, once per buffer-full of activations, or (one
     product) keeps a buffer-full of weights and streams the activations, or works in square tiles
-    of the result; the least traffic wins. Hong and Kung 1981 give the last one's order.
+    of the result; the least traffic wins. Hong and Kung 1981 give the last one's order. What is
+    read again of activations is the input. Products of a group have weights and input of their
+    own, so that each of them is held against the buffer alone.
     """
     moved = {(c, "compulsory"): v for c, v in placed.moved.items()}
     if ideal:
@@ -136,15 +142,18 @@ def _moved(
         ops = np.flatnonzero((placed.unit_of == u) & (weights > 0).any(axis=1))
         if not ops.size:
             continue
-        w, a = weights[ops], placed.moved["activation"][ops] / 2
-        size = np.atleast_1d(capacity)
+        single = rows_in[ops] == 1
+        row = np.searchsorted(placed.op_of, ops)
+        w, both = weights[ops], placed.moved["activation"][ops]
+        # Inside a fused operator the input is unknown; half of what comes and goes stands for it.
+        a = np.where(single[:, None], (both - table["out_bytes"][row]).clip(0.0), both / 2)
+        each = np.where(single[:, None], np.maximum(table["groups"][row], 1.0), 1.0)
+        size = np.atleast_1d(capacity) * each
         fits = w <= size
         w_again = np.where(fits, 0.0, (np.ceil(a / size) - 1.0).clip(0.0) * w)
         a_again = np.zeros_like(w_again)
-        single = rows_in[ops] == 1
-        row = np.searchsorted(placed.op_of, ops)
         elements = w / np.maximum(table["n"][row] * table["k"][row] * table["groups"][row], 1.0)
-        side = np.maximum(np.sqrt(size / np.maximum(elements, 1e-3)), 1.0)
+        side = np.maximum(np.sqrt(size / each / np.maximum(elements, 1e-3)), 1.0)
         keep_w = (np.zeros_like(w_again), (np.ceil(w / size) - 1.0).clip(0.0) * a)
         square = (
             (np.ceil(table["m"][row] / side) - 1.0).clip(0.0) * w,
@@ -227,21 +236,21 @@ def _latency(
     placed: PlacedOps,
     machine: Machine,
     views: list[UnitView],
-    crossing: Array,
+    totals: Array,
     latencies: Array,
     steps: Array,
     *,
     ideal: bool,
 ) -> tuple[Array, Array]:
-    """Return latency and floor, (ops, points): launch, first access, collective steps."""
+    """Return latency and floor, (ops, points): launch, first access, collective steps.
+
+    Args:
+        totals: Bytes that each operator moves, (ops, MOVED, points).
+    """
     zero = np.zeros((len(placed), 1))
     if ideal:
         return zero, zero
-    used = np.any(crossing > 0, axis=2)
-    links = np.array([r in machine.config.links for r in placed.resources], bool)
-    read = used & ~links[None, :]
-    first = np.where(read[:, :, None], latencies[None], 0.0)
-    access = first.max(axis=1) if len(placed.resources) else zero
+    access = _first_accesses(placed, machine, totals)
     link = int(placed.collective_link.max(initial=-1))
     stepping = steps * latencies[link][None] if link >= 0 else zero
     launches = [_launch(view, placed.launch) for view in views]
@@ -254,6 +263,32 @@ def _latency(
         pipelined |= ((placed.unit_of == u) & view.model.pipelines)[:, None]
     latency = launch + access + np.where(pipelined, 0.0, stepping)
     return latency, np.where(pipelined, stepping, 0.0)
+
+
+def _first_accesses(placed: PlacedOps, machine: Machine, totals: Array) -> Array:
+    """Return the time until the first byte of the slowest tensor class is there, (ops, points)."""
+    access = np.zeros((len(placed), 1))
+    for u in range(len(placed.units)):
+        mine = (placed.unit_of == u)[:, None]
+        for c in range(len(MOVED)):
+            crossed = [placed.resources[r] for r in np.flatnonzero(placed.routes[u, c])]
+            seconds = np.atleast_1d(first_access(machine, crossed))
+            if seconds.any():
+                access = np.maximum(access, np.where(mine & (totals[:, c] > 0), seconds, 0.0))
+    return access
+
+
+def first_access(machine: Machine, resources: Iterable[str]) -> Any:
+    """Return the latency of a way: the slowest of its ports and every link, seconds."""
+    ports: Any = 0.0
+    links: Any = 0.0
+    for resource in resources:
+        latency = machine.values.get(f"{resource}.latency", 0.0)
+        if resource in machine.config.links:
+            links = links + latency
+        else:
+            ports = np.maximum(ports, latency)
+    return ports + links
 
 
 def _launch(view: UnitView, mode: str) -> Any:

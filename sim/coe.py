@@ -22,7 +22,7 @@ from opbyte.core.mapping import Mapping as SoftwareMapping
 from opbyte.core.mapping import Placement
 from opbyte.core.ops import Array
 from opbyte.hw_models.machine import Machine
-from opbyte.hw_models.price import resource_rate
+from opbyte.hw_models.price import first_access, resource_rate
 from opbyte.sim.place import Placer
 from opbyte.sim.residency import lru_hit_rate
 from opbyte.sim.result import Outcome
@@ -80,8 +80,9 @@ def run_coe(
     router = [run_phase(running, work.router_phase(parallel), fidelity)]
     expert = [run_phase(running, p, fidelity) for p in work.expert_phases(parallel)]
     tiers = _tiers(placer, work, ideal=fidelity == "bound")
-    hit_rate = _hit_rate(work, tiers)
-    misses = work.distinct_experts * (1.0 - hit_rate)
+    distinct = work.distinct_experts
+    misses = np.minimum(distinct, work.batch * (1.0 - _hit_rate(work, tiers)))
+    hit_rate = 1.0 - misses / distinct
     router_only = combine(placer, router, work.batch)
     expert_only = combine(placer, expert, work.output)
     parts = {
@@ -180,7 +181,7 @@ def _tiers(placer: Placer, work: CompositionOfExperts, *, ideal: bool) -> Tiers:
     room = np.atleast_1d(placer.capacity(fast)) / crowd
     reserve = placement.cache.reserve if placement.cache else None
     spare = room - used - (reserve.value if reserve else 0.0)
-    home_room = np.atleast_1d(placer.capacity(home)) * machine.memory(home).count
+    home_room = np.atleast_1d(placer.capacity(home)) * _instances(placer, home)
     path = tuple(_copy_path(placer, home, fast)) if fast != home else ()
     rates = [resource_rate(machine, r, placer.instances(r), ideal=ideal) for r in path]
     seconds = (
@@ -188,6 +189,7 @@ def _tiers(placer: Placer, work: CompositionOfExperts, *, ideal: bool) -> Tiers:
         if rates
         else np.zeros(1)
     )
+    seconds = seconds if ideal else seconds + first_access(machine, path)
     energy = sum(8.0 * machine.values.get(f"{r}.energy", np.nan) for r in path)
     return Tiers(
         placement,
@@ -215,7 +217,11 @@ def _copy_path(placer: Placer, home: str, fast: str) -> list[str]:
 
 
 def _hit_rate(work: CompositionOfExperts, tiers: Tiers) -> Array:
-    """Return the share of distinct experts of a batch that are resident, (points,)."""
+    """Return the probability that the expert of a prompt is resident, (points,).
+
+    Prompts of a batch that name an expert again find it there. They are hits of the stream of
+    prompts, and no distinct experts of the batch: misses are counted over prompts.
+    """
     if tiers.fast == tiers.home:
         return np.ones(1)
     count, resident = np.broadcast_arrays(np.atleast_1d(work.count), tiers.resident)
@@ -225,6 +231,11 @@ def _hit_rate(work: CompositionOfExperts, tiers: Tiers) -> Array:
     cases = {(n, c) for n, c in zip(count, resident, strict=True)}
     rates = {(n, c): lru_hit_rate(work.popularity(int(n)), float(c)) for n, c in cases}
     return np.array([rates[n, c] for n, c in zip(count, resident, strict=True)])
+
+
+def _instances(placer: Placer, memory: str) -> int:
+    """Return how many instances of a memory the devices that run can use."""
+    return min(placer.machine.memory(memory).count, placer.devices)
 
 
 def _beside_experts(placer: Placer, work: CompositionOfExperts) -> dict[str, Any]:
@@ -237,8 +248,8 @@ def _occupancy(placer: Placer, work: CompositionOfExperts, tiers: Tiers) -> dict
     """Return bytes in one instance of each memory: all experts at home, residents in the cache."""
     devices = placer.devices
     used = placer.occupancy(_beside_experts(placer, work))
-    home_instances = placer.machine.memory(tiers.home).count
-    at_home = np.atleast_1d(work.count) * tiers.expert_bytes * devices / home_instances
+    at_home = np.atleast_1d(work.count) * tiers.expert_bytes * devices
+    at_home = at_home / _instances(placer, tiers.home)
     used[tiers.home] = used.get(tiers.home, 0.0) + at_home
     placer.holders.setdefault(tiers.home, []).append("expert.weight")
     if tiers.fast != tiers.home:

@@ -44,20 +44,33 @@ class Placer:
         self.machine = machine
         self.mapping = mapping
         self.group = self._group()
-        self.devices = machine.counts[self.group]
-        needed = mapping.degrees.devices
-        if needed > self.devices:
+        #: Devices that run; what the others leave alone is not shared with them.
+        self.devices = mapping.degrees.devices
+        there = machine.counts[self.group]
+        if self.devices > there:
             raise ConfigError.one(
                 "",
                 "mapping.parallel.all",
-                f"tp * pp * dp = {needed} devices, but {machine.name} has {self.devices} of "
+                f"tp * pp * dp = {self.devices} devices, but {machine.name} has {there} of "
                 f"'{self.group}'",
-                needed,
+                self.devices,
                 "lower a degree or raise the part's count",
             )
         self._rules = [(frozenset(r.ops), machine.unit(str(r.unit)).path) for r in mapping.run]
+        for _, unit in self._rules:
+            self._check_count("unit", unit, machine.unit(unit).count)
         self.holders: dict[str, list[str]] = {}
         self._routes: dict[tuple[str, str], dict[str, float]] = {}
+
+    def _check_count(self, noun: str, path: str, count: int) -> None:
+        """Refuse what each device has several of: nothing spreads work or tensors over them yet."""
+        devices = self.machine.counts[self.group]
+        if count > devices:
+            raise UncoveredError(
+                f"{self.machine.name}: {noun} '{path}' occurs {count} times for {devices} of "
+                f"'{self.group}', and no model spreads a device's work over several. make its part "
+                "the group, or give one instance the rates and capacities of all"
+            )
 
     def _group(self) -> str:
         mapping, machine = self.mapping, self.machine
@@ -194,6 +207,10 @@ class Placer:
     def _collective_link(self) -> str:
         for name, link in self.machine.config.links.items():
             if link.ends == (self.group, self.group):
+                if link.duplex == "half":
+                    raise UncoveredError(
+                        f"{self.machine.name}: no model honours half duplex of link '{name}' yet"
+                    )
                 return name
         raise ConfigError.one(
             "",
@@ -310,6 +327,7 @@ class Placer:
             tier, _, name = port.rpartition(".")
             if tier not in self.machine.memories:
                 continue
+            self._check_count("memory", tier, self.machine.memory(tier).count)
             memory = self.machine.memory(tier).config
             if memory.ports[name].limit:
                 raise UncoveredError(

@@ -5,7 +5,9 @@ With p participants, payload s bytes each, and a link whose rate is per particip
 
     ring:                  all-reduce 2(p-1) steps, 2 s (p-1)/p bytes; half of both for its parts
     switch, all-to-all:    every participant reaches every other at once: 2 steps and 1 step
-    all-to-all:            p-1 steps on a ring, 1 elsewhere, s (p-1)/p bytes
+    all-to-all:            1 step, s (p-1)/p bytes where every participant reaches every other; on
+                           a ring p-1 steps, and s/p bytes for each of p-1 others are passed on over
+                           1 to p-1 links: s (p-1)/2 bytes; a bus carries them once, one by one
     send:                  1 step, s bytes
 """
 
@@ -54,7 +56,8 @@ def collective_cost(
     ring = topology in ("ring", "bus")
     if kind == "all_to_all":
         steps = others if ring else np.minimum(others, 1.0)
-        return CollectiveCost(steps, share)
+        forwarded = np.maximum(participants / 2.0, 1.0) if topology == "ring" else 1.0
+        return CollectiveCost(steps, share * forwarded)
     if kind not in _HALVES:
         raise UncoveredError(f"no collective is called '{kind}'. Known: {', '.join(_HALVES)}")
     halves = _HALVES[kind]
