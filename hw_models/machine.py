@@ -168,6 +168,8 @@ class Link(_Frozen):
     efficiency: Ratio | None = None
     latency: Seconds | None = None
     energy: JoulesPerBit | None = None
+    area: AreaPerRate | None = None
+    """Die area of the interface at each end, per rate; without it the parts' own area has it."""
     duplex: Literal["full", "half"] = "full"
     multicast: bool = False
     source: str | None = None

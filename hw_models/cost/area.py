@@ -1,6 +1,7 @@
 """Logic die area from the machine's densities.
 
-    part = area + sum(SRAM capacity * density) + sum(port rate * density) + sum(unit rate * density)
+    part = area + sum(SRAM capacity * density) + sum(port and link rate * density)
+         + sum(unit rate * density)
 
 The form is LLMCompass's (Zhang et al., ISCA 2024, section 4): arithmetic, buffers and interfaces
 scale with what they offer, the rest of a die is a constant. DRAM and flash dies are bought by the
@@ -87,6 +88,10 @@ def _part(
     yield CostItem(path, "area", count, rest)
     for name, memory in part.memory.items():
         yield from _memory(machine, values, path, count, name, memory)
+    for name, link in machine.config.links.items():
+        if link.area is not None and path in link.ends:
+            rate = need(machine, values, f"{name}.bandwidth", "its area is counted by rate")
+            yield CostItem(path, name, count, values[f"{name}.area"] * rate)
     for name, unit in part.units.items():
         density = need(machine, values, f"{path}.{name}.area", "compute takes area")
         rate = normal_rate(machine, values, f"{path}.{name}", unit)
