@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from opbyte.core.catalog import is_path
-from opbyte.core.config import Document, load_document, set_values, validate
+from opbyte.core.config import Document, load_document, parse_document, set_values, validate
 from opbyte.core.errors import ConfigError, Problem
 from opbyte.core.mapping import Mapping as SoftwareMapping
-from opbyte.hw_models.machine import Machine, load_machine
+from opbyte.hw_models.machine import CATALOG, Machine, load_machine
 from opbyte.workloads.works import Work, work_from
 
 __all__ = ["Design", "Side"]
@@ -63,11 +64,20 @@ class Side:
             rule = "a machine is missing"
             raise ConfigError.one(where, _dotted(self.at), rule, "", "Add `machine: sn40l-node`.")
         try:
-            machine = load_machine(self.beside(source) if isinstance(source, str) else source)
+            machine = load_machine(self._machine_source(source))
         except ConfigError as error:
             raise self._placed(error, "machine", source) from None
         changes = self._changes("machine", choice)
         return machine.replace(changes) if changes else machine
+
+    def _machine_source(self, source: str | Mapping[str, Any]) -> str | Mapping[str, Any]:
+        """Return what `load_machine` reads: a name, a path from here, or a whole machine."""
+        if isinstance(source, str):
+            return self.beside(source)
+        if "extends" not in source:
+            return source
+        text = json.dumps(source)
+        return parse_document(text, self.document.name, find=CATALOG.path).data
 
     def work_of(self, choice: Mapping[str, Any]) -> Work:
         """Return the work with the changes of settings and choice."""

@@ -88,6 +88,13 @@ class Results:
         """Return the stored parts."""
         return sorted((self.folder / "points").glob("part-*.parquet"))
 
+    @property
+    def names(self) -> list[str]:
+        """Return the columns that are stored."""
+        import pyarrow.parquet as pq
+
+        return list(pq.read_schema(self.parts[0]).names) if self.parts else []
+
     def table(self, columns: list[str] | None = None) -> pa.Table:
         """Return the rows sorted by point, each point once, as an Arrow table."""
         import pyarrow as pa

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ _MOST_NAMES = 12
 
 def show(results: Results, output: Output, drawn: list[Path]) -> None:
     """Print counts, the front with its baseline, reasons of points without a result, figures."""
-    columns = results.columns()
+    columns = results.columns(None if output.json else _wanted(results))
     objectives = {n: d for n, d in results.objectives.items() if n in columns}
     best = front_of(columns, objectives).tolist() if objectives else []
     counts = results.counts
@@ -51,6 +52,15 @@ def show(results: Results, output: Output, drawn: list[Path]) -> None:
     output.line(f"results: {results.folder}")
     for path in drawn:
         output.line(f"figure: {path}")
+
+
+def _wanted(results: Results) -> list[str]:
+    """Return the columns that the tables need, of those that are stored."""
+    objectives = list(results.objectives)
+    names = ["status", "reason", "violation", "speedup", *results.axes, *objectives]
+    names += [f"baseline_{name}" for name in objectives[:1]]
+    stored = results.names
+    return [name for name in names if name in stored]
 
 
 def _front_table(
@@ -108,8 +118,6 @@ def _row(columns: Any, i: int) -> dict[str, Any]:
 
 def _reasons(columns: Any) -> dict[str, int]:
     """Return how often each reason occurs, most frequent first."""
-    found: dict[str, int] = {}
-    for reason in columns.get("reason", ()):
-        if reason:
-            found[reason] = found.get(reason, 0) + 1
+    found = Counter(columns.get("reason", np.array([], dtype=object)).tolist())
+    found.pop("", None)
     return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))

@@ -196,3 +196,18 @@ def test_shipped_studies_load_and_describe_themselves(name):
     assert loaded.name == name
     assert len(loaded.plan.study.description) > 30
     assert loaded.plan.study.objectives
+
+
+def test_a_machine_may_be_written_in_the_study_or_beside_it(tmp_path):
+    fast = {"rdu": {"memory": {"hbm": {"ports": {"phy": {"bandwidth": "9 TB/s"}}}}}}
+    inline = {"extends": "sn40l-node", "name": "fast", "parts": fast}
+    plan = study(base={**BASE["base"], "machine": inline})
+    assert plan.side.build({}).machine.values["rdu.hbm.phy.bandwidth"] == 9e12
+    (tmp_path / "machines").mkdir()
+    (tmp_path / "machines" / "slow.yaml").write_text("extends: sn40l-node\nname: slow\n")
+    file = tmp_path / "s.yaml"
+    file.write_text(
+        "kind: study\nbase: {machine: machines/slow.yaml, workload: {kind: decode, "
+        "model: llama-3.1-8b, batch: 1, context: 64}}\n"
+    )
+    assert load_study(file).plan.side.build({}).machine.name == "slow"
