@@ -76,10 +76,11 @@ def run_coe(
     """
     placer = Placer(machine, mapping)
     parallel = mapping.degrees
-    running = Placer(machine, _while_running(placer))
-    router = [run_phase(running, work.router_phase(parallel), fidelity)]
-    expert = [run_phase(running, p, fidelity) for p in work.expert_phases(parallel)]
     tiers = _tiers(placer, work, ideal=fidelity == "bound")
+    reads = _reading(placer, placer.tiers("router.weight"))
+    runs = _reading(placer, Placement.model_validate({"in": {tiers.fast: 1.0}}))
+    router = [run_phase(reads, work.router_phase(parallel), fidelity)]
+    expert = [run_phase(runs, p, fidelity) for p in work.expert_phases(parallel)]
     distinct = work.distinct_experts
     misses = np.minimum(distinct, work.batch * (1.0 - _hit_rate(work, tiers)))
     hit_rate = 1.0 - misses / distinct
@@ -133,23 +134,25 @@ def run_coe(
         "hit_rate": hit_rate,
         "models_in_fast": tiers.models_in_fast,
         "models_max": tiers.models_max,
-        "nodes_fast": np.ceil(work.count / tiers.models_in_fast),
-        "nodes_max": np.ceil(work.count / tiers.models_max),
+        "nodes_fast": _nodes(work.count, tiers.models_in_fast),
+        "nodes_max": _nodes(work.count, tiers.models_max),
         "tpot": next(r.step.seconds for r in expert if r.name == "expert.decode"),
     }
-    runs = tuple(router + [replace(r, repeats=r.repeats * work.batch) for r in expert])
-    outcome = Outcome(_aligned(metrics), runs, _occupancy(placer, work, tiers), detail=detail)
+    phases = tuple(router + [replace(r, repeats=r.repeats * work.batch) for r in expert])
+    outcome = Outcome(_aligned(metrics), phases, _occupancy(placer, work, tiers), detail=detail)
     return feasible(placer, outcome, CAPACITY_METRICS)
 
 
-def _while_running(placer: Placer) -> SoftwareMapping:
-    """Return the mapping of a model that runs: all its weights are in the fast tier."""
-    place = dict(placer.mapping.place)
-    fast = placer.tiers("expert.weight")
-    if fast.cache:
-        place["weight"] = Placement.model_validate({"in": {fast.cache.tier: 1.0}})
-        place.pop("expert.weight", None)
-    return placer.mapping.model_copy(update={"place": place})
+def _reading(placer: Placer, placement: Placement) -> Placer:
+    """Return a placer whose units read all weights, routed experts' too, from one placement."""
+    place = {**placer.mapping.place, "weight": placement, "expert.weight": placement}
+    return Placer(placer.machine, placer.mapping.model_copy(update={"place": place}))
+
+
+def _nodes(count: Any, models: Array) -> Array:
+    """Return the machines that hold `count` models, infinite where one holds none."""
+    held = np.where(models > 0, models, np.nan)
+    return np.where(models > 0, np.ceil(count / held), np.inf)
 
 
 def _aligned(metrics: dict[str, Any]) -> dict[str, Array]:

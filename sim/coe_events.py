@@ -58,7 +58,8 @@ def play(
 ) -> Played:
     """Play `work.requests` batches, one after the other, and return what happened.
 
-    The cache starts with as many experts as fit, drawn by popularity without repetition.
+    The cache starts as LRU leaves it in the long run: experts drawn by popularity without
+    repetition, the first one drawn used last (Hendricks, J. Appl. Prob. 9, 1972).
     """
     import pandas as pd
 
@@ -66,7 +67,7 @@ def play(
     count, batch = int(work.count), int(work.batch)
     popularity = work.popularity(count)
     cache = LruSet(int(tiers.resident[0]))
-    for name in _warm(rng, popularity, cache.capacity):
+    for name in reversed(_warm(rng, popularity, cache.capacity)):
         cache.touch(name)
     run, route = _stretch(expert), _stretch(router)
     copy = _copy(placer, tiers)
