@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,12 +14,13 @@ from opbyte.core.registry import nearest
 from opbyte.hw_models.machine import Machine
 from opbyte.sim.simulate import metrics_of
 from opbyte.sweeps.axes import PlanAxis, resolved_axis
+from opbyte.sweeps.choices import choices, listed_codes, slow_axes
 from opbyte.sweeps.constraints import Constraint, metric_dimension
 from opbyte.sweeps.derive import Link, in_order
 from opbyte.sweeps.design import Side
 from opbyte.sweeps.expressions import Expression
 from opbyte.sweeps.plan import Plan
-from opbyte.sweeps.space import Codes, Space, grid_space, sampled_space, table_space
+from opbyte.sweeps.space import Space, grid_space, sampled_space, table_space
 from opbyte.sweeps.study import ROOTS, AxisForm, List, Optuna, Random, Sobol, Study, Zip
 from opbyte.sweeps.targets import Targets
 from opbyte.workloads.works import Work
@@ -58,7 +59,7 @@ class _Checker:
         targets = Targets(machines, work)
         axes = self._axes(targets)
         links = self._links(targets)
-        slow = _slow(axes, links)
+        slow = slow_axes(axes, links)
         metrics = metrics_of(work.kind)
         baseline = self._baseline()
         space = None if trusted else self._space(axes)
@@ -268,14 +269,14 @@ class _Checker:
             steps = np.arange(axes[0].line.size, dtype=np.int64)
             return table_space(lines, dict.fromkeys(sizes, steps))
         if isinstance(strategy, List):
-            return table_space(lines, _listed_codes(axes, strategy.points))
+            return table_space(lines, listed_codes(axes, strategy.points))
         return None if any(line.size == 0 for line in lines) else grid_space(lines)
 
     def _check_designs(self, axes: tuple[PlanAxis, ...], space: Space | None) -> None:
         """Build the designs that the points need, so that a wrong name shows before the run."""
         structure = [a for a in axes if not a.target.numeric]
         first = self._first("workload")
-        for choice in itertools.islice(_choices(structure, space), _MOST_DESIGNS):
+        for choice in itertools.islice(choices(structure, space), _MOST_DESIGNS):
             whole = {**first, **choice}
             try:
                 self.side.build(whole)
@@ -371,46 +372,3 @@ def _joined(outer: str, inner: str) -> str:
     if not inner or outer.endswith(f".{inner}"):
         return outer
     return f"{outer}{inner}" if inner.startswith("[") else f"{outer}.{inner}"
-
-
-def _slow(axes: tuple[PlanAxis, ...], links: tuple[Link, ...]) -> frozenset[str]:
-    """Return the axes that need a design of their own for each value."""
-    wanted = {a.target.key for a in axes if not a.target.numeric}
-    for link in reversed(links):
-        if not link.target.numeric or link.target.key in wanted:
-            wanted |= {link.target.key, *link.reads.values()}
-    return frozenset(a.path for a in axes if a.target.key in wanted)
-
-
-def _listed_codes(axes: tuple[PlanAxis, ...], points: list[dict[str, Any]]) -> Codes:
-    codes: Codes = {}
-    for axis in axes:
-        position = {repr(v): i for i, v in enumerate(axis.written or ())}
-        column = [position[repr(point[axis.path])] for point in points]
-        codes[axis.path] = np.array(column, dtype=np.int64)
-    return codes
-
-
-def _choices(structure: list[PlanAxis], space: Space | None) -> Iterator[dict[str, Any]]:
-    """Yield the values of structure that designs are checked with.
-
-    Of a list of points, all that occur; of a grid, every machine with every value of each other
-    axis, the rest at its first value.
-    """
-    written = {a.path: list(a.written or ()) for a in structure}
-    if space is not None and space.table is not None:
-        seen = set()
-        for row in zip(*(space.table[p].tolist() for p in written), strict=True):
-            if row not in seen:
-                seen.add(row)
-                yield {p: written[p][i] for p, i in zip(written, row, strict=True)}
-        if not written:
-            yield {}
-        return
-    first = {p: values[0] for p, values in written.items()}
-    for machine in written.get("machine", [None]):
-        start = {**first, "machine": machine} if "machine" in written else first
-        yield start
-        for path, values in written.items():
-            if path != "machine":
-                yield from ({**start, path: value} for value in values[1:])

@@ -4,54 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from opbyte.core.errors import CapacityError, OpbyteError, WorkloadError
 from opbyte.sim.simulate import evaluate
+from opbyte.sweeps.answers import Answer, answered, inserted, taken
 from opbyte.sweeps.derive import invalid
 from opbyte.sweeps.design import Design, Side
 from opbyte.sweeps.keys import seed_of
 from opbyte.sweeps.plan import Plan
-from opbyte.sweeps.rows import FAILED, INFEASIBLE, OK, STATUS, Floats, Rows, Words, joined
+from opbyte.sweeps.rows import INFEASIBLE, OK, STATUS, Floats, Rows, Words, joined
 from opbyte.sweeps.space import Codes, Ids
 from opbyte.sweeps.targets import parameter_path
 
-__all__ = ["Answer", "Evaluator"]
+__all__ = ["Evaluator"]
 
 _MOST_DESIGNS = 256
 _PIECES = 8
-
-
-@dataclass(frozen=True)
-class Answer:
-    """Metrics of points.
-
-    Attributes:
-        metrics: Name -> (points,).
-        status: Position in `STATUS`, (points,).
-        reason: Position in `reasons`, (points,).
-        reasons: Texts; the first is empty.
-        needed: Bytes that did not fit, NaN where all did.
-        available: Bytes that there were.
-    """
-
-    metrics: dict[str, Floats]
-    status: Any
-    reason: Any
-    reasons: tuple[str, ...]
-    needed: Floats
-    available: Floats
-
-    @classmethod
-    def failed(cls, names: tuple[str, ...], points: int, reason: str) -> Answer:
-        """Return the answer of points that could not be evaluated."""
-        nothing = np.full(points, np.nan)
-        status = np.full(points, FAILED, dtype=np.int32)
-        one = np.ones(points, dtype=np.int32)
-        return cls(dict.fromkeys(names, nothing), status, one, ("", reason), nothing, nothing)
 
 
 class Evaluator:
@@ -179,7 +150,7 @@ class Evaluator:
         if len(good) == 0:
             return whole
         inputs = {k: v[good] for k, v in self._inputs(numbers).items()}
-        return _inserted(whole, good, self._answer(self.plan.side, ids[good], choice, inputs))
+        return inserted(whole, good, self._answer(self.plan.side, ids[good], choice, inputs))
 
     def _inputs(self, numbers: Mapping[str, Floats]) -> dict[str, Floats]:
         """Return the numbers that go into the simulation as arrays, by key."""
@@ -204,7 +175,7 @@ class Evaluator:
         whole = Answer.failed(self.plan.metrics, len(ids), "")
         for piece in np.array_split(np.arange(len(ids)), min(_PIECES, len(ids))):
             part = {k: v[piece] for k, v in inputs.items()}
-            whole = _inserted(whole, piece, self._answer(side, ids[piece], choice, part))
+            whole = inserted(whole, piece, self._answer(side, ids[piece], choice, part))
         return whole
 
     def _does_not_fit(self, error: CapacityError, points: int) -> Answer:
@@ -262,7 +233,7 @@ class Evaluator:
         seed = seed_of(self._seed_key, int(ids[0])) if single else 0
         fidelity = self.plan.study.fidelity
         outcome = evaluate(machine, work, design.mapping, fidelity, seed)
-        return _answered(outcome, self.plan.metrics, count)
+        return answered(outcome, self.plan.metrics, count)
 
     # -- the table -------------------------------------------------------------------------
 
@@ -336,7 +307,7 @@ class Evaluator:
             first, inverse = np.zeros(1, np.int64), np.zeros(len(ids), np.int64)
         few = {k: v[first] for k, v in inputs.items()}
         if self.plan.study.fidelity != "event":
-            return _taken(self._answer(side, ids[first], choice, few), inverse)
+            return taken(self._answer(side, ids[first], choice, few), inverse)
         key = (repr(sorted(choice.items())), tuple(float(v[0]) for v in few.values()))
         if key not in self._played:
             seed = np.array([seed_of("baseline", key)], dtype=np.int64)
@@ -352,57 +323,6 @@ def _applies(path: str, given: Any) -> bool:
     if root == "mapping":
         return given.machine is None and given.mapping is None
     return given.machine is None
-
-
-def _answered(outcome: Any, names: tuple[str, ...], count: int) -> Answer:
-    """Return an outcome as columns of `count` points."""
-
-    def column(value: Any) -> Floats:
-        array = np.atleast_1d(np.asarray(value, dtype=np.float64))
-        return np.array(array[:1].repeat(count) if len(array) == 1 else array[:count])
-
-    nothing = np.full(count, np.nan)
-    metrics = {n: column(outcome.metrics[n]) if n in outcome.metrics else nothing for n in names}
-    status = np.zeros(count, dtype=np.int32)
-    reason = np.zeros(count, dtype=np.int32)
-    needed, available = nothing.copy(), nothing.copy()
-    reasons = [""]
-    if outcome.infeasible is not None:
-        status[column(outcome.infeasible) > 0] = INFEASIBLE
-        for holders, tier, *sizes in outcome.detail.get("overflow", ()):
-            size, room = map(column, sizes)
-            here = (size > room) & (reason == 0) & (status == INFEASIBLE)
-            reason[here] = len(reasons)
-            reasons.append(f"{'+'.join(holders)} does not fit in {tier}")
-            needed[here], available[here] = size[here], room[here]
-    return Answer(metrics, status, reason, tuple(reasons), needed, available)
-
-
-def _taken(answer: Answer, where: Any) -> Answer:
-    """Return the answer of points at positions."""
-    return Answer(
-        {n: v[where] for n, v in answer.metrics.items()},
-        answer.status[where], answer.reason[where], answer.reasons,
-        answer.needed[where], answer.available[where],
-    )  # fmt: skip
-
-
-def _inserted(whole: Answer, where: Any, part: Answer) -> Answer:
-    """Return `whole` with the points at positions replaced by those of `part`."""
-
-    def put(old: Any, new: Any) -> Any:
-        changed = old.copy()
-        changed[where] = new
-        return changed
-
-    return Answer(
-        {n: put(v, part.metrics[n]) for n, v in whole.metrics.items()},
-        put(whole.status, part.status),
-        put(whole.reason, part.reason + len(whole.reasons)),
-        (*whole.reasons, *part.reasons),
-        put(whole.needed, part.needed),
-        put(whole.available, part.available),
-    )
 
 
 def _text(error: Exception) -> str:
