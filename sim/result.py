@@ -21,13 +21,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PhaseRun:
-    """One phase of a simulation: prices, time, and how often it runs."""
+    """One phase of a simulation: prices, time, and how often it runs.
+
+    Attributes:
+        microbatches: Runs of the table within `step`.
+    """
 
     name: str
     demand: Demand
     step: Step
     repeats: Number = 1.0
     timeline: Timeline | None = None
+    microbatches: int = 1
 
 
 @dataclass(frozen=True)
@@ -142,7 +147,9 @@ def _frame(phase: PhaseRun) -> pd.DataFrame:
     import pandas as pd
 
     demand, placed = phase.demand, phase.demand.placed
-    runs = placed.repeats * float(np.ravel(phase.repeats)[0])
+    runs = placed.repeats * float(np.ravel(phase.repeats)[0]) * phase.microbatches
+    # The table holds the operators of one device of each pipeline stage.
+    alike = placed.devices / (1 + int(placed.table.stage.max(initial=0)))
     duration = demand.duration[:, 0]
     columns: dict[str, Any] = {
         "phase": phase.name,
@@ -154,7 +161,7 @@ def _frame(phase: PhaseRun) -> pd.DataFrame:
         "latency_s": demand.latency[:, 0] * runs,
         "compute_s": demand.compute[:, 0] * runs,
         "flops": demand.flops[:, 0] * runs,
-        "joules": demand.joules[:, 0] * runs * placed.devices,
+        "joules": demand.joules[:, 0] * runs * alike,
     }
     for i, resource in enumerate(placed.resources):
         columns[f"{resource}_bytes"] = demand.bytes[:, i, 0] * runs

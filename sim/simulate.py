@@ -126,8 +126,9 @@ def run_phase(placer: Placer, phase: Phase, fidelity: str) -> PhaseRun:
         from opbyte.sim.event import event_step
 
         step, timeline = event_step(demand, microbatches)
-        return PhaseRun(phase.name, demand, step, phase.repeats, timeline)
-    return PhaseRun(phase.name, demand, analytic_step(demand, microbatches), phase.repeats)
+        return PhaseRun(phase.name, demand, step, phase.repeats, timeline, microbatches)
+    step = analytic_step(demand, microbatches)
+    return PhaseRun(phase.name, demand, step, phase.repeats, None, microbatches)
 
 
 def combine(placer: Placer, runs: list[PhaseRun], tokens: Any) -> dict[str, Array]:
