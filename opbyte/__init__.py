@@ -51,6 +51,19 @@ if TYPE_CHECKING:
     from opbyte.hw_models.machine import load_machine as load_machine
     from opbyte.sim.simulate import simulate as simulate
     from opbyte.sim.simulate import simulate_batch as simulate_batch
+    from opbyte.sweeps import plots as plot  # noqa: F401  (public under another name)
+    from opbyte.sweeps.pareto import front as front
+    from opbyte.sweeps.store import open_results as open_results
+    from opbyte.sweeps.study import load_study as load_study
+    from opbyte.workloads.coe import CompositionOfExperts as CompositionOfExperts
+    from opbyte.workloads.model_loader import load_model as load_model
+    from opbyte.workloads.model_set import ModelSet as ModelSet
+    from opbyte.workloads.op_trace import OpTrace as OpTrace
+    from opbyte.workloads.phases import Decode as Decode
+    from opbyte.workloads.phases import Gemm as Gemm
+    from opbyte.workloads.phases import Generate as Generate
+    from opbyte.workloads.phases import Mixed as Mixed
+    from opbyte.workloads.phases import Prefill as Prefill
 else:
     # Hidden from type checkers, which would otherwise accept any name.
     def __getattr__(name: str) -> object:
