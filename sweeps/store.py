@@ -286,7 +286,7 @@ def _dictionary(column: Words) -> Any:
 def _write_json(path: Path, data: Mapping[str, Any]) -> None:
     temporary = path.with_name(f".{os.getpid()}-{secrets.token_hex(4)}.tmp")
     with temporary.open("w", encoding="utf-8") as file:
-        json.dump(data, file, indent=1, sort_keys=True, default=str)
+        json.dump(data, file, indent=1, default=str)
         file.write("\n")
         file.flush()
         os.fsync(file.fileno())
