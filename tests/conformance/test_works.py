@@ -1,0 +1,120 @@
+"""What every kind of work keeps: tables that can be priced, one value for each design point."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from opbyte.core.errors import WorkloadError
+from opbyte.core.ops import BYTE_COLUMNS, COLLECTIVES
+from opbyte.core.parallel import Parallel
+from opbyte.hw_models.machine import load_machine
+from opbyte.sim.place import PLACE_KEYS, Placer
+from opbyte.sim.simulate import metrics_of, simulate
+from opbyte.workloads.model import Attention, DenseFfn, Layer, Model, MoeFfn
+from opbyte.workloads.op_trace import save_ops
+from opbyte.workloads.phases import Decode
+from opbyte.workloads.works import WORKS, Work, work_from
+
+LAYERS = (Layer(Attention(8, 8, 32), DenseFfn(512)), Layer(Attention(8, 8, 32), MoeFfn(8, 2, 128)))
+MODEL = Model("both", 256, 1000, LAYERS, (0, 1, 0, 1))
+EXAMPLES: dict[str, dict[str, Any]] = {
+    "decode": {"model": MODEL, "batch": 4, "context": 100},
+    "prefill": {"model": MODEL, "batch": 2, "input": 64},
+    "generate": {"model": MODEL, "batch": 2, "input": 64, "output": 9},
+    "mixed": {"model": MODEL, "chunks": [[32, 10]], "decodes": 3, "context": 50},
+    "gemm": {"m": 64, "n": 128, "k": 256},
+    "coe": {"router": MODEL, "experts": MODEL, "count": 5, "batch": 2, "input": 16, "output": 4},
+    "fft-conv": {"batch": 2, "channels": 8, "length": 1024, "order": 2},
+    "monarch-example": {"rows": 64, "columns": 64, "inner": 16, "outer": 16},
+}
+kinds = pytest.mark.parametrize("kind", WORKS.names())
+
+
+@pytest.fixture
+def example(kind: str, tmp_path: Path) -> Work:
+    if kind == "ops":
+        save_ops(Decode(MODEL, 1, 4).lower(Parallel())[0].table, tmp_path / "ops.parquet")
+        return work_from({"kind": "ops", "path": str(tmp_path / "ops.parquet")})
+    if kind not in EXAMPLES:
+        pytest.fail(f"add an example of '{kind}' here: every registered work is checked")
+    return work_from({"kind": kind, **EXAMPLES[kind]})
+
+
+@kinds
+def test_tables_are_finite_and_do_something(example: Work) -> None:
+    phases = example.lower(Parallel())
+    assert phases
+    assert len({p.name for p in phases}) == len(phases)
+    for phase in phases:
+        assert np.all(np.asarray(phase.repeats) >= 0)
+        for column in phase.table.columns.values():
+            assert np.isfinite(column).all()
+            assert (column >= 0).all()
+        assert phase.table.total("flops").item() > 0
+        assert (phase.table.edges[:, 0] < phase.table.edges[:, 1]).all()
+
+
+@kinds
+def test_products_do_no_more_than_their_rectangle(example: Work) -> None:
+    for phase in example.lower(Parallel()):
+        t = phase.table
+        full = 2 * t["m"] * t["n"] * t["k"] * t["groups"]
+        matrix = (t["m"] > 0).any(axis=1)
+        assert (t["flops"][matrix] <= full[matrix] * (1 + 1e-12)).all()
+        assert not (t["flops"][[k in COLLECTIVES for k in t.kinds]]).any()
+
+
+@kinds
+def test_footprints_are_classes_that_a_mapping_places(example: Work) -> None:
+    held = example.footprint(Parallel())
+    known = {*PLACE_KEYS, "router.weight", "expert.weight"}
+    assert set(held) <= known
+    assert all(np.all(np.asarray(size) >= 0) for size in held.values())
+    machine = load_machine("a100-sxm-80gb")
+    assert Placer(machine, machine.mapping()).occupancy(held).keys() == {"gpu.hbm"}
+
+
+@kinds
+def test_what_is_read_is_held(example: Work) -> None:
+    held = example.footprint(Parallel())
+    weights = sum(float(np.max(v)) for k, v in held.items() if "weight" in k or k == "expert")
+    for phase in example.lower(Parallel()):
+        once = sum(phase.table[c].sum() for c in BYTE_COLUMNS if c in ("weight", "expert"))
+        assert once <= weights * (1 + 1e-9)
+
+
+@kinds
+def test_results_have_the_promised_metrics_at_all_fidelities(kind: str, example: Work) -> None:
+    mapping = "coe" if kind == "coe" else "default"
+    seconds = []
+    for fidelity in ("bound", "analytic", "event"):
+        result = simulate("sn40l-socket", example, mapping, fidelity)  # type: ignore[arg-type]
+        assert set(result.metrics) == set(metrics_of(kind))
+        assert all(np.isfinite(v) for v in result.metrics.values())
+        assert result.seconds > 0
+        assert result.joules > 0
+        seconds.append(result.seconds)
+    assert seconds[0] <= seconds[1] * (1 + 1e-9)
+    if kind != "coe":
+        assert seconds[1] <= seconds[2] * (1 + 1e-9)
+
+
+@kinds
+def test_vector_fields_hold_one_value_for_each_point(kind: str, example: Work) -> None:
+    cls = type(example)
+    names = [f for f in cls.vector_fields if np.max(getattr(example, f)) >= 1]
+    for name in names:
+        value = float(np.max(getattr(example, name)))
+        fields = {f: getattr(example, f) for f in cls.vector_fields}
+        plain = {k: v for k, v in EXAMPLES.get(kind, {}).items() if k not in fields}
+        if kind == "mixed":
+            plain["chunks"] = getattr(example, "chunks")  # noqa: B009
+        made = cls(**{**plain, **fields, name: np.array([value, value + 1, 2 * value])})
+        (first, *_) = made.lower(Parallel())
+        assert first.table.points in (1, 3)
+        tokens = np.broadcast_to(made.tokens, 3)
+        assert tokens[0] == np.max(example.tokens)
+        with pytest.raises(WorkloadError, match=name):
+            cls(**{**plain, **fields, name: np.array([value, np.nan])})
