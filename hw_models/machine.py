@@ -235,6 +235,11 @@ class Machine:
         return self.config.name
 
     @cached_property
+    def points(self) -> int:
+        """Return how many design points the values hold."""
+        return max((len(v) for v in self.values.values() if not isinstance(v, float)), default=1)
+
+    @cached_property
     def counts(self) -> dict[str, int]:
         """Return the number of instances of each part in the whole machine."""
         return {path: count for path, _, count in _walk(self.config.parts)}

@@ -62,7 +62,7 @@ def price(placed: PlacedOps, machine: Machine, *, ideal: bool = False) -> Demand
     Raises:
         UncoveredError: If a unit, dtype, port or launch mode has no price.
     """
-    points = max(placed.table.points, *(int(np.size(v)) for v in machine.values.values()))
+    points = max(placed.table.points, machine.points)
     views = [UnitView(machine, path) for path in placed.units]
     compute = placed.per_op(_row_compute(placed, views, ideal=ideal))
     moved = _moved(placed, views, ideal=ideal)

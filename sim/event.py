@@ -90,8 +90,9 @@ def _executions(
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     order = demand.placed.table.order
     sizes = np.diff(bounds)[order]
-    op = np.concatenate([np.arange(bounds[b], bounds[b + 1]) for b in order])
     run = np.repeat(np.arange(len(order)), sizes)
+    starts = np.cumsum(sizes) - sizes
+    op = np.arange(len(run)) + (bounds[order] - starts)[run]
     return (
         np.tile(op, microbatches),
         np.tile(run, microbatches),
