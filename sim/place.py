@@ -57,8 +57,8 @@ class Placer:
                 "lower a degree or raise the part's count",
             )
         self._rules = [(frozenset(r.ops), machine.unit(str(r.unit)).path) for r in mapping.run]
-        for _, unit in self._rules:
-            self._check_count("unit", unit, machine.unit(unit).count)
+        for unit in (machine.unit(path) for _, path in self._rules):
+            self._check_count("unit", unit.path, unit.count)
         self.holders: dict[str, list[str]] = {}
         self._routes: dict[tuple[str, str], dict[str, float]] = {}
 
@@ -68,8 +68,8 @@ class Placer:
         if count > devices:
             raise UncoveredError(
                 f"{self.machine.name}: {noun} '{path}' occurs {count} times for {devices} of "
-                f"'{self.group}', and no model spreads a device's work over several. make its part "
-                "the group, or give one instance the rates and capacities of all"
+                f"'{self.group}', and no model spreads work over several. make its part the group, "
+                "or give one the rates and capacities of all"
             )
 
     def _group(self) -> str:
@@ -208,9 +208,8 @@ class Placer:
         for name, link in self.machine.config.links.items():
             if link.ends == (self.group, self.group):
                 if link.duplex == "half":
-                    raise UncoveredError(
-                        f"{self.machine.name}: no model honours half duplex of link '{name}' yet"
-                    )
+                    text = f"no model honours half duplex of link '{name}' yet"
+                    raise UncoveredError(f"{self.machine.name}: {text}")
                 return name
         raise ConfigError.one(
             "",
@@ -330,9 +329,8 @@ class Placer:
             self._check_count("memory", tier, self.machine.memory(tier).count)
             memory = self.machine.memory(tier).config
             if memory.ports[name].limit:
-                raise UncoveredError(
-                    f"{self.machine.name}: no model honours the limit of '{port}' yet"
-                )
+                text = f"no model honours the limit of '{port}' yet"
+                raise UncoveredError(f"{self.machine.name}: {text}")
             if tier in seen:
                 raise UncoveredError(
                     f"{self.machine.name}: '{seen[tier]}' and '{port}' are used at once, and no "
