@@ -71,7 +71,8 @@ def price(placed: PlacedOps, machine: Machine, *, ideal: bool = False) -> Demand
     )
     crossing = np.zeros((len(placed), len(placed.resources), totals.shape[2]))
     for u in range(len(views)):
-        ops = placed.unit_of == u
+        # A collective on its own reads and writes memory as kernels of the first unit do.
+        ops = (placed.unit_of == u) | ((placed.unit_of < 0) & (u == 0))
         crossing[ops] = np.einsum("ocp,cr->orp", totals[ops], placed.routes[u])
     wire, steps = _collectives(placed, machine)
     crossing = crossing + wire if placed.collective_link.max(initial=-1) >= 0 else crossing
@@ -122,11 +123,11 @@ def _moved(
     """Return bytes by (class, cause): compulsory, and what tiling against the buffer re-reads.
 
     An operator whose weights fit in the unit's buffer reads them once. Otherwise it either keeps
-    its activations and streams the weights past them, once per buffer-full of activations, or (one
-    product) keeps a buffer-full of weights and streams the activations, or works in square tiles
-    of the result; the least traffic wins. Hong and Kung 1981 give the last one's order. What is
-    read again of activations is the input. Products of a group have weights and input of their
-    own, so that each of them is held against the buffer alone.
+    its live activations and streams the weights past them, once per buffer-full, or (one product)
+    keeps a buffer-full of weights and streams the activations, or works in square tiles of the
+    result; the least traffic wins. Hong and Kung 1981 give the last one's order. What is read
+    again of activations is the input. Products of a group have weights and input of their own:
+    alone, each of them is held against the buffer by itself; in a fused operator they stream by.
     """
     moved = {(c, "compulsory"): v for c, v in placed.moved.items()}
     if ideal:
@@ -135,6 +136,8 @@ def _moved(
     weights = placed.moved["weight"] + placed.moved["expert"]
     extra: list[Array] = [np.zeros((len(placed), 1)), np.zeros((len(placed), 1))]
     rows_in = np.bincount(placed.op_of, minlength=len(placed))
+    one = table["groups"] <= 1
+    shared = placed.per_op(np.where(one, table["weight"] + table["expert"], 0.0))
     for u, view in enumerate(views):
         capacity = view.buffer_bytes()
         if capacity is None:
@@ -144,9 +147,8 @@ def _moved(
             continue
         single = rows_in[ops] == 1
         row = np.searchsorted(placed.op_of, ops)
-        w, both = weights[ops], placed.moved["activation"][ops]
-        # Inside a fused operator the input is unknown; half of what comes and goes stands for it.
-        a = np.where(single[:, None], (both - table["out_bytes"][row]).clip(0.0), both / 2)
+        w = np.where(single[:, None], weights[ops], shared[ops])
+        a = placed.live[ops]
         each = np.where(single[:, None], np.maximum(table["groups"][row], 1.0), 1.0)
         size = np.atleast_1d(capacity) * each
         fits = w <= size

@@ -25,6 +25,9 @@ PLACE_KEYS = {
     "activation": ("activation",),
 }
 
+#: Outputs that attention consumes as they come; no unit keeps them whole.
+STREAMED = frozenset({"score", "softmax"})
+
 
 class Placer:
     """Resolves a mapping on a machine once, and places any number of tables with it.
@@ -242,12 +245,14 @@ class Placer:
         ]
         op_of = self._fuse(table, row_units)
         count = int(op_of[-1]) + 1
-        units = tuple(sorted({u for u in row_units if u}))
+        # Collectives on their own start, and reach memory, like the kernels of the default rule.
+        used = {u for u in row_units if u}
+        units = tuple(dict.fromkeys((self._rules[-1][1], *sorted(used))))
         unit_of = np.full(count, -1, np.int64)
         for op, unit in zip(op_of, row_units, strict=True):
             if unit:
                 unit_of[op] = units.index(unit)
-        moved = _moved(table, op_of, count)
+        moved, live = _moved(table, op_of, count)
         names: list[list[str]] = [[] for _ in range(count)]
         for op, name in zip(op_of, table.names, strict=True):
             names[op].append(name)
@@ -265,6 +270,7 @@ class Placer:
             resources,
             np.array([self.instances(r) for r in resources]),
             moved,
+            live,
             routes,
             np.where(collective, link, -1),
             self.mapping.launch,
@@ -358,11 +364,13 @@ def _op_edges(table: OpTable, op_of: npt.NDArray[np.int64]) -> npt.NDArray[np.in
     return np.unique(edges, axis=0) if len(edges) else edges.reshape(-1, 2)
 
 
-def _moved(table: OpTable, op_of: npt.NDArray[np.int64], count: int) -> dict[str, Array]:
-    """Return the compulsory bytes of each operator by `MOVED`.
+def _moved(
+    table: OpTable, op_of: npt.NDArray[np.int64], count: int
+) -> tuple[dict[str, Array], Array]:
+    """Return the compulsory bytes of each operator by `MOVED`, and what it must keep on the chip.
 
     An activation that is made and used inside one operator stays on the chip (`internal`); one
-    that several rows of an operator read is read once.
+    that several rows of an operator read, the block's input too, is read once.
     """
     points = table.points
 
@@ -386,15 +394,20 @@ def _moved(table: OpTable, op_of: npt.NDArray[np.int64], count: int) -> dict[str
     outside[source] = False
     outside[pairs[:, 0]] = True
     kept = ~outside[:, None]
-    external = per_op(table["in_bytes"]) + per_op(np.where(kept, 0.0, carried))
+    given = np.maximum.reduceat(table["in_bytes"], starts, axis=0)
+    given = given + per_op(table["side_bytes"])
     if len(pairs):
-        external = external + gather(carried[pairs[:, 0]], pairs[:, 1])
+        given = given + gather(carried[pairs[:, 0]], pairs[:, 1])
     inner = table.edges[~crossing]
     internal = per_op(np.where(kept, carried, 0.0))
     if len(inner):
         internal = internal + gather(carried[inner[:, 0]], op_of[inner[:, 0]])
-    moved["activation"] = external
+    moved["activation"] = given + per_op(np.where(kept, 0.0, carried))
     moved["internal"] = internal
-    return {
+    streamed = np.array([kind in STREAMED for kind in table.kinds])[:, None]
+    inside = np.where(kept & ~streamed, carried, 0.0)
+    live = given + np.maximum.reduceat(inside, starts, axis=0)
+    wide = {
         c: np.broadcast_to(v, (count, points)) if v.shape[1] > 1 else v for c, v in moved.items()
     }
+    return wide, live

@@ -107,6 +107,8 @@ def evaluate(
             f"mapping '{mapping.name}' of {machine.name}: a {work.kind} work has no model of the "
             f"cache of {', '.join(cached)}. use another mapping, or a coe work"
         )
+    if work.alone:
+        mapping = mapping.model_copy(update={"parallel": {}})
     placer = Placer(machine, mapping)
     runs = [run_phase(placer, p, fidelity) for p in work.lowered(mapping.degrees)]
     occupancy = placer.occupancy(work.footprint(mapping.degrees))
@@ -141,7 +143,9 @@ def combine(placer: Placer, runs: list[PhaseRun], tokens: Any) -> dict[str, Arra
     flops = sum_over(runs, lambda r: total(r.demand, r.demand.flops)) * copies
     memory = sum_over(runs, lambda r: _memory_bytes(placer, r)) * copies
     joules = dynamic + static_watts(placer.machine) * seconds
-    kernels = sum_over(runs, lambda r: np.array([float(r.demand.placed.repeats.sum())]))
+    kernels = sum_over(
+        runs, lambda r: np.array([float(r.demand.placed.repeats.sum() * r.microbatches)])
+    )
     return with_costs(
         placer.machine,
         {
@@ -271,7 +275,6 @@ def simulate_batch(machine: str | Path | Mapping[str, Any] | Machine, frame: Any
 
     loaded = load_machine(machine)
     mapping = resolve_mapping(loaded, None)
-    single = mapping.model_copy(update={"parallel": {}})
     out = frame.copy()
     out["seconds"] = np.nan
     out["joules"] = np.nan
@@ -282,7 +285,7 @@ def simulate_batch(machine: str | Path | Mapping[str, Any] | Machine, frame: Any
         )
     for dtype, part in frame.groupby("dtype", sort=False):
         sizes = {c: part[c].to_numpy(float) for c in ("m", "n", "k")}
-        outcome = evaluate(loaded, Gemm(**sizes, dtype=str(dtype)), single)
+        outcome = evaluate(loaded, Gemm(**sizes, dtype=str(dtype)), mapping)
         for name in ("seconds", "joules"):
             out.loc[part.index, name] = np.broadcast_to(outcome.metrics[name], len(part))
     return out

@@ -166,7 +166,7 @@ def cross_attention(rows: Rows, a: Attention, x: int) -> int:
             encoded = segment.sequences * segment.source
             project = rows.gemm(
                 f"cross_kv{suffix}", (), wide, hidden, "attention", vectors=wide * a.qkv_bias,
-                tokens=encoded, in_bytes=rows.hidden_bytes(encoded),
+                tokens=encoded, side_bytes=rows.hidden_bytes(encoded),
             )  # fmt: skip
             written = encoded * (kv * (a.head_dim + a.value_dim) * sizes.kv)
             append = rows.vector(

@@ -133,7 +133,7 @@ def write_chakra(table: OpTable, path: str | Path) -> int:
 
 def _moved_bytes(table: OpTable) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Return all bytes that each row reads and writes, (rows,)."""
-    moved = sum(table[c][:, 0] for c in (*BYTE_COLUMNS, "in_bytes", "out_bytes"))
+    moved = sum(table[c][:, 0] for c in (*BYTE_COLUMNS, "in_bytes", "side_bytes", "out_bytes"))
     total: np.ndarray[Any, np.dtype[np.float64]] = np.array(moved, np.float64)
     np.add.at(total, table.edges[:, 1], table.edge_bytes()[:, 0])
     return total

@@ -161,10 +161,10 @@ class CompositionOfExperts(Work):
         pairs = zip(counts, batches, strict=True)
         return np.array([float(_expected(self.popularity(float(c)), float(b))) for c, b in pairs])
 
-    def expert_bytes(self, parallel: Parallel) -> float:
+    def expert_bytes(self, parallel: Parallel) -> Number:
         """Return the weight bytes of one expert on one device: what a switch moves there."""
         held = self.expert_work().footprint(parallel)
-        return float(held["weight"]) + float(held["expert"])
+        return held["weight"] + held["expert"]
 
     def footprint(self, parallel: Parallel) -> dict[str, Number]:
         """Return the bytes of each tensor class that one device holds.

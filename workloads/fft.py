@@ -56,6 +56,7 @@ class MonarchExample(Work):
 
     kind: ClassVar[str] = "monarch-example"
     vector_fields: ClassVar[tuple[str, ...]] = ("rows", "columns", "inner", "outer", "operand")
+    alone: ClassVar[bool] = True
     least: ClassVar[dict[str, float]] = {"operand": 0.0}
 
     rows: Number = 1024.0
@@ -76,7 +77,7 @@ class MonarchExample(Work):
         return 1.0
 
     def lower(self, parallel: Parallel) -> tuple[Phase, ...]:
-        """Return one phase of four rows; every device of a group runs the whole of it."""
+        """Return one phase of four rows, on one device."""
         del parallel
         size = lookup(self.dtype).bytes_per_element
         middle = self.rows * self.columns
@@ -216,8 +217,9 @@ class FlashFftConv(Work):
         with builder.block("fft_conv") as block:
             last = self._transform(block, "fft", (), batch * channels, elements * size)
             last = self._vector(
-                block, "filter", last, elements, 6.0, weight=2.0 * channels * self.length * size
-            )
+                block, "filter", last, elements, 6.0,
+                weight=2.0 * channels * self.length * size, groups=channels,
+            )  # fmt: skip
             last = self._transform(block, "ifft", last, batch * channels, 0.0)
             block.add(
                 "real", "elementwise", dtype=self.dtype, inputs=last, labels=("vector",),
@@ -261,12 +263,14 @@ class FlashFftConv(Work):
         elements: Number,
         flops: float,
         weight: Number = 0.0,
+        groups: Number = 1.0,
     ) -> tuple[int, ...]:
         """Add an operation on each complex element; return its row."""
         size = lookup(self.dtype).bytes_per_element
         row = block.add(
             name, "elementwise", dtype=self.dtype, inputs=inputs, labels=("vector",),
-            flops=flops * elements, weight=weight, out_bytes=elements * 2.0 * size,
+            flops=flops * elements, weight=weight, groups=groups,
+            out_bytes=elements * 2.0 * size,
         )  # fmt: skip
         return (row,)
 

@@ -111,7 +111,7 @@ def activation_bytes(table: OpTable, residual: Number) -> Number:
     A row holds its inputs and its output. Score matrices are streamed through attention and never
     held, so score and softmax rows are left out.
     """
-    size: Array = table["in_bytes"] + table["out_bytes"]
+    size: Array = table["in_bytes"] + table["side_bytes"] + table["out_bytes"]
     size = np.array(np.broadcast_to(size, (len(table), table.points)))
     streamed = np.array([kind in ("score", "softmax") for kind in table.kinds])
     carried = table.edge_bytes() * ~streamed[table.edges[:, :1]]

@@ -16,7 +16,7 @@ from opbyte.workloads.work import WORKS, Work
 class Gemm(Work):
     """`groups` products of an (m, k) by a (k, n) matrix, the second read as weights.
 
-    Every device of a group runs the whole of it: a bare product has no parallel split.
+    One device runs it: a bare product has no parallel split.
 
     Attributes:
         m: Rows of the first matrix.
@@ -28,6 +28,7 @@ class Gemm(Work):
 
     kind: ClassVar[str] = "gemm"
     vector_fields: ClassVar[tuple[str, ...]] = ("m", "n", "k", "groups")
+    alone: ClassVar[bool] = True
 
     m: Number
     n: Number

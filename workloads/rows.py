@@ -140,6 +140,7 @@ class Rows:
         vectors: float = 0.0,
         tokens: Number | None = None,
         in_bytes: Number = 0.0,
+        side_bytes: Number = 0.0,
     ) -> int:
         """Add a product of the block's tokens with a (k, n) matrix of a tensor class.
 
@@ -159,6 +160,7 @@ class Rows:
             k=k,
             weight=weight,
             in_bytes=in_bytes,
+            side_bytes=side_bytes,
             out_bytes=m * n * sizes.activation,
         )
 

@@ -24,6 +24,7 @@ class Work(ABC):
         vector_fields: Fields that may hold one value for each design point.
         nested: Field -> further fields that a file may write inside of it.
         least: Smallest value of a vector field where it is not 1.
+        alone: One device runs the whole of it; a group has no way to share it.
         sources: Field -> where its value comes from, as far as the file says.
         ranges: Field -> lowest and highest plausible value, as far as the file says.
     """
@@ -33,6 +34,7 @@ class Work(ABC):
     phase_metrics: ClassVar[Mapping[str, str]] = {}
     vector_fields: ClassVar[tuple[str, ...]] = ()
     least: ClassVar[Mapping[str, float]] = {}
+    alone: ClassVar[bool] = False
     nested: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
     sources: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)

@@ -117,7 +117,10 @@ class UnitView:
 
 def _arithmetic(dtype: str) -> tuple[str, ...]:
     """Return the dtypes that a unit may compute in, best first."""
-    return (dtype, dtype_of(dtype).compute, *(("bf16",) if dtype == "fp16" else ()))
+    stored = dtype_of(dtype)
+    if stored.compute != stored.name:
+        return stored.fallbacks
+    return (dtype, "bf16") if dtype == "fp16" else (dtype,)
 
 
 def is_matrix(table: OpTable, rows: Rows) -> npt.NDArray[np.bool_]:

@@ -43,6 +43,7 @@ NUMERIC = (
     "flops",
     *BYTE_COLUMNS,
     "in_bytes",
+    "side_bytes",
     "out_bytes",
     "payload",
     "participants",
@@ -63,8 +64,9 @@ class OpTable:
         dtypes: Arithmetic dtype of each row.
         columns: Numeric columns, each (rows, 1) or (rows, points) float64. `m, n, k, groups`
             describe `groups` products of (m, k) by (k, n); byte columns count what moves between
-            the unit and where the tensor class lives; `payload` is a collective's bytes per
-            participant.
+            the unit and where the tensor class lives; `in_bytes` is the block's input, one tensor
+            however many rows read it, `side_bytes` any other tensor from outside; `payload` is a
+            collective's bytes per participant.
         block_of: Block of each row, ascending.
         blocks: Name of each block.
         order: Blocks as they run.
@@ -113,7 +115,8 @@ class OpTable:
             cls = CLASS_OF[column]
             totals[cls] = totals.get(cls, np.zeros(1)) + self.total(column)
         read = (self.edge_bytes() * self.repeats[self.edges[:, 0]][:, None]).sum(axis=0)
-        totals["activation"] = self.total("in_bytes") + self.total("out_bytes") + read
+        given = self.total("in_bytes") + self.total("side_bytes")
+        totals["activation"] = given + self.total("out_bytes") + read
         return totals
 
     def edge_bytes(self) -> Array:

@@ -32,12 +32,15 @@ class PlacedOps:
         block_of: Block of each operator, (ops,).
         names: Name of each operator: its rows' names.
         edges: (edges, 2) operators, source before destination, inside one block.
-        units: Short paths of the units that are used.
+        units: Short paths of the units that are used; the first one starts collectives.
         unit_of: Index into `units` for each operator, -1 for a collective on its own, (ops,).
         resources: Short paths of the ports and links that data crosses.
         instances: Instances of each resource for each device of the group, at most 1; below 1 the
             devices share one, (resources,).
         moved: Compulsory bytes by `MOVED`, each (ops, 1 or points).
+        live: Activation bytes that an operator must keep on the chip while its weights pass: its
+            input, and the largest activation inside it; score matrices are streamed, never kept.
+            (ops, 1 or points).
         routes: Share of each moved byte that crosses a resource, (units, MOVED, resources).
         collective_link: Resource of each row's collective, -1 for other rows, (rows,).
         launch: Launch mode.
@@ -54,6 +57,7 @@ class PlacedOps:
     resources: tuple[str, ...]
     instances: Array
     moved: dict[str, Array]
+    live: Array
     routes: Array
     collective_link: npt.NDArray[np.int64]
     launch: str

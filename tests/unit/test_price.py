@@ -378,3 +378,86 @@ def test_static_power_flows_as_long_as_the_work_takes():
     )
     assert warm.joules - base.joules == pytest.approx(2 * 7 * base.seconds, rel=1e-9)
     assert warm.watts == pytest.approx(warm.joules / warm.seconds, rel=1e-12)
+
+
+# -- fused operators -----------------------------------------------------------------------
+
+
+def fused(rows, *, sram="16 MiB"):
+    """Price rows as one operator of a dataflow unit at an SRAM, of which tiles take half."""
+    unit = {"kind": "dataflow", "at": "l2.fabric"}
+    memory = {
+        "l2": {
+            "kind": "sram",
+            "capacity": sram,
+            "ports": {"fabric": {"bandwidth": "20 TB/s", "energy": "0.25 pJ/bit"}},
+        }
+    }
+    return demand(device(unit=unit, memory=memory, mapping={"fusion": "layer"}), *rows)
+
+
+def test_a_fused_operator_reads_the_blocks_input_once_and_other_tensors_each():
+    rows = (
+        ("norm", "norm", {"flops": 1e6, "in_bytes": 1e6, "out_bytes": 2e6}),
+        ("add", "norm", {"flops": 1e6, "in_bytes": 1e6, "side_bytes": 5e5, "out_bytes": 3e6}),
+    )
+    moved = fused(rows).placed.moved
+    assert moved["activation"][:, 0] == pytest.approx([1e6 + 5e5 + 3e6])
+    # What stays inside is written and read.
+    assert moved["internal"][:, 0] == pytest.approx([2 * 2e6])
+
+
+def test_weights_pass_once_per_buffer_full_of_what_is_live_inside():
+    tokens, hidden, wide = 4096, 1024, 4096
+    rows = (
+        gemm(tokens, wide, hidden),
+        ("down", "gemm", {"m": tokens, "n": hidden, "k": wide, "weight": 2.0 * hidden * wide,
+                          "out_bytes": 2.0 * tokens * hidden}),
+    )  # fmt: skip
+    weights = 2 * 2.0 * hidden * wide
+    live = 2.0 * tokens * hidden + 2.0 * tokens * wide
+    small = fused(rows, sram="16 MiB")
+    passes = np.ceil(live / (8 * MIB))
+    assert weights > 8 * MIB
+    assert small.moved["weight", "re-read"].sum() == pytest.approx((passes - 1) * weights)
+    # Where the weights fit, they are read once however many tokens pass.
+    assert ("weight", "re-read") not in fused(rows, sram="40 MiB").moved
+
+
+def test_score_matrices_are_streamed_and_do_not_crowd_the_buffer():
+    tokens = 4096
+    score = {"m": tokens, "n": tokens, "k": 128, "groups": 8, "out_bytes": 2.0 * 8 * tokens**2}
+    context = {"m": tokens, "n": 128, "k": tokens, "groups": 8, "out_bytes": 2.0 * 8 * tokens * 128}
+    rows = (
+        gemm(tokens, 1024, 1024, in_bytes=1e6, out_bytes=1e6, weight=9e6),
+        ("score", "score", score),
+        ("softmax", "softmax", {"flops": 1e6, "out_bytes": 2.0 * 8 * tokens**2}),
+        ("context", "context", context),
+    )
+    assert ("weight", "re-read") not in fused(rows).moved
+
+
+def test_weights_of_groups_stream_by_in_a_fused_operator():
+    one = gemm(4096, 4096, 1024, weight=9e6)
+    many = gemm(4096, 4096, 1024, weight=9e6, groups=64.0)
+    tail = ("add", "norm", {"flops": 1e6, "out_bytes": 1e6})
+    assert fused((one, tail)).moved["weight", "re-read"].sum() > 0
+    assert ("weight", "re-read") not in fused((many, tail)).moved
+
+
+def test_a_collective_on_its_own_reads_and_writes_memory():
+    net = {"net": {"ends": ["dev", "dev"], "topology": "switch", "bandwidth": "100 GB/s"}}
+    rows = (
+        ("norm", "norm", {"flops": 1e6, "in_bytes": 1e6, "out_bytes": 4e6}),
+        ("reduce", "all_reduce", {"flops": 0.0, "payload": 4e6, "participants": 2,
+                                  "out_bytes": 4e6}),
+    )  # fmt: skip
+    priced = demand(device(links=net, count=2), *rows)
+    column = priced.placed.resources.index("dev.hbm.phy")
+    assert priced.bytes[:, column, 0] == pytest.approx([1e6 + 4e6, 4e6 + 4e6])
+
+
+def test_packed_formats_compute_in_the_first_fallback_that_a_unit_has():
+    ternary = demand(device(unit={"peak": {"bf16": "100 TFLOP/s"}}), gemm(64, 64, 64, dtype="t2"))
+    plain = demand(device(unit={"peak": {"bf16": "100 TFLOP/s"}}), gemm(64, 64, 64))
+    assert ternary.compute[0, 0] == plain.compute[0, 0]

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from opbyte.core.errors import CapacityError, ConfigError, UncoveredError, WorkloadError
-from opbyte.core.mapping import Mapping
+from opbyte.core.mapping import Mapping, load_mapping
 from opbyte.hw_models.machine import CATALOG, Machine, load_machine
 from opbyte.sim.simulate import COMMON, evaluate, metrics_of, resolve_mapping, simulate
+from opbyte.workloads.coe import CompositionOfExperts
 from opbyte.workloads.model_loader import load_model
 from opbyte.workloads.works import work_from
 
@@ -320,3 +321,34 @@ def test_a_model_that_is_too_large_is_refused_by_name_and_size() -> None:
 def test_senseless_work_is_refused_before_anything_is_priced() -> None:
     with pytest.raises(WorkloadError, match="batch must be at least 1"):
         simulate("dgx-a100", {**DECODE, "batch": 0})
+
+
+def test_a_bare_product_runs_on_one_device_of_a_node():
+    one = simulate("a100-sxm-80gb", {"kind": "gemm", "m": 512, "n": 512, "k": 512})
+    node = simulate("dgx-a100", {"kind": "gemm", "m": 512, "n": 512, "k": 512})
+    assert node.flops == 2 * 512**3
+    assert node.seconds == one.seconds
+
+
+def test_kernels_count_every_microbatch():
+    machine = load_machine("sn40l-node")
+    mapping = machine.mapping().model_dump(by_alias=True)
+    work = {"kind": "decode", "model": "llama-3.1-8b", "batch": 8, "context": 64}
+    mapping["parallel"]["all"] = {"group": "node", "tp": 4, "pp": 2, "microbatches": 1}
+    once = simulate(machine, work, mapping=mapping)
+    mapping["parallel"]["all"]["microbatches"] = 4
+    assert simulate(machine, work, mapping=mapping).kernels == 4 * once.kernels
+
+
+def test_a_composition_of_experts_takes_arrays_in_a_pipeline():
+    machine = load_machine("sn40l-node")
+    mapping = machine.mapping("coe").model_dump(by_alias=True)
+    mapping["parallel"]["all"] = {"group": "node", "tp": 4, "pp": 2}
+    model = load_model("llama-2-7b")
+    work = CompositionOfExperts(model, model, np.array([10.0, 20.0]), 2, np.array([16.0, 300.0]), 5)
+    both = evaluate(machine, work, load_mapping(mapping)).metrics["seconds"]
+    alone = [
+        simulate(machine, CompositionOfExperts(model, model, c, 2, i, 5), mapping=mapping).seconds
+        for c, i in ((10, 16), (20, 300))
+    ]
+    np.testing.assert_allclose(both, alone, rtol=1e-12)
