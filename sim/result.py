@@ -14,6 +14,7 @@ from opbyte.core.ops import Array, Number
 if TYPE_CHECKING:
     import pandas as pd
 
+    from opbyte.hw_models.machine import Machine
     from opbyte.hw_models.price import Demand
     from opbyte.sim.analytic import Step
     from opbyte.sim.event import Timeline
@@ -61,14 +62,19 @@ class Result:
 
     Attributes:
         outcome: The metrics and phases behind it.
-        machine: Name of the machine.
+        hardware: The machine that it ran on.
         fidelity: bound, analytic or event.
     """
 
     outcome: Outcome
-    machine: str
+    hardware: Machine
     work: str
     fidelity: str
+
+    @property
+    def machine(self) -> str:
+        """Return the machine's name."""
+        return self.hardware.name
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -82,7 +88,7 @@ class Result:
             AttributeError: If this work has no such metric.
             UncoveredError: If a parameter that it needs has no value.
         """
-        if name.startswith("__") or name == "outcome":
+        if name.startswith("__") or name in ("outcome", "hardware"):
             raise AttributeError(name)
         metrics: Mapping[str, Array] = self.outcome.metrics
         if name not in metrics:

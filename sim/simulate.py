@@ -76,7 +76,7 @@ def simulate(
     outcome = evaluate(loaded, built, chosen, fidelity, seed)
     if outcome.infeasible is not None and np.any(outcome.infeasible):
         raise CapacityError(*_overflow(outcome))
-    return Result(outcome, loaded.name, built.kind, fidelity)
+    return Result(outcome, loaded, built.kind, fidelity)
 
 
 def evaluate(

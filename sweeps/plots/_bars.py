@@ -143,16 +143,15 @@ def occupancy(
 
     Args:
         results: A result, results by name, or results.
-        machine: Their machine; by default each result's machine of the catalog. Give it if its
-            capacities were changed.
+        machine: Another machine to hold them against; by default each result's own.
         scale: `log`: bytes, so that SRAM and DDR are both readable; `share`: of the capacity.
         ax: Where to draw; by default a new figure.
     Raises:
-        ConfigError: If there is no result, or its machine is not in the catalog.
+        ConfigError: If there is no result.
     """
     rows = []
     for name, result in named(results).items():
-        loaded = load_machine(result.machine if machine is None else machine)
+        loaded = result.hardware if machine is None else load_machine(machine)
         for tier, memory in loaded.memories.items():
             capacity = float(np.ravel(loaded.values[f"{tier}.capacity"])[0])
             used = result.occupancy.get(tier, 0.0)

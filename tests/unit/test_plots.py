@@ -449,11 +449,12 @@ def test_occupancy_as_a_share_ends_at_the_capacity(coe):
     assert any(math.isclose(w, used) for w in widths)
 
 
-def test_occupancy_of_a_changed_machine_needs_that_machine():
-    machine = ob.load_machine("sn40l-node").replace({"rdu.hbm.capacity": "128 GiB"})
-    result = ob.simulate(machine, DECODE)
-    texts = [t.get_text() for t in plots.occupancy(result, machine).texts]
-    assert any("of 128 GiB" in t for t in texts)
+def test_occupancy_holds_a_result_against_its_own_machine():
+    machine = ob.load_machine("sn40l-node").replace({"rdu.hbm.capacity": "32 GiB"})
+    result = ob.simulate(machine, ob.Decode(ob.load_model("llama-3.1-8b"), 8, 4096))
+    assert any("of 32 GiB" in t.get_text() for t in plots.occupancy(result).texts)
+    other = plots.occupancy(result, "sn40l-node")
+    assert any("of 64 GiB" in t.get_text() for t in other.texts)
 
 
 # -- timeline -------------------------------------------------------------------------------------
