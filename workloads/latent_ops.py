@@ -43,7 +43,7 @@ def latent_attention(rows: Rows, a: LatentAttention, x: int) -> int:
         kv_write=rows.tokens * (width * rows.sizes.kv),
     )  # fmt: skip
     sources: tuple[int, ...] = (query, rotary, append)
-    if a.index_topk:
+    if a.index_topk and a.index_heads:
         indices = _indexer(rows, a, x, compressed)
         sources = (*sources, *indices)
     outs = []
