@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from opbyte.core.config import Document
-from opbyte.core.errors import CapacityError, ConfigError, UncoveredError
+from opbyte.core.errors import CapacityError, ConfigError, SimulationError, UncoveredError
 from opbyte.core.mapping import Mapping as SoftwareMapping
 from opbyte.core.mapping import load_mapping
 from opbyte.core.ops import Array, Phase
@@ -69,13 +69,20 @@ def simulate(
         ConfigError: If something is unknown or contradicts itself.
         CapacityError: If a tensor does not fit where the mapping puts it.
         UncoveredError: If no model covers what is asked.
+        SimulationError: If it takes for ever, because a rate is 0.
     """
     loaded = load_machine(machine)
     built = work if isinstance(work, Work) else work_from(Document(dict(work), {}, "work"))
     chosen = resolve_mapping(loaded, mapping, built.kind)
-    outcome = evaluate(loaded, built, chosen, fidelity, seed)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        outcome = evaluate(loaded, built, chosen, fidelity, seed)
     if outcome.infeasible is not None and np.any(outcome.infeasible):
         raise CapacityError(*_overflow(outcome))
+    if not np.all(np.isfinite(outcome.metrics["seconds"])):
+        raise SimulationError(
+            f"{built.kind} on {loaded.name} takes for ever: a rate that it needs is 0. "
+            "`opbyte explain` lists the machine's rates"
+        )
     return Result(outcome, loaded, built.kind, fidelity)
 
 

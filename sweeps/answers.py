@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from opbyte.sweeps.rows import FAILED, INFEASIBLE, Floats
+from opbyte.sweeps.rows import FAILED, INFEASIBLE, OK, Floats
 
 __all__ = ["Answer", "answered", "inserted", "taken"]
 
@@ -62,6 +62,11 @@ def answered(outcome: Any, names: tuple[str, ...], count: int) -> Answer:
             reason[here] = len(reasons)
             reasons.append(f"{'+'.join(holders)} does not fit in {tier}")
             needed[here], available[here] = size[here], room[here]
+    endless = (status == OK) & ~np.isfinite(metrics.get("seconds", np.zeros(count)))
+    if endless.any():
+        status[endless], reason[endless] = FAILED, len(reasons)
+        reasons.append("this takes for ever: a rate that it needs is 0")
+        metrics = {n: np.where(endless, np.nan, v) for n, v in metrics.items()}
     return Answer(metrics, status, reason, tuple(reasons), needed, available)
 
 

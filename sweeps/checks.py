@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from opbyte.core.registry import nearest
 from opbyte.hw_models.machine import Machine
 from opbyte.sim.simulate import metrics_of
 from opbyte.sweeps.axes import PlanAxis, resolved_axis
+from opbyte.sweeps.blame import at_fault, unplaced, whole_problems
 from opbyte.sweeps.choices import choices, listed_codes, slow_axes
 from opbyte.sweeps.constraints import Constraint, metric_dimension
 from opbyte.sweeps.derive import Link, in_order
@@ -52,7 +53,7 @@ class _Checker:
 
     def plan(self, *, trusted: bool) -> Plan:
         self._check_roots()
-        machines = self._machines()
+        machines = [] if self._broken() else self._machines()
         work = self._work() if not self._broken() else None
         if not machines or work is None:
             raise ConfigError(self.problems)
@@ -88,7 +89,10 @@ class _Checker:
     def _keep(self, error: OpbyteError, path: tuple[str | int, ...]) -> None:
         """Keep what is wrong, with the place of `path` where the error has none."""
         if not isinstance(error, ConfigError):
-            self._problem(path, str(error))
+            text = str(error)
+            if text.startswith(f"{self.document.name}:"):
+                text = text.partition(": ")[2]
+            self._problem(path, text)
             return
         dotted = ".".join(map(str, path))
         for p in error.problems:
@@ -99,6 +103,20 @@ class _Checker:
                 found = Problem(self.document.where(path), inside, p.rule, p.value, p.remedy)
             if found not in self.problems:
                 self.problems.append(found)
+
+    def _blame(
+        self,
+        error: OpbyteError,
+        choice: Mapping[str, Any],
+        build: Callable[[Mapping[str, Any]], object],
+        otherwise: tuple[str, ...],
+    ) -> None:
+        """Keep why a choice builds nothing, at the axis without which it would."""
+        path = at_fault(choice, build)
+        if path:
+            self._keep(unplaced(error, path, self.document.name), self._at(path))
+        else:
+            self._keep(error, otherwise)
 
     def _broken(self) -> bool:
         return bool(self.problems)
@@ -145,6 +163,9 @@ class _Checker:
                 if path in table:
                     rule = f"{path} is an axis and can not stand in {key} as well"
                     self._problem((*key.split("."), path), rule, "", "Remove one of them.")
+        for path, i, rule, value in whole_problems(self.forms):
+            at = self._at(path)
+            self._problem(at if i is None else (*at, "values", i), rule, value)
 
     # -- machines and work -----------------------------------------------------------------
 
@@ -154,28 +175,25 @@ class _Checker:
 
     def _machines(self) -> list[Machine]:
         machines = []
-        for i, source in enumerate(self._machine_sources()):
+        for source in self._machine_sources():
             choice = {"machine": source} if source is not self.side.machine else {}
-            at = (
-                ("base", "machine")
-                if "machine" not in self.forms
-                else (*self._at("machine"), "values", i)
-            )
-            if source is not None and not isinstance(source, (str, dict)):
-                self._problem(at, "a machine is a name, a file or a mapping", source)
-                continue
             try:
                 machines.append(self.side.machine_of(choice))
             except OpbyteError as error:
-                self._keep(error, at)
+                if "machine" in self.forms:
+                    name = self.document.name
+                    self._keep(unplaced(error, "machine", name), self._at("machine"))
+                else:
+                    self._keep(error, ("base", "machine"))
         return machines
 
     def _work(self) -> Work | None:
         """Return the work of the first point."""
+        first = self._first("workload")
         try:
-            return self.side.work_of(self._first("workload"))
+            return self.side.work_of(first)
         except OpbyteError as error:
-            self._keep(error, ("base", "workload"))
+            self._blame(error, first, self.side.work_of, ("base", "workload"))
             return None
 
     def _first(self, root: str) -> dict[str, Any]:
@@ -281,9 +299,7 @@ class _Checker:
             try:
                 self.side.build(whole)
             except OpbyteError as error:
-                changed = [a for a in structure if a.path in choice and a.path != "machine"]
-                path = changed[-1].path if len(changed) == 1 else ""
-                self._keep(error, self._at(path) if path else ("base",))
+                self._blame(error, whole, self.side.build, ("base",))
 
     # -- baseline, objectives, constraints --------------------------------------------------
 

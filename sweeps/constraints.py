@@ -30,6 +30,9 @@ METRIC_DIMENSIONS: Mapping[str, str] = {
     "flops_per_s": "ops_per_s",
 }
 _RELATION = re.compile(r"^(?P<left>[^<>=]+?)\s*(?P<sign><=|>=|<|>)\s*(?P<right>[^<>=]+)$")
+_BARE = re.compile(r"^[+-]?[\d.]*[1-9][\d.]*(?:[eE][+-]?\d+)?$")
+#: Metrics whose name says their unit may be compared with a bare number.
+_SAYS_UNIT = re.compile(r"^(?:seconds|joules|watts|flops|usd)|_(?:s|m2|usd)$")
 _WITH_UNIT = re.compile(r"^[+-]?[\d.]+(?:[eE][+-]?\d+)?\s*[A-Za-z$%].*$")
 
 
@@ -102,10 +105,14 @@ def _quantity(
     left: Expression, bound: str, dimensions: Mapping[str, str | None], where: str, path: str
 ) -> Expression | None:
     """Return the right side where it is a number with a unit."""
-    if not _WITH_UNIT.match(bound):
-        return None
     kinds = {dimensions.get(name) for name in left.names}
     known = kinds.pop() if len(kinds) == 1 else None
+    if not _WITH_UNIT.match(bound):
+        silent = not any(_SAYS_UNIT.search(name) for name in left.names)
+        if known and silent and not dimension(known).bare and _BARE.match(bound):
+            example = f"Write for example {dimension(known).example}."
+            raise ConfigError.one(where, path, "the right side needs a unit", bound, example)
+        return None
     candidates = [known] if known else [d for d, x in DIMENSIONS.items() if not x.bare]
     for candidate in candidates:
         try:

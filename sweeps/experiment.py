@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from opbyte.core.config import load_document, validate
-from opbyte.core.errors import CapacityError
+from opbyte.core.errors import CapacityError, ConfigError
 from opbyte.sweeps.console import Output, plain, shown
 from opbyte.sweeps.constraints import metric_dimension
 from opbyte.sweeps.design import Design, Side
@@ -74,7 +74,16 @@ def load_experiment(
 def show_experiment(
     loaded: LoadedExperiment, output: Output, out: Path | None = None, timeline: Path | None = None
 ) -> int:
-    """Simulate an experiment, print and write what it answers, and return the exit code."""
+    """Simulate an experiment, print and write what it answers, and return the exit code.
+
+    Raises:
+        ConfigError: For a timeline of a fidelity that records none.
+    """
+    fidelity = loaded.experiment.fidelity
+    if timeline is not None and fidelity != "event":
+        remedy = "Add --fidelity event."
+        rule = "only fidelity 'event' records a timeline"
+        raise ConfigError.one("--timeline", "", rule, fidelity, remedy)
     try:
         result = loaded.simulate()
     except CapacityError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -209,7 +210,8 @@ def _model(name: str, changes: Mapping[str, Any]) -> Explained:
         "hidden": model.hidden,
     }
     rows = [[n, shown(v, "bytes" if "bytes" in n else None)] for n, v in numbers.items()]
-    rows += [["precision", str(model.precision)]]
+    stored = {k: v for k, v in dataclasses.asdict(model.precision).items() if v}
+    rows += [["precision", ", ".join(f"{k} {v}" for k, v in stored.items())]]
     data = {"kind": "model", "name": model.name, **numbers, "precision": str(model.precision)}
     return Explained(data, [(model.name, ["what", "value"], rows)])
 

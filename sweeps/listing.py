@@ -52,7 +52,10 @@ def _models() -> Entries:
 
 
 def _billions(count: float) -> str:
-    return f"{count / 1e9:.3g} B" if count >= 1e9 else f"{count / 1e6:.3g} M"
+    for size, letter in ((1e12, "T"), (1e9, "B")):
+        if count >= size:
+            return f"{count / size:.3g} {letter}"
+    return f"{count / 1e6:.3g} M"
 
 
 def _studies() -> Entries:
@@ -78,7 +81,8 @@ def _works() -> Entries:
         cls = WORKS.lookup(name)
         first = (cls.__doc__ or "").strip().partition("\n")[0]
         own = ", ".join(m for m in metrics_of(name) if m in cls.metrics)
-        entries.append({"name": name, "about": f"{first} Own metrics: {own}."})
+        about = f"{first} Own metrics: {own}." if own else first
+        entries.append({"name": name, "about": about})
     return entries
 
 

@@ -13,9 +13,9 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,7 @@ __all__ = ["MOST_BUFFERED_ROWS", "Results", "Store", "open_results"]
 MOST_BUFFERED_ROWS = 250_000
 _FLUSH_S = 2.0
 _SHOWN = 3
+_MOST_REASON = 160
 FORMAT = 1
 
 
@@ -93,7 +94,7 @@ class Results:
         """Return the columns that are stored."""
         import pyarrow.parquet as pq
 
-        return list(pq.read_schema(self.parts[0]).names) if self.parts else []
+        return list(_read(self.parts[0], pq.read_schema).names) if self.parts else []
 
     def table(self, columns: list[str] | None = None) -> pa.Table:
         """Return the rows sorted by point, each point once, as an Arrow table."""
@@ -101,7 +102,8 @@ class Results:
         import pyarrow.parquet as pq
 
         wanted = None if columns is None else list(dict.fromkeys(["point", *columns]))
-        tables = [pq.read_table(p, columns=wanted, use_threads=False) for p in self.parts]
+        read = partial(pq.read_table, columns=wanted, use_threads=False)
+        tables = [_read(p, read) for p in self.parts]
         if not tables:
             return pa.table({"point": pa.array([], pa.int64())})
         table = pa.concat_tables(tables).unify_dictionaries()
@@ -130,6 +132,23 @@ class Results:
         return dict(zip(names.tolist(), counts.tolist(), strict=True))
 
 
+def _read(part: Path, read: Callable[[Path], Any]) -> Any:
+    """Return what a part holds.
+
+    Raises:
+        ConfigError: If it is damaged.
+    """
+    import pyarrow as pa
+
+    try:
+        return read(part)
+    except (OSError, pa.ArrowException) as error:
+        reason = " ".join(str(error).split())[:_MOST_REASON]
+        rule = f"this part can not be read ({reason})"
+        remedy = "Remove it and run the study again: only its points are computed anew."
+        raise ConfigError.one(str(part), "", rule, "", remedy) from None
+
+
 def _array(column: Any) -> npt.NDArray[Any]:
     """Return a column as an array; dictionaries of texts become object arrays."""
     import pyarrow as pa
@@ -156,6 +175,8 @@ def open_results(folder: str | Path) -> Results:
     """
     folder = Path(folder)
     file = folder / "study.json"
+    if folder.is_file():
+        raise ConfigError.one(str(folder), "", "a folder of results is due here, this is a file")
     try:
         meta = json.loads(file.read_text(encoding="utf-8"))
         missing = {"name", "key", "study", "axes", "units"} - set(meta)

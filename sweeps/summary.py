@@ -46,7 +46,10 @@ def show(results: Results, output: Output, drawn: list[Path]) -> None:
     broken = counts.get("ok", 0) - kept
     if broken:
         listed += f" ({broken:,} of the ok ones break a constraint)"
-    output.line(f"{sum(counts.values()):,} points: {listed}")
+    total = sum(counts.values())
+    output.line(f"{total:,} point{'' if total == 1 else 's'}: {listed}")
+    if objectives and not len(best):
+        output.line("  no point is ok and keeps every constraint, so there is no front")
     for reason, count in list(reasons.items())[:5]:
         output.line(f"  {count:,} x {reason}")
     output.line(f"results: {results.folder}")
