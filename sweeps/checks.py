@@ -24,7 +24,7 @@ from opbyte.sweeps.plan import Plan
 from opbyte.sweeps.space import Space, grid_space, sampled_space, table_space
 from opbyte.sweeps.study import ROOTS, AxisForm, List, Optuna, Random, Sobol, Study, Zip
 from opbyte.sweeps.targets import Targets
-from opbyte.workloads.works import Work
+from opbyte.workloads.works import WORKS, Work
 
 __all__ = ["checked_plan"]
 
@@ -53,8 +53,8 @@ class _Checker:
 
     def plan(self, *, trusted: bool) -> Plan:
         self._check_roots()
-        machines = [] if self._broken() else self._machines()
-        work = self._work() if not self._broken() else None
+        machines = self._machines()
+        work = self._work_class()
         if not machines or work is None:
             raise ConfigError(self.problems)
         targets = Targets(machines, work)
@@ -187,14 +187,19 @@ class _Checker:
                     self._keep(error, ("base", "machine"))
         return machines
 
-    def _work(self) -> Work | None:
-        """Return the work of the first point."""
+    def _work_class(self) -> type[Work] | None:
+        """Return the class of the study's work, and keep what is wrong with its first point.
+
+        A work with a wrong value still says what its axes and metrics may be, so that the rest of
+        the study is checked too.
+        """
         first = self._first("workload")
         try:
-            return self.side.work_of(first)
+            return type(self.side.work_of(first))
         except OpbyteError as error:
             self._blame(error, first, self.side.work_of, ("base", "workload"))
-            return None
+        kind = self.side.workload.get("kind")
+        return WORKS.lookup(kind) if isinstance(kind, str) and kind in WORKS else None
 
     def _first(self, root: str) -> dict[str, Any]:
         """Return the first written value of the axes below a root."""

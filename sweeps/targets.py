@@ -25,7 +25,7 @@ class Targets:
     of the tree on each (`hbm.phy.bandwidth`).
     """
 
-    def __init__(self, machines: Sequence[Machine], work: Work) -> None:
+    def __init__(self, machines: Sequence[Machine], work: type[Work]) -> None:
         self._machines = machines
         self._work = work
 
@@ -55,6 +55,7 @@ class Targets:
             if short is None:
                 # Raises where the machine has nothing of that name.
                 resolve_path(machine.document.data, rest, transparent=STRUCTURE)
+                _check_known(machine, rest)
                 return Target(path, f"machine.{first}", "structure", rest)
             dimensions.add(machine.parameters[short].dimension)
         if len(dimensions) > 1:
@@ -64,10 +65,20 @@ class Targets:
 
     def _field(self, path: str, rest: str) -> Target:
         name = FIELD_PATHS.get(rest, rest)
-        fields = type(self._work).vector_fields
+        fields = self._work.vector_fields
         if name in fields and (rest == name or name in fields):
             return Target(path, f"workload.{name}", "field", name, "count")
         return Target(path, path, "structure", rest)
+
+
+def _check_known(machine: Machine, rest: str) -> None:
+    """Refuse a last word that the machine's format does not have, with the nearest one."""
+    try:
+        machine.replace({rest: None})
+    except ConfigError as error:
+        unknown = [p for p in error.problems if p.rule.startswith("no key is called")]
+        if unknown:
+            raise ConfigError.one("", "", unknown[0].rule, "", unknown[0].remedy) from None
 
 
 def parameter_path(machine: Machine, rest: str) -> str | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from opbyte.sweeps.cli import COMMANDS
+from opbyte.sweeps.cli import COMMANDS, main
 from opbyte.sweeps.store import open_results
 
 PROGRAM = [sys.executable, "-m", "opbyte"]
@@ -385,3 +385,23 @@ def test_nothing_runs_when_an_objective_is_unknown(folder):
     (folder / "s.yaml").write_text(STUDY.replace("tokens_per_s: max", "ttft: min"))
     refused(opbyte(folder, "sweep", "s.yaml"), "ttft", "s.yaml:8")
     assert not (folder / "results").exists()
+
+
+def test_a_wrong_work_does_not_hide_what_else_is_wrong(tmp_path, capsys):
+    study = tmp_path / "broken.yaml"
+    study.write_text(
+        "kind: study\n"
+        "base:\n"
+        "  machine: sn40l-node\n"
+        "  workload: {kind: decode, model: llama-3.1-8b, batch: 1, context: 9 apples}\n"
+        "axes:\n"
+        "  machine.rdu.hbm.phy.bandwith: {range: [0.8 TB/s, 4 TB/s], steps: 9}\n"
+        "  workload.batch: {log2: [1, 256]}\n"
+        "objectives: {tokens_per_s: max, latency: min}\n"
+        'constraints: ["tpot <= 20"]\n'
+    )
+    assert main(["sweep", str(study)]) == 2
+    said = capsys.readouterr().err
+    for part in ("broken.yaml:4:", "broken.yaml:6:", "broken.yaml:8:", "broken.yaml:9:"):
+        assert part in said
+    assert "Did you mean 'bandwidth'?" in said
