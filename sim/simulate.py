@@ -72,18 +72,32 @@ def simulate(
         SimulationError: If it takes for ever, because a rate is 0.
     """
     loaded = load_machine(machine)
-    built = work if isinstance(work, Work) else work_from(Document(dict(work), {}, "work"))
+    built = _work(work)
     chosen = resolve_mapping(loaded, mapping, built.kind)
     with np.errstate(divide="ignore", invalid="ignore"):
         outcome = evaluate(loaded, built, chosen, fidelity, seed)
     if outcome.infeasible is not None and np.any(outcome.infeasible):
         raise CapacityError(*_overflow(outcome))
+    points = max(map(np.size, outcome.metrics.values()))
+    if points > 1:
+        remedy = "give a study the values as an axis, or simulate them one by one"
+        rule = "one simulation is one point, but a field or parameter holds several"
+        raise ConfigError.one("", "", rule, points, remedy)
     if not np.all(np.isfinite(outcome.metrics["seconds"])):
         raise SimulationError(
             f"{built.kind} on {loaded.name} takes for ever: a rate that it needs is 0. "
             "`opbyte explain` lists the machine's rates"
         )
     return Result(outcome, loaded, built.kind, fidelity)
+
+
+def _work(work: Any) -> Work:
+    if isinstance(work, Work):
+        return work
+    if not isinstance(work, Mapping):
+        remedy = "Write for example {'kind': 'decode', 'model': 'llama-3.1-8b', 'batch': 1}."
+        raise ConfigError.one("", "work", "a work or a dict is due", work, remedy)
+    return work_from(Document(dict(work), {}, "work"))
 
 
 def evaluate(
@@ -276,23 +290,25 @@ def simulate_batch(machine: str | Path | Mapping[str, Any] | Machine, frame: Any
     Returns:
         The frame with `seconds` and `joules` added.
     Raises:
+        ConfigError: If a column is missing.
         UncoveredError: If no model covers a kind or dtype yet.
     """
     from opbyte.workloads.phases import Gemm
 
     loaded = load_machine(machine)
     mapping = resolve_mapping(loaded, None)
-    out = frame.copy()
-    out["seconds"] = np.nan
-    out["joules"] = np.nan
+    missing = sorted({"kind", "m", "n", "k", "dtype"} - set(frame.columns))
+    if missing:
+        raise ConfigError.one("", "frame", f"the columns {', '.join(missing)} are missing")
+    found = {name: np.full(len(frame), np.nan) for name in ("seconds", "joules")}
     unknown = sorted(set(frame["kind"]) - {"gemm"})
     if unknown:
         raise UncoveredError(
             f"simulate_batch has no price for kind {', '.join(map(repr, unknown))}. It has: gemm"
         )
-    for dtype, part in frame.groupby("dtype", sort=False):
-        sizes = {c: part[c].to_numpy(float) for c in ("m", "n", "k")}
+    for dtype, rows in frame.groupby("dtype", sort=False).indices.items():
+        sizes = {c: frame[c].to_numpy(float)[rows] for c in ("m", "n", "k")}
         outcome = evaluate(loaded, Gemm(**sizes, dtype=str(dtype)), mapping)
-        for name in ("seconds", "joules"):
-            out.loc[part.index, name] = np.broadcast_to(outcome.metrics[name], len(part))
-    return out
+        for name, values in found.items():
+            values[rows] = outcome.metrics[name]
+    return frame.assign(**found)

@@ -81,7 +81,10 @@ class Side:
 
     def work_of(self, choice: Mapping[str, Any]) -> Work:
         """Return the work with the changes of settings and choice."""
-        document = self.sub_document(dict(choice.get("workload", self.workload)), "workload")
+        source = choice.get("workload", self.workload)
+        if not isinstance(source, Mapping):
+            raise ConfigError.one("", "", "a workload is a mapping", source)
+        document = self.sub_document(dict(source), "workload")
         changes = self._changes("workload", choice)
         if changes:
             document = set_values(document, changes, transparent=(), origin="workload")

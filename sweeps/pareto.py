@@ -58,7 +58,8 @@ def costs(columns: Columns, objectives: Mapping[str, str]) -> Floats:
     """Return the objectives as costs to minimise, (points, objectives).
 
     Raises:
-        ConfigError: For a column that does not exist, or a direction that is neither min nor max.
+        ConfigError: For a column that does not exist or holds no numbers, or a direction that is
+            neither min nor max.
     """
     found = []
     for name, direction in objectives.items():
@@ -70,7 +71,12 @@ def costs(columns: Columns, objectives: Mapping[str, str]) -> Floats:
             rule = f"the direction of {name} must be min or max"
             raise ConfigError.one("", "objectives", rule, direction)
         sign = 1.0 if direction == "min" else -1.0
-        found.append(sign * np.asarray(columns[name], dtype=np.float64))
+        try:
+            found.append(sign * np.asarray(columns[name], dtype=np.float64))
+        except (TypeError, ValueError):
+            raise ConfigError.one(
+                "", "objectives", f"column {name!r} holds no numbers", columns[name][0]
+            ) from None
     return np.stack(found, axis=1) if found else np.zeros((_rows(columns), 0))
 
 
