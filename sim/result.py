@@ -143,6 +143,10 @@ class Result:
         frame: pd.DataFrame = self.outcome.detail["requests"]
         return frame
 
+    def __dir__(self) -> list[str]:
+        """Return attributes and metrics, for completion."""
+        return sorted({*super().__dir__(), *self.outcome.metrics})
+
     def __repr__(self) -> str:
         """Return the headline numbers."""
         shown = ", ".join(f"{k}={v:.6g}" for k, v in list(self.metrics.items())[:4])

@@ -29,6 +29,7 @@ from opbyte.workloads.works import WORKS, Work
 __all__ = ["checked_plan"]
 
 _MOST_DESIGNS = 500
+_MOST_POINTS = 100_000_000
 
 
 def checked_plan(study: Study, document: Document, *, trusted: bool = False) -> Plan:
@@ -293,7 +294,15 @@ class _Checker:
             return table_space(lines, dict.fromkeys(sizes, steps))
         if isinstance(strategy, List):
             return table_space(lines, listed_codes(axes, strategy.points))
-        return None if any(line.size == 0 for line in lines) else grid_space(lines)
+        if any(line.size == 0 for line in lines):
+            return None
+        space = grid_space(lines)
+        if not isinstance(strategy, Optuna) and space.count > _MOST_POINTS:
+            rule = f"a grid may have at most {_MOST_POINTS:,} points"
+            remedy = "Take fewer steps, or a strategy of kind sobol, random or optuna."
+            self._problem(("axes",), rule, f"{space.count:,}", remedy)
+            return None
+        return space
 
     def _check_designs(self, axes: tuple[PlanAxis, ...], space: Space | None) -> None:
         """Build the designs that the points need, so that a wrong name shows before the run."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import ClassVar
 
 from opbyte.core.ops import Number, Phase
 from opbyte.core.parallel import Parallel
 from opbyte.core.registry import Registry
+from opbyte.workloads.model_loader import load_model
 from opbyte.workloads.numeric import ceil_div, checked, same_points
 
 
@@ -43,11 +45,15 @@ class Work(ABC):
     )
 
     def __post_init__(self) -> None:
-        """Check all fields that hold counts, and bring them to float or float64 arrays.
+        """Load models that are given by name; bring counts to floats or float64 arrays.
 
         Raises:
             WorkloadError: If one makes no sense; the message names it.
         """
+        for name in ("model", "router", "experts"):
+            given = getattr(self, name, None)
+            if isinstance(given, str | Path):
+                object.__setattr__(self, name, load_model(given))
         counts = {}
         for name in self.vector_fields:
             value = checked(self.kind, name, getattr(self, name), self.least.get(name, 1.0))

@@ -405,3 +405,24 @@ def test_a_wrong_work_does_not_hide_what_else_is_wrong(tmp_path, capsys):
     for part in ("broken.yaml:4:", "broken.yaml:6:", "broken.yaml:8:", "broken.yaml:9:"):
         assert part in said
     assert "Did you mean 'bandwidth'?" in said
+
+
+def test_a_grid_of_a_thousand_million_points_is_refused_before_anything_runs(tmp_path, capsys):
+    study = tmp_path / "huge.yaml"
+    axes = "\n".join(
+        f"  machine.{p}: {{range: [{r}], steps: 1000}}"
+        for p, r in (
+            ("rdu.hbm.phy.bandwidth", "1 TB/s, 4 TB/s"),
+            ("rdu.pcu.peak.bf16", "100 TFLOP/s, 900 TFLOP/s"),
+            ("p2p.bandwidth", "50 GB/s, 400 GB/s"),
+        )
+    )
+    study.write_text(
+        "kind: study\nbase: {machine: sn40l-node, workload: {kind: decode, model: llama-3.1-8b, "
+        f"batch: 1, context: 64}}}}\naxes:\n{axes}\nobjectives: {{tokens_per_s: max}}\n"
+    )
+    assert main(["sweep", str(study), "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert "at most 100,000,000 points" in said
+    assert "1,000,000,000" in said
+    assert not (tmp_path / "out").exists()

@@ -8,6 +8,7 @@ from opbyte.core.errors import ConfigError, WorkloadError
 from opbyte.core.parallel import Parallel
 from opbyte.workloads.coe import CompositionOfExperts
 from opbyte.workloads.model import Attention, DenseFfn, Layer, Model
+from opbyte.workloads.model_loader import load_model
 from opbyte.workloads.model_set import ModelSet
 from opbyte.workloads.op_trace import save_ops
 from opbyte.workloads.phases import Decode, Generate, Mixed, Prefill
@@ -199,3 +200,11 @@ def test_footprint_of_all_experts():
 def test_senseless_compositions(fields, message):
     with pytest.raises(WorkloadError, match=message):
         coe(**fields)
+
+
+def test_a_model_may_be_given_by_its_catalog_name():
+    assert Decode("llama-3.1-8b", 1, 64) == Decode(load_model("llama-3.1-8b"), 1, 64)
+    work = CompositionOfExperts("llama-2-7b", "llama-2-7b", 4)
+    assert work.router == work.expert == load_model("llama-2-7b")
+    with pytest.raises(ConfigError, match=r"Did you mean 'llama-3.1-8b'"):
+        Decode("llama-3.1-8", 1, 64)
