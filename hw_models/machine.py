@@ -13,7 +13,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    model_validator,
+)
 
 from opbyte.core.catalog import Catalog
 from opbyte.core.config import Document, load_document, resolve_path, set_values, validate
@@ -124,6 +131,12 @@ class Unit(_Frozen):
     """Sub-units (SMs, PCUs, stacks) that all rates of the unit are the sum of."""
     macs: int | None = Field(None, ge=1)
     dtypes: tuple[str, ...] = ()
+    array: tuple[PositiveInt, PositiveInt] | None = None
+    """Rows and columns of multipliers of a systolic array."""
+    dataflow: Literal["os", "ws", "is"] = "ws"
+    """What stays in a systolic array: outputs, weights or inputs."""
+    preload: bool = False
+    """A systolic array waits until what stays in its buffer has arrived."""
     source: str | None = None
 
 

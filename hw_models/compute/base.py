@@ -57,7 +57,7 @@ class UnitView:
         Raises:
             UncoveredError: If the unit has none of these.
         """
-        for name in _arithmetic(dtype):
+        for name in arithmetic(dtype):
             rate = self.get(f"peak.{name}")
             if rate is not None:
                 return rate
@@ -69,7 +69,7 @@ class UnitView:
 
     def energy(self, dtype: str) -> Any:
         """Return the energy of one matrix operation, joules, NaN where the unit gives none."""
-        known = [self.get(f"energy.{name}") for name in _arithmetic(dtype)]
+        known = [self.get(f"energy.{name}") for name in arithmetic(dtype)]
         return next((e for e in known if e is not None), np.nan)
 
     def vector_rate(self, kind: str) -> Any:
@@ -115,7 +115,7 @@ class UnitView:
         return capacity * self.get("buffer_share", 1.0)
 
 
-def _arithmetic(dtype: str) -> tuple[str, ...]:
+def arithmetic(dtype: str) -> tuple[str, ...]:
     """Return the dtypes that a unit may compute in, best first."""
     stored = dtype_of(dtype)
     if stored.compute != stored.name:

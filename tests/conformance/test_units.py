@@ -15,8 +15,11 @@ kinds = pytest.mark.parametrize("kind", UNITS.names())
 SHAPES = [(1, 1, 1), (1, 4096, 4096), (7, 129, 33), (2048, 4096, 512), (1, 1, 100000)]
 
 
+ARRAY = {"array": [16, 16], "clock": "1 GHz"}
+
+
 def unit(kind: str, **more: Any) -> Machine:
-    return device(unit={"kind": kind, "tile": [16, 8, 16], **more})
+    return device(unit={"kind": kind, "tile": [16, 8, 16], **ARRAY, **more})
 
 
 @kinds
@@ -55,7 +58,7 @@ def test_more_work_never_takes_less_and_twice_the_groups_take_twice(kind: str) -
 
 @kinds
 def test_whole_tiles_take_no_longer_than_their_operations(kind: str) -> None:
-    plain = demand(device(unit={"kind": kind}), gemm(64, 64, 64)).compute[0, 0]
+    plain = demand(device(unit={"kind": kind, **ARRAY}), gemm(64, 64, 64)).compute[0, 0]
     assert demand(unit(kind), gemm(64, 64, 64)).compute[0, 0] == pytest.approx(plain, rel=1e-12)
 
 
@@ -68,7 +71,7 @@ def test_rows_without_operations_take_no_time(kind: str) -> None:
 
 @kinds
 def test_without_any_rate_every_row_is_refused(kind: str) -> None:
-    empty = device(unit={"kind": kind, "peak": {}, "vector": None})
+    empty = unit(kind, peak={}, vector=None)
     for row in (gemm(8, 8, 8), ("norm", "norm", {"flops": 1.0})):
         with pytest.raises(UncoveredError, match=r"small: unit 'dev.core' has no"):
             demand(empty, row)
@@ -78,7 +81,7 @@ def test_without_any_rate_every_row_is_refused(kind: str) -> None:
 def test_a_kernel_is_the_sum_of_its_rows(kind: str) -> None:
     rows = (gemm(64, 64, 64), ("act", "activation", {"flops": 1e6}))
     apart = demand(unit(kind), *rows).compute.sum()
-    machine = device(unit={"kind": kind, "tile": [16, 8, 16]}, mapping={"fusion": "layer"})
+    machine = device(unit={"kind": kind, "tile": [16, 8, 16], **ARRAY}, mapping={"fusion": "layer"})
     together = demand(machine, *rows)
     assert len(together.placed) == 1
     assert together.compute[0, 0] == pytest.approx(apart, rel=1e-12)
