@@ -269,7 +269,9 @@ def simulate_batch(machine: str | Path | Mapping[str, Any] | Machine, frame: Any
     Returns:
         The frame with `seconds` and `joules` added.
     Raises:
+        CapacityError: If the matrices of a row do not fit in the machine.
         UncoveredError: If no model covers a kind or dtype yet.
+        WorkloadError: If a size is no whole number of at least 1.
     """
     from opbyte.workloads.phases import Gemm
 
@@ -286,6 +288,8 @@ def simulate_batch(machine: str | Path | Mapping[str, Any] | Machine, frame: Any
     for dtype, part in frame.groupby("dtype", sort=False):
         sizes = {c: part[c].to_numpy(float) for c in ("m", "n", "k")}
         outcome = evaluate(loaded, Gemm(**sizes, dtype=str(dtype)), mapping)
+        if outcome.infeasible is not None and np.any(outcome.infeasible):
+            raise CapacityError(*_overflow(outcome))
         for name in ("seconds", "joules"):
             out.loc[part.index, name] = np.broadcast_to(outcome.metrics[name], len(part))
     return out

@@ -1,5 +1,5 @@
 """Compute units. Importing this package registers the built-in kinds."""
 
-from opbyte.hw_models.compute import dataflow, matrix
+from opbyte.hw_models.compute import dataflow, gpu, matrix
 
-__all__ = ["dataflow", "matrix"]
+__all__ = ["dataflow", "gpu", "matrix"]
