@@ -12,7 +12,7 @@ from opbyte.core.errors import UncoveredError
 from opbyte.core.ops import Array
 from opbyte.core.placed import MOVED, PlacedOps
 from opbyte.hw_models import compute as _registered  # noqa: F401  (fills the registry)
-from opbyte.hw_models.compute.base import KernelModel, KernelPrices, UnitView
+from opbyte.hw_models.compute.base import KernelPrices, UnitView
 from opbyte.hw_models.link.collectives import collective_cost
 from opbyte.hw_models.machine import Machine
 
@@ -80,8 +80,7 @@ def price(placed: PlacedOps, machine: Machine, *, ideal: bool = False) -> Demand
     rates, latencies, energies = _resources(placed, machine, ideal=ideal)
     busy = crossing / rates[None]
     if kernels:
-        peaks = _resources(placed, machine, ideal=True)[0]
-        busy = _waits_inside(placed, kernels, compute, busy, crossing / peaks[None])
+        busy = _waits_inside(placed, machine, kernels, compute, busy)
     latency, floor = _latency(
         placed, machine, views, totals, latencies, steps, kernels, ideal=ideal
     )
@@ -119,7 +118,7 @@ def _row_compute(
             # Fewer units than devices: one serves several of them.
             crowd = max(1.0, placed.devices / view.machine.unit(view.path).count)
             model = view.model
-            if not ideal and isinstance(model, KernelModel):
+            if not ideal and hasattr(model, "kernel_prices"):
                 alone = np.bincount(placed.op_of)[placed.op_of[rows]] == 1
                 whole = model.kernel_prices(table, rows[alone], view)
                 if whole is not None:
@@ -138,10 +137,10 @@ def _row_compute(
 
 def _waits_inside(
     placed: PlacedOps,
+    machine: Machine,
     kernels: dict[int, KernelPrices],
     compute: Array,
     busy: Array,
-    at_peak: Array,
 ) -> Array:
     """Return busy seconds in which a kernel's port is busy for no longer than the kernel runs.
 
@@ -149,15 +148,16 @@ def _waits_inside(
     still counted where they would come from, at no more than the port's peak.
 
     Args:
-        at_peak: Busy seconds at peak rates, (ops, resources, points).
+        busy: Busy seconds at effective rates, (ops, resources, points).
     """
-    points = max(compute.shape[1], busy.shape[2], at_peak.shape[2])
-    busy = np.broadcast_to(busy, (*busy.shape[:2], points)).copy()
+    if compute.shape[1] > busy.shape[2]:
+        busy = np.broadcast_to(busy, (*busy.shape[:2], compute.shape[1])).copy()
     for kernel in kernels.values():
         if kernel.home in placed.resources:
             ops, port = placed.op_of[kernel.rows], placed.resources.index(kernel.home)
-            most = np.maximum(compute[ops], at_peak[ops, port])
-            busy[ops, port] = np.minimum(busy[ops, port], most)
+            streams = busy[ops, port]
+            at_peak = streams * machine.values.get(f"{kernel.home}.efficiency", 1.0)
+            busy[ops, port] = np.minimum(streams, np.maximum(compute[ops], at_peak))
     return busy
 
 
@@ -321,19 +321,21 @@ def _first_accesses(
     """
     access = np.zeros((len(placed), 1))
     for u in range(len(placed.units)):
-        mine = placed.unit_of == u
-        groups = [(mine, "")]
+        mine = (placed.unit_of == u)[:, None]
+        whole, home = mine, ""
         if u in kernels:
-            whole = np.zeros(len(placed), bool)
+            home = kernels[u].home
+            whole = np.zeros_like(mine)
             whole[placed.op_of[kernels[u].rows]] = True
-            groups = [(mine & ~whole, ""), (whole, kernels[u].home)]
         for c in range(len(MOVED)):
             crossed = [placed.resources[r] for r in np.flatnonzero(placed.routes[u, c])]
-            for ops, inside in groups:
-                seconds = np.atleast_1d(first_access(machine, (r for r in crossed if r != inside)))
-                if seconds.any():
-                    there = ops[:, None] & (totals[:, c] > 0)
-                    access = np.maximum(access, np.where(there, seconds, 0.0))
+            seconds: Any = np.atleast_1d(first_access(machine, crossed))
+            if not seconds.any():
+                continue
+            if home in crossed:
+                crossed.remove(home)
+                seconds = np.where(whole, first_access(machine, crossed), seconds)
+            access = np.maximum(access, np.where(mine & (totals[:, c] > 0), seconds, 0.0))
     return access
 
 

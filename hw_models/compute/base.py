@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -49,9 +49,8 @@ class KernelPrices:
     home: str
 
 
-@runtime_checkable
 class KernelModel(UnitModel, Protocol):
-    """A unit model that also times whole kernels."""
+    """A unit model that also times whole kernels; having the method says so."""
 
     def kernel_prices(self, table: OpTable, rows: Rows, unit: UnitView) -> KernelPrices | None:
         """Return the price of those of the rows that are such kernels, None if none is.

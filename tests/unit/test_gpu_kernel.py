@@ -156,10 +156,10 @@ def test_the_compiled_kernel_equals_its_plain_twin(name, groups):
     gpu = view(name)
     rng = np.random.default_rng(0)
     m, n, k = np.ceil(2.0 ** rng.uniform(0, 14, (3, 200)))
-    sizes = np.array([m, n, k, np.full(200, groups), 2 * groups * n * k])
+    sizes = np.array([m, n, k, np.full(200, groups), 2 * groups * n * k])[:, :, None]
     answers = []
     for fill in (kernel.compiled(), kernel.fill_seconds):
-        seconds = np.empty(200)
+        seconds = np.empty((200, 1))
         fill(
             seconds, sizes, 2.0, 2.0, gpu.facts("bf16"), gpu.generation.rules, gpu.generation.tiles
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from opbyte.core.dtypes import lookup
@@ -33,10 +35,10 @@ class Gpu(TiledMatrix):
         if view is None:
             return None
         kinds = table.kinds
-        rows = np.array([r for r in rows if kinds[r] in PRODUCTS and table["m"][r].any()], np.int64)
-        if not rows.size:
-            return None
+        rows = np.array([r for r in rows if kinds[r] in PRODUCTS], np.int64)
         sizes = [table[c][rows] for c in ("m", "n", "k", "groups")]
+        if not sizes[0].any():
+            return None
         weights = table["weight"][rows] + table["expert"][rows]
         if (sizes[1] <= 0).any() or (sizes[2] <= 0).any():
             raise UncoveredError(
@@ -52,28 +54,30 @@ def _seconds(
     from opbyte.hw_models.compute.gpu.kernel import compiled
 
     fill_seconds = compiled()
-    facts = {dtype: view.facts(dtype) for dtype in {table.dtypes[r] for r in rows}}
-    points = max(*(s.shape[1] for s in (*sizes, weights)), *(f.shape[0] for f in facts.values()))
-    seconds = np.empty((len(rows), points))
-    for i, row in enumerate(rows):
-        dtype = table.dtypes[row]
+    dtypes = [table.dtypes[row] for row in rows]
+    parts: list[tuple[Any, Array]] = []
+    for dtype in dict.fromkeys(dtypes):
+        mine = slice(None) if dtypes.count(dtype) == len(dtypes) else _rows_of(dtypes, dtype)
         size = lookup(dtype).bytes_per_element
-        columns = [s[i] for s in sizes]
-        given = weights[i]
+        m, n, k, groups, given = (column[mine] for column in (*sizes, weights))
         # Products of two activations have no weights: the second matrix is of the same dtype.
-        second = columns[3] * columns[1] * columns[2] * size
-        columns.append(np.where(given > 0, given, second))
-        if points == 1 or max(c.size for c in columns) == 1:
-            shapes = np.array(columns)
-        else:
-            shapes = np.stack(np.broadcast_arrays(*columns))
-        fill_seconds(
-            seconds[i],
-            np.ascontiguousarray(shapes, np.float64),
-            size,
-            size,
-            facts[dtype],
-            view.generation.rules,
-            view.generation.tiles,
-        )
-    return seconds
+        second = given if given.all() else np.where(given > 0, given, groups * n * k * size)
+        columns = (m, n, k, groups, second)
+        shapes = np.empty((5, len(m), max(c.shape[1] for c in columns)))
+        for i, column in enumerate(columns):
+            shapes[i] = column
+        facts = view.facts(dtype)
+        seconds = np.empty((len(m), max(shapes.shape[2], facts.shape[0])))
+        generation = view.generation
+        fill_seconds(seconds, shapes, size, size, facts, generation.rules, generation.tiles)
+        parts.append((mine, seconds))
+    if len(parts) == 1:
+        return parts[0][1]
+    total = np.empty((len(rows), max(part.shape[1] for _, part in parts)))
+    for mine, part in parts:
+        total[mine] = part
+    return total
+
+
+def _rows_of(dtypes: list[str], dtype: str) -> Rows:
+    return np.array([i for i, name in enumerate(dtypes) if name == dtype], np.int64)

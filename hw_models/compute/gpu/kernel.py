@@ -261,35 +261,38 @@ def fill_seconds(
     rules: Array,
     tiles: Array,
 ) -> None:
-    """Set the seconds of one row at many design points.
+    """Set the seconds of every row at every design point.
 
     Args:
-        seconds: Result, (points,).
-        sizes: m, n, k, groups, weight bytes of each point or of all, (5, 1 or points).
+        seconds: Result, (rows, points).
+        sizes: m, n, k, groups, weight bytes, each (rows, 1 or points).
         b_in, b_out: Bytes of an element of the activations and of the result.
         facts: Of each point or of all, (1 or points, FACTS).
         rules: Of the generation, (4,).
         tiles: Of the generation, (tiles, 8).
     """
-    for i in range(seconds.size):
-        s = i if sizes.shape[1] > 1 else 0
-        m, n, k, groups, w = sizes[0, s], sizes[1, s], sizes[2, s], sizes[3, s], sizes[4, s]
-        if m <= 0.0 or groups <= 0.0:
-            seconds[i] = 0.0
-            continue
-        x = Product(
-            m,
-            n,
-            k,
-            groups,
-            b_in,
-            w / (groups * n * k),
-            b_out,
-            groups * m * k * b_in,
-            w,
-            groups * m * n * b_out,
-        )
-        seconds[i] = product_seconds(x, facts[i if facts.shape[0] > 1 else 0], rules, tiles)[0]
+    for row in range(seconds.shape[0]):
+        for point in range(seconds.shape[1]):
+            s = point if sizes.shape[2] > 1 else 0
+            m, n, k = sizes[0, row, s], sizes[1, row, s], sizes[2, row, s]
+            groups, w = sizes[3, row, s], sizes[4, row, s]
+            if m <= 0.0 or groups <= 0.0:
+                seconds[row, point] = 0.0
+                continue
+            x = Product(
+                m,
+                n,
+                k,
+                groups,
+                b_in,
+                w / (groups * n * k),
+                b_out,
+                groups * m * k * b_in,
+                w,
+                groups * m * n * b_out,
+            )
+            of_point = facts[point if facts.shape[0] > 1 else 0]
+            seconds[row, point] = product_seconds(x, of_point, rules, tiles)[0]
 
 
 @cache

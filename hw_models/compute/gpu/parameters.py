@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,6 +86,8 @@ class GpuView:
             self._energy(dtype),
             *(unit.get(f"kernel.{name}") for name in BLOCK),
         )
+        if all(isinstance(c, float) for c in columns):
+            return np.array([columns])
         points = max(np.size(c) for c in columns)
         facts = np.empty((points, len(columns)))
         for i, column in enumerate(columns):
@@ -109,11 +112,14 @@ class GpuView:
         if power is None:
             return np.inf
         static = self.unit.machine.values.get(f"{part}.static_power", 0.0)
-        return np.maximum(power - static, 1e-3)
+        room = power - static
+        return max(room, 1e-3) if isinstance(room, float) else np.maximum(room, 1e-3)
 
     def _energy(self, dtype: str) -> Any:
         """Return joules of an operation: the block's, as the unit's own energies are to bf16's."""
         energy = self.unit.get("kernel.energy", 0.0)
         sixteen = self.unit.get("energy.bf16", self.unit.get("energy.fp16", np.nan))
         ratio = self.unit.energy(dtype) / sixteen
+        if isinstance(ratio, float):
+            return energy * (ratio if math.isfinite(ratio) else 1.0)
         return energy * np.where(np.isfinite(ratio), ratio, 1.0)
