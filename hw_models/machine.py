@@ -45,6 +45,7 @@ from opbyte.core.parameters import (
     Watts,
 )
 from opbyte.core.registry import nearest
+from opbyte.hw_models.kernel import Kernel
 
 #: Words of the tree that a path leaves out.
 STRUCTURE = frozenset({"parts", "memory", "units", "ports", "links"})
@@ -137,7 +138,17 @@ class Unit(_Frozen):
     """What stays in a systolic array: outputs, weights or inputs."""
     preload: bool = False
     """A systolic array waits until what stays in its buffer has arrived."""
+    generation: str | None = None
+    """Whose kernels a GPU runs, such as `ampere`: needed with `kernel`."""
+    kernel: Kernel | None = None
+    """What a GPU's products take beside its data sheet; without it they are padded to `tile`."""
     source: str | None = None
+
+    @model_validator(mode="after")
+    def _kernel(self) -> Unit:
+        if self.kernel is not None and (self.kind != "gpu" or self.generation is None):
+            raise ValueError("`kernel` needs a unit of kind gpu with a `generation`. give one")
+        return self
 
 
 class Part(_Frozen):

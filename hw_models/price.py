@@ -12,7 +12,7 @@ from opbyte.core.errors import UncoveredError
 from opbyte.core.ops import Array
 from opbyte.core.placed import MOVED, PlacedOps
 from opbyte.hw_models import compute as _registered  # noqa: F401  (fills the registry)
-from opbyte.hw_models.compute.base import UnitView
+from opbyte.hw_models.compute.base import KernelPrices, UnitView
 from opbyte.hw_models.link.collectives import collective_cost
 from opbyte.hw_models.machine import Machine
 
@@ -64,7 +64,8 @@ def price(placed: PlacedOps, machine: Machine, *, ideal: bool = False) -> Demand
     """
     points = max(placed.table.points, machine.points)
     views = [UnitView(machine, path) for path in placed.units]
-    compute = placed.per_op(_row_compute(placed, views, ideal=ideal))
+    rows, kernels = _row_compute(placed, views, ideal=ideal)
+    compute = placed.per_op(rows)
     moved = _moved(placed, views, ideal=ideal)
     totals = np.zeros((len(placed), len(MOVED), 1)) + np.stack(
         np.broadcast_arrays(*(_total(moved, c) for c in MOVED)), axis=1
@@ -78,7 +79,11 @@ def price(placed: PlacedOps, machine: Machine, *, ideal: bool = False) -> Demand
     crossing = crossing + wire if placed.collective_link.max(initial=-1) >= 0 else crossing
     rates, latencies, energies = _resources(placed, machine, ideal=ideal)
     busy = crossing / rates[None]
-    latency, floor = _latency(placed, machine, views, totals, latencies, steps, ideal=ideal)
+    if kernels:
+        busy = _waits_inside(placed, machine, kernels, compute, busy)
+    latency, floor = _latency(
+        placed, machine, views, totals, latencies, steps, kernels, ideal=ideal
+    )
     joules = _joules(placed, views, crossing, energies)
     shape = (len(placed), points)
     return Demand(
@@ -99,22 +104,61 @@ def _total(moved: dict[tuple[str, str], Array], column: str) -> Array:
     return np.sum(np.broadcast_arrays(*parts), axis=0) if len(parts) > 1 else parts[0]
 
 
-def _row_compute(placed: PlacedOps, views: list[UnitView], *, ideal: bool) -> Array:
+def _row_compute(
+    placed: PlacedOps, views: list[UnitView], *, ideal: bool
+) -> tuple[Array, dict[int, KernelPrices]]:
+    """Return seconds of each row, (rows, 1 or points), and the whole kernels of each unit."""
     table = placed.table
     parts: list[tuple[Any, Array]] = []
+    kernels: dict[int, KernelPrices] = {}
     row_unit = placed.unit_of[placed.op_of]
     for u, view in enumerate(views):
         rows = np.flatnonzero((row_unit == u) & (placed.collective_link < 0))
         if rows.size:
             # Fewer units than devices: one serves several of them.
             crowd = max(1.0, placed.devices / view.machine.unit(view.path).count)
-            seconds = view.model.compute_seconds(table, rows, view, ideal=ideal)
-            parts.append((rows, crowd * seconds))
+            model = view.model
+            if not ideal and hasattr(model, "kernel_prices"):
+                alone = np.bincount(placed.op_of)[placed.op_of[rows]] == 1
+                whole = model.kernel_prices(table, rows[alone], view)
+                if whole is not None:
+                    kernels[u] = whole
+                    parts.append((whole.rows, crowd * whole.seconds))
+                    rows = rows[~np.isin(rows, whole.rows)]
+            if rows.size:
+                seconds = model.compute_seconds(table, rows, view, ideal=ideal)
+                parts.append((rows, crowd * seconds))
     points = max([p.shape[1] for _, p in parts], default=1)
     seconds = np.zeros((len(table), points))
     for rows, part in parts:
         seconds[rows] = part
-    return seconds
+    return seconds, kernels
+
+
+def _waits_inside(
+    placed: PlacedOps,
+    machine: Machine,
+    kernels: dict[int, KernelPrices],
+    compute: Array,
+    busy: Array,
+) -> Array:
+    """Return busy seconds in which a kernel's port is busy for no longer than the kernel runs.
+
+    A kernel's seconds contain its streaming, of which caches may answer a part: the bytes are
+    still counted where they would come from, at no more than the port's peak.
+
+    Args:
+        busy: Busy seconds at effective rates, (ops, resources, points).
+    """
+    if compute.shape[1] > busy.shape[2]:
+        busy = np.broadcast_to(busy, (*busy.shape[:2], compute.shape[1])).copy()
+    for kernel in kernels.values():
+        if kernel.home in placed.resources:
+            ops, port = placed.op_of[kernel.rows], placed.resources.index(kernel.home)
+            streams = busy[ops, port]
+            at_peak = streams * machine.values.get(f"{kernel.home}.efficiency", 1.0)
+            busy[ops, port] = np.minimum(streams, np.maximum(compute[ops], at_peak))
+    return busy
 
 
 def _moved(
@@ -241,6 +285,7 @@ def _latency(
     totals: Array,
     latencies: Array,
     steps: Array,
+    kernels: dict[int, KernelPrices],
     *,
     ideal: bool,
 ) -> tuple[Array, Array]:
@@ -252,7 +297,7 @@ def _latency(
     zero = np.zeros((len(placed), 1))
     if ideal:
         return zero, zero
-    access = _first_accesses(placed, machine, totals)
+    access = _first_accesses(placed, machine, totals, kernels)
     link = int(placed.collective_link.max(initial=-1))
     stepping = steps * latencies[link][None] if link >= 0 else zero
     launches = [_launch(view, placed.launch) for view in views]
@@ -267,16 +312,30 @@ def _latency(
     return latency, np.where(pipelined, stepping, 0.0)
 
 
-def _first_accesses(placed: PlacedOps, machine: Machine, totals: Array) -> Array:
-    """Return the time until the first byte of the slowest tensor class is there, (ops, points)."""
+def _first_accesses(
+    placed: PlacedOps, machine: Machine, totals: Array, kernels: dict[int, KernelPrices]
+) -> Array:
+    """Return the time until the first byte of the slowest tensor class is there, (ops, points).
+
+    A kernel's first access to its home port is part of its own seconds.
+    """
     access = np.zeros((len(placed), 1))
     for u in range(len(placed.units)):
         mine = (placed.unit_of == u)[:, None]
+        whole, home = mine, ""
+        if u in kernels:
+            home = kernels[u].home
+            whole = np.zeros_like(mine)
+            whole[placed.op_of[kernels[u].rows]] = True
         for c in range(len(MOVED)):
             crossed = [placed.resources[r] for r in np.flatnonzero(placed.routes[u, c])]
-            seconds = np.atleast_1d(first_access(machine, crossed))
-            if seconds.any():
-                access = np.maximum(access, np.where(mine & (totals[:, c] > 0), seconds, 0.0))
+            seconds: Any = np.atleast_1d(first_access(machine, crossed))
+            if not seconds.any():
+                continue
+            if home in crossed:
+                crossed.remove(home)
+                seconds = np.where(whole, first_access(machine, crossed), seconds)
+            access = np.maximum(access, np.where(mine & (totals[:, c] > 0), seconds, 0.0))
     return access
 
 

@@ -290,8 +290,10 @@ def simulate_batch(machine: str | Path | Mapping[str, Any] | Machine, frame: Any
     Returns:
         The frame with `seconds` and `joules` added.
     Raises:
+        CapacityError: If the matrices of a row do not fit in the machine.
         ConfigError: If a column is missing.
         UncoveredError: If no model covers a kind or dtype yet.
+        WorkloadError: If a size is no whole number of at least 1.
     """
     from opbyte.workloads.phases import Gemm
 
@@ -309,6 +311,8 @@ def simulate_batch(machine: str | Path | Mapping[str, Any] | Machine, frame: Any
     for dtype, rows in frame.groupby("dtype", sort=False).indices.items():
         sizes = {c: frame[c].to_numpy(float)[rows] for c in ("m", "n", "k")}
         outcome = evaluate(loaded, Gemm(**sizes, dtype=str(dtype)), mapping)
+        if outcome.infeasible is not None and np.any(outcome.infeasible):
+            raise CapacityError(*_overflow(outcome))
         for name, values in found.items():
             values[rows] = outcome.metrics[name]
     return frame.assign(**found)

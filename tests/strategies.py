@@ -17,6 +17,27 @@ def logs(low: float, high: float) -> st.SearchStrategy[float]:
 
 
 @st.composite
+def kernels(draw: st.DrawFn) -> dict[str, Any]:
+    """Return what a GPU's unit has beside rates when its products are priced as kernels."""
+    times = {name: f"{draw(logs(0.01, 10))} us" for name in ("fill", "latency", "epilogue")}
+    return {
+        "instances": draw(st.sampled_from([1, 7, 108])),
+        "clock": f"{draw(logs(0.1, 3))} GHz",
+        "generation": draw(st.sampled_from(["ampere", "ampere-ga10x", "hopper"])),
+        "kernel": {
+            **times,
+            "split": f"{draw(logs(0.1, 10))} us",
+            "matrix": draw(st.floats(0.5, 1.0)),
+            "l2": draw(st.floats(0.3, 1.0)),
+            "l2_share": draw(st.floats(0.1, 1.0)),
+            "overlap": draw(st.floats(1.0, 64.0)),
+            "tail": draw(st.floats(0.0, 1.0)),
+            "energy": f"{draw(logs(0.1, 10))} pJ/FLOP",
+        },
+    }
+
+
+@st.composite
 def machines(draw: st.DrawFn) -> Machine:
     """Return a device with SRAM, HBM and DDR, one or two units, and a link between devices."""
     devices = draw(st.sampled_from([1, 2, 4]))
@@ -36,6 +57,8 @@ def machines(draw: st.DrawFn) -> Machine:
             "launch": {"hardware": f"{draw(logs(0.01, 10))} us"},
             "energy": {"bf16": "0.5 pJ/FLOP", "vector": "1 pJ/FLOP"},
         }
+        if kind == "gpu" and draw(st.booleans()):
+            units[f"u{i}"] |= {"at": "hbm.phy"} | draw(kernels())
 
     def port(low: float, high: float) -> dict[str, Any]:
         return {
@@ -61,7 +84,15 @@ def machines(draw: st.DrawFn) -> Machine:
         {
             "kind": "machine",
             "name": "random",
-            "parts": {"dev": {"count": devices, "memory": memory, "units": units}},
+            "parts": {
+                "dev": {
+                    "count": devices,
+                    "memory": memory,
+                    "units": units,
+                    "power": f"{draw(logs(50, 1000))} W",
+                    "static_power": "40 W",
+                }
+            },
             "links": {
                 "net": {
                     "ends": ["dev", "dev"],

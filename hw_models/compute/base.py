@@ -34,6 +34,33 @@ class UnitModel(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class KernelPrices:
+    """Operators of their own that a model times as whole kernels, waits for memory included.
+
+    Attributes:
+        rows: Their rows, (kernels,).
+        seconds: Seconds after the launch, (kernels, 1 or points).
+        home: Short path of the port whose first access and streaming are part of the seconds.
+    """
+
+    rows: Rows
+    seconds: Array
+    home: str
+
+
+class KernelModel(UnitModel, Protocol):
+    """A unit model that also times whole kernels; having the method says so."""
+
+    def kernel_prices(self, table: OpTable, rows: Rows, unit: UnitView) -> KernelPrices | None:
+        """Return the price of those of the rows that are such kernels, None if none is.
+
+        Args:
+            rows: Rows that are operators of their own.
+        """
+        ...
+
+
 UNITS: Registry[type[UnitModel]] = Registry("unit kind")
 
 
@@ -101,17 +128,29 @@ class UnitView:
             )
         return UNITS.lookup(kind)()
 
-    def buffer_bytes(self) -> Any:
-        """Return the bytes that tiles may take on the chip, or None without a buffer."""
+    def home_port(self) -> str | None:
+        """Return the first of the unit's ports that is no SRAM's, None if there is none."""
+        for port in self.machine.unit_ports(self.path):
+            if self.machine.memory(port.rpartition(".")[0]).config.kind != "sram":
+                return port
+        return None
+
+    def buffer(self) -> str | None:
+        """Return the short path of the memory on the chip that holds tiles, None without one."""
         config = self.machine.unit(self.path).config
         part = self.path.rpartition(".")[0]
         memory = f"{part}.{config.buffer}" if config.buffer else None
         if memory is None:
             own = self.machine.unit_ports(self.path)[0].rpartition(".")[0]
             memory = own if self.machine.memory(own).config.kind == "sram" else None
+        return None if memory is None else self.machine.memory(memory).path
+
+    def buffer_bytes(self) -> Any:
+        """Return the bytes that tiles may take on the chip, or None without a buffer."""
+        memory = self.buffer()
         if memory is None:
             return None
-        capacity = self.machine.values[f"{self.machine.memory(memory).path}.capacity"]
+        capacity = self.machine.values[f"{memory}.capacity"]
         return capacity * self.get("buffer_share", 1.0)
 
 

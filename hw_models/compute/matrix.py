@@ -1,4 +1,4 @@
-"""Matrix engines that run one operator at a time, GPUs first: products padded to whole tiles."""
+"""Matrix engines that run one operator at a time: products padded to whole tiles."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from opbyte.core.ops import Array, OpTable
 from opbyte.hw_models.compute.base import UNITS, Rows, UnitView, arithmetic_seconds
 
 
-@UNITS.register("gpu")
 @UNITS.register("matrix")
 class TiledMatrix:
-    """Tensor cores or a matrix engine beside vector lanes.
+    """A matrix engine beside vector lanes.
 
     A product of (m, k) by (k, n) executes 2 * ceil(m/tm)*tm * ceil(n/tn)*tn * ceil(k/tk)*tk
     operations with the unit's `tile` (tm, tn, tk), the engine's smallest fragment.

@@ -1,0 +1,44 @@
+"""The `kernel` block of a GPU's unit: what no data sheet says about its matrix kernels."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+from opbyte.core.parameters import Factor, JoulesPerOp, Ratio, Seconds
+
+
+class Kernel(BaseModel):
+    """Ten parameters of one dense product, see `opbyte.hw_models.compute.gpu.kernel`.
+
+    Two more are the machine's own, under paths that every unit has: the gap between kernels
+    (`launch.graph`) and the share of the pin rate that a stream reaches (the port's `efficiency`).
+    """
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        arbitrary_types_allowed=True,
+        use_attribute_docstrings=True,
+    )
+
+    matrix: Ratio
+    """Share of the matrix units' issue slots that the main loop fills."""
+    fill: Seconds
+    """Start of a CTA and the first loads of its pipeline, each round."""
+    latency: Seconds
+    """Loaded latency of one k-step, which the stages in flight hide."""
+    epilogue: Seconds
+    """From the last product of a tile to its first store."""
+    split: Seconds
+    """Second kernel, which sums the parts of a split k."""
+    l2: Ratio
+    """Share of the wires between L2 and SMs that is reached."""
+    l2_share: Ratio
+    """Share of L2 within which activations stay from kernel to kernel."""
+    overlap: Factor
+    """p of the norm that joins SM time and HBM time; 1 adds them, infinity hides the shorter."""
+    tail: Factor
+    """How much longer the last round of a stream takes, as a share of one round."""
+    energy: JoulesPerOp | None = None
+    """Chip and HBM together, for one bf16 operation with random operands at the full clock."""
+    source: str | None = None
