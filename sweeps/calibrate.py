@@ -166,7 +166,8 @@ def calibrate(
     for step in _STEPS:
         found = least_squares(
             residuals, np.minimum(x, upper - 1e-6), loss="soft_l1", f_scale=0.1,
-            diff_step=[step] * len(start), x_scale=0.3, max_nfev=25, bounds=(np.full(len(start), -_MOST), upper),
+            diff_step=[step] * len(start), x_scale=0.3, max_nfev=25,
+            bounds=(np.full(len(start), -_MOST), upper),
         )  # fmt: skip
         x = found.x
         best = found if best is None or found.cost < best.cost else best
