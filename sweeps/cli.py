@@ -22,6 +22,7 @@ COMMANDS = {
     "explain": "explain",
     "schema": "schema",
     "validate": "validate",
+    "calibrate": "calibrate",
 }
 _HELP = "Simulate accelerators for large language models and search their design space."
 
