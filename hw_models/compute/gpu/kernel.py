@@ -292,6 +292,11 @@ def fill_seconds(
                 groups * m * n * b_out,
             )
             of_point = facts[point if facts.shape[0] > 1 else 0]
+            slowest = min(of_point[PEAK], of_point[PORT], of_point[L2_RATE], of_point[STREAM])
+            if slowest <= 0.0:
+                # A rate of nothing takes for ever; who asked says which rate it is.
+                seconds[row, point] = np.inf
+                continue
             seconds[row, point] = product_seconds(x, of_point, rules, tiles)[0]
 
 
