@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from opbyte.core.errors import WorkloadError
+from opbyte.core.errors import OpbyteError, WorkloadError
 from opbyte.core.ops import NUMERIC
 from opbyte.core.parallel import Parallel
 from opbyte.workloads.model import Attention, DenseFfn, Layer, Mamba, Model, MoeFfn
@@ -63,7 +63,9 @@ def test_trace_is_a_work(tmp_path):
 
 
 def test_making_a_trace_reads_nothing():
-    OpTrace("nowhere.parquet")
+    trace = OpTrace("nowhere.parquet")
+    with pytest.raises(OpbyteError, match=r"nowhere\.parquet"):
+        trace.lower(Parallel())
 
 
 def edited(path, change=None, meta=None, drop=None):
