@@ -39,10 +39,20 @@ objectives: {{tokens_per_s: max}}
 """
 
 
+def heed_interrupts():
+    """Undo what a shell's background jobs inherit: SIGINT ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start(study: Path, out: Path, *more: str) -> subprocess.Popen[str]:
     command = [*PROGRAM, "sweep", str(study), "--out", str(out), "--no-plots", *more]
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heed_interrupts,  # noqa: PLW1509  (tests start no threads)
+        start_new_session=True,
     )
 
 
