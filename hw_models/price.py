@@ -64,8 +64,7 @@ def price(placed: PlacedOps, machine: Machine, *, ideal: bool = False) -> Demand
     """
     points = max(placed.table.points, machine.points)
     views = [UnitView(machine, path) for path in placed.units]
-    rows, kernels = _row_compute(placed, views, ideal=ideal)
-    compute = placed.per_op(rows)
+    compute, kernels = _compute(placed, views, ideal=ideal)
     moved = _moved(placed, views, ideal=ideal)
     totals = np.zeros((len(placed), len(MOVED), 1)) + np.stack(
         np.broadcast_arrays(*(_total(moved, c) for c in MOVED)), axis=1
@@ -104,35 +103,39 @@ def _total(moved: dict[tuple[str, str], Array], column: str) -> Array:
     return np.sum(np.broadcast_arrays(*parts), axis=0) if len(parts) > 1 else parts[0]
 
 
-def _row_compute(
+def _compute(
     placed: PlacedOps, views: list[UnitView], *, ideal: bool
 ) -> tuple[Array, dict[int, KernelPrices]]:
-    """Return seconds of each row, (rows, 1 or points), and the whole kernels of each unit."""
+    """Return seconds of each operator, (ops, 1 or points), and the whole kernels of each unit."""
     table = placed.table
-    parts: list[tuple[Any, Array]] = []
+    by_row: list[tuple[Any, Array]] = []
+    by_op: list[tuple[Any, Array]] = []
     kernels: dict[int, KernelPrices] = {}
     row_unit = placed.unit_of[placed.op_of]
     for u, view in enumerate(views):
         rows = np.flatnonzero((row_unit == u) & (placed.collective_link < 0))
+        if not rows.size:
+            continue
+        # Fewer units than devices: one serves several of them.
+        crowd = max(1.0, placed.devices / view.machine.unit(view.path).count)
+        model = view.model
+        if not ideal and hasattr(model, "kernel_prices"):
+            whole = model.kernel_prices(placed, np.flatnonzero(placed.unit_of == u), view)
+            if whole is not None:
+                kernels[u] = whole
+                by_op.append((whole.ops, crowd * whole.seconds))
+                rows = rows[~np.isin(placed.op_of[rows], whole.ops)]
         if rows.size:
-            # Fewer units than devices: one serves several of them.
-            crowd = max(1.0, placed.devices / view.machine.unit(view.path).count)
-            model = view.model
-            if not ideal and hasattr(model, "kernel_prices"):
-                alone = np.bincount(placed.op_of)[placed.op_of[rows]] == 1
-                whole = model.kernel_prices(table, rows[alone], view)
-                if whole is not None:
-                    kernels[u] = whole
-                    parts.append((whole.rows, crowd * whole.seconds))
-                    rows = rows[~np.isin(rows, whole.rows)]
-            if rows.size:
-                seconds = model.compute_seconds(table, rows, view, ideal=ideal)
-                parts.append((rows, crowd * seconds))
-    points = max([p.shape[1] for _, p in parts], default=1)
+            seconds = model.compute_seconds(table, rows, view, ideal=ideal)
+            by_row.append((rows, crowd * seconds))
+    points = max([p.shape[1] for _, p in (*by_row, *by_op)], default=1)
     seconds = np.zeros((len(table), points))
-    for rows, part in parts:
+    for rows, part in by_row:
         seconds[rows] = part
-    return seconds, kernels
+    compute = placed.per_op(seconds)
+    for ops, part in by_op:
+        compute[ops] = part
+    return compute, kernels
 
 
 def _waits_inside(
@@ -154,7 +157,7 @@ def _waits_inside(
         busy = np.broadcast_to(busy, (*busy.shape[:2], compute.shape[1])).copy()
     for kernel in kernels.values():
         if kernel.home in placed.resources:
-            ops, port = placed.op_of[kernel.rows], placed.resources.index(kernel.home)
+            ops, port = kernel.ops, placed.resources.index(kernel.home)
             streams = busy[ops, port]
             at_peak = streams * machine.values.get(f"{kernel.home}.efficiency", 1.0)
             busy[ops, port] = np.minimum(streams, np.maximum(compute[ops], at_peak))
@@ -326,7 +329,7 @@ def _first_accesses(
         if u in kernels:
             home = kernels[u].home
             whole = np.zeros_like(mine)
-            whole[placed.op_of[kernels[u].rows]] = True
+            whole[kernels[u].ops] = True
         for c in range(len(MOVED)):
             crossed = [placed.resources[r] for r in np.flatnonzero(placed.routes[u, c])]
             seconds: Any = np.atleast_1d(first_access(machine, crossed))

@@ -110,7 +110,8 @@ def attend(
     tokens = groups * reads * (sizes.kv if cached else 0.0)
     score = rows.block.add(
         f"score{suffix}", "score", dtype=sizes.kv_compute, inputs=sources, labels=words,
-        m=m, n=reads, k=a.head_dim, groups=groups, flops=2.0 * a.head_dim * scores,
+        m=m, n=reads, k=a.head_dim, groups=groups, heads=heads / kv,
+        flops=2.0 * a.head_dim * scores,
         kv_read=tokens * a.head_dim, out_bytes=scores * act,
     )  # fmt: skip
     softmax = rows.block.add(
@@ -121,7 +122,7 @@ def attend(
     )  # fmt: skip
     return rows.block.add(
         f"context{suffix}", "context", dtype=sizes.kv_compute, inputs=(softmax, *values),
-        labels=words, m=m, n=a.value_dim, k=reads, groups=groups,
+        labels=words, m=m, n=a.value_dim, k=reads, groups=groups, heads=heads / kv,
         flops=2.0 * a.value_dim * scores, kv_read=tokens * a.value_dim,
         out_bytes=segment.tokens * heads * a.value_dim * act,
     )  # fmt: skip

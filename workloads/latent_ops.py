@@ -99,6 +99,7 @@ def _indexer(rows: Rows, a: LatentAttention, x: int, compressed: int) -> list[in
             f"index_score{suffix}", "score", dtype=sizes.kv_compute,
             inputs=(query, weight, append), labels=words,
             m=segment.new * a.index_heads, n=reads, k=a.index_dim, groups=segment.sequences,
+            heads=a.index_heads,
             flops=pairs * (a.index_heads * (2.0 * a.index_dim + VECTOR_FLOPS["index"])),
             kv_read=segment.sequences * reads * (a.index_dim * sizes.kv),
             out_bytes=pairs * sizes.activation,
@@ -157,13 +158,14 @@ def _absorbed(
     score = rows.block.add(
         f"score{suffix}", "score", dtype=sizes.kv_compute, inputs=(absorb, *sources[1:]),
         labels=words, m=segment.new * heads, n=reads, k=width, groups=segment.sequences,
+        heads=heads,
         flops=2.0 * width * scores, kv_read=segment.sequences * reads * (width * sizes.kv),
         out_bytes=scores * sizes.activation,
     )  # fmt: skip
     softmax = _softmax(rows, f"softmax{suffix}", score, words, scores)
     context = rows.block.add(
         f"context{suffix}", "context", dtype=sizes.kv_compute, inputs=(softmax,), labels=words,
-        m=segment.new * heads, n=a.kv_lora_rank, k=reads, groups=segment.sequences,
+        m=segment.new * heads, n=a.kv_lora_rank, k=reads, groups=segment.sequences, heads=heads,
         flops=2.0 * a.kv_lora_rank * scores,
         out_bytes=tokens * (heads * a.kv_lora_rank * sizes.activation),
     )  # fmt: skip

@@ -111,9 +111,13 @@ class Rows:
         self.words = (self.words[0], name)
 
     def attention_words(self, segment: Segment) -> tuple[str, ...]:
-        """Return the labels of rows that look at a segment's cache."""
+        """Return the labels of rows that look at a segment's cache.
+
+        `attention_mixed`: one call serves prefill and decode segments.
+        """
         phase, region = segment.phase, self.words[1:]
-        return (phase, *region, "attention", f"attention_{phase}", self.sizes.kv_format)
+        mixed = ("attention_mixed",) if self.words[0] == "mixed" else ()
+        return (phase, *region, "attention", f"attention_{phase}", *mixed, self.sizes.kv_format)
 
     def heads(self, count: int, what: str) -> int:
         """Return the heads of one device, rounded up.

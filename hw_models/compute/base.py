@@ -11,6 +11,7 @@ import numpy.typing as npt
 from opbyte.core.dtypes import lookup as dtype_of
 from opbyte.core.errors import UncoveredError
 from opbyte.core.ops import Array, OpTable
+from opbyte.core.placed import PlacedOps
 from opbyte.core.registry import Registry
 from opbyte.hw_models.machine import Machine
 
@@ -36,15 +37,15 @@ class UnitModel(Protocol):
 
 @dataclass(frozen=True)
 class KernelPrices:
-    """Operators of their own that a model times as whole kernels, waits for memory included.
+    """Operators that a model times as whole kernels, waits for memory included.
 
     Attributes:
-        rows: Their rows, (kernels,).
+        ops: The fused operators, (kernels,).
         seconds: Seconds after the launch, (kernels, 1 or points).
         home: Short path of the port whose first access and streaming are part of the seconds.
     """
 
-    rows: Rows
+    ops: Rows
     seconds: Array
     home: str
 
@@ -52,11 +53,11 @@ class KernelPrices:
 class KernelModel(UnitModel, Protocol):
     """A unit model that also times whole kernels; having the method says so."""
 
-    def kernel_prices(self, table: OpTable, rows: Rows, unit: UnitView) -> KernelPrices | None:
-        """Return the price of those of the rows that are such kernels, None if none is.
+    def kernel_prices(self, placed: PlacedOps, ops: Rows, unit: UnitView) -> KernelPrices | None:
+        """Return the price of those of the fused operators that are such kernels, None if none is.
 
         Args:
-            rows: Rows that are operators of their own.
+            ops: Fused operators on this unit.
         """
         ...
 

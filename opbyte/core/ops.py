@@ -40,6 +40,7 @@ NUMERIC = (
     "n",
     "k",
     "groups",
+    "heads",
     "flops",
     *BYTE_COLUMNS,
     "in_bytes",
@@ -49,7 +50,8 @@ NUMERIC = (
     "participants",
 )
 _KNOWN = frozenset(NUMERIC)
-_DEFAULTS = {name: 1.0 if name in ("groups", "participants") else 0.0 for name in NUMERIC}
+_ONES = ("groups", "heads", "participants")
+_DEFAULTS = {name: 1.0 if name in _ONES else 0.0 for name in NUMERIC}
 COLLECTIVES = frozenset({"all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send"})
 
 
@@ -63,7 +65,8 @@ class OpTable:
         labels: Further words by which a Mapping may select the row (attention, expert, prefill).
         dtypes: Arithmetic dtype of each row.
         columns: Numeric columns, each (rows, 1) or (rows, points) float64. `m, n, k, groups`
-            describe `groups` products of (m, k) by (k, n); byte columns count what moves between
+            describe `groups` products of (m, k) by (k, n); in attention the m rows of a group are
+            those of `heads` query heads that share its keys. Byte columns count what moves between
             the unit and where the tensor class lives; `in_bytes` is the block's input, one tensor
             however many rows read it, `side_bytes` any other tensor from outside; `payload` is a
             collective's bytes per participant.

@@ -1,0 +1,73 @@
+"""Dense products as kernels: which operators are some, and what the compiled loop reads of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from opbyte.core.dtypes import lookup
+from opbyte.core.errors import UncoveredError
+from opbyte.core.ops import Array, OpTable
+from opbyte.core.placed import PlacedOps
+from opbyte.hw_models.compute.base import Rows
+from opbyte.hw_models.compute.gpu.parameters import GpuView
+
+#: Rows that are a kernel of a library of dense products when they are an operator of their own.
+PRODUCTS = frozenset({"gemm", "grouped_gemm", "score", "context"})
+
+
+def kernels(placed: PlacedOps, ops: Rows, view: GpuView) -> tuple[Rows, Array]:
+    """Return the operators that are one product, and their seconds, (kernels, 1 or points).
+
+    Raises:
+        UncoveredError: If a product is empty along n or k, or the unit lacks its dtype.
+    """
+    table = placed.table
+    single = np.bincount(placed.op_of, minlength=len(placed))[ops] == 1
+    rows = np.searchsorted(placed.op_of, ops[single])
+    rows = np.array([r for r in rows if table.kinds[r] in PRODUCTS], np.int64)
+    sizes = [table[c][rows] for c in ("m", "n", "k", "groups")]
+    if not sizes[0].any():
+        return rows[:0], np.zeros((0, 1))
+    if (sizes[1] <= 0).any() or (sizes[2] <= 0).any():
+        raise UncoveredError(
+            f"{view.unit.machine.name}: a product with n = {sizes[1].min():g} and "
+            f"k = {sizes[2].min():g} at least: no kernel computes an empty product"
+        )
+    second = table["weight"][rows] + table["expert"][rows] + table["kv_read"][rows]
+    return placed.op_of[rows], _seconds(table, rows, sizes, second, view)
+
+
+def _seconds(table: OpTable, rows: Rows, sizes: list[Array], given: Array, view: GpuView) -> Array:
+    """Return the seconds of each row, (rows, 1 or points); `given` are the second matrix's bytes."""
+    from opbyte.hw_models.compute.gpu.kernel import compiled
+
+    fill_seconds = compiled()
+    dtypes = [table.dtypes[row] for row in rows]
+    parts: list[tuple[Any, Array]] = []
+    for dtype in dict.fromkeys(dtypes):
+        mine = slice(None) if dtypes.count(dtype) == len(dtypes) else _rows_of(dtypes, dtype)
+        size = lookup(dtype).bytes_per_element
+        m, n, k, groups, second = (column[mine] for column in (*sizes, given))
+        # Where both are activations the second matrix is of the same dtype.
+        second = second if second.all() else np.where(second > 0, second, groups * n * k * size)
+        columns = (m, n, k, groups, second)
+        shapes = np.empty((5, len(m), max(c.shape[1] for c in columns)))
+        for i, column in enumerate(columns):
+            shapes[i] = column
+        facts = view.facts(dtype)
+        seconds = np.empty((len(m), max(shapes.shape[2], facts.shape[0])))
+        generation = view.generation
+        fill_seconds(seconds, shapes, size, size, facts, generation.rules, generation.tiles)
+        parts.append((mine, seconds))
+    if len(parts) == 1:
+        return parts[0][1]
+    total = np.empty((len(rows), max(part.shape[1] for _, part in parts)))
+    for mine, part in parts:
+        total[mine] = part
+    return total
+
+
+def _rows_of(dtypes: list[str], dtype: str) -> Rows:
+    return np.array([i for i, name in enumerate(dtypes) if name == dtype], np.int64)
