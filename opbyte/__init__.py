@@ -25,7 +25,7 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
     "OpTrace": ("opbyte.workloads.op_trace", "OpTrace"),
     # simulate it
     "simulate": ("opbyte.sim.simulate", "simulate"),
-    "simulate_batch": ("opbyte.sim.simulate", "simulate_batch"),
+    "simulate_batch": ("opbyte.sim.batch", "simulate_batch"),
     # decide
     "load_study": ("opbyte.sweeps.study", "load_study"),
     "open_results": ("opbyte.sweeps.store", "open_results"),
@@ -49,8 +49,8 @@ if TYPE_CHECKING:
     from opbyte.core.errors import WorkloadError as WorkloadError
     from opbyte.core.mapping import load_mapping as load_mapping
     from opbyte.hw_models.machine import load_machine as load_machine
+    from opbyte.sim.batch import simulate_batch as simulate_batch
     from opbyte.sim.simulate import simulate as simulate
-    from opbyte.sim.simulate import simulate_batch as simulate_batch
     from opbyte.sweeps import plots as plot  # noqa: F401  (public under another name)
     from opbyte.sweeps.pareto import front as front
     from opbyte.sweeps.store import open_results as open_results

@@ -77,7 +77,7 @@ def simulate(
     with np.errstate(divide="ignore", invalid="ignore"):
         outcome = evaluate(loaded, built, chosen, fidelity, seed)
     if outcome.infeasible is not None and np.any(outcome.infeasible):
-        raise CapacityError(*_overflow(outcome))
+        raise CapacityError(*overflow(outcome))
     points = max(map(np.size, outcome.metrics.values()))
     if points > 1:
         remedy = "give a study the values as an axis, or simulate them one by one"
@@ -254,7 +254,8 @@ def feasible(placer: Placer, outcome: Outcome, keep: tuple[str, ...] = ()) -> Ou
     return Outcome(metrics, outcome.phases, outcome.occupancy, bad, text, detail)
 
 
-def _overflow(outcome: Outcome) -> tuple[list[str], str, float, float]:
+def overflow(outcome: Outcome) -> tuple[list[str], str, float, float]:
+    """Return what does not fit: tensors, tier, bytes needed and there, for a `CapacityError`."""
     holders, tier, needed, available = outcome.detail["overflow"][0]
     return holders, tier, float(np.max(needed)), float(np.min(available))
 
@@ -279,40 +280,3 @@ def metrics_of(kind: str) -> tuple[str, ...]:
         ConfigError: For an unknown kind, with the nearest name.
     """
     return (*COMMON, *WORKS.lookup(kind).metrics)
-
-
-def simulate_batch(machine: str | Path | Mapping[str, Any] | Machine, frame: Any) -> Any:
-    """Price many single operators: one row in, one row out.
-
-    Args:
-        machine: As for `simulate`.
-        frame: DataFrame with `kind` and that kind's columns; `gemm` has m, n, k, dtype.
-    Returns:
-        The frame with `seconds` and `joules` added.
-    Raises:
-        CapacityError: If the matrices of a row do not fit in the machine.
-        ConfigError: If a column is missing.
-        UncoveredError: If no model covers a kind or dtype yet.
-        WorkloadError: If a size is no whole number of at least 1.
-    """
-    from opbyte.workloads.phases import Gemm
-
-    loaded = load_machine(machine)
-    mapping = resolve_mapping(loaded, None)
-    missing = sorted({"kind", "m", "n", "k", "dtype"} - set(frame.columns))
-    if missing:
-        raise ConfigError.one("", "frame", f"the columns {', '.join(missing)} are missing")
-    found = {name: np.full(len(frame), np.nan) for name in ("seconds", "joules")}
-    unknown = sorted(set(frame["kind"]) - {"gemm"})
-    if unknown:
-        raise UncoveredError(
-            f"simulate_batch has no price for kind {', '.join(map(repr, unknown))}. It has: gemm"
-        )
-    for dtype, rows in frame.groupby("dtype", sort=False).indices.items():
-        sizes = {c: frame[c].to_numpy(float)[rows] for c in ("m", "n", "k")}
-        outcome = evaluate(loaded, Gemm(**sizes, dtype=str(dtype)), mapping)
-        if outcome.infeasible is not None and np.any(outcome.infeasible):
-            raise CapacityError(*_overflow(outcome))
-        for name, values in found.items():
-            values[rows] = outcome.metrics[name]
-    return frame.assign(**found)

@@ -220,7 +220,7 @@ def _seconds(
     machine: Machine, paths: dict[str, str], values: Array, frame: pd.DataFrame, activity: float
 ) -> Array:
     """Return the seconds of each row with other parameters, (rows,)."""
-    from opbyte.sim.simulate import simulate_batch
+    from opbyte.sim.batch import simulate_batch
 
     changed: dict[str, Any] = dict(zip(paths.values(), (float(v) for v in values), strict=True))
     energy = paths["kernel.fill"].removesuffix("fill") + "energy"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from opbyte.core.ops import Number
+from opbyte.core.ops import BlockBuilder, Number
 from opbyte.workloads.mixers import Attention
 from opbyte.workloads.numeric import share
 from opbyte.workloads.rows import VECTOR_FLOPS, Rows
@@ -102,29 +102,67 @@ def attend(
     Each of `heads` query heads of each sequence scores `pairs` query-key pairs; each of `kv` heads
     reads `reads` tokens, from the cache or (not `cached`) from the activations of `values`.
     """
-    sizes, act = rows.sizes, rows.sizes.activation
-    words = rows.attention_words(segment)
-    scores = segment.sequences * heads * pairs
-    groups = segment.sequences * kv
-    m = segment.new * (heads / kv)
-    tokens = groups * reads * (sizes.kv if cached else 0.0)
-    score = rows.block.add(
-        f"score{suffix}", "score", dtype=sizes.kv_compute, inputs=sources, labels=words,
-        m=m, n=reads, k=a.head_dim, groups=groups, heads=heads / kv,
-        flops=2.0 * a.head_dim * scores,
-        kv_read=tokens * a.head_dim, out_bytes=scores * act,
+    sizes = rows.sizes
+    first = not suffix or segment is rows.segments[0]
+    return attention_core(
+        rows.block, suffix, segment.sequences, segment.new, pairs, reads, sources, values,
+        words=rows.attention_words(segment), dtype=sizes.kv_compute,
+        activation=rows.model.precision.activation, act_bytes=sizes.activation,
+        kv_bytes=sizes.kv if cached else 0.0, heads=heads, kv_heads=kv,
+        head_dim=a.head_dim, value_dim=a.value_dim,
+        sink_bytes=heads * a.sinks * sizes.stored["other"] if first else 0.0,
     )  # fmt: skip
-    softmax = rows.block.add(
-        f"softmax{suffix}", "softmax", dtype=rows.model.precision.activation, inputs=(score,),
-        labels=(*words, "vector"), flops=VECTOR_FLOPS["softmax"] * scores, out_bytes=scores * act,
-        weight=heads * a.sinks * sizes.stored["other"] if not suffix or segment is rows.segments[0]
-        else 0.0,
+
+
+def attention_core(
+    block: BlockBuilder,
+    suffix: str,
+    sequences: Number,
+    new: Number,
+    pairs: Number,
+    reads: Number,
+    sources: tuple[int, ...],
+    values: tuple[int, ...] = (),
+    *,
+    words: tuple[str, ...],
+    dtype: str,
+    activation: str,
+    act_bytes: float,
+    kv_bytes: float,
+    heads: Number,
+    kv_heads: Number,
+    head_dim: Number,
+    value_dim: Number,
+    sink_bytes: float = 0.0,
+    in_bytes: Number = 0.0,
+) -> int:
+    """Add score, softmax and context of equal sequences; return the context's row.
+
+    Args:
+        new: Query tokens of each sequence.
+        pairs: Query-key pairs of each query head of each sequence.
+        reads: Tokens that each KV head of each sequence reads.
+        dtype: Arithmetic dtype of the products; `activation` that of the softmax.
+        act_bytes, kv_bytes: Bytes of an activation and of a cached element, 0 without a cache.
+    """
+    scores = sequences * heads * pairs
+    groups, shared = sequences * kv_heads, heads / kv_heads
+    m = new * shared
+    tokens = groups * reads * kv_bytes
+    score = block.add(
+        f"score{suffix}", "score", dtype=dtype, inputs=sources, labels=words,
+        m=m, n=reads, k=head_dim, groups=groups, heads=shared, flops=2.0 * head_dim * scores,
+        kv_read=tokens * head_dim, out_bytes=scores * act_bytes, in_bytes=in_bytes,
     )  # fmt: skip
-    return rows.block.add(
-        f"context{suffix}", "context", dtype=sizes.kv_compute, inputs=(softmax, *values),
-        labels=words, m=m, n=a.value_dim, k=reads, groups=groups, heads=heads / kv,
-        flops=2.0 * a.value_dim * scores, kv_read=tokens * a.value_dim,
-        out_bytes=segment.tokens * heads * a.value_dim * act,
+    softmax = block.add(
+        f"softmax{suffix}", "softmax", dtype=activation, inputs=(score,),
+        labels=(*words, "vector"), flops=VECTOR_FLOPS["softmax"] * scores,
+        out_bytes=scores * act_bytes, weight=sink_bytes,
+    )  # fmt: skip
+    return block.add(
+        f"context{suffix}", "context", dtype=dtype, inputs=(softmax, *values), labels=words,
+        m=m, n=value_dim, k=reads, groups=groups, heads=shared, flops=2.0 * value_dim * scores,
+        kv_read=tokens * value_dim, out_bytes=sequences * new * heads * value_dim * act_bytes,
     )  # fmt: skip
 
 

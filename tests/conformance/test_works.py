@@ -25,6 +25,8 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "generate": {"model": MODEL, "batch": 2, "input": 64, "output": 9},
     "mixed": {"model": MODEL, "chunks": [[32, 10]], "decodes": 3, "context": 50},
     "gemm": {"m": 64, "n": 128, "k": 256},
+    "attention_prefill": {"batch": 2, "q_tokens": 32, "kv_tokens": 48, "heads": 8, "kv_heads": 2},
+    "attention_decode": {"batch": 3, "kv_tokens": 100, "heads": 8, "kv_heads": 2},
     "coe": {"router": MODEL, "experts": MODEL, "count": 5, "batch": 2, "input": 16, "output": 4},
     "fft-conv": {"batch": 2, "channels": 8, "length": 1024, "order": 2},
     "monarch-example": {"rows": 64, "columns": 64, "inner": 16, "outer": 16},

@@ -9,7 +9,7 @@ import pytest
 
 from opbyte.core.errors import ConfigError
 from opbyte.hw_models.machine import load_machine
-from opbyte.sim.simulate import simulate_batch
+from opbyte.sim.batch import simulate_batch
 from opbyte.sweeps.calibrate import calibrate, read_rows
 from opbyte.sweeps.cli import main
 

@@ -13,7 +13,8 @@ from opbyte.hw_models.compute.gpu import kernel
 from opbyte.hw_models.compute.gpu.generations import GENERATIONS
 from opbyte.hw_models.compute.gpu.parameters import GpuView
 from opbyte.hw_models.machine import CATALOG, load_machine
-from opbyte.sim.simulate import simulate, simulate_batch
+from opbyte.sim.batch import simulate_batch
+from opbyte.sim.simulate import simulate
 
 HUGE = 1e30
 FILL, EPILOGUE, SPLIT, STREAM, PORT = 1e-6, 2e-6, 0.5e-6, 8e11, 1e15

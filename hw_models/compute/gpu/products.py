@@ -40,7 +40,11 @@ def kernels(placed: PlacedOps, ops: Rows, view: GpuView) -> tuple[Rows, Array]:
 
 
 def _seconds(table: OpTable, rows: Rows, sizes: list[Array], given: Array, view: GpuView) -> Array:
-    """Return the seconds of each row, (rows, 1 or points); `given` are the second matrix's bytes."""
+    """Return the seconds of each row, (rows, 1 or points).
+
+    Args:
+        given: Bytes of the second matrix, 0 where it is an activation, (rows, 1 or points).
+    """
     from opbyte.hw_models.compute.gpu.kernel import compiled
 
     fill_seconds = compiled()

@@ -1,0 +1,137 @@
+"""simulate_batch(): many single operators in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from opbyte.core.errors import CapacityError, ConfigError, WorkloadError
+from opbyte.core.registry import lookup_error, nearest
+from opbyte.hw_models.machine import Machine, load_machine
+from opbyte.sim.simulate import evaluate, overflow, resolve_mapping
+from opbyte.workloads.works import WORKS, Work
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: Rows that are priced at once: their columns together stay in a core's cache.
+CHUNK = 8192
+_NOT_COLUMNS = ("sources", "ranges")
+
+
+def simulate_batch(
+    machine: str | Path | Mapping[str, Any] | Machine, frame: pd.DataFrame
+) -> pd.DataFrame:
+    """Price many single operators: one row in, one row out.
+
+    Rows are priced alone, as on an idle device, by the machine's `default` mapping.
+
+    Args:
+        machine: As for `simulate`.
+        frame: One row for each operator: `kind` and the fields of that kind of work, for example
+            gemm (m, n, k, dtype), attention_prefill and attention_decode (batch, q_tokens,
+            kv_tokens, heads, kv_heads, head_dim, dtype, kv_dtype), mla_decode (batch, kv_tokens,
+            heads, dtype), moe (tokens, hidden, ffn, experts, top_k, routing, dtype, tp_size,
+            ep_size), all_reduce, all_gather, reduce_scatter and all_to_all (bytes, participants).
+            An empty cell of a field that has a default takes it; other columns are passed through.
+    Returns:
+        The frame with `seconds` and `joules` added.
+    Raises:
+        CapacityError: If the tensors of a row do not fit in the machine.
+        ConfigError: If a column is missing, or a kind or dtype is unknown.
+        UncoveredError: If no model covers a row.
+        WorkloadError: If a size makes no sense.
+    """
+    loaded = load_machine(machine)
+    if "kind" not in frame:
+        raise ConfigError.one("", "frame", "a column `kind` is due", list(frame.columns), "")
+    found = {name: np.full(len(frame), np.nan) for name in ("seconds", "joules")}
+    for kind, rows in frame.groupby("kind", sort=False).indices.items():
+        cls = _single(str(kind))
+        mapping = resolve_mapping(loaded, None, str(kind))
+        mine = frame if len(rows) == len(frame) else frame.iloc[rows]
+        for chosen, work in _works(cls, mine):
+            outcome = evaluate(loaded, work, mapping)
+            if outcome.infeasible is not None and np.any(outcome.infeasible):
+                raise CapacityError(*overflow(outcome))
+            for name, values in found.items():
+                values[rows[chosen]] = outcome.metrics[name]
+    return frame.assign(**found)
+
+
+def _single(kind: str) -> type[Work]:
+    """Return the class of a kind of work that is one operator."""
+    single = [name for name in WORKS.names() if WORKS.lookup(name).alone]
+    if kind not in single:
+        raise lookup_error("single operator", kind, single, "frame")
+    return WORKS.lookup(kind)
+
+
+def _works(cls: type[Work], frame: pd.DataFrame) -> Iterator[tuple[npt.NDArray[np.int64], Work]]:
+    """Yield works of equal structure, and the rows of the frame that each stands for."""
+    own = {f.name: f for f in fields(cls) if f.name not in _NOT_COLUMNS}
+    needed = [n for n, f in own.items() if f.default is f.default_factory is MISSING]
+    missing = [n for n in needed if n not in frame or frame[n].isna().any()]
+    if missing:
+        raise ConfigError.one(
+            "", "frame", f"a {cls.kind} row needs {', '.join(needed)}; empty or missing",
+            ", ".join(missing), _guess(missing[0], frame),
+        )  # fmt: skip
+    given = [n for n in own if n in frame]
+    sizes = {n: _numbers(cls, n, own[n].default, frame) for n in given if n in cls.vector_fields}
+    structure = [n for n in given if n not in sizes]
+    for values, rows in _groups(frame, structure):
+        plain = {n: _plain(v) for n, v in zip(structure, values, strict=True) if v == v}
+        for start in range(0, len(rows), CHUNK):
+            chosen = rows[start : start + CHUNK]
+            numbers = {n: v[chosen] for n, v in sizes.items()}
+            fields_of: dict[str, Any] = {**plain, **numbers}
+            try:
+                yield chosen, cls(**fields_of)
+            except WorkloadError as error:
+                raise WorkloadError(f"frame: {error}") from None
+
+
+def _guess(name: str, frame: pd.DataFrame) -> str:
+    near = nearest(name, [str(c) for c in frame.columns])
+    return f"Did you mean the column '{near}' to be '{name}'?" if near and near != name else ""
+
+
+def _numbers(
+    cls: type[Work], name: str, default: Any, frame: pd.DataFrame
+) -> npt.NDArray[np.float64]:
+    column = frame[name]
+    try:
+        values = column.to_numpy(np.float64)
+    except (TypeError, ValueError):
+        where = f"frame.{name}"
+        raise ConfigError.one(
+            "", where, f"a {cls.kind} row needs numbers", column.iloc[0]
+        ) from None
+    if default is not MISSING and np.isnan(values).any():
+        values = np.where(np.isnan(values), float(default), values)
+    return values
+
+
+def _groups(
+    frame: pd.DataFrame, structure: list[str]
+) -> Iterator[tuple[tuple[Any, ...], npt.NDArray[np.int64]]]:
+    """Yield the values of the structural columns, and the rows that have them."""
+    varying = [n for n in structure if (frame[n] != frame[n].iloc[0]).any()]
+    if not varying:
+        yield tuple(frame[n].iloc[0] for n in structure), np.arange(len(frame))
+        return
+    for rows in frame.groupby(varying, sort=False, dropna=False).indices.values():
+        chosen = np.asarray(rows, np.int64)
+        yield tuple(frame[n].iloc[chosen[0]] for n in structure), chosen
+
+
+def _plain(value: Any) -> Any:
+    """Return a cell as plain Python; whole floats, which a column with gaps has, as int."""
+    value = value.item() if isinstance(value, np.generic) else value
+    return int(value) if isinstance(value, float) and value.is_integer() else value
