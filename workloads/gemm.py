@@ -22,7 +22,7 @@ class Gemm(Work):
         m: Rows of the first matrix.
         n: Columns of the second.
         k: Inner dimension.
-        dtype: Number format of all three matrices.
+        dtype: Number format of both operands; results leave in it, in 16 bits at least.
         groups: Independent products.
     """
 
@@ -56,10 +56,16 @@ class Gemm(Work):
         """Return 1: a product has no sequences."""
         return 1.0
 
+    @property
+    def _bytes(self) -> tuple[float, float]:
+        """Return the bytes of an element of an operand, and of the result."""
+        size = lookup(self.dtype).bytes_per_element
+        return size, max(size, 2.0)
+
     def lower(self, parallel: Parallel) -> tuple[Phase, ...]:
         """Return one phase with one row."""
         del parallel
-        size = lookup(self.dtype).bytes_per_element
+        size, result = self._bytes
         builder = OpTableBuilder()
         with builder.block("gemm") as block:
             block.add(
@@ -73,7 +79,7 @@ class Gemm(Work):
                 groups=self.groups,
                 weight=self.n * self.k * self.groups * size,
                 in_bytes=self.m * self.k * self.groups * size,
-                out_bytes=self.m * self.n * self.groups * size,
+                out_bytes=self.m * self.n * self.groups * result,
             )
         builder.order.append(0)
         return (Phase("gemm", builder.build()),)
@@ -81,8 +87,8 @@ class Gemm(Work):
     def footprint(self, parallel: Parallel) -> dict[str, Number]:
         """Return the bytes of the weights and of both activations."""
         del parallel
-        size = lookup(self.dtype).bytes_per_element
+        size, result = self._bytes
         return {
             "weight": self.n * self.k * self.groups * size,
-            "activation": self.m * (self.n + self.k) * self.groups * size,
+            "activation": self.m * (self.n * result + self.k * size) * self.groups,
         }

@@ -25,7 +25,11 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "generate": {"model": MODEL, "batch": 2, "input": 64, "output": 9},
     "mixed": {"model": MODEL, "chunks": [[32, 10]], "decodes": 3, "context": 50},
     "gemm": {"m": 64, "n": 128, "k": 256},
-    "attention_prefill": {"batch": 2, "q_tokens": 32, "kv_tokens": 48, "heads": 8, "kv_heads": 1},
+    **dict.fromkeys(
+        ("all_reduce", "all_gather", "reduce_scatter", "all_to_all"),
+        {"bytes": 2**20, "participants": 4},
+    ),
+    "attention_prefill": {"batch": 2, "q_tokens": 32, "kv_tokens": 64, "heads": 8, "kv_heads": 1},
     "attention_decode": {"batch": 3, "kv_tokens": 100, "heads": 8, "kv_heads": 1},
     "coe": {"router": MODEL, "experts": MODEL, "count": 5, "batch": 2, "input": 16, "output": 4},
     "fft-conv": {"batch": 2, "channels": 8, "length": 1024, "order": 2},
@@ -54,7 +58,7 @@ def test_tables_are_finite_and_do_something(example: Work) -> None:
         for column in phase.table.columns.values():
             assert np.isfinite(column).all()
             assert (column >= 0).all()
-        assert phase.table.total("flops").item() > 0
+        assert phase.table.total("flops").item() + phase.table.total("payload").item() > 0
         assert (phase.table.edges[:, 0] < phase.table.edges[:, 1]).all()
 
 

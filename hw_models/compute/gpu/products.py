@@ -13,6 +13,8 @@ from opbyte.core.placed import PlacedOps
 from opbyte.hw_models.compute.base import Rows
 from opbyte.hw_models.compute.gpu.parameters import GpuView
 
+#: Bytes of an element of a result: products of narrower operands leave as 16 bits.
+NARROWEST_RESULT = 2.0
 #: Rows that are a kernel of a library of dense products when they are an operator of their own.
 PRODUCTS = frozenset({"gemm", "grouped_gemm", "score", "context"})
 
@@ -63,7 +65,8 @@ def _seconds(table: OpTable, rows: Rows, sizes: list[Array], given: Array, view:
         facts = view.facts(dtype)
         seconds = np.empty((len(m), max(shapes.shape[2], facts.shape[0])))
         generation = view.generation
-        fill_seconds(seconds, shapes, size, size, facts, generation.rules, generation.tiles)
+        result = max(size, NARROWEST_RESULT)
+        fill_seconds(seconds, shapes, size, result, facts, generation.rules, generation.tiles)
         parts.append((mine, seconds))
     if len(parts) == 1:
         return parts[0][1]
