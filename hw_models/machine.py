@@ -46,6 +46,7 @@ from opbyte.core.parameters import (
 )
 from opbyte.core.registry import nearest
 from opbyte.hw_models.kernel import Kernel
+from opbyte.hw_models.relatives import with_relatives
 
 #: Words of the tree that a path leaves out.
 STRUCTURE = frozenset({"parts", "memory", "units", "ports", "links"})
@@ -368,10 +369,15 @@ def load_machine(source: str | Path | Mapping[str, Any] | Machine) -> Machine:
         return source
     if isinstance(source, Mapping):
         return _build(Document(dict(source), {}, "machine"))
-    return _build(load_document(CATALOG.find(source), find=CATALOG.path))
+    return _build(_read(source))
+
+
+def _read(source: str | Path) -> Document:
+    return load_document(CATALOG.find(source), find=CATALOG.path)
 
 
 def _build(document: Document) -> Machine:
+    document = with_relatives(document, _read)
     config = validate(MachineConfig, document)
     parameters = dict(_collect(config, "", config.source))
     values = {path: p.value for path, p in parameters.items()}
