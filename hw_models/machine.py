@@ -131,6 +131,8 @@ class Unit(_Frozen):
     clock: Hertz | None = None
     instances: int = Field(1, ge=1)
     """Sub-units (SMs, PCUs, stacks) that all rates of the unit are the sum of."""
+    local: Bytes | None = None
+    """Memory of one sub-unit that holds its tile of a product (an SM's L1): kind `waves`."""
     macs: int | None = Field(None, ge=1)
     dtypes: tuple[str, ...] = ()
     array: tuple[PositiveInt, PositiveInt] | None = None
