@@ -22,6 +22,7 @@ import numpy as np
 from opbyte.core.dtypes import lookup
 from opbyte.core.errors import UncoveredError
 from opbyte.core.ops import Array, OpTable
+from opbyte.core.placed import PlacedOps
 from opbyte.hw_models.compute.base import UNITS, KernelPrices, Rows, UnitView, is_matrix
 from opbyte.hw_models.compute.matrix import TiledMatrix
 
@@ -38,7 +39,7 @@ class Waves(TiledMatrix):
     peak times efficiency.
     """
 
-    def kernel_prices(self, table: OpTable, rows: Rows, unit: UnitView) -> KernelPrices | None:
+    def kernel_prices(self, placed: PlacedOps, ops: Rows, unit: UnitView) -> KernelPrices | None:
         """Return the seconds of products, and softmax, that are operators of their own.
 
         Raises:
@@ -46,6 +47,7 @@ class Waves(TiledMatrix):
                 product's dtype.
         """
         local, home = unit.get("local"), unit.home_port()
+        table, rows = placed.table, placed.single(ops)
         softmax = np.array([table.kinds[row] == "softmax" for row in rows], bool)
         rows = rows[is_matrix(table, rows) | softmax]
         if local is None or not rows.size:
@@ -65,7 +67,7 @@ class Waves(TiledMatrix):
             else _product(table, int(row), unit, local, rate, units)
             for row in rows
         ]
-        return KernelPrices(rows, np.stack(np.broadcast_arrays(*seconds)), home)
+        return KernelPrices(placed.op_of[rows], np.stack(np.broadcast_arrays(*seconds)), home)
 
 
 def _softmax(table: OpTable, row: int, unit: UnitView, rate: Any, units: int) -> Array:

