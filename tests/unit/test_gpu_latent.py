@@ -80,7 +80,9 @@ def test_one_cta_more_than_sms_is_a_round_more():
     one, two = (run("ampere", n, 16, 4096, **slow) for n in (1, 2))
     assert one == pytest.approx(START + 32 * STEP)
     assert two == pytest.approx(2 * one)
-    assert run("ampere", 1, 17, 4096, **slow) == pytest.approx(2 * one)
+    assert run("ampere", 1, 16, 4096, SMS=3, PEAK=3e12, **slow) == pytest.approx(2 * one)
+    # 33 heads are three blocks in four parts: twelve CTAs on ten SMs.
+    assert run("ampere", 1, 33, 4096, SMS=10, PEAK=1e13, **slow) == pytest.approx(2 * one)
     assert run("ampere", 1, 3, 4096, **slow) == pytest.approx(one)
 
 
