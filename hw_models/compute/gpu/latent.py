@@ -53,8 +53,9 @@ SEQUENCES, HEADS, NEW, KV, LATENT, ROPE = range(6)
 BLOCK, TOKENS, STAGES, SPLITS, MOST, CTAS, CLUSTER, AGAIN, PACKS, SPREAD, COPIES, ONE = range(12)
 #: Parts are handed over in fp32, with the logarithm of their sum.
 _PART = 4.0
-#: Cycles from one tensor core instruction m16n8k16 to the next that needs its sum (A100; Sun et
-#: al., Dissecting Tensor Cores via Microbenchmarks, 2022), and the elements of k that it takes.
+#: Cycles from one tensor core instruction m16n8k16 to the next that needs its sum, and the
+#: elements of k that it takes. assumed: 33, of the order that micro-benchmarks of A100 find (Sun et
+#: al., Dissecting Tensor Cores via Microbenchmarks, 2022; the table was not looked up).
 _CHAIN_CYCLES, _CHAIN_K = 33.0, 16.0
 #: The one-head kernel: tokens of a step, CTAs of an SM.
 _SINGLE_TOKENS, _SINGLE_CTAS = 64.0, 2.0
@@ -109,8 +110,8 @@ LATENT_KERNELS: Registry[LatentKernel] = Registry("GPU generation with a latent 
 _TRITON = LatentKernel(
     "triton-mla",
     "vLLM 0.14, triton_mla.py and triton_decode_attention.py: 4 parts, blocks of 16 heads and 32 "
-    "tokens, 2 stages (one buffer, refilled when read), grid of sequences first; the only backend "
-    "for compute capability 8.x",
+    "tokens, grid of sequences first; the backend that its order of preference leaves for compute "
+    "capability 8.x. assumed: its 2 stages are one buffer, refilled when read",
     block=16,
     tokens=32,
     stages=1,
@@ -128,8 +129,9 @@ LATENT_KERNELS.register("hopper")(
     LatentKernel(
         "flash-attention-3",
         "vLLM 0.14 picks FLASH_ATTN_MLA on compute capability 9.0; FlashAttention 3, tile_size.h: "
-        "64 x 64 for values of 512, heads packed, parts by occupancy up to 128; values stay where "
-        "the keys were loaded, two buffers (FlashMLA's deep dive, for the same tile)",
+        "64 x 64 for values of 512; values stay where the keys were loaded, two blocks in flight "
+        "and one CTA an SM as in FlashMLA's deep dive, same tile. assumed: at most 128 parts, "
+        "as many as are fastest",
         block=64,
         tokens=64,
         stages=2,
@@ -140,8 +142,9 @@ LATENT_KERNELS.register("blackwell")(
     LatentKernel(
         "cutlass-mla",
         "vLLM 0.14 picks CUTLASS_MLA on compute capability 10.0; sm100_cutlass_mla_kernel.cu: 128 "
-        "heads (fewer are padded) and 128 tokens on two SMs, at most 16 parts; its rule of one "
-        "part for more than one sequence is a guard against hangs and was lifted; stages assumed",
+        "heads (fewer are padded) and 128 tokens, at most 16 parts. assumed: two SMs share a CTA, "
+        "two stages, and several sequences are split too, which the version that was read (of no "
+        "known release) forbids as a guard against hangs",
         block=128,
         tokens=128,
         stages=2,

@@ -44,7 +44,7 @@ ROWS, READ, WRITTEN, ELEMENTS = range(4)
 #: Rules of a kernel, see `StreamKernel`.
 AGAIN, SPECIALS, MOST_THREADS, WIDTH = range(4)
 #: Special functions of an SM in one clock (CUDA programming guide, throughput of arithmetic
-#: instructions: 16 for every compute capability from 5.0 on).
+#: instructions, compute capabilities 8.x and 9.0).
 _SPECIALS_PER_CLOCK = 16.0
 #: Bytes that a CTA of an elementwise kernel moves: 256 threads, 4 accesses of 16 bytes.
 _STRETCH = 16384.0
@@ -87,16 +87,22 @@ for _kernel in (
         again=2,
         specials=2.0,
     ),
-    StreamKernel("norm", "vLLM layernorm_kernels.cu: sum of squares, then the scaled row", again=1),
+    StreamKernel(
+        "norm",
+        "vLLM layernorm_kernels.cu: sum of squares, then the scaled row. Vectors of 16 bytes as in "
+        "fused_add_rms_norm; its plain rms_norm loads 2 bytes a thread",
+        again=1,
+    ),
     StreamKernel(
         "activation",
-        "vLLM activation_kernels.cu and PyTorch's GELU: one pass, exp and a division",
+        "vLLM activation_kernels.cu: one pass, exp and a division. assumed: vectors of 16 bytes; "
+        "the version that was read loads 2 bytes of each half",
         specials=2.0,
     ),
-    StreamKernel("rotary", "vLLM pos_encoding_kernels.cu: one pass in place"),
-    StreamKernel("elementwise", "PyTorch Loops.cuh: vectors of 16 bytes"),
-    StreamKernel("kv_append", "vLLM cache_kernels.cu: one pass, rows to their pages"),
-    StreamKernel("embedding", "PyTorch Indexing.cu: rows of the table, one pass"),
+    StreamKernel("rotary", "assumed: one pass in place, vectors of 16 bytes"),
+    StreamKernel("elementwise", "assumed: one pass, vectors of 16 bytes"),
+    StreamKernel("kv_append", "assumed: one pass, rows to their pages"),
+    StreamKernel("embedding", "assumed: rows of the table, one pass"),
 ):
     STREAM_KERNELS.register(_kernel.name)(_kernel)
 
