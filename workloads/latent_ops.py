@@ -50,7 +50,7 @@ def latent_attention(rows: Rows, a: LatentAttention, x: int) -> int:
     absorbed = [s for s in named(rows.segments) if a.index_topk or s[0].phase == "decode"]
     expanded = [s for s in named(rows.segments) if not (a.index_topk or s[0].phase == "decode")]
     outs += [
-        _absorbed(rows, a, s, suffix, sources, heads, i) for i, (s, suffix) in enumerate(absorbed)
+        absorb(rows, a, s, suffix, sources, heads, i) for i, (s, suffix) in enumerate(absorbed)
     ]
     outs += [
         _expanded(rows, a, s, suffix, sources, heads, i + len(absorbed))
@@ -133,18 +133,20 @@ def _softmax(rows: Rows, name: str, score: int, words: tuple[str, ...], scores: 
     )  # fmt: skip
 
 
-def _absorbed(
+def absorb(
     rows: Rows,
     a: LatentAttention,
     segment: Segment,
     suffix: str,
     sources: tuple[int, ...],
-    heads: int,
+    heads: Number,
     turn: int,
+    in_bytes: Number = 0.0,
 ) -> int:
     """Add the absorbed form of one segment; return the row of its heads' values.
 
     `turn` counts the segments before this one; the first alone reads the up-projection.
+    `in_bytes` are the queries', where no row makes them.
     """
     sizes, tokens = rows.sizes, segment.tokens
     words = rows.attention_words(segment)
@@ -152,11 +154,12 @@ def _absorbed(
     scores = segment.sequences * heads * pairs
     width = a.kv_lora_rank + a.rope_dim
     again = turn > 0
-    absorb = _per_head(
-        rows, f"absorb{suffix}", (sources[0],), segment, heads, a.kv_lora_rank, a.nope_dim, again
-    )
+    query = _per_head(
+        rows, f"absorb{suffix}", sources[:1], segment, heads, a.kv_lora_rank, a.nope_dim, again,
+        in_bytes,
+    )  # fmt: skip
     score = rows.block.add(
-        f"score{suffix}", "score", dtype=sizes.kv_compute, inputs=(absorb, *sources[1:]),
+        f"score{suffix}", "score", dtype=sizes.kv_compute, inputs=(query, *sources[1:]),
         labels=words, m=segment.new * heads, n=reads, k=width, groups=segment.sequences,
         heads=heads,
         flops=2.0 * width * scores, kv_read=segment.sequences * reads * (width * sizes.kv),
@@ -179,10 +182,11 @@ def _per_head(
     name: str,
     inputs: tuple[int, ...],
     segment: Segment,
-    heads: int,
+    heads: Number,
     n: int,
     k: int,
     again: bool,
+    in_bytes: Number = 0.0,
 ) -> int:
     """Add one small product for each head; its weights count once for all segments."""
     sizes, tokens = rows.sizes, segment.tokens
@@ -190,7 +194,7 @@ def _per_head(
         name, "gemm", dtype=sizes.compute["attention"], inputs=inputs,
         labels=(segment.phase, *rows.words[1:], "dense", sizes.formats["attention"]),
         m=tokens, n=n, k=k, groups=heads,
-        weight=0.0 if again else n * k * heads * sizes.stored["attention"],
+        weight=0.0 if again else n * k * heads * sizes.stored["attention"], in_bytes=in_bytes,
         out_bytes=tokens * (n * heads * sizes.activation),
     )  # fmt: skip
 
