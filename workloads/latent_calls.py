@@ -90,6 +90,7 @@ class MlaDecode(Work):
             cached = self.latent + self.rope
             rows.vector(
                 "kv_append", "kv_append", (), 0.0, 0.0, kv_write=self.batch * (cached * sizes.kv),
+                groups=self.batch,
                 in_bytes=self.batch * (cached * sizes.activation),
             )  # fmt: skip
             query = self.batch * self.heads * ((self.nope + self.rope) * sizes.activation)
