@@ -16,6 +16,32 @@ class _Block(BaseModel):
     )
 
 
+class AttentionKernel(_Block):
+    """Attention over a paged cache, see `opbyte.hw_models.compute.gpu.attention`."""
+
+    softmax: Factor
+    """Lane instructions for a score, beside its exponent."""
+    pairing: Factor
+    """p of the norm that joins products and softmax of CTAs that share an SM, at least 1."""
+    start: Seconds
+    """Start of the kernel: first CTAs, lengths, pages and queries."""
+    turn: Seconds
+    """From one CTA to the next on an SM: epilogue, first loads."""
+    empty: Seconds
+    """A CTA that finds no query rows and leaves."""
+    tail: Factor
+    """Share of the longest CTA for which the last SM runs on alone."""
+    small: Seconds
+    """A small kernel that waits for the one before it, after its launch."""
+    copying: Seconds
+    """A copy inside device memory, launch included."""
+    combine: Seconds
+    """One more part of a split cache in the kernel that combines them."""
+    write: Seconds
+    """Life of a CTA that writes one token's keys and values, under load."""
+    source: str | None = None
+
+
 class LatentKernel(_Block):
     """Decode attention over a latent cache, see `opbyte.hw_models.compute.gpu.latent`."""
 
@@ -53,6 +79,8 @@ class Kernel(_Block):
     """p of the norm that joins SM time and HBM time; 1 adds them, infinity hides the shorter."""
     tail: Factor
     """How much longer the last round of a stream takes, as a share of one round."""
+    attention: AttentionKernel | None = None
+    """Without it attention runs row by row."""
     latent: LatentKernel | None = None
     """Without it latent attention runs row by row."""
     energy: JoulesPerOp | None = None

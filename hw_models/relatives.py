@@ -96,15 +96,19 @@ def _filled(
     return carried
 
 
-def _carried(block: Block) -> dict[str, Any]:
-    """Return a block's values with wider ranges, without sources and what has one of its own."""
+def _carried(block: Block, *, inside: bool = False) -> dict[str, Any]:
+    """Return a block's values with wider ranges, without sources.
+
+    What has a source of its own, as the energy, is the relative's alone, unless it stands in a
+    block inside.
+    """
     carried: dict[str, Any] = {}
     for key, value in block.items():
         if key == "source":
             continue
         if isinstance(value, dict) and "value" not in value:
-            carried[key] = _carried(value)
-        elif not (isinstance(value, dict) and "source" in value):
+            carried[key] = _carried(value, inside=True)
+        elif inside or not (isinstance(value, dict) and "source" in value):
             written = value["value"] if isinstance(value, dict) else value
             carried[key] = {"value": written, "range": _range(written)}
     return carried

@@ -1,4 +1,4 @@
-"""A bare attention call as a work: score, softmax and context of equal sequences on one device."""
+"""A bare attention call as a work: cache write, score, softmax and context on one device."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from opbyte.workloads.work import WORKS, Work
 class AttentionCall(Work):
     """Causal attention of `q_tokens` new tokens of each sequence to its `kv_tokens` cached ones.
 
-    The new tokens' keys and values are in the cache already, and among the `kv_tokens`.
+    The call begins with the write of the new tokens' keys and values, as engines run it; they are
+    among the `kv_tokens`.
 
     Attributes:
         batch: Sequences.
@@ -85,19 +86,27 @@ class AttentionCall(Work):
         return self.batch
 
     def lower(self, parallel: Parallel) -> tuple[Phase, ...]:
-        """Return one phase with three rows."""
+        """Return one phase: the write of the new keys and values, and the call."""
         del parallel
         size = lookup(self.dtype).bytes_per_element
         past = self.kv_tokens - self.q_tokens
         segment = Segment("prefill", self.batch, self.q_tokens, past)
         words = (self.phase, "attention", f"attention_{self.phase}", f"kv-{self.kv_dtype}")
         builder = OpTableBuilder()
+        cached = lookup(self.kv_dtype).bytes_per_element
+        new = self.batch * self.q_tokens * (2.0 * self.kv_heads * self.head_dim)
         with builder.block("attention") as block:
+            append = block.add(
+                "kv_append", "kv_append", dtype=self.dtype, labels=(self.phase, "vector"),
+                flops=0.0, in_bytes=new * size, kv_write=new * cached,
+                groups=self.batch * self.q_tokens,
+            )  # fmt: skip
             attention_core(
                 block, "", self.batch, self.q_tokens, segment.pairs(self.window),
-                segment.reads(self.window), (), words=words,
+                segment.reads(self.window), (append,),
+                words=(*words, "window") if self.window else words,
                 dtype=kv_compute(self.kv_dtype, self.dtype, self.dtype), activation=self.dtype,
-                act_bytes=size, kv_bytes=lookup(self.kv_dtype).bytes_per_element,
+                act_bytes=size, kv_bytes=cached,
                 heads=self.heads, kv_heads=self.kv_heads,
                 head_dim=self.head_dim, value_dim=self.head_dim,
                 in_bytes=self.batch * self.q_tokens * self.heads * self.head_dim * size,

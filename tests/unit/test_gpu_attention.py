@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 
 from opbyte.core.errors import ConfigError
 from opbyte.hw_models.compute.gpu import attention as a
+from opbyte.hw_models.compute.gpu.libraries import LIBRARIES
 
 HUGE = 1e30
 START, TURN, EMPTY, SMALL, COPY, LAUNCH = 1e-6, 2e-6, 0.25e-6, 3e-6, 0.5e-6, 4e-6
 COMBINE, WRITE, STREAM = 0.125e-6, 5e-6, 8e11
-FA2 = a.LIBRARIES.lookup("ampere")
-FA3 = a.LIBRARIES.lookup("hopper")
+FA2 = LIBRARIES.lookup("ampere")
+FA3 = LIBRARIES.lookup("hopper")
 #: 64 queries by 128 keys of 128 elements, twice, at 1 TFLOP/s; 8192 scores at 2 operations of
 #: 0.5 T a second, and their exponents.
 PRODUCTS = 4 * 64 * 128 * 128 / 1e12
@@ -306,9 +307,9 @@ def many(count, seed=0):
     return sizes, calls
 
 
-@pytest.mark.parametrize("name", a.LIBRARIES.names())
+@pytest.mark.parametrize("name", LIBRARIES.names())
 def test_the_compiled_kernel_equals_its_plain_twin(name):
-    library = a.LIBRARIES.lookup(name)
+    library = LIBRARIES.lookup(name)
     sizes, calls = many(400)
     answers = []
     for fill in (a.compiled(), a.fill_seconds):
@@ -320,9 +321,9 @@ def test_the_compiled_kernel_equals_its_plain_twin(name):
     assert np.isfinite(answers[0]).all()
 
 
-@pytest.mark.parametrize("name", a.LIBRARIES.names())
+@pytest.mark.parametrize("name", LIBRARIES.names())
 def test_no_row_undercuts_the_bound(name):
-    library = a.LIBRARIES.lookup(name)
+    library = LIBRARIES.lookup(name)
     sizes, calls = many(2000, 1)
     seconds = np.empty((2000, 1))
     a.compiled()(seconds, sizes, calls, A100, library.rules, library.tiles)
@@ -357,7 +358,7 @@ SLOWER = (
 @given(seed=st.integers(0, 2**16), factor=st.floats(1.0, 100.0))
 @settings(max_examples=20, deadline=None)
 def test_nothing_gets_slower_when_a_rate_rises_or_a_latency_falls(name, column, seed, factor):
-    library = a.LIBRARIES.lookup(name)
+    library = LIBRARIES.lookup(name)
     sizes, calls = many(60, seed)
     points = np.repeat(A100, 2, axis=0)
     rng = np.random.default_rng(seed)
@@ -391,12 +392,12 @@ def test_more_work_never_takes_less():
 
 def test_a_library_that_no_one_declared_is_refused():
     with pytest.raises(ConfigError, match="ampere"):
-        a.LIBRARIES.lookup("amper")
+        LIBRARIES.lookup("amper")
 
 
-@pytest.mark.parametrize("name", a.LIBRARIES.names())
+@pytest.mark.parametrize("name", LIBRARIES.names())
 def test_each_library_declares_what_the_kernel_reads(name):
-    library = a.LIBRARIES.lookup(name)
+    library = LIBRARIES.lookup(name)
     assert library.rules.shape == (a.RULES,)
     assert library.source
     dims, _, _, rows, keys, warp, stages, ctas = library.tiles.T

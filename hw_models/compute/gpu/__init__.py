@@ -15,6 +15,14 @@ from opbyte.hw_models.compute.gpu import calls, products
 from opbyte.hw_models.compute.gpu.parameters import GpuView
 from opbyte.hw_models.compute.matrix import TiledMatrix
 
+#: Kinds of kernels: each picks its operators and prices them.
+KERNELS = (
+    products.kernels,
+    calls.attention_kernels,
+    calls.latent_kernels,
+    calls.append_kernels,
+)
+
 
 @UNITS.register("gpu")
 class Gpu(TiledMatrix):
@@ -30,7 +38,7 @@ class Gpu(TiledMatrix):
         if view is None:
             return None
         parts: list[tuple[Rows, Array]] = []
-        for kernels in (products.kernels, calls.latent_kernels):
+        for kernels in KERNELS:
             mine, seconds = kernels(placed, ops, view)
             if mine.size:
                 parts.append((mine, seconds))

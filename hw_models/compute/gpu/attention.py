@@ -20,8 +20,7 @@ The functions are plain Python (the twin that tests run) and compiled as they ar
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from typing import Any, NamedTuple
 
 import numba
@@ -29,7 +28,6 @@ import numpy as np
 from numba.extending import register_jitable
 
 from opbyte.core.ops import Array
-from opbyte.core.registry import Registry
 
 # Columns of a row, see `fill_seconds`.
 SEQUENCES, KV_HEADS, GROUP, NEW, READS, PAIRS, DIM, VALUE_DIM, B_QUERY, B_KV = range(10)
@@ -45,7 +43,7 @@ FACTS = 27
 # Columns of a tile: the most of head_dim and of query rows and the least bytes of a key's element
 # that it serves, its rows and keys, rows of one warp (group), stages, most CTAs on an SM.
 T_DIM, T_SERVES, T_BYTES, T_ROWS, T_KEYS, T_WARP, T_STAGES, T_CTAS = range(8)
-# Rules of a library, see `AttentionLibrary`.
+# Rules of a library, see `libraries.AttentionLibrary`.
 PACKS, SPLITS, INTERLEAVES, PERSISTENT, LONGEST_FIRST, COPIES, COMBINES, PADS_VALUE = range(8)
 RULES = 8
 _SEARCH, _SHARES = 1.0, 2.0
@@ -289,6 +287,20 @@ def _rate(moved: float, facts: Array) -> float:
 
 
 @register_jitable
+def append_seconds(tokens: float, width: float, moved: float, facts: Array) -> float:
+    """Return the seconds of the kernel that writes new keys and values, after its launch.
+
+    Args:
+        tokens: New tokens, one CTA each.
+        width: Elements of a token's keys.
+        moved: Bytes read and written.
+        facts: Of one point, (FACTS,).
+    """
+    held = tokens * min(_WRITERS, width) / (facts[THREADS] * facts[SMS]) * facts[WRITE]
+    return float(facts[SMALL] + _joined(held, moved / facts[STREAM], facts[OVERLAP]))
+
+
+@register_jitable
 def _beside(x: Array, g: Grid, facts: Array, rules: Array) -> float:
     """Return the seconds of the small kernels around the call's own."""
     heads = x[SEQUENCES] * x[KV_HEADS] * x[GROUP] * x[NEW]
@@ -309,10 +321,9 @@ def _beside(x: Array, g: Grid, facts: Array, rules: Array) -> float:
             seconds += kernel
     if x[APPENDS] > 0.0:
         tokens = x[SEQUENCES] * x[NEW]
-        threads = tokens * min(_WRITERS, x[KV_HEADS] * x[DIM])
-        held = threads / (facts[THREADS] * facts[SMS]) * facts[WRITE]
         moved = tokens * x[KV_HEADS] * (x[DIM] + x[VALUE_DIM]) * (x[B_QUERY] + x[B_KV])
-        seconds += kernel + _joined(held, moved / facts[STREAM], facts[OVERLAP])
+        width = x[KV_HEADS] * x[DIM]
+        seconds += facts[LAUNCH] + append_seconds(tokens, width, moved, facts)
     return float(seconds)
 
 
@@ -457,158 +468,33 @@ def fill_seconds(
         row = end
 
 
+def fill_appends(seconds: Array, sizes: Array, facts: Array) -> None:
+    """Set the seconds of kernels that only write new keys and values.
+
+    Args:
+        seconds: Result, (rows, points).
+        sizes: Tokens, elements of a token's keys and bytes moved, (3, rows, 1 or points).
+        facts: As in `fill_seconds`.
+    """
+    for row in range(seconds.shape[0]):
+        for point in range(seconds.shape[1]):
+            tokens, width, moved = sizes[:, row, point if sizes.shape[2] > 1 else 0]
+            of_point = facts[point if facts.shape[0] > 1 else 0]
+            if moved <= 0.0:
+                seconds[row, point] = 0.0
+            elif of_point[: STREAM + 1].min() <= 0.0:
+                seconds[row, point] = np.inf
+            else:
+                seconds[row, point] = append_seconds(tokens, width, moved, of_point)
+
+
 @cache
 def compiled() -> Any:
     """Return `fill_seconds` compiled."""
     return numba.njit(cache=True)(fill_seconds)
 
 
-KIB = 1024
-_ANY = 2**40
-#: FlashAttention 2 over pages runs its split-KV kernel: 64 queries, 4 warps of 16, one stage.
-_FA2_TILES = (
-    (64, _ANY, 1, 64, 256, 16, 1, 2),
-    (128, _ANY, 1, 64, 128, 16, 1, 2),
-    (256, _ANY, 1, 64, 64, 16, 1, 2),
-)
-#: FlashAttention 3 on 9.0, causal, pages smaller than a tile: one warp group of 64 queries for up
-#: to 64 rows, else two or three; two stages; one CTA. Keys of one byte have tiles of their own.
-_FA3_TILES = (
-    (64, 64, 2, 64, 192, 64, 2, 1),
-    (64, _ANY, 2, 192, 128, 64, 2, 1),
-    (96, _ANY, 2, 192, 128, 64, 2, 1),
-    (128, 64, 2, 64, 128, 64, 2, 1),
-    (128, _ANY, 2, 128, 128, 64, 2, 1),
-    (192, _ANY, 2, 128, 96, 64, 2, 1),
-    (256, _ANY, 2, 128, 80, 64, 2, 1),
-    (64, _ANY, 1, 192, 160, 64, 2, 1),
-    (96, _ANY, 1, 192, 128, 64, 2, 1),
-    (128, _ANY, 1, 128, 160, 64, 2, 1),
-    (192, _ANY, 1, 128, 160, 64, 2, 1),
-    (256, _ANY, 1, 128, 128, 64, 2, 1),
-)
-
-
-@dataclass(frozen=True)
-class AttentionLibrary:
-    """What an engine runs on a generation: facts that are declared, never fitted.
-
-    Attributes:
-        candidates: Tiles, the first that serves is taken.
-        shared_bytes: Shared memory that the CTAs of one SM can take.
-        threads: Most threads on an SM.
-        packs: Heads of a group share a tile: 0 never, 1 in calls of single tokens, 2 always.
-        splits: How KV is cut: 0 not, 1 FlashAttention 2's search in packed calls, 2
-            FlashAttention 3's shares.
-        interleaves: A CTA overlaps softmax with products of its own.
-        persistent: CTAs stay, and take their tiles from a list.
-        longest_first: Long tiles start first.
-        copies: Packing permutes queries and results in kernels of their own.
-        combines: A kernel of its own combines the parts of a split.
-        pads_value: Values are made as wide as keys.
-    """
-
-    name: str
-    source: str
-    candidates: tuple[tuple[int, ...], ...]
-    shared_bytes: int
-    threads: int = 2048
-    packs: int = 1
-    splits: int = 1
-    interleaves: bool = False
-    persistent: bool = False
-    longest_first: bool = False
-    copies: bool = True
-    combines: bool = True
-    pads_value: bool = True
-
-    @cached_property
-    def rules(self) -> Array:
-        """Return what the kernel reads, in the order of its constants."""
-        rules = (
-            self.packs,
-            self.splits,
-            self.interleaves,
-            self.persistent,
-            self.longest_first,
-            self.copies,
-            self.combines,
-            self.pads_value,
-        )
-        return np.array(rules, np.float64)
-
-    @cached_property
-    def tiles(self) -> Array:
-        """Return the tiles, (tiles, 8)."""
-        return np.array(self.candidates, np.float64)
-
-
-LIBRARIES: Registry[AttentionLibrary] = Registry("GPU generation")
-
-
-def _register(library: AttentionLibrary) -> None:
-    LIBRARIES.register(library.name)(library)
-
-
-_register(
-    AttentionLibrary(
-        "ampere",
-        "vllm-project/flash-attention csrc/flash_attn: flash_api.cpp (packing, copies, "
-        "num_splits_heuristic), flash_fwd_launch_template.h (tiles of the split-KV kernel, which "
-        "paged calls force); NVIDIA A100 white paper: 164 KiB, 2048 threads",
-        _FA2_TILES,
-        164 * KIB,
-    )
-)
-_register(
-    AttentionLibrary(
-        "ampere-ga10x",
-        "as ampere; CUDA programming guide, compute capability 8.6: 100 KiB, 1536 threads",
-        _FA2_TILES,
-        100 * KIB,
-        threads=1536,
-    )
-)
-_register(
-    AttentionLibrary(
-        "ada",
-        "as ampere; CUDA programming guide, compute capability 8.9: 100 KiB, 1536 threads",
-        _FA2_TILES,
-        100 * KIB,
-        threads=1536,
-    )
-)
-_register(
-    AttentionLibrary(
-        "hopper",
-        "vllm-project/flash-attention hopper: tile_size.h, heuristics.h, flash_api.cpp (heads are "
-        "always packed over pages smaller than a tile), flash_prepare_scheduler.cu (shares of "
-        "SMs); vLLM's fa_utils.py: FlashAttention 3 on compute capability 9.0",
-        _FA3_TILES,
-        227 * KIB,
-        packs=2,
-        splits=2,
-        interleaves=True,
-        persistent=True,
-        longest_first=True,
-        copies=False,
-        pads_value=False,
-    )
-)
-_register(
-    AttentionLibrary(
-        "blackwell",
-        "nearest relative hopper: vLLM runs FlashInfer's TensorRT-LLM kernels on compute "
-        "capability 10.0, persistent, a split KV combined inside; their tiles are not modelled",
-        _FA3_TILES,
-        227 * KIB,
-        packs=2,
-        splits=2,
-        interleaves=True,
-        persistent=True,
-        longest_first=True,
-        copies=False,
-        combines=False,
-        pads_value=False,
-    )
-)
+@cache
+def compiled_appends() -> Any:
+    """Return `fill_appends` compiled."""
+    return numba.njit(cache=True)(fill_appends)

@@ -12,14 +12,122 @@ from opbyte.core.dtypes import lookup
 from opbyte.core.ops import Array, OpTable
 from opbyte.core.placed import PlacedOps
 from opbyte.hw_models.compute.base import Rows
-from opbyte.hw_models.compute.gpu.parameters import GpuView
+from opbyte.hw_models.compute.gpu.parameters import GpuView, stacked
 
 CALL = ("score", "softmax", "context")
 #: Parameters of the block `kernel.latent`, in the order of the compiled loop's columns.
 LATENT = ("trip", "start", "single")
+#: Facts, and parameters of `kernel` and of `kernel.attention`, in the order of its columns.
+FACTS = (
+    "sms", "peak", "lanes", "clock", "port", "shared", "shared_bytes", "threads", "l2_rate",
+    "l2_bytes", "pins", "stream",
+)  # fmt: skip
+SHARED = ("matrix", "latency", "l2_share", "overlap")
+ATTENTION = (
+    "softmax", "pairing", "start", "turn", "empty", "tail", "small", "copying", "combine", "write",
+)  # fmt: skip
 
 #: Seconds of calls of one arithmetic dtype, given the rows of their scores.
 _Seconds = Callable[[OpTable, Rows, str], Array]
+
+
+def attention_facts(view: GpuView, dtype: str, launch: str) -> Array | None:
+    """Return the columns of `attention`, (1 or points, FACTS), None without its parameters.
+
+    Args:
+        launch: Launch mode, which gives the gap between kernels.
+    """
+    block = view.block("attention", ATTENTION)
+    if block is None:
+        return None
+    named = view.named(dtype)
+    gap = view.unit.get(f"launch.{launch}", 0.0)
+    return stacked(*(named[n] for n in FACTS), gap, *(named[n] for n in SHARED), *block)
+
+
+def attention_kernels(placed: PlacedOps, ops: Rows, view: GpuView) -> tuple[Rows, Array]:
+    """Return the operators that attend to keys and values of heads, and their seconds.
+
+    Rows of one operator are one call.
+
+    Raises:
+        UncoveredError: If the unit lacks the dtype, or its generation has no such kernel.
+    """
+    from opbyte.hw_models.compute.gpu.attention import compiled
+    from opbyte.hw_models.compute.gpu.libraries import LIBRARIES
+
+    scores, owner = _calls(placed, ops)
+    plain = ~_is_latent(placed.table, scores)
+    scores, owner = scores[plain], owner[plain]
+    if not scores.size or view.block("attention", ()) is None:
+        return owner[:0], np.zeros((0, 1))
+    library = LIBRARIES.lookup(view.generation.name)
+
+    def seconds(table: OpTable, rows: Rows, dtype: str) -> Array:
+        facts = attention_facts(view, dtype, placed.launch)
+        assert facts is not None
+        sizes = _attention_sizes(table, rows, lookup(dtype).bytes_per_element)
+        result = np.empty((len(rows), max(sizes.shape[1], facts.shape[0])))
+        calls = placed.op_of[rows]
+        compiled()(result, sizes, calls, facts, library.rules, library.tiles)
+        return result
+
+    return _summed(placed.table, scores, owner, seconds)
+
+
+def _attention_sizes(table: OpTable, rows: Rows, size: float) -> Array:
+    """Return the columns of `attention` for score rows, (rows, 1 or points, COLUMNS).
+
+    Args:
+        size: Bytes of an element of the queries.
+    """
+    values = rows + 2
+    groups, heads, reads = table["groups"][rows], table["heads"][rows], table["n"][rows]
+    sequences, dim = table["sequences"][rows], table["k"][rows]
+    elements = groups * reads * dim
+    cached = table["kv_read"][rows] / np.maximum(elements, 1.0)
+    window = np.array([[float("window" in table.labels[row])] for row in rows])
+    columns = (
+        sequences,
+        groups / sequences,
+        heads,
+        table["m"][rows] / heads,
+        reads,
+        table["flops"][rows] / (2.0 * dim * groups * heads),
+        dim,
+        table["n"][values],
+        np.full_like(window, size),
+        # Without a cache keys and values are activations.
+        np.where(cached > 0, cached, size),
+        np.zeros_like(window),
+        window,
+        np.zeros_like(window),
+    )
+    sizes = np.empty((len(rows), max(c.shape[1] for c in columns), len(columns)))
+    for i, column in enumerate(columns):
+        sizes[:, :, i] = column
+    return sizes
+
+
+def append_kernels(placed: PlacedOps, ops: Rows, view: GpuView) -> tuple[Rows, Array]:
+    """Return the operators that only write new keys and values, and their seconds."""
+    from opbyte.hw_models.compute.gpu.attention import compiled_appends
+
+    table = placed.table
+    rows = np.array([r for r in placed.single(ops) if table.kinds[r] == "kv_append"], np.int64)
+    mine = placed.op_of[rows]
+    if not rows.size or view.block("attention", ()) is None:
+        return mine[:0], np.zeros((0, 1))
+    dtype = table.dtypes[rows[0]]
+    facts = attention_facts(view, dtype, placed.launch)
+    assert facts is not None
+    tokens, written = table["groups"][rows], table["kv_write"][rows]
+    # Keys are half of what a token writes, in elements of its own type at most.
+    width = written / np.maximum(2.0 * tokens * lookup(dtype).bytes_per_element, 1.0)
+    sizes = _stacked(tokens, width, written + placed.moved["activation"][mine])
+    result = np.empty((len(rows), max(sizes.shape[2], facts.shape[0])))
+    compiled_appends()(result, sizes, facts)
+    return mine, result
 
 
 def latent_kernels(placed: PlacedOps, ops: Rows, view: GpuView) -> tuple[Rows, Array]:
@@ -68,9 +176,10 @@ def _calls(placed: PlacedOps, ops: Rows) -> tuple[Rows, Rows]:
 
 def _is_latent(table: OpTable, scores: Rows) -> npt.NDArray[np.bool_]:
     """Return where values are a part of the cached keys: only the score row reads the cache."""
-    reads = (table["kv_read"][scores] > 0).any(axis=1)
-    again = (table["kv_read"][scores + 2] > 0).any(axis=1)
-    return reads & ~again if scores.size else np.zeros(0, bool)
+    if not scores.size:
+        return np.zeros(0, bool)
+    reads: npt.NDArray[np.bool_] = (table["kv_read"][scores] > 0).any(axis=1)
+    return reads & ~(table["kv_read"][scores + 2] > 0).any(axis=1)
 
 
 def _stacked(*columns: Array) -> Array:

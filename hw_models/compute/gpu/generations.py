@@ -54,6 +54,7 @@ class Generation:
 
     Attributes:
         shared_bytes: Shared memory that the CTAs of one SM can take.
+        threads: Most threads on an SM.
         shared_bytes_per_clock: Width of an SM's shared memory.
         port_bytes_per_clock: Width of an SM's port to L2.
         persistent: CTAs stay and hide fill and epilogue under the next tile's main loop.
@@ -66,6 +67,7 @@ class Generation:
     source: str
     candidates: tuple[tuple[int, ...], ...]
     shared_bytes: int
+    threads: int = 2048
     shared_bytes_per_clock: float = 128.0
     port_bytes_per_clock: float = 64.0
     persistent: bool = False
@@ -108,18 +110,21 @@ _register(
 _register(
     Generation(
         "ampere-ga10x",
-        "CUDA programming guide, compute capability 8.6: 100 KiB of shared memory; as ampere",
+        "CUDA programming guide, compute capability 8.6: 100 KiB of shared memory, 1536 "
+        "threads; as ampere",
         _AMPERE_TILES,
         100 * KIB,
+        threads=1536,
     )
 )
 _register(
     Generation(
         "ada",
-        "nearest relative ampere-ga10x: the same warp-level products (mma.sync) and shared memory; "
+        "nearest relative ampere-ga10x: the same warp-level products (mma.sync), shared memory, threads; "
         "no kernels of Ada were looked at",
         _AMPERE_TILES,
         100 * KIB,
+        threads=1536,
     )
 )
 _register(

@@ -14,7 +14,11 @@ from opbyte.core.ops import Array
 from opbyte.hw_models.compute.base import UnitView
 from opbyte.hw_models.compute.gpu.generations import GENERATIONS, Generation
 
-#: Path below the unit of each parameter of the block, in the order of the kernel's columns.
+#: Facts and parameters of a product, in the order of the columns of `kernel`.
+MACHINE = (
+    "sms", "peak", "shared", "port", "l2_rate", "l2_bytes", "reuse", "pins", "stream", "room",
+    "lanes", "energy",
+)  # fmt: skip
 BLOCK = ("matrix", "fill", "latency", "epilogue", "split", "l2_share", "overlap", "tail")
 
 
@@ -64,6 +68,15 @@ class GpuView:
         Raises:
             UncoveredError: If the unit has no rate for the dtype.
         """
+        named = self.named(dtype)
+        return stacked(*(named[name] for name in (*MACHINE, *BLOCK)), *more)
+
+    def named(self, dtype: str) -> dict[str, Any]:
+        """Return what kernels read of the machine, by name.
+
+        Raises:
+            UncoveredError: If the unit has no rate for the dtype.
+        """
         unit, values = self.unit, self.unit.machine.values
         clock, wires = unit.get("clock"), unit.get("kernel.l2")
         l2 = str(unit.buffer())
@@ -72,29 +85,25 @@ class GpuView:
             raise UncoveredError(
                 f"{unit.machine.name}: '{self.home}' has no bandwidth. set {self.home}.bandwidth"
             )
-        columns = (
-            float(unit.machine.unit(unit.path).config.instances),
-            unit.peak(dtype),
-            self.generation.shared_bytes_per_clock * clock,
-            self.generation.port_bytes_per_clock * clock * wires,
-            self._wire_rate(l2) * wires,
-            values[f"{l2}.capacity"],
-            unit.buffer_bytes(),
-            pins,
-            pins * values.get(f"{self.home}.efficiency", 1.0),
-            self._room(),
-            unit.get("vector", 1.0),
-            self._energy(dtype),
-            *(unit.get(f"kernel.{name}") for name in BLOCK),
-            *more,
-        )
-        if all(isinstance(c, float) for c in columns):
-            return np.array([columns])
-        points = max(np.size(c) for c in columns)
-        facts = np.empty((points, len(columns)))
-        for i, column in enumerate(columns):
-            facts[:, i] = column
-        return facts
+        generation = self.generation
+        return {
+            "sms": float(unit.machine.unit(unit.path).config.instances),
+            "peak": unit.peak(dtype),
+            "shared": generation.shared_bytes_per_clock * clock,
+            "port": generation.port_bytes_per_clock * clock * wires,
+            "l2_rate": self._wire_rate(l2) * wires,
+            "l2_bytes": values[f"{l2}.capacity"],
+            "reuse": unit.buffer_bytes(),
+            "pins": pins,
+            "stream": pins * values.get(f"{self.home}.efficiency", 1.0),
+            "room": self._room(),
+            "lanes": unit.get("vector", 1.0),
+            "energy": self._energy(dtype),
+            "clock": clock,
+            "threads": float(generation.threads),
+            "shared_bytes": float(generation.shared_bytes),
+            **{name: unit.get(f"kernel.{name}") for name in BLOCK},
+        }
 
     def block(self, name: str, keys: Sequence[str]) -> list[Any] | None:
         """Return parameters of a block inside `kernel`, None where it is absent."""
@@ -131,3 +140,14 @@ class GpuView:
         if isinstance(ratio, float):
             return energy * (ratio if math.isfinite(ratio) else 1.0)
         return energy * np.where(np.isfinite(ratio), ratio, 1.0)
+
+
+def stacked(*columns: Any) -> Array:
+    """Return floats and arrays over points as (1 or points, columns)."""
+    if all(isinstance(c, float) for c in columns):
+        return np.array([columns])
+    points = max(np.size(c) for c in columns)
+    facts = np.empty((points, len(columns)))
+    for i, column in enumerate(columns):
+        facts[:, i] = column
+    return facts
