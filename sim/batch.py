@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 #: Rows that are priced at once: their columns together stay in a core's cache.
-CHUNK = 8192
+CHUNK = 32768
 _NOT_COLUMNS = ("sources", "ranges")
 
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from opbyte.core.errors import ConfigError, UncoveredError
 from opbyte.core.mapping import Mapping, Placement
 from opbyte.core.ops import BYTE_COLUMNS, CLASS_OF, COLLECTIVES, Array, OpTable
-from opbyte.core.placed import MOVED, PlacedOps
+from opbyte.core.placed import MOVED, PlacedOps, reduced
 from opbyte.core.registry import nearest
 from opbyte.hw_models.machine import Machine
 
@@ -376,14 +376,14 @@ def _moved(
 
     def gather(values: Array, owner: npt.NDArray[np.int64]) -> Array:
         total = np.zeros((count, values.shape[1]))
-        np.add.at(total, owner, values)
+        for op, value in zip(owner, values, strict=True):
+            total[op] += value
         return total
 
     starts = np.searchsorted(op_of, np.arange(count))
 
     def per_op(values: Array) -> Array:
-        total: Array = np.add.reduceat(values, starts, axis=0)
-        return total
+        return reduced(values, starts)
 
     moved = {column: per_op(table[column]) for column in BYTE_COLUMNS}
     source, target = table.edges[:, 0], op_of[table.edges[:, 1]]
@@ -394,7 +394,7 @@ def _moved(
     outside[source] = False
     outside[pairs[:, 0]] = True
     kept = ~outside[:, None]
-    given = np.maximum.reduceat(table["in_bytes"], starts, axis=0)
+    given = reduced(table["in_bytes"], starts, np.maximum)
     given = given + per_op(table["side_bytes"])
     if len(pairs):
         given = given + gather(carried[pairs[:, 0]], pairs[:, 1])
@@ -406,7 +406,7 @@ def _moved(
     moved["internal"] = internal
     streamed = np.array([kind in STREAMED for kind in table.kinds])[:, None]
     inside = np.where(kept & ~streamed, carried, 0.0)
-    live = given + np.maximum.reduceat(inside, starts, axis=0)
+    live = given + reduced(inside, starts, np.maximum)
     wide = {
         c: np.broadcast_to(v, (count, points)) if v.shape[1] > 1 else v for c, v in moved.items()
     }

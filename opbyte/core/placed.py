@@ -81,6 +81,23 @@ class PlacedOps:
 
     def per_op(self, rows: Array) -> Array:
         """Return row values summed over each operator's rows, (ops, 1 or points)."""
-        starts = np.searchsorted(self.op_of, np.arange(len(self)))
-        total: Array = np.add.reduceat(rows, starts, axis=0)
+        return reduced(rows, np.searchsorted(self.op_of, np.arange(len(self))))
+
+
+#: Columns from which whole rows are added one by one, which `reduceat` does slowly.
+_WIDE = 256
+
+
+def reduced(rows: Array, starts: npt.NDArray[np.int64], ufunc: np.ufunc = np.add) -> Array:
+    """Return the sums (or what the ufunc makes) of rows from each start to the next."""
+    if rows.shape[1] < _WIDE:
+        total: Array = ufunc.reduceat(rows, starts, axis=0)
         return total
+    sums = np.empty((len(starts), rows.shape[1]))
+    ends = [*starts[1:], len(rows)]
+    for i, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        if end - start == 1:
+            sums[i] = rows[start]
+        else:
+            ufunc.reduce(rows[start:end], axis=0, out=sums[i])
+    return sums

@@ -491,7 +491,7 @@ def fill_appends(seconds: Array, sizes: Array, facts: Array) -> None:
 @cache
 def compiled() -> Any:
     """Return `fill_seconds` compiled."""
-    return numba.njit(cache=True)(fill_seconds)
+    return numba.njit(cache=True, error_model="numpy")(fill_seconds)
 
 
 @cache

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from opbyte.core.dtypes import lookup
 from opbyte.core.ops import Array, OpTable
-from opbyte.core.placed import PlacedOps
+from opbyte.core.placed import PlacedOps, reduced
 from opbyte.hw_models.compute.base import Rows
 from opbyte.hw_models.compute.gpu.parameters import GpuView, stacked
 
@@ -178,8 +178,8 @@ def _is_latent(table: OpTable, scores: Rows) -> npt.NDArray[np.bool_]:
     """Return where values are a part of the cached keys: only the score row reads the cache."""
     if not scores.size:
         return np.zeros(0, bool)
-    reads: npt.NDArray[np.bool_] = (table["kv_read"][scores] > 0).any(axis=1)
-    return reads & ~(table["kv_read"][scores + 2] > 0).any(axis=1)
+    reads, again = (np.any(table["kv_read"][r] > 0, axis=1) for r in (scores, scores + 2))
+    return np.asarray(reads & ~again, np.bool_)
 
 
 def _stacked(*columns: Array) -> Array:
@@ -201,4 +201,4 @@ def _summed(table: OpTable, scores: Rows, owner: Rows, seconds: _Seconds) -> tup
     for mine, part in parts:
         calls[mine] = part
     ops, first = np.unique(owner, return_index=True)
-    return ops, np.add.reduceat(calls, first, axis=0)
+    return ops, reduced(calls, first)
