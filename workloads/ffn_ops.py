@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from opbyte.core.errors import WorkloadError
-from opbyte.core.ops import Number
+from opbyte.core.ops import Array, Number, Spread
 from opbyte.core.parallel import Parallel
 from opbyte.workloads.ffn import DenseFfn, MoeFfn
-from opbyte.workloads.numeric import share
+from opbyte.workloads.numeric import is_array, maximum, minimum, share
+from opbyte.workloads.routing import Routing
 from opbyte.workloads.rows import VECTOR_FLOPS, Rows
 
 
@@ -117,43 +120,94 @@ def _experts(rows: Rows, ffn: MoeFfn, x: int, choose: int, inner: int) -> int:
     parallel, sizes, routing = rows.parallel, rows.sizes, rows.routing
     split, replicas = expert_split(parallel, ffn.experts, rows.model.name)
     together = rows.tokens * replicas
-    assigned = together * ffn.top_k / parallel.ep
-    hit = routing.distinct(ffn.experts, ffn.top_k, together) / parallel.ep
-    if routing.fullest:
-        assigned = assigned * routing.imbalance(ffn.experts, ffn.top_k, together, parallel.ep)
+    load = expert_load(routing, ffn, together, parallel.ep)
     payload = together * (ffn.top_k * inner * sizes.activation / (parallel.ep * split))
     inputs: tuple[int, ...] = (x, choose)
     if parallel.ep > 1:
         inputs = (rows.collective("dispatch", "all_to_all", inputs, payload, parallel.ep),)
-    width = share(ffn.width, split)
-    wide = width * (ffn.matrices - 1)
-    first = "gate_up" if ffn.matrices == 3 else "up"
-    up = _grouped(
-        rows, f"expert_{first}", inputs, assigned, hit, wide, inner, wide * ffn.expert_bias
-    )
-    last = _activation(rows, "expert_activation", up, assigned * width, ffn.matrices)
-    last = _grouped(
-        rows, "expert_down", (last,), assigned, hit, inner, width, inner * ffn.expert_bias
-    )
+    last = expert_network(rows, ffn, inputs, load, share(ffn.width, split), inner, load.assigned)
     if parallel.ep > 1:
         last = rows.collective("return", "all_to_all", (last,), payload, parallel.ep)
     return last
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What the experts of a device have to do.
+
+    Attributes:
+        assigned: Picks of its experts.
+        hit: Experts that are picked.
+        tokens: Tokens that pick one of them, at most.
+        counts: Picks of each expert, where they are known, (experts, 1 or points).
+    """
+
+    assigned: Number
+    hit: Number
+    tokens: Number
+    counts: Array | None
+
+
+def expert_load(routing: Routing, ffn: MoeFfn, tokens: Number, devices: int) -> Load:
+    """Return the load of one of the devices over which experts are split."""
+    counts = routing.counts(ffn.experts, ffn.top_k, tokens, devices)
+    if counts is not None:
+        several = is_array(tokens)
+        assigned = counts.sum(axis=0) if several else float(counts.sum())
+        hit = (counts > 0).sum(axis=0).astype(float) if several else float((counts > 0).sum())
+    else:
+        assigned = tokens * ffn.top_k / devices
+        hit = routing.distinct(ffn.experts, ffn.top_k, tokens) / devices
+        if routing.fullest:
+            assigned = assigned * routing.imbalance(ffn.experts, ffn.top_k, tokens, devices)
+    # A device may get no pick at all: then one expert computes nothing.
+    return Load(assigned, maximum(hit, 1e-9), minimum(tokens, assigned), counts)
+
+
+def expert_network(
+    rows: Rows,
+    ffn: MoeFfn,
+    inputs: tuple[int, ...],
+    load: Load,
+    width: int,
+    inner: int,
+    activated: Number,
+    in_bytes: Number = 0.0,
+) -> int:
+    """Add the grouped products of the experts that are hit; return the down projection.
+
+    Args:
+        width: Inner width of an expert on this device.
+        inner: Outer width.
+        activated: Picks whose activation is computed.
+        in_bytes: Of the tokens, where no row makes them.
+    """
+    wide = width * (ffn.matrices - 1)
+    first = "gate_up" if ffn.matrices == 3 else "up"
+    up = _grouped(
+        rows, f"expert_{first}", inputs, load, wide, inner, wide * ffn.expert_bias, width, in_bytes
+    )
+    last = _activation(rows, "expert_activation", up, activated * width, ffn.matrices)
+    return _grouped(
+        rows, "expert_down", (last,), load, inner, width, inner * ffn.expert_bias, width
+    )
 
 
 def _grouped(
     rows: Rows,
     name: str,
     inputs: tuple[int, ...],
-    assigned: Number,
-    hit: Number,
+    load: Load,
     n: int,
     k: int,
     vectors: float,
+    width: int,
+    in_bytes: Number = 0.0,
 ) -> int:
     """Add one product of each expert that is hit with the tokens that chose it."""
-    sizes = rows.sizes
+    sizes, assigned, hit = rows.sizes, load.assigned, load.hit
     one = n * k * sizes.stored["expert"] + vectors * sizes.stored["other"]
-    return rows.block.add(
+    row = rows.block.add(
         name,
         "grouped_gemm",
         dtype=sizes.compute["expert"],
@@ -165,5 +219,9 @@ def _grouped(
         groups=hit,
         flops=2.0 * n * k * assigned,
         expert=hit * one,
+        in_bytes=in_bytes,
         out_bytes=assigned * (n * sizes.activation),
     )
+    if load.counts is not None:
+        rows.block.spread(row, Spread(load.counts, load.tokens, width))
+    return row

@@ -9,6 +9,7 @@ picks is a given expert is capped at one, and what is cut off goes to the others
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, get_args
 
 import numpy as np
@@ -16,9 +17,12 @@ import numpy.typing as npt
 
 from opbyte.core.errors import WorkloadError
 from opbyte.core.ops import Array, Number
+from opbyte.workloads.drawn import balanced, on_device, power_law, typical
 from opbyte.workloads.numeric import is_array, maximum, minimum
 
-Kind = Literal["uniform", "zipf", "balanced"]
+Kind = Literal["uniform", "zipf", "balanced", "power_law"]
+#: Draws that stand for a batch of a power law together.
+DRAWS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,15 +31,31 @@ class Routing:
 
     Attributes:
         kind: `uniform` draws at random; `zipf` draws by popularity; `balanced` spreads tokens
-            evenly, so that min(E, T k) experts are hit.
+            evenly, so that min(E, T k) experts are hit; `power_law` draws the tokens of each
+            expert, as benchmarks of MoE kernels do (`drawn`).
         skew: Exponent of the power law, 0 for uniform popularity.
         fullest: The lowered device is the one with the most loaded experts, where experts are
             split over devices; else an average one.
+        seed: Of what is drawn.
     """
 
     kind: Kind = "uniform"
     skew: float = 0.0
     fullest: bool = False
+    seed: int = 0
+
+    @classmethod
+    def named(cls, text: str) -> Routing:
+        """Return a routing from a word such as `uniform`, `zipf_0.8` or `power_law_1.2`.
+
+        Raises:
+            WorkloadError: If no kind begins so, or the skew makes no sense.
+        """
+        kind, _, skew = text.rpartition("_")
+        try:
+            return cls(kind, float(skew))  # type: ignore[arg-type]
+        except ValueError:
+            return cls(text)  # type: ignore[arg-type]
 
     def __post_init__(self) -> None:
         """Check kind and skew.
@@ -49,8 +69,26 @@ class Routing:
             raise WorkloadError(f"routing: no kind is called {self.kind!r}. Known: {known}")
         if not (np.isfinite(self.skew) and self.skew >= 0):
             raise WorkloadError(f"routing: skew must be finite and >= 0, got {self.skew}")
-        if self.skew and self.kind != "zipf":
-            raise WorkloadError(f"routing: skew belongs to kind 'zipf', got kind {self.kind!r}")
+        if self.skew and self.kind not in ("zipf", "power_law"):
+            raise WorkloadError(
+                f"routing: skew belongs to the kinds 'zipf' and 'power_law', got {self.kind!r}"
+            )
+
+    def counts(self, experts: int, picks: int, tokens: Number, devices: int = 1) -> Array | None:
+        """Return tokens of each expert of a device, (experts of the device, 1 or points).
+
+        None where experts are only known by their mean. Draws are made device by device, and
+        what is typical of `DRAWS` of them stands for a batch.
+
+        Args:
+            devices: Over which experts are split; the device is the fullest, or the first.
+        """
+        if self.kind == "balanced":
+            return on_device(balanced(experts, picks, np.rint(tokens)), devices, 0)
+        if self.kind != "power_law":
+            return None
+        key = tuple(np.atleast_1d(np.asarray(tokens, np.float64)).tolist())
+        return _drawn(experts, picks, key, self.skew, self.seed, devices, self.fullest)
 
     def hit_probability(self, experts: int, picks: int) -> Array:
         """Return the probability that one token visits each expert, (experts,), summing to picks.
@@ -74,6 +112,11 @@ class Routing:
             free &= ~full
             left = picks - float(hit.sum())
 
+    def _all(self, experts: int, picks: int, tokens: Number) -> Array:
+        counts = self.counts(experts, picks, tokens)
+        assert counts is not None
+        return counts
+
     def distinct(self, experts: int, picks: int, tokens: Number) -> Number:
         """Return the expected distinct experts that `tokens` tokens visit.
 
@@ -82,6 +125,8 @@ class Routing:
         """
         if self.kind == "balanced":
             return minimum(tokens * float(picks), float(experts))
+        if self.kind == "power_law":
+            return _like(tokens, (self._all(experts, picks, tokens) > 0).sum(axis=0))
         if self.kind == "uniform" or self.skew == 0.0:
             missed = 1.0 - min(picks, experts) / experts
             return experts * (1.0 - missed**tokens)
@@ -100,6 +145,8 @@ class Routing:
         """
         if self.kind == "balanced":
             return maximum(tokens * (picks / experts), minimum(tokens, 1.0))
+        if self.kind == "power_law":
+            return _like(tokens, self._all(experts, picks, tokens).max(axis=0))
         hit = self.hit_probability(experts, picks)
         many = np.atleast_1d(np.asarray(tokens, np.float64))
         load = np.array([_mean_of_maximum(hit, float(t)) for t in many])
@@ -113,6 +160,11 @@ class Routing:
         """
         if devices == 1 or self.kind == "balanced":
             return 1.0
+        if self.kind == "power_law":
+            counts = self.counts(experts, picks, tokens, devices)
+            assert counts is not None
+            mean = np.asarray(tokens, np.float64) * picks / devices
+            return _like(tokens, np.maximum(counts.sum(axis=0) / mean, 1.0))
         hit = self.hit_probability(experts, picks)
         many = np.atleast_1d(np.asarray(tokens, np.float64))
         per_device = np.bincount(np.arange(experts) % devices, weights=hit, minlength=devices)
@@ -124,6 +176,31 @@ class Routing:
         )
         ratio: Array = np.maximum(top * devices / (many * min(picks, experts)), 1.0)
         return ratio if is_array(tokens) else float(ratio[0])
+
+
+def _like(tokens: Number, values: Array) -> Number:
+    """Return a value for each point, or a float where the tokens are one."""
+    return np.asarray(values, np.float64) if is_array(tokens) else float(values[0])
+
+
+@lru_cache(maxsize=512)
+def _drawn(
+    experts: int,
+    picks: int,
+    tokens: tuple[float, ...],
+    skew: float,
+    seed: int,
+    devices: int,
+    fullest: bool,
+) -> Array:
+    device = None if fullest else 0
+    draws = [
+        on_device(
+            power_law(experts, picks, np.array(tokens), skew, seed=seed, draw=i), devices, device
+        )
+        for i in range(DRAWS)
+    ]
+    return typical(draws)
 
 
 def _mean_of_maximum(hit: Array, tokens: float) -> float:

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from opbyte.core.ops import Number, Phase
 from opbyte.core.parallel import Parallel
@@ -61,10 +61,11 @@ class Work(ABC):
             counts[name] = value
         same_points(self.kind, **counts)
 
-    @property
-    @abstractmethod
-    def tokens(self) -> Number:
-        """Return the tokens produced, or processed where none are produced."""
+    if TYPE_CHECKING:
+        # A field of some works; a base's property would forbid that.
+        @property
+        def tokens(self) -> Number:
+            """Return the tokens produced, or processed where none are produced."""
 
     @property
     @abstractmethod

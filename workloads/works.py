@@ -17,6 +17,7 @@ from opbyte.workloads import (
     collective_calls,
     fft,
     latent_calls,
+    moe_calls,
     op_trace,
     phases,
 )
@@ -29,7 +30,16 @@ from opbyte.workloads.work import WORKS, Work
 __all__ = ["WORKS", "Work", "work_from"]
 
 #: Modules whose import registers the works that ship with opbyte.
-REGISTERED = (attention_calls, coe, collective_calls, fft, latent_calls, op_trace, phases)
+REGISTERED = (
+    attention_calls,
+    coe,
+    collective_calls,
+    fft,
+    latent_calls,
+    moe_calls,
+    op_trace,
+    phases,
+)
 
 _ANYWHERE = ("kind", "source", "precision")
 _PROVENANCE = ("value", "source", "range")
@@ -170,9 +180,9 @@ class _Reading:
     def _read(self, name: str, raw: object) -> Any:
         if name in ("model", "router"):
             return _model(raw)
-        if name == "experts":
+        if name == "experts" and self.cls is not moe_calls.Moe:
             return _experts(raw)
-        if name == "routing":
+        if name == "routing" and self.cls is not moe_calls.Moe:
             return _routing(raw)
         if name == "path":
             return self._file(raw)
@@ -246,7 +256,7 @@ def _routing(raw: object) -> Routing:
     if isinstance(raw, Routing):
         return raw
     if isinstance(raw, str):
-        return Routing(raw)  # type: ignore[arg-type]
+        return Routing.named(raw)
     known = ("kind", "skew", "fullest")
     if not isinstance(raw, Mapping):
         raise ConfigError.one(rule="a routing is due", value=raw, remedy="Write uniform.")

@@ -57,6 +57,21 @@ COLLECTIVES = frozenset({"all_reduce", "all_gather", "reduce_scatter", "all_to_a
 
 
 @dataclass(frozen=True)
+class Spread:
+    """How a grouped product's rows are spread over its groups, where the mean does not say it.
+
+    Attributes:
+        counts: Rows of each group of the device, zeros too, (groups, 1 or points).
+        tokens: Tokens whose picks the rows are, all of them on this device.
+        width: Inner width of one group's network.
+    """
+
+    counts: Array
+    tokens: Number
+    width: float
+
+
+@dataclass(frozen=True)
 class OpTable:
     """Operators of one piece of work, as a struct of arrays.
 
@@ -78,6 +93,7 @@ class OpTable:
         order: Blocks as they run.
         edges: (edges, 2) rows of source and destination, source before destination.
         stage: Pipeline stage of each block.
+        spreads: Row -> how a grouped product's rows are spread, for those that know it.
     """
 
     names: tuple[str, ...]
@@ -90,6 +106,7 @@ class OpTable:
     order: npt.NDArray[np.int64]
     edges: npt.NDArray[np.int64]
     stage: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    spreads: Mapping[int, Spread] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -184,6 +201,10 @@ class BlockBuilder:
         table.numbers.append(numbers)
         return row
 
+    def spread(self, row: int, spread: Spread) -> None:
+        """Say how a grouped product's rows are spread over its groups."""
+        self._table.spreads[row] = spread
+
 
 class OpTableBuilder:
     """Builds an OpTable row by row."""
@@ -199,6 +220,7 @@ class OpTableBuilder:
         self.blocks: list[str] = []
         self.stages: list[int] = []
         self.order: list[int] = []
+        self.spreads: dict[int, Spread] = {}
 
     @contextmanager
     def block(self, name: str, stage: int = 0) -> Iterator[BlockBuilder]:
@@ -231,6 +253,7 @@ class OpTableBuilder:
             np.array(self.order, np.int64),
             np.array(self.edges, np.int64).reshape(-1, 2),
             np.array(self.stages, np.int64),
+            self.spreads,
         )
 
     def _columns(self) -> dict[str, Array]:

@@ -90,7 +90,7 @@ def test_devices_are_less_uneven_than_experts():
         (("unifrom",), "no kind is called 'unifrom'. Known: uniform, zipf, balanced"),
         (("zipf", -1.0), "skew must be finite and >= 0, got -1.0"),
         (("zipf", float("nan")), "skew must be finite"),
-        (("uniform", 0.5), "skew belongs to kind 'zipf'"),
+        (("uniform", 0.5), "skew belongs to the kinds 'zipf'"),
     ],
 )
 def test_wrong_routings(arguments, message):
