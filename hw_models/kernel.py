@@ -54,6 +54,18 @@ class LatentKernel(_Block):
     source: str | None = None
 
 
+class GroupedKernel(_Block):
+    """Products of experts, see `opbyte.hw_models.compute.gpu.grouped`."""
+
+    matrix: Ratio
+    """Share of the matrix units, or of shared memory, that the main loop fills."""
+    gather: Factor
+    """Extra latency of a k-step, times the share of the gathered rows' source beyond L2."""
+    narrow: Ratio
+    """Rate of a stream whose k-steps are narrower than a cache line, or unaligned."""
+    source: str | None = None
+
+
 class Kernel(_Block):
     """Ten parameters of one dense product, see `opbyte.hw_models.compute.gpu.kernel`.
 
@@ -81,6 +93,8 @@ class Kernel(_Block):
     """How much longer the last round of a stream takes, as a share of one round."""
     attention: AttentionKernel | None = None
     """Without it attention runs row by row."""
+    grouped: GroupedKernel | None = None
+    """Without it products of experts are equal products of the mean size."""
     latent: LatentKernel | None = None
     """Without it latent attention runs row by row."""
     energy: JoulesPerOp | None = None

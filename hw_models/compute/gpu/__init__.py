@@ -11,13 +11,14 @@ import numpy as np
 from opbyte.core.ops import Array
 from opbyte.core.placed import PlacedOps
 from opbyte.hw_models.compute.base import UNITS, KernelPrices, Rows, UnitView
-from opbyte.hw_models.compute.gpu import calls, products
+from opbyte.hw_models.compute.gpu import calls, experts, products
 from opbyte.hw_models.compute.gpu.parameters import GpuView
 from opbyte.hw_models.compute.matrix import TiledMatrix
 
 #: Kinds of kernels: each picks its operators and prices them.
 KERNELS = (
     products.kernels,
+    experts.kernels,
     calls.attention_kernels,
     calls.latent_kernels,
     calls.append_kernels,

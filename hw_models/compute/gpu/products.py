@@ -26,7 +26,10 @@ def kernels(placed: PlacedOps, ops: Rows, view: GpuView) -> tuple[Rows, Array]:
         UncoveredError: If a product is empty along n or k, or the unit lacks its dtype.
     """
     table = placed.table
-    rows = np.array([r for r in placed.single(ops) if table.kinds[r] in PRODUCTS], np.int64)
+    single = [r for r in placed.single(ops) if table.kinds[r] in PRODUCTS]
+    if view.block("grouped", ()) is not None:
+        single = [r for r in single if int(r) not in table.spreads]
+    rows = np.array(single, np.int64)
     sizes = [table[c][rows] for c in ("m", "n", "k", "groups")]
     if not sizes[0].any():
         return rows[:0], np.zeros((0, 1))
