@@ -145,6 +145,8 @@ class Mapping(_Frozen):
         run: Rules that pick a unit.
         fusion: A name of `FUSIONS`, or lists of labels of which neighbours become one operator.
         launch: How a kernel starts; names a latency of the unit.
+        all_reduce: Whose all-reduces inside a node run: the `library`'s, or, up to a size,
+            `direct` kernels that read the other devices' memory, as vLLM has them.
         overlap: What runs at the same time; `copy` copies the next model while one runs.
         coverage: Share of a tier's capacity that tensors may take.
     """
@@ -157,6 +159,7 @@ class Mapping(_Frozen):
     run: tuple[Run, ...]
     fusion: str | tuple[tuple[str, ...], ...] = "none"
     launch: str = "hardware"
+    all_reduce: Literal["library", "direct"] = "library"
     overlap: Literal["none", "copy", "head", "dependency", "q_first"] = "none"
     routes: dict[str, Route] = Field(default_factory=dict)
     pipeline: dict[str, Any] | None = None
