@@ -47,6 +47,7 @@ from opbyte.core.parameters import (
 from opbyte.core.registry import nearest
 from opbyte.hw_models.kernel import Kernel
 from opbyte.hw_models.link.parameters import Collectives
+from opbyte.hw_models.relatives import with_relatives
 
 #: Words of the tree that a path leaves out.
 STRUCTURE = frozenset({"parts", "memory", "units", "ports", "links"})
@@ -131,6 +132,8 @@ class Unit(_Frozen):
     clock: Hertz | None = None
     instances: int = Field(1, ge=1)
     """Sub-units (SMs, PCUs, stacks) that all rates of the unit are the sum of."""
+    local: Bytes | None = None
+    """Memory of one sub-unit that holds its tile of a product (an SM's L1): kind `waves`."""
     macs: int | None = Field(None, ge=1)
     dtypes: tuple[str, ...] = ()
     array: tuple[PositiveInt, PositiveInt] | None = None
@@ -371,10 +374,15 @@ def load_machine(source: str | Path | Mapping[str, Any] | Machine) -> Machine:
         return source
     if isinstance(source, Mapping):
         return _build(Document(dict(source), {}, "machine"))
-    return _build(load_document(CATALOG.find(source), find=CATALOG.path))
+    return _build(_read(source))
+
+
+def _read(source: str | Path) -> Document:
+    return load_document(CATALOG.find(source), find=CATALOG.path)
 
 
 def _build(document: Document) -> Machine:
+    document = with_relatives(document, _read)
     config = validate(MachineConfig, document)
     parameters = dict(_collect(config, "", config.source))
     values = {path: p.value for path, p in parameters.items()}

@@ -24,6 +24,8 @@ class Gemm(Work):
         k: Inner dimension.
         dtype: Number format of both operands; results leave in it, in 16 bits at least.
         groups: Independent products.
+        weight_dtype: Number format that the second matrix is stored in, unpacked to `dtype` on the
+            way; `dtype` itself where it is empty.
     """
 
     kind: ClassVar[str] = "gemm"
@@ -35,6 +37,7 @@ class Gemm(Work):
     k: Number
     dtype: str = "bf16"
     groups: Number = 1.0
+    weight_dtype: str = ""
 
     def __post_init__(self) -> None:
         """Check the fields.
@@ -45,6 +48,7 @@ class Gemm(Work):
         """
         super().__post_init__()
         object.__setattr__(self, "dtype", lookup(self.dtype).name)
+        object.__setattr__(self, "weight_dtype", lookup(self.weight_dtype or self.dtype).name)
 
     @property
     def tokens(self) -> Number:
@@ -57,27 +61,27 @@ class Gemm(Work):
         return 1.0
 
     @property
-    def _bytes(self) -> tuple[float, float]:
-        """Return the bytes of an element of an operand, and of the result."""
+    def _bytes(self) -> tuple[float, float, float]:
+        """Return the bytes of an element of the first matrix, the second and the result."""
         size = lookup(self.dtype).bytes_per_element
-        return size, max(size, 2.0)
+        return size, lookup(self.weight_dtype).bytes_per_element, max(size, 2.0)
 
     def lower(self, parallel: Parallel) -> tuple[Phase, ...]:
         """Return one phase with one row."""
         del parallel
-        size, result = self._bytes
+        size, second, result = self._bytes
         builder = OpTableBuilder()
         with builder.block("gemm") as block:
             block.add(
                 "gemm",
                 "gemm",
                 dtype=self.dtype,
-                labels=("dense",),
+                labels=("dense", f"weight-{self.weight_dtype}"),
                 m=self.m,
                 n=self.n,
                 k=self.k,
                 groups=self.groups,
-                weight=self.n * self.k * self.groups * size,
+                weight=self.n * self.k * self.groups * second,
                 in_bytes=self.m * self.k * self.groups * size,
                 out_bytes=self.m * self.n * self.groups * result,
             )
@@ -87,8 +91,8 @@ class Gemm(Work):
     def footprint(self, parallel: Parallel) -> dict[str, Number]:
         """Return the bytes of the weights and of both activations."""
         del parallel
-        size, result = self._bytes
+        size, second, result = self._bytes
         return {
-            "weight": self.n * self.k * self.groups * size,
+            "weight": self.n * self.k * self.groups * second,
             "activation": self.m * (self.n * result + self.k * size) * self.groups,
         }

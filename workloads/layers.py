@@ -217,7 +217,7 @@ class _Lowering:
             vectors=vocab * model.head_bias, in_bytes=0.0 if inputs else start,
         )  # fmt: skip
         if self.parallel.tp > 1:
-            payload = logits * (vocab * sizes.activation)
+            payload = logits * (vocab * self.parallel.tp * sizes.activation)
             rows.collective("logits_all_gather", "all_gather", (row,), payload, self.parallel.tp)
 
 

@@ -80,6 +80,12 @@ class PlacedOps:
         counts = np.bincount(self.table.order, minlength=len(self.table.blocks))
         return counts[self.block_of]
 
+    def single(self, ops: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return the rows of those operators that consist of one row."""
+        starts = np.searchsorted(self.op_of, np.arange(len(self) + 1))
+        rows: npt.NDArray[np.int64] = starts[:-1][ops][np.diff(starts)[ops] == 1]
+        return rows
+
     def per_op(self, rows: Array) -> Array:
         """Return row values summed over each operator's rows, (ops, 1 or points)."""
         starts = np.searchsorted(self.op_of, np.arange(len(self)))

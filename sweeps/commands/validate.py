@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,10 +14,16 @@ if TYPE_CHECKING:
     from opbyte.sweeps.console import Output
     from opbyte.sweeps.validation import Verdict
 
+MEASURED = "gpu"
+NOTES = """mean: mean absolute error; bias: mean signed error, above 0 where we are slower.
+in the fit: never (another file), left out (samples of this file were fitted), fitted.
+Not compared, for want of rows: narrow formats, Blackwell, AMD."""
 Sources = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[SOURCE]...", help="Published sources; default: all.", show_default=False
+        metavar="[SOURCE]...",
+        help="Published sources, default: all; or gpu, for measured operators.",
+        show_default=False,
     ),
 ]
 Facts = Annotated[
@@ -27,10 +34,17 @@ Details = Annotated[
 ]
 
 
+Plot = Annotated[
+    Path | None,
+    typer.Option("--plot", metavar="FILE", help="Draw measured against simulated (gpu alone)."),
+]
+
+
 def command(
     sources: Sources = None,
     facts: Facts = None,
     details: Details = False,
+    plot: Plot = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> int:
@@ -38,13 +52,21 @@ def command(
 
     Classes: predicted (every parameter that matters is published), assumed, calibrated, internal,
     open. Exit code 1 if a number that is not open misses its tolerance.
+
+    `gpu` compares operators with measured rows, which OPBYTE_REFERENCE locates, by band.
     """
     from opbyte.sweeps.console import Output
     from opbyte.sweeps.validation import sources_of, validate_source
 
     output = Output(json, quiet)
+    wanted = sources or sources_of(facts)
+    if MEASURED in wanted:
+        _measured(output, plot)
+        wanted = [name for name in wanted if name != MEASURED]
+        if not wanted:
+            return 0
     verdicts: list[Verdict] = []
-    for name in sources or sources_of(facts):
+    for name in wanted:
         found = validate_source(name, facts)
         _print(output, name, found, details)
         verdicts += found
@@ -53,6 +75,48 @@ def command(
     for verdict in drifted:
         output.note(f"drifted: {verdict.source} {verdict.id}: {verdict.reason}")
     return 1 if drifted else 0
+
+
+def _measured(output: Output, plot: Path | None) -> None:
+    """Print, and draw, measured operators against ours."""
+    from opbyte.sweeps.validation.measured import TABLES, compare, reference_folder
+
+    folder = reference_folder()
+    found, rows, shown = {}, [], []
+    for table in TABLES:
+        compared = compare(table, folder)
+        if compared is None:
+            output.note(f"{table.operator}, {table.machine}: {table.file} is not there")
+            continue
+        found[f"{table.operator}, {table.machine}"] = compared.rows
+        for band in compared.bands():
+            whole = band.band == "all"
+            about = {"operator": table.operator, "machine": table.machine, "seen": compared.seen}
+            about |= {"origin": table.origin, "file": table.file}
+            rows.append(about | asdict(band))
+            shown.append(
+                (
+                    table.operator if whole else "",
+                    table.machine if whole else "",
+                    band.band,
+                    compared.seen if whole else "",
+                    f"{band.rows:,}",
+                    *(f"{x:.1f}" for x in (band.mape, band.bias, band.median, band.p95)),
+                )
+            )
+    output.table(
+        "Measured operators against ours, errors in percent",
+        ("operator", "machine", "band", "in the fit", "rows", "mean", "bias", "median", "p95"),
+        shown,
+        left=4,
+    )
+    output.line(NOTES)
+    output.data({"measured": rows})
+    if plot is not None and found:
+        from opbyte.sweeps.plots import measured_against_simulated, save
+
+        for path in save(measured_against_simulated(found), plot):
+            output.note(f"wrote {path}")
 
 
 def _print(output: Output, name: str, verdicts: list[Verdict], details: bool) -> None:

@@ -2,6 +2,7 @@
 
 from opbyte.sweeps.plots._bars import breakdown, occupancy
 from opbyte.sweeps.plots._lines import lines
+from opbyte.sweeps.plots._measured import measured_against_simulated
 from opbyte.sweeps.plots._pareto import pareto
 from opbyte.sweeps.plots._roofline import roofline
 from opbyte.sweeps.plots._study import study_figures, study_plots
@@ -11,6 +12,7 @@ from opbyte.sweeps.plots._timeline import timeline
 __all__ = [
     "breakdown",
     "lines",
+    "measured_against_simulated",
     "occupancy",
     "pareto",
     "roofline",

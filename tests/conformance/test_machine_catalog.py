@@ -14,7 +14,7 @@ SKETCHES = sorted((Path(__file__).parents[1] / "data" / "sketches").glob("*.yaml
 PROMISED = {
     *("sn40l-socket", "sn40l-node", "sn40l-16", "a100-sxm-40gb", "a100-sxm-80gb"),
     *("h100-sxm-80gb", "h200-sxm-141gb", "b200-sxm-180gb", "h20", "mi210", "rtx-a6000", "t4"),
-    *("rtx-4090", "rtx-pro-6000", "dgx-a100", "dgx-h100"),
+    *("rtx-4090", "rtx-pro-6000", "dgx-a100", "dgx-h100", "a40"),
 }
 #: Die area by the maker, mm2; B200 is two dies near the reticle limit, SN40L two below 650 mm2.
 DIES = {
@@ -25,6 +25,7 @@ DIES = {
     "h20": 814,
     "mi210": 724,
     "rtx-a6000": 628.4,
+    "a40": 628.4,
     "t4": 545,
     "rtx-4090": 608.5,
     "rtx-pro-6000": 750,
@@ -38,6 +39,7 @@ PER_CLOCK = {
     "b200-sxm-180gb": 8192,
     "mi210": 1024,
     "rtx-a6000": 1024,
+    "a40": 1024,
     "t4": 1024,
     "rtx-4090": 512,
     "rtx-pro-6000": 1024,

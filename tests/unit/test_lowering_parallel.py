@@ -197,3 +197,9 @@ def test_activations_grow_with_tokens_and_leave_scores_out():
     small = Prefill(MODEL, 1, 100).footprint(ONE)["activation"]
     large = Prefill(MODEL, 1, 200).footprint(ONE)["activation"]
     assert large == pytest.approx(2 * small, rel=0.01)
+
+
+def test_gathered_logits_are_the_whole_vocabulary() -> None:
+    (phase,) = Decode(MODEL, 4, 100).lower(Parallel(tp=8))
+    row = phase.table.names.index("logits_all_gather")
+    assert phase.table["payload"][row].item() == 4 * MODEL.vocab * 2

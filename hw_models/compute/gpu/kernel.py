@@ -37,6 +37,9 @@ TM, TN, BK, STAGES, CTAS, WM, WN, VECTOR = range(8)
 PERSISTENT, CLUSTER, SMEM_OPERANDS, STREAM_K = range(4)
 #: A part of a split is summed in fp32.
 _PART_BYTES = 4.0
+#: Lane instructions for an operand that is unpacked, an estimate: of two 4-bit weights at once,
+#: one logic operation, one fused multiply-add, and one more for the scale.
+_UNPACK = 1.5
 _MOST_PARTS = 64.0
 #: Ways to cut k: not, fill the slots once, twice, half, in 2, in 4, and stream-K.
 _WAYS = 7
@@ -91,6 +94,10 @@ def _tiling(x: Product, tile: Array, facts: Array, rules: Array) -> Tiling:
             warps = (tile[TM] / tile[WM]) * (tile[TN] / tile[WN])
             through += warps * (tile[WM] + tile[WN]) * bk * x.b_in
         matrix = max(matrix, through / facts[SHARED])
+    if x.b_weight < x.b_in:
+        # Packed weights become operands on the lanes, while matrix units multiply.
+        lanes = 0.5 * facts[LANES] / facts[SMS]
+        matrix = max(matrix, _UNPACK * tile[TN] * bk / lanes)
     share_a = share_w = 1.0
     if rows > 1.0:
         share_w = rules[CLUSTER]

@@ -26,9 +26,7 @@ def kernels(placed: PlacedOps, ops: Rows, view: GpuView) -> tuple[Rows, Array]:
         UncoveredError: If a product is empty along n or k, or the unit lacks its dtype.
     """
     table = placed.table
-    single = np.bincount(placed.op_of, minlength=len(placed))[ops] == 1
-    rows = np.searchsorted(placed.op_of, ops[single])
-    rows = np.array([r for r in rows if table.kinds[r] in PRODUCTS], np.int64)
+    rows = np.array([r for r in placed.single(ops) if table.kinds[r] in PRODUCTS], np.int64)
     sizes = [table[c][rows] for c in ("m", "n", "k", "groups")]
     if not sizes[0].any():
         return rows[:0], np.zeros((0, 1))

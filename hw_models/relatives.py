@@ -1,0 +1,120 @@
+"""`like: NAME` in a `kernel` block: what was not fitted takes the nearest relative's parameters.
+
+The relative's numbers are copied, with a source that says so and a range that a neighbour's fit
+leaves open. Numbers for which the relative gives a source of their own (energies) stay its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from opbyte.core.config import Document
+from opbyte.core.errors import ConfigError
+
+#: A carried value may be off by this factor either way.
+CARRIED = 1.5
+
+Block = Mapping[str, Any]
+
+
+def with_relatives(document: Document, load: Callable[[str], Document]) -> Document:
+    """Return a machine document whose `kernel` blocks with `like` hold all their values.
+
+    Args:
+        load: Returns the document of a catalog machine.
+    Raises:
+        ConfigError: If the relative is unknown or has no `kernel` block.
+    """
+    parts = document.data.get("parts")
+    if not isinstance(parts, dict):
+        return document
+    changed = _parts(parts, ("parts",), document, load)
+    return (
+        document
+        if changed is parts
+        else replace(document, data={**document.data, "parts": changed})
+    )
+
+
+def _parts(
+    parts: Any, path: tuple[str, ...], document: Document, load: Callable[[str], Document]
+) -> Any:
+    """Return the parts with their units' blocks filled; the same object if there are none."""
+    if not isinstance(parts, dict):
+        return parts
+    changed = dict(parts)
+    for name, part in parts.items():
+        if not isinstance(part, dict):
+            continue
+        inner = _parts(part.get("parts"), (*path, name, "parts"), document, load)
+        if inner is not part.get("parts"):
+            changed[name] = {**part, "parts": inner}
+        for unit_name, unit in _units(part):
+            kernel = unit.get("kernel")
+            if isinstance(kernel, dict) and "like" in kernel:
+                at = (*path, name, "units", unit_name, "kernel", "like")
+                block = _filled(kernel, at, document, load)
+                units = {**changed[name]["units"], unit_name: {**unit, "kernel": block}}
+                changed[name] = {**changed[name], "units": units}
+    same = all(changed[n] is parts[n] for n in parts)
+    return parts if same else changed
+
+
+def _units(part: Block) -> list[tuple[str, dict[str, Any]]]:
+    units = part.get("units")
+    found = units.items() if isinstance(units, dict) else ()
+    return [(name, unit) for name, unit in found if isinstance(unit, dict)]
+
+
+def _filled(
+    kernel: Block, at: tuple[str, ...], document: Document, load: Callable[[str], Document]
+) -> dict[str, Any]:
+    own = {key: value for key, value in kernel.items() if key != "like"}
+    name = kernel["like"]
+    if not isinstance(name, str):
+        raise ConfigError.one(document.where(at), ".".join(at), "a machine's name is due", name, "")
+    relative = load(name)
+    blocks = [
+        unit["kernel"]
+        for part in relative.data.get("parts", {}).values()
+        for _, unit in _units(part)
+        if isinstance(unit.get("kernel"), dict)
+    ]
+    if not blocks:
+        raise ConfigError.one(
+            document.where(at), ".".join(at), "names a machine without a `kernel` block", name,
+            "name a GPU that was fitted, such as a100-sxm-80gb",
+        )  # fmt: skip
+    carried = _carried(blocks[0])
+    for key, value in own.items():
+        both = isinstance(value, dict) and isinstance(carried.get(key), dict)
+        nested = both and "value" not in value
+        carried[key] = {**carried[key], **value} if nested else value
+    carried.setdefault("source", f"assumed: nearest relative, fitted on {name}")
+    return carried
+
+
+def _carried(block: Block) -> dict[str, Any]:
+    """Return a block's values with wider ranges, without sources and what has one of its own."""
+    carried: dict[str, Any] = {}
+    for key, value in block.items():
+        if key == "source":
+            continue
+        if isinstance(value, dict) and "value" not in value:
+            carried[key] = _carried(value)
+        elif not (isinstance(value, dict) and "source" in value):
+            written = value["value"] if isinstance(value, dict) else value
+            carried[key] = {"value": written, "range": _range(written)}
+    return carried
+
+
+def _range(value: object) -> list[object]:
+    """Return a value divided and multiplied by `CARRIED`; a share ends at 1."""
+    if isinstance(value, str):
+        number, _, unit = value.partition(" ")
+        return [f"{float(number) / CARRIED:.4g} {unit}", f"{float(number) * CARRIED:.4g} {unit}"]
+    assert isinstance(value, int | float)
+    high = value * CARRIED
+    return [value / CARRIED, min(high, 1.0) if value <= 1.0 else high]
