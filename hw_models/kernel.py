@@ -7,19 +7,33 @@ from pydantic import BaseModel, ConfigDict
 from opbyte.core.parameters import Factor, JoulesPerOp, Ratio, Seconds
 
 
-class Kernel(BaseModel):
-    """Ten parameters of one dense product, see `opbyte.hw_models.compute.gpu.kernel`.
-
-    Two more are the machine's own, under paths that every unit has: the gap between kernels
-    (`launch.graph`) and the share of the pin rate that a stream reaches (the port's `efficiency`).
-    """
-
+class _Block(BaseModel):
     model_config = ConfigDict(
         frozen=True,
         extra="forbid",
         arbitrary_types_allowed=True,
         use_attribute_docstrings=True,
     )
+
+
+class LatentKernel(_Block):
+    """Decode attention over a latent cache, see `opbyte.hw_models.compute.gpu.latent`."""
+
+    trip: Seconds
+    """One step of the cache: page number, then its elements, then the barriers around them."""
+    start: Seconds
+    """CTA start, sequence length, query and first page, each after the one before; division."""
+    single: Seconds
+    """64 tokens of the kernel that serves one head without tensor cores."""
+    source: str | None = None
+
+
+class Kernel(_Block):
+    """Ten parameters of one dense product, see `opbyte.hw_models.compute.gpu.kernel`.
+
+    Two more are the machine's own, under paths that every unit has: the gap between kernels
+    (`launch.graph`) and the share of the pin rate that a stream reaches (the port's `efficiency`).
+    """
 
     matrix: Ratio
     """Share of the matrix units' issue slots that the main loop fills."""
@@ -39,6 +53,8 @@ class Kernel(BaseModel):
     """p of the norm that joins SM time and HBM time; 1 adds them, infinity hides the shorter."""
     tail: Factor
     """How much longer the last round of a stream takes, as a share of one round."""
+    latent: LatentKernel | None = None
+    """Without it latent attention runs row by row."""
     energy: JoulesPerOp | None = None
     """Chip and HBM together, for one bf16 operation with random operands at the full clock."""
     source: str | None = None

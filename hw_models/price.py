@@ -185,7 +185,9 @@ def _moved(
     weights = placed.moved["weight"] + placed.moved["expert"]
     extra: list[Array] = [np.zeros((len(placed), 1)), np.zeros((len(placed), 1))]
     rows_in = np.bincount(placed.op_of, minlength=len(placed))
-    one = table["groups"] <= 1
+    # Groups of what is no product are rows that share its weights.
+    groups = np.where(table["m"] > 0, table["groups"], 1.0)
+    one = groups <= 1
     shared = placed.per_op(np.where(one, table["weight"] + table["expert"], 0.0))
     for u, view in enumerate(views):
         capacity = view.buffer_bytes()
@@ -198,12 +200,12 @@ def _moved(
         row = np.searchsorted(placed.op_of, ops)
         w = np.where(single[:, None], weights[ops], shared[ops])
         a = placed.live[ops]
-        each = np.where(single[:, None], np.maximum(table["groups"][row], 1.0), 1.0)
+        each = np.where(single[:, None], np.maximum(groups[row], 1.0), 1.0)
         size = np.atleast_1d(capacity) * each
         fits = w <= size
         w_again = np.where(fits, 0.0, (np.ceil(a / size) - 1.0).clip(0.0) * w)
         a_again = np.zeros_like(w_again)
-        elements = w / np.maximum(table["n"][row] * table["k"][row] * table["groups"][row], 1.0)
+        elements = w / np.maximum(table["n"][row] * table["k"][row] * groups[row], 1.0)
         side = np.maximum(np.sqrt(size / each / np.maximum(elements, 1e-3)), 1.0)
         keep_w = (np.zeros_like(w_again), (np.ceil(w / size) - 1.0).clip(0.0) * a)
         square = (

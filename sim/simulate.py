@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -145,13 +146,17 @@ def run_phase(placer: Placer, phase: Phase, fidelity: str) -> PhaseRun:
     """Price and time one phase."""
     demand = price(placer.place(phase.table), placer.machine, ideal=fidelity == "bound")
     microbatches = placer.mapping.degrees.microbatches
+    timeline = None
     if fidelity == "event":
         from opbyte.sim.event import event_step
 
         step, timeline = event_step(demand, microbatches)
-        return PhaseRun(phase.name, demand, step, phase.repeats, timeline, microbatches)
-    step = analytic_step(demand, microbatches)
-    return PhaseRun(phase.name, demand, step, phase.repeats, None, microbatches)
+    else:
+        step = analytic_step(demand, microbatches)
+    host = placer.mapping.host
+    if host is not None and fidelity != "bound":
+        step = replace(step, seconds=np.maximum(step.seconds, host.value))
+    return PhaseRun(phase.name, demand, step, phase.repeats, timeline, microbatches)
 
 
 def combine(placer: Placer, runs: list[PhaseRun], tokens: Any) -> dict[str, Array]:

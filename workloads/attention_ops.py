@@ -45,14 +45,17 @@ def attention(rows: Rows, a: Attention, x: int) -> int:
     turned = rows.tokens * (query + key)
     if a.qk_norm:
         last = rows.vector(
-            "qk_norm", "norm", (last,), VECTOR_FLOPS["norm"] * turned, turned, vectors=a.qk_norm
-        )
+            "qk_norm", "norm", (last,), VECTOR_FLOPS["norm"] * turned, turned, vectors=a.qk_norm,
+            groups=turned / a.head_dim,
+        )  # fmt: skip
     if a.rotary:
         last = rows.vector("rotary", "rotary", (last,), VECTOR_FLOPS["rotary"] * turned, turned)
     sources: tuple[int, ...] = (last,)
     if a.causal and not a.reuses_cache:
         written = rows.tokens * (kv * (a.head_dim + a.value_dim) * rows.sizes.kv)
-        append = rows.vector("kv_append", "kv_append", (last,), 0.0, 0.0, kv_write=written)
+        append = rows.vector(
+            "kv_append", "kv_append", (last,), 0.0, 0.0, kv_write=written, groups=rows.tokens
+        )
         sources = (last, append)
     contexts = [
         _attend(rows, a, segment, suffix, sources, (projected,), heads, kv)
@@ -106,7 +109,8 @@ def attend(
     first = not suffix or segment is rows.segments[0]
     return attention_core(
         rows.block, suffix, segment.sequences, segment.new, pairs, reads, sources, values,
-        words=rows.attention_words(segment), dtype=sizes.kv_compute,
+        words=(*rows.attention_words(segment), *(("window",) if a.window else ())),
+        dtype=sizes.kv_compute,
         activation=rows.model.precision.activation, act_bytes=sizes.activation,
         kv_bytes=sizes.kv if cached else 0.0, heads=heads, kv_heads=kv,
         head_dim=a.head_dim, value_dim=a.value_dim,
@@ -151,17 +155,19 @@ def attention_core(
     tokens = groups * reads * kv_bytes
     score = block.add(
         f"score{suffix}", "score", dtype=dtype, inputs=sources, labels=words,
-        m=m, n=reads, k=head_dim, groups=groups, heads=shared, flops=2.0 * head_dim * scores,
+        m=m, n=reads, k=head_dim, groups=groups, heads=shared, sequences=sequences,
+        flops=2.0 * head_dim * scores,
         kv_read=tokens * head_dim, out_bytes=scores * act_bytes, in_bytes=in_bytes,
     )  # fmt: skip
     softmax = block.add(
         f"softmax{suffix}", "softmax", dtype=activation, inputs=(score,),
         labels=(*words, "vector"), flops=VECTOR_FLOPS["softmax"] * scores,
-        out_bytes=scores * act_bytes, weight=sink_bytes,
+        groups=groups * m, out_bytes=scores * act_bytes, weight=sink_bytes,
     )  # fmt: skip
     return block.add(
         f"context{suffix}", "context", dtype=dtype, inputs=(softmax, *values), labels=words,
-        m=m, n=value_dim, k=reads, groups=groups, heads=shared, flops=2.0 * value_dim * scores,
+        m=m, n=value_dim, k=reads, groups=groups, heads=shared, sequences=sequences,
+        flops=2.0 * value_dim * scores,
         kv_read=tokens * value_dim, out_bytes=sequences * new * heads * value_dim * act_bytes,
     )  # fmt: skip
 
@@ -196,8 +202,9 @@ def cross_attention(rows: Rows, a: Attention, x: int) -> int:
     if a.qk_norm:
         turned = rows.tokens * (heads * a.head_dim)
         last = rows.vector(
-            "cross_qk_norm", "norm", (q,), VECTOR_FLOPS["norm"] * turned, turned, vectors=a.qk_norm
-        )
+            "cross_qk_norm", "norm", (q,), VECTOR_FLOPS["norm"] * turned, turned,
+            vectors=a.qk_norm, groups=turned / a.head_dim,
+        )  # fmt: skip
     contexts = []
     for segment, suffix in named(rows.segments):
         sources: tuple[int, ...] = (last,)
@@ -209,8 +216,9 @@ def cross_attention(rows: Rows, a: Attention, x: int) -> int:
             )  # fmt: skip
             written = encoded * (kv * (a.head_dim + a.value_dim) * sizes.kv)
             append = rows.vector(
-                f"cross_append{suffix}", "kv_append", (project,), 0.0, 0.0, kv_write=written
-            )
+                f"cross_append{suffix}", "kv_append", (project,), 0.0, 0.0, kv_write=written,
+                groups=encoded,
+            )  # fmt: skip
             sources = (last, append)
         pairs = segment.new * segment.source
         contexts.append(

@@ -11,11 +11,15 @@ next. Rounding errors are made up one by one, from the experts with fewest up. T
 of the public MoE benchmarks of NVIDIA's aiconfigurator (collector/helper.py), which draw without a
 seed; s near 1 spreads popularity evenly over the decades between 1 and 0.8 tokens.
 
-One draw is one batch. A time that is compared with a measurement should be the mean over the times
-of several draws, not the time of mean counts: a product's time is not linear in them.
+One draw is one batch: the time of the same shape scatters with it. `typical` takes from several
+draws what the fullest expert has on average, the second, and so on, in whole tokens. On measured
+fused layers its time errs no more than the mean of the times of five draws, for one evaluation;
+unrounded means would hit every expert with a part of a token, and do worse.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -70,6 +74,20 @@ def power_law(
     return _settled(counts, many * picks, many)
 
 
+def typical(draws: Sequence[Array]) -> Array:
+    """Return whole counts of a batch like the mean of several, fullest first, (experts, points).
+
+    The mean over draws of each rank is rounded so that each sum from the fullest down is right to
+    half a token: as many experts are hit as on average, and no pick is lost.
+
+    Args:
+        draws: Counts of each draw, (experts, points).
+    """
+    mean = np.mean([np.sort(counts, axis=0)[::-1] for counts in draws], axis=0)
+    whole: Array = np.diff(np.rint(mean.cumsum(axis=0)), axis=0, prepend=0.0)
+    return whole
+
+
 def on_device(counts: Array, devices: int, device: int | None = None) -> Array:
     """Return the counts of one device's experts, (most experts of a device, points).
 
@@ -92,11 +110,10 @@ def on_device(counts: Array, devices: int, device: int | None = None) -> Array:
     split = np.zeros((devices, widest, points))
     split[:more] = counts[: more * widest].reshape(more, widest, points)
     split[more:, :short] = counts[more * widest :].reshape(devices - more, short, points)
-    if device is not None:
-        return split[device]
-    fullest = split.sum(axis=1).argmax(axis=0)
-    picked: Array = np.moveaxis(split[fullest, :, np.arange(points)], 0, 1)
-    return np.ascontiguousarray(picked)
+    # Indexed by a list of devices and a list of points it is (points, experts).
+    which = split.sum(axis=1).argmax(axis=0) if device is None else np.full(points, device)
+    picked: Array = split[which, :, np.arange(points)].T
+    return picked
 
 
 def _tokens(experts: int, picks: int, tokens: Number) -> Array:
@@ -118,7 +135,8 @@ def _inverse(uniform: Array, skew: float, least: Array, most: Array) -> Array:
 
 def _fewest_first(counts: Array) -> npt.NDArray[np.intp]:
     """Return the order of experts from fewest tokens up; of equals the last comes first."""
-    return np.argsort(-counts, axis=0, kind="stable")[::-1]
+    order: npt.NDArray[np.intp] = np.argsort(-counts, axis=0, kind="stable")[::-1]
+    return order
 
 
 def _pour(counts: Array, over: Array, most: Array) -> Array:

@@ -40,7 +40,7 @@ def latent_attention(rows: Rows, a: LatentAttention, x: int) -> int:
     width = a.kv_lora_rank + a.rope_dim
     append = rows.vector(
         "kv_append", "kv_append", (latent, rotary), 0.0, 0.0,
-        kv_write=rows.tokens * (width * rows.sizes.kv),
+        kv_write=rows.tokens * (width * rows.sizes.kv), groups=rows.tokens,
     )  # fmt: skip
     sources: tuple[int, ...] = (query, rotary, append)
     if a.index_topk and a.index_heads:
@@ -50,7 +50,7 @@ def latent_attention(rows: Rows, a: LatentAttention, x: int) -> int:
     absorbed = [s for s in named(rows.segments) if a.index_topk or s[0].phase == "decode"]
     expanded = [s for s in named(rows.segments) if not (a.index_topk or s[0].phase == "decode")]
     outs += [
-        _absorbed(rows, a, s, suffix, sources, heads, i) for i, (s, suffix) in enumerate(absorbed)
+        absorb(rows, a, s, suffix, sources, heads, i) for i, (s, suffix) in enumerate(absorbed)
     ]
     outs += [
         _expanded(rows, a, s, suffix, sources, heads, i + len(absorbed))
@@ -88,7 +88,7 @@ def _indexer(rows: Rows, a: LatentAttention, x: int, compressed: int) -> list[in
     weight = rows.gemm("index_weight", (x,), a.index_heads, hidden, "attention")
     append = rows.vector(
         "index_append", "kv_append", (norm,), 0.0, 0.0,
-        kv_write=rows.tokens * (a.index_dim * sizes.kv),
+        kv_write=rows.tokens * (a.index_dim * sizes.kv), groups=rows.tokens,
     )  # fmt: skip
     chosen = []
     for segment, suffix in named(rows.segments):
@@ -99,7 +99,7 @@ def _indexer(rows: Rows, a: LatentAttention, x: int, compressed: int) -> list[in
             f"index_score{suffix}", "score", dtype=sizes.kv_compute,
             inputs=(query, weight, append), labels=words,
             m=segment.new * a.index_heads, n=reads, k=a.index_dim, groups=segment.sequences,
-            heads=a.index_heads,
+            heads=a.index_heads, sequences=segment.sequences,
             flops=pairs * (a.index_heads * (2.0 * a.index_dim + VECTOR_FLOPS["index"])),
             kv_read=segment.sequences * reads * (a.index_dim * sizes.kv),
             out_bytes=pairs * sizes.activation,
@@ -125,26 +125,31 @@ def _span(a: LatentAttention, segment: Segment) -> tuple[Number, Number]:
     return segment.pairs(a.window, a.chunk), segment.reads(a.window, a.chunk)
 
 
-def _softmax(rows: Rows, name: str, score: int, words: tuple[str, ...], scores: Number) -> int:
+def _softmax(
+    rows: Rows, name: str, score: int, words: tuple[str, ...], scores: Number, each: Number
+) -> int:
+    """Add the softmax of `scores`, of which `each` share a maximum."""
     return rows.block.add(
         name, "softmax", dtype=rows.model.precision.activation, inputs=(score,),
-        labels=(*words, "vector"), flops=VECTOR_FLOPS["softmax"] * scores,
+        labels=(*words, "vector"), flops=VECTOR_FLOPS["softmax"] * scores, groups=scores / each,
         out_bytes=scores * rows.sizes.activation,
     )  # fmt: skip
 
 
-def _absorbed(
+def absorb(
     rows: Rows,
     a: LatentAttention,
     segment: Segment,
     suffix: str,
     sources: tuple[int, ...],
-    heads: int,
+    heads: Number,
     turn: int,
+    in_bytes: Number = 0.0,
 ) -> int:
     """Add the absorbed form of one segment; return the row of its heads' values.
 
     `turn` counts the segments before this one; the first alone reads the up-projection.
+    `in_bytes` are the queries', where no row makes them.
     """
     sizes, tokens = rows.sizes, segment.tokens
     words = rows.attention_words(segment)
@@ -152,20 +157,22 @@ def _absorbed(
     scores = segment.sequences * heads * pairs
     width = a.kv_lora_rank + a.rope_dim
     again = turn > 0
-    absorb = _per_head(
-        rows, f"absorb{suffix}", (sources[0],), segment, heads, a.kv_lora_rank, a.nope_dim, again
-    )
+    query = _per_head(
+        rows, f"absorb{suffix}", sources[:1], segment, heads, a.kv_lora_rank, a.nope_dim, again,
+        in_bytes,
+    )  # fmt: skip
     score = rows.block.add(
-        f"score{suffix}", "score", dtype=sizes.kv_compute, inputs=(absorb, *sources[1:]),
+        f"score{suffix}", "score", dtype=sizes.kv_compute, inputs=(query, *sources[1:]),
         labels=words, m=segment.new * heads, n=reads, k=width, groups=segment.sequences,
-        heads=heads,
+        heads=heads, sequences=segment.sequences,
         flops=2.0 * width * scores, kv_read=segment.sequences * reads * (width * sizes.kv),
         out_bytes=scores * sizes.activation,
     )  # fmt: skip
-    softmax = _softmax(rows, f"softmax{suffix}", score, words, scores)
+    softmax = _softmax(rows, f"softmax{suffix}", score, words, scores, pairs / segment.new)
     context = rows.block.add(
         f"context{suffix}", "context", dtype=sizes.kv_compute, inputs=(softmax,), labels=words,
         m=segment.new * heads, n=a.kv_lora_rank, k=reads, groups=segment.sequences, heads=heads,
+        sequences=segment.sequences,
         flops=2.0 * a.kv_lora_rank * scores,
         out_bytes=tokens * (heads * a.kv_lora_rank * sizes.activation),
     )  # fmt: skip
@@ -179,10 +186,11 @@ def _per_head(
     name: str,
     inputs: tuple[int, ...],
     segment: Segment,
-    heads: int,
+    heads: Number,
     n: int,
     k: int,
     again: bool,
+    in_bytes: Number = 0.0,
 ) -> int:
     """Add one small product for each head; its weights count once for all segments."""
     sizes, tokens = rows.sizes, segment.tokens
@@ -190,7 +198,7 @@ def _per_head(
         name, "gemm", dtype=sizes.compute["attention"], inputs=inputs,
         labels=(segment.phase, *rows.words[1:], "dense", sizes.formats["attention"]),
         m=tokens, n=n, k=k, groups=heads,
-        weight=0.0 if again else n * k * heads * sizes.stored["attention"],
+        weight=0.0 if again else n * k * heads * sizes.stored["attention"], in_bytes=in_bytes,
         out_bytes=tokens * (n * heads * sizes.activation),
     )  # fmt: skip
 
@@ -221,12 +229,14 @@ def _expanded(
     score = rows.block.add(
         f"score{suffix}", "score", dtype=sizes.kv_compute, inputs=(*sources[:2], up), labels=words,
         m=segment.new, n=reads, k=a.nope_dim + a.rope_dim, groups=segment.sequences * heads,
+        sequences=segment.sequences,
         flops=2.0 * (a.nope_dim + a.rope_dim) * scores, out_bytes=scores * sizes.activation,
     )  # fmt: skip
-    softmax = _softmax(rows, f"softmax{suffix}", score, words, scores)
+    softmax = _softmax(rows, f"softmax{suffix}", score, words, scores, pairs / segment.new)
     return rows.block.add(
         f"context{suffix}", "context", dtype=sizes.kv_compute, inputs=(softmax, up), labels=words,
         m=segment.new, n=a.v_dim, k=reads, groups=segment.sequences * heads,
+        sequences=segment.sequences,
         flops=2.0 * a.v_dim * scores,
         out_bytes=segment.tokens * (heads * a.v_dim * sizes.activation),
     )  # fmt: skip

@@ -148,7 +148,7 @@ class _Lowering:
         projected = rows.gemm("per_layer_in", (source,), columns, model.hidden, "ffn")
         rows.vector(
             "per_layer_norm", "norm", (projected, gathered),
-            (VECTOR_FLOPS["norm"] + VECTOR_FLOPS["add"]) * elements, elements,
+            (VECTOR_FLOPS["norm"] + VECTOR_FLOPS["add"]) * elements, elements, groups=rows.tokens,
             vectors=model.per_layer_width,
         )  # fmt: skip
 

@@ -70,7 +70,9 @@ def mamba(rows: Rows, m: Mamba, x: int) -> int:
         )
     gated = rows.tokens * inner
     flops = (VECTOR_FLOPS["norm"] + VECTOR_FLOPS["gate"]) * gated
-    last = rows.vector("gated_norm", "norm", tuple(scans), flops, gated, vectors=inner)
+    last = rows.vector(
+        "gated_norm", "norm", tuple(scans), flops, gated, vectors=inner, groups=rows.tokens
+    )
     return rows.gemm("out", (last,), hidden, inner, "attention", vectors=hidden * m.bias)
 
 

@@ -210,7 +210,8 @@ class Rows:
     ) -> int:
         """Add a norm over `width` elements (the hidden size) of each token."""
         width = width or self.model.hidden
-        elements = (self.tokens if tokens is None else tokens) * width
+        tokens = self.tokens if tokens is None else tokens
+        elements = tokens * width
         return self.vector(
             name,
             "norm",
@@ -219,6 +220,7 @@ class Rows:
             elements,
             vectors=width * (2 if bias else 1),
             in_bytes=in_bytes,
+            groups=tokens,
         )
 
     def add(self, name: str, inputs: Sequence[int], *, in_bytes: Number = 0.0) -> int:

@@ -11,7 +11,15 @@ from opbyte.core.config import Document
 from opbyte.core.errors import ConfigError, Problem, WorkloadError, show
 from opbyte.core.registry import lookup_error, nearest
 from opbyte.core.units import parse
-from opbyte.workloads import attention_calls, coe, collective_calls, fft, op_trace, phases
+from opbyte.workloads import (
+    attention_calls,
+    coe,
+    collective_calls,
+    fft,
+    latent_calls,
+    op_trace,
+    phases,
+)
 from opbyte.workloads.model import Model
 from opbyte.workloads.model_loader import load_model
 from opbyte.workloads.model_set import ModelSet
@@ -21,7 +29,7 @@ from opbyte.workloads.work import WORKS, Work
 __all__ = ["WORKS", "Work", "work_from"]
 
 #: Modules whose import registers the works that ship with opbyte.
-REGISTERED = (attention_calls, coe, collective_calls, fft, op_trace, phases)
+REGISTERED = (attention_calls, coe, collective_calls, fft, latent_calls, op_trace, phases)
 
 _ANYWHERE = ("kind", "source", "precision")
 _PROVENANCE = ("value", "source", "range")

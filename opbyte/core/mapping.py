@@ -147,6 +147,8 @@ class Mapping(_Frozen):
         launch: How a kernel starts; names a latency of the unit.
         all_reduce: Whose all-reduces inside a node run: the `library`'s, or, up to a size,
             `direct` kernels that read the other devices' memory, as vLLM has them.
+        host: What the host needs to issue all operators of one run of a phase. Devices work
+            meanwhile: the run takes the longer of both. Left out where a graph is replayed.
         overlap: What runs at the same time; `copy` copies the next model while one runs.
         coverage: Share of a tier's capacity that tensors may take.
     """
@@ -159,6 +161,7 @@ class Mapping(_Frozen):
     run: tuple[Run, ...]
     fusion: str | tuple[tuple[str, ...], ...] = "none"
     launch: str = "hardware"
+    host: Seconds | None = None
     all_reduce: Literal["library", "direct"] = "library"
     overlap: Literal["none", "copy", "head", "dependency", "q_first"] = "none"
     routes: dict[str, Route] = Field(default_factory=dict)

@@ -41,6 +41,7 @@ NUMERIC = (
     "k",
     "groups",
     "heads",
+    "sequences",
     "flops",
     *BYTE_COLUMNS,
     "in_bytes",
@@ -50,7 +51,7 @@ NUMERIC = (
     "participants",
 )
 _KNOWN = frozenset(NUMERIC)
-_ONES = ("groups", "heads", "participants")
+_ONES = ("groups", "heads", "sequences", "participants")
 _DEFAULTS = {name: 1.0 if name in _ONES else 0.0 for name in NUMERIC}
 COLLECTIVES = frozenset({"all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send"})
 
@@ -65,8 +66,10 @@ class OpTable:
         labels: Further words by which a Mapping may select the row (attention, expert, prefill).
         dtypes: Arithmetic dtype of each row.
         columns: Numeric columns, each (rows, 1) or (rows, points) float64. `m, n, k, groups`
-            describe `groups` products of (m, k) by (k, n); in attention the m rows of a group are
-            those of `heads` query heads that share its keys. Byte columns count what moves between
+            describe `groups` products of (m, k) by (k, n). In attention a group is a KV head of one
+            of `sequences` sequences, and its m rows are those of `heads` query heads. Of a vector
+            row, `groups` are independent rows (norms, softmax, cache writes). Byte columns count
+            what moves between
             the unit and where the tensor class lives; `in_bytes` is the block's input, one tensor
             however many rows read it, `side_bytes` any other tensor from outside; `payload` is a
             collective's bytes per participant.

@@ -11,7 +11,7 @@ import numpy as np
 from opbyte.core.ops import Array
 from opbyte.core.placed import PlacedOps
 from opbyte.hw_models.compute.base import UNITS, KernelPrices, Rows, UnitView
-from opbyte.hw_models.compute.gpu import products
+from opbyte.hw_models.compute.gpu import calls, products
 from opbyte.hw_models.compute.gpu.parameters import GpuView
 from opbyte.hw_models.compute.matrix import TiledMatrix
 
@@ -30,7 +30,7 @@ class Gpu(TiledMatrix):
         if view is None:
             return None
         parts: list[tuple[Rows, Array]] = []
-        for kernels in (products.kernels,):
+        for kernels in (products.kernels, calls.latent_kernels):
             mine, seconds = kernels(placed, ops, view)
             if mine.size:
                 parts.append((mine, seconds))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,8 +58,8 @@ class GpuView:
             )
         return cls(unit, GENERATIONS.lookup(config.generation), home)
 
-    def facts(self, dtype: str) -> Array:
-        """Return the columns of `kernel`, (1 or points, FACTS).
+    def facts(self, dtype: str, *more: Any) -> Array:
+        """Return the columns of `kernel`, and more behind them, (1 or points, FACTS + more).
 
         Raises:
             UncoveredError: If the unit has no rate for the dtype.
@@ -85,6 +86,7 @@ class GpuView:
             unit.get("vector", 1.0),
             self._energy(dtype),
             *(unit.get(f"kernel.{name}") for name in BLOCK),
+            *more,
         )
         if all(isinstance(c, float) for c in columns):
             return np.array([columns])
@@ -93,6 +95,12 @@ class GpuView:
         for i, column in enumerate(columns):
             facts[:, i] = column
         return facts
+
+    def block(self, name: str, keys: Sequence[str]) -> list[Any] | None:
+        """Return parameters of a block inside `kernel`, None where it is absent."""
+        if getattr(self.unit.machine.unit(self.unit.path).config.kernel, name) is None:
+            return None
+        return [self.unit.get(f"kernel.{name}.{key}") for key in keys]
 
     def _wire_rate(self, l2: str) -> Any:
         ports = self.unit.machine.memory(l2).config.ports
