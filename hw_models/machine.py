@@ -46,6 +46,7 @@ from opbyte.core.parameters import (
 )
 from opbyte.core.registry import nearest
 from opbyte.hw_models.kernel import Kernel
+from opbyte.hw_models.link.parameters import Collectives
 from opbyte.hw_models.relatives import with_relatives
 
 #: Words of the tree that a path leaves out.
@@ -199,6 +200,8 @@ class Link(_Frozen):
     """Die area of the interface at each end, per rate; without it the parts' own area has it."""
     duplex: Literal["full", "half"] = "full"
     multicast: bool = False
+    collectives: Collectives | None = None
+    """A library's collectives; without it they are steps of `latency` and bytes at `efficiency`."""
     source: str | None = None
 
 

@@ -13,7 +13,7 @@ from opbyte.core.ops import Array
 from opbyte.core.placed import MOVED, PlacedOps
 from opbyte.hw_models import compute as _registered  # noqa: F401  (fills the registry)
 from opbyte.hw_models.compute.base import KernelPrices, UnitView
-from opbyte.hw_models.link.collectives import collective_cost
+from opbyte.hw_models.link.wires import collective_wires
 from opbyte.hw_models.machine import Machine
 
 _READ = ("weight", "expert")
@@ -74,15 +74,17 @@ def price(placed: PlacedOps, machine: Machine, *, ideal: bool = False) -> Demand
         # A collective on its own reads and writes memory as kernels of the first unit do.
         ops = (placed.unit_of == u) | ((placed.unit_of < 0) & (u == 0))
         crossing[ops] = np.einsum("ocp,cr->orp", totals[ops], placed.routes[u])
-    wire, steps = _collectives(placed, machine)
-    crossing = crossing + wire if placed.collective_link.max(initial=-1) >= 0 else crossing
     rates, latencies, energies = _resources(placed, machine, ideal=ideal)
     busy = crossing / rates[None]
+    stepping = np.zeros((len(placed), 1))
+    if placed.collective_link.max(initial=-1) >= 0:
+        wires = collective_wires(placed, machine, rates, latencies, ideal=ideal)
+        crossing = crossing + wires.bytes
+        busy = busy + wires.busy
+        stepping = wires.seconds
     if kernels:
         busy = _waits_inside(placed, machine, kernels, compute, busy)
-    latency, floor = _latency(
-        placed, machine, views, totals, latencies, steps, kernels, ideal=ideal
-    )
+    latency, floor = _latency(placed, machine, views, totals, stepping, kernels, ideal=ideal)
     joules = _joules(placed, views, crossing, energies)
     shape = (len(placed), points)
     return Demand(
@@ -229,23 +231,6 @@ def _moved(
     return moved
 
 
-def _collectives(placed: PlacedOps, machine: Machine) -> tuple[Array, Array]:
-    """Return wire bytes (ops, resources, points) and latency steps (ops, points)."""
-    table = placed.table
-    points = max(table["payload"].shape[1], table["participants"].shape[1])
-    wire = np.zeros((len(placed), len(placed.resources), points))
-    steps = np.zeros((len(placed), points))
-    for row in np.flatnonzero(placed.collective_link >= 0):
-        link = int(placed.collective_link[row])
-        topology = machine.config.links[placed.resources[link]].topology
-        cost = collective_cost(
-            table.kinds[row], topology, table["payload"][row], table["participants"][row]
-        )
-        wire[placed.op_of[row], link] += cost.wire_bytes
-        steps[placed.op_of[row]] += cost.steps
-    return wire, steps
-
-
 def resource_rate(machine: Machine, resource: str, instances: float, *, ideal: bool = False) -> Any:
     """Return the rate of a port or link that one device of the group gets, bytes/s.
 
@@ -288,8 +273,7 @@ def _latency(
     machine: Machine,
     views: list[UnitView],
     totals: Array,
-    latencies: Array,
-    steps: Array,
+    stepping: Array,
     kernels: dict[int, KernelPrices],
     *,
     ideal: bool,
@@ -298,13 +282,12 @@ def _latency(
 
     Args:
         totals: Bytes that each operator moves, (ops, MOVED, points).
+        stepping: Seconds of each operator's collectives beside their bytes, (ops, points).
     """
     zero = np.zeros((len(placed), 1))
     if ideal:
         return zero, zero
     access = _first_accesses(placed, machine, totals, kernels)
-    link = int(placed.collective_link.max(initial=-1))
-    stepping = steps * latencies[link][None] if link >= 0 else zero
     launches = [_launch(view, placed.launch) for view in views]
     launch = zero
     pipelined = np.zeros((len(placed), 1), bool)

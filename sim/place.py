@@ -210,9 +210,6 @@ class Placer:
     def _collective_link(self) -> str:
         for name, link in self.machine.config.links.items():
             if link.ends == (self.group, self.group):
-                if link.duplex == "half":
-                    text = f"no model honours half duplex of link '{name}' yet"
-                    raise UncoveredError(f"{self.machine.name}: {text}")
                 return name
         raise ConfigError.one(
             "",
@@ -221,6 +218,28 @@ class Placer:
             self.mapping.degrees,
             "add one, or use tp = pp = ep = 1",
         )
+
+    def _network(self, participants: float) -> tuple[str, float]:
+        """Return the link between nodes and the devices of one; no name where one node holds all.
+
+        Raises:
+            UncoveredError: If the link inside a node says nothing of a library's collectives.
+        """
+        counts = self.machine.counts
+        for name, link in self.machine.config.links.items():
+            node = link.ends[0]
+            if link.ends == (node, node) and self.group.startswith(f"{node}."):
+                local = counts[self.group] / counts[node]
+                if participants <= local:
+                    break
+                inner = self._collective_link()
+                if self.machine.config.links[inner].collectives is None:
+                    raise UncoveredError(
+                        f"{self.machine.name}: collectives over '{name}' need a `collectives` "
+                        f"block of link '{inner}' too. give it one, or use one {node}"
+                    )
+                return name, local
+        return "", float("inf")
 
     # -- tables ----------------------------------------------------------------------------
 
@@ -257,7 +276,10 @@ class Placer:
         for op, name in zip(op_of, table.names, strict=True):
             names[op].append(name)
         first = np.searchsorted(op_of, np.arange(count))
-        resources, routes = self._route_matrix(units, bool(collective.any()))
+        network, local = "", float("inf")
+        if collective.any():
+            network, local = self._network(table["participants"][collective].max())
+        resources, routes = self._route_matrix(units, bool(collective.any()), network)
         link = resources.index(self._collective_link()) if collective.any() else -1
         return PlacedOps(
             table,
@@ -275,6 +297,9 @@ class Placer:
             np.where(collective, link, -1),
             self.mapping.launch,
             self.mapping.degrees.devices,
+            resources.index(network) if network else -1,
+            local,
+            self.mapping.all_reduce == "direct",
         )
 
     def _fuse(self, table: OpTable, row_units: list[str]) -> npt.NDArray[np.int64]:
@@ -303,7 +328,7 @@ class Placer:
         return op_of
 
     def _route_matrix(
-        self, units: tuple[str, ...], collective: bool
+        self, units: tuple[str, ...], collective: bool, network: str
     ) -> tuple[tuple[str, ...], Array]:
         shares: dict[tuple[int, int], dict[str, float]] = {}
         for u, unit in enumerate(units):
@@ -318,6 +343,8 @@ class Placer:
         self._check_ports(tuple(names))
         if collective:
             names[self._collective_link()] = None
+        if network:
+            names[network] = None
         resources = tuple(names)
         routes = np.zeros((len(units), len(MOVED), len(resources)))
         for (u, c), crossing in shares.items():
@@ -348,6 +375,9 @@ class Placer:
         """Return how many instances of a port or link each device of the group has to itself."""
         link = self.machine.config.links.get(resource)
         if link is not None:
+            node = link.ends[0]
+            if link.ends == (node, node) and self.group.startswith(f"{node}."):
+                return self.machine.counts[node] / self.machine.counts[self.group]
             return 1.0 / self.devices if link.topology == "bus" else 1.0
         memory = self.machine.memory(resource.rpartition(".")[0])
         return min(1.0, memory.count / self.devices)

@@ -38,6 +38,24 @@ def kernels(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @st.composite
+def calls(draw: st.DrawFn) -> dict[str, Any]:
+    """Return the `collectives` block of a link, and the efficiency and duplex beside it."""
+    starts = ("call", "ll128_start", "ll128_step", "simple_start", "simple_step")
+    library = draw(st.sampled_from(["nccl-ampere", "nccl-hopper", "nccl-pcie"]))
+    block = {name: f"{draw(logs(0.1, 20))} us" for name in starts}
+    block |= {name: draw(st.floats(0.2, 1.0)) for name in ("ll", "ll128", "direct")}
+    block |= {"library": library, "tuned_rate": f"{draw(logs(10, 900))} GB/s"}
+    block |= {"crowd": draw(st.floats(0.0, 1.0)), "own_copy": draw(st.floats(0.5, 4.0))}
+    if library == "nccl-hopper" and draw(st.booleans()):
+        block |= {"nvls_step": f"{draw(logs(0.1, 10))} us", "nvls": draw(st.floats(0.3, 1.0))}
+    return {
+        "efficiency": draw(st.floats(0.3, 1.0)),
+        "duplex": draw(st.sampled_from(["full", "half"])),
+        "collectives": block,
+    }
+
+
+@st.composite
 def machines(draw: st.DrawFn) -> Machine:
     """Return a device with SRAM, HBM and DDR, one or two units, and a link between devices."""
     devices = draw(st.sampled_from([1, 2, 4]))
@@ -79,6 +97,7 @@ def machines(draw: st.DrawFn) -> Machine:
     }
     share = draw(st.sampled_from([1.0, 0.5]))
     weight = {"dev.hbm": share, "dev.ddr": 1 - share} if share < 1 else {"dev.hbm": 1.0}
+    library = draw(calls()) if draw(st.booleans()) else {}
     rules = [{"ops": "a", "unit": f"dev.u{len(kinds) - 1}"}, {"ops": "all", "unit": "dev.u0"}]
     return load_machine(
         {
@@ -100,6 +119,7 @@ def machines(draw: st.DrawFn) -> Machine:
                     "bandwidth": f"{draw(logs(10, 900))} GB/s",
                     "latency": f"{draw(logs(0.1, 10))} us",
                     "energy": "1 pJ/bit",
+                    **library,
                 }
             },
             "mappings": {
@@ -110,6 +130,9 @@ def machines(draw: st.DrawFn) -> Machine:
                     "run": rules,
                     "fusion": draw(st.sampled_from(["none", "layer", "attention"])),
                     "launch": "hardware",
+                    "all_reduce": draw(st.sampled_from(["library", "direct"]))
+                    if library
+                    else "library",
                 }
             },
         }

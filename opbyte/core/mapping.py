@@ -145,6 +145,8 @@ class Mapping(_Frozen):
         run: Rules that pick a unit.
         fusion: A name of `FUSIONS`, or lists of labels of which neighbours become one operator.
         launch: How a kernel starts; names a latency of the unit.
+        all_reduce: Whose all-reduces inside a node run: the `library`'s, or, up to a size,
+            `direct` kernels that read the other devices' memory, as vLLM has them.
         host: What the host needs to issue all operators of one run of a phase. Devices work
             meanwhile: the run takes the longer of both. Left out where a graph is replayed.
         overlap: What runs at the same time; `copy` copies the next model while one runs.
@@ -160,6 +162,7 @@ class Mapping(_Frozen):
     fusion: str | tuple[tuple[str, ...], ...] = "none"
     launch: str = "hardware"
     host: Seconds | None = None
+    all_reduce: Literal["library", "direct"] = "library"
     overlap: Literal["none", "copy", "head", "dependency", "q_first"] = "none"
     routes: dict[str, Route] = Field(default_factory=dict)
     pipeline: dict[str, Any] | None = None

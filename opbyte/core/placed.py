@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,6 +46,9 @@ class PlacedOps:
         collective_link: Resource of each row's collective, -1 for other rows, (rows,).
         launch: Launch mode.
         devices: Devices that each run this.
+        network: Resource that collectives of devices in several nodes cross beside, -1 for none.
+        local: Devices of one node.
+        direct: Small all-reduces are kernels of the serving software, not a library's.
     """
 
     table: OpTable
@@ -62,6 +66,9 @@ class PlacedOps:
     collective_link: npt.NDArray[np.int64]
     launch: str
     devices: int
+    network: int = -1
+    local: float = math.inf
+    direct: bool = False
 
     def __len__(self) -> int:
         """Return the number of fused operators."""

@@ -92,7 +92,7 @@ def test_what_is_assumed_has_a_reason_and_a_range(name: str) -> None:
             assert p.range[0] < p.range[1], path
 
 
-def test_nothing_but_the_fill_link_and_the_kernels_of_the_a100_is_fitted() -> None:
+def test_nothing_but_the_fill_link_and_the_kernels_and_calls_of_the_a100_is_fitted() -> None:
     fitted = {
         (name, path)
         for name in CATALOG.names()
@@ -103,8 +103,10 @@ def test_nothing_but_the_fill_link_and_the_kernels_of_the_a100_is_fitted() -> No
     assert {name for name, _ in fill} == {"sn40l-socket", "sn40l-node", "sn40l-16"}
     kernels = fitted - fill
     assert {name for name, _ in kernels} == {"a100-sxm-40gb", "a100-sxm-80gb", "dgx-a100"}
-    own = {path for _, path in kernels if not path.startswith("gpu.sm.kernel.")}
-    assert own == {"gpu.sm.launch.graph", "gpu.hbm.phy.efficiency"}
+    blocks = ("gpu.sm.kernel.", "nvlink.collectives.")
+    own = {path for _, path in kernels if not path.startswith(blocks)}
+    sm = {"gpu.sm.launch.graph", "gpu.hbm.phy.efficiency"}
+    assert own == sm | {"nvlink.efficiency", "nvlink.latency"}
 
 
 @catalog

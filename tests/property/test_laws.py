@@ -142,7 +142,9 @@ def test_grants_stay_below_the_peak_and_units_serve_one(
 # -- 4: better hardware does not hurt ------------------------------------------------------
 
 RATES = ("bandwidth", "peak.bf16", "vector", "clock", "kernel.matrix", "kernel.l2", "dev.power")
+RATES += ("net.efficiency", "collectives.ll", "ll128", "own_copy", "nvls", "direct")
 TIMES = ("latency", "kernel.fill", "kernel.epilogue", "kernel.split")
+TIMES += (".call", ".crowd", "_start", "_step")
 
 
 @given(machines(), tables(), st.data())

@@ -241,10 +241,7 @@ def test_two_ports_of_one_memory_and_limits_are_refused():
         demand(machine, gemm(1, 1, 1), ("n", "norm", {"flops": 1.0}))
 
 
-def test_a_collective_needs_a_link_between_devices_and_full_duplex():
+def test_a_collective_needs_a_link_between_devices():
     reduce = ("ar", "all_reduce", {"payload": 8.0, "participants": 2})
     with pytest.raises(ConfigError, match="no link between instances of 'dev'"):
         demand(device(count=2), reduce)
-    link = {"ends": ["dev", "dev"], "topology": "ring", "bandwidth": "1 GB/s", "duplex": "half"}
-    with pytest.raises(UncoveredError, match="half duplex of link 'net'"):
-        demand(device(count=2, links={"net": link}), reduce)

@@ -1,0 +1,66 @@
+"""The `collectives` block of a link: what no data sheet says about a library's collectives."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from opbyte.core.parameters import BytesPerSecond, Factor, Ratio, Seconds
+
+
+class Collectives(BaseModel):
+    """Parameters of the calls of a library such as NCCL, see `opbyte.hw_models.link.calls`.
+
+    Two more are the link's own: `latency` is the step of a small message, `efficiency` the share
+    of the rate that large messages reach (protocol Simple). Shares are of data on the link's rate.
+    """
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        arbitrary_types_allowed=True,
+        use_attribute_docstrings=True,
+    )
+
+    library: str
+    """Whose rules choose between protocols, such as `nccl-ampere`."""
+    tuned_rate: BytesPerSecond
+    """Rate that the library's rules take the link for; decides nothing but where it switches."""
+    call: Seconds
+    """Every call, beside the launch: its set-up, its first flags, its end."""
+    crowd: Factor
+    """How much longer a small call takes once all its threads wait, as a share."""
+    ll: Ratio
+    """Share of the rate with a flag in every 8 bytes (LL)."""
+    ll128_start: Seconds
+    """What a call with a flag in every 128 bytes (LL128) takes more."""
+    ll128_step: Seconds
+    """What a step of LL128 takes more."""
+    ll128: Ratio
+    """Share of the rate of LL128."""
+    simple_start: Seconds
+    """What a call without flags in the data (Simple) takes more."""
+    simple_step: Seconds
+    """What a step of Simple takes more."""
+    own_copy: Factor
+    """Rate at which a call copies a device's own part, over the link's."""
+    nvls_step: Seconds | None = None
+    """What each participant adds where the switch reduces (NVLS); without it, it does not."""
+    nvls: Ratio | None = None
+    """Share of the rate of NVLS."""
+    direct: Ratio | None = None
+    """Share of the rate of kernels that read the others' memory (a mapping's `all_reduce`)."""
+    p2p: bool = True
+    """Devices reach each other's memory; otherwise every byte passes through the host's."""
+    through_host: Ratio | None = None
+    """Share of the rate that passing through the host's memory leaves."""
+    source: str | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> Collectives:
+        if (self.nvls_step is None) != (self.nvls is None):
+            raise ValueError("`nvls_step` and `nvls` need each other. give both or none")
+        if self.direct is not None and not self.p2p:
+            raise ValueError("`direct` kernels need peer-to-peer. remove it, or `p2p: false`")
+        if not self.p2p and self.through_host is None:
+            raise ValueError("without `p2p` a link needs `through_host`. give its share")
+        return self
