@@ -55,14 +55,19 @@ def test_a_number_that_rests_on_a_fitted_parameter_is_calibrated() -> None:
     verdict = sn40l("hc24.switch_llama31_8b")
     assert verdict.evidence == "calibrated"
     assert any("fill.bandwidth" in path for path, _, _ in verdict.matters)
-    verdict = sn40l("coe.expert.bs1.t20.a100")
-    assert verdict.evidence == "calibrated"
-    assert any("gpu.sm.launch.graph" in path for path, _, _ in verdict.matters)
+
+
+def test_open_expert_rows_say_which_launch_gap_would_close_them() -> None:
+    for row in ("a100", "h100"):
+        verdict = sn40l(f"coe.expert.bs1.t20.{row}")
+        assert verdict.evidence == "open"
+        assert any(
+            c.parameter == "baseline.gpu.sm.launch.graph" and c.value for c in verdict.closing
+        )
 
 
 def test_a_number_that_rests_on_assumptions_gives_its_range() -> None:
     verdict = sn40l("coe.expert.bs1.t20.h100")
-    assert verdict.evidence == "assumed"
     assert verdict.low < verdict.simulated < verdict.high
 
 

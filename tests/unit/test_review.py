@@ -44,9 +44,7 @@ def test_a_batch_of_products_keeps_rows_whose_labels_repeat():
 
 
 def test_a_batch_without_its_columns_is_refused():
-    with pytest.raises(
-        ob.ConfigError, match="needs m, n, k; empty or missing"
-    ):
+    with pytest.raises(ob.ConfigError, match="needs m, n, k; empty or missing"):
         ob.simulate_batch(MACHINE, pd.DataFrame({"kind": ["gemm"]}))
 
 

@@ -120,8 +120,8 @@ _register(
 _register(
     Generation(
         "ada",
-        "nearest relative ampere-ga10x: the same warp-level products (mma.sync), shared memory, threads; "
-        "no kernels of Ada were looked at",
+        "nearest relative ampere-ga10x: the same warp-level products (mma.sync), shared memory and "
+        "threads; no kernels of Ada were looked at",
         _AMPERE_TILES,
         100 * KIB,
         threads=1536,
