@@ -20,6 +20,7 @@ from opbyte.workloads import (
     moe_calls,
     op_trace,
     phases,
+    vector_calls,
 )
 from opbyte.workloads.model import Model
 from opbyte.workloads.model_loader import load_model
@@ -39,6 +40,7 @@ REGISTERED = (
     moe_calls,
     op_trace,
     phases,
+    vector_calls,
 )
 
 _ANYWHERE = ("kind", "source", "precision")

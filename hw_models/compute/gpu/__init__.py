@@ -11,7 +11,7 @@ import numpy as np
 from opbyte.core.ops import Array
 from opbyte.core.placed import PlacedOps
 from opbyte.hw_models.compute.base import UNITS, KernelPrices, Rows, UnitView
-from opbyte.hw_models.compute.gpu import calls, experts, products
+from opbyte.hw_models.compute.gpu import calls, experts, products, vectors
 from opbyte.hw_models.compute.gpu.parameters import GpuView
 from opbyte.hw_models.compute.matrix import TiledMatrix
 
@@ -22,6 +22,7 @@ KERNELS = (
     calls.attention_kernels,
     calls.latent_kernels,
     calls.append_kernels,
+    vectors.kernels,
 )
 
 

@@ -74,6 +74,8 @@ class GpuView:
     def named(self, dtype: str) -> dict[str, Any]:
         """Return what kernels read of the machine, by name.
 
+        Args:
+            dtype: Of the matrix products; empty where there are none.
         Raises:
             UncoveredError: If the unit has no rate for the dtype.
         """
@@ -88,7 +90,7 @@ class GpuView:
         generation = self.generation
         return {
             "sms": float(unit.machine.unit(unit.path).config.instances),
-            "peak": unit.peak(dtype),
+            "peak": unit.peak(dtype) if dtype else np.inf,
             "shared": generation.shared_bytes_per_clock * clock,
             "port": generation.port_bytes_per_clock * clock * wires,
             "l2_rate": self._wire_rate(l2) * wires,
@@ -98,7 +100,7 @@ class GpuView:
             "stream": pins * values.get(f"{self.home}.efficiency", 1.0),
             "room": self._room(),
             "lanes": unit.get("vector", 1.0),
-            "energy": self._energy(dtype),
+            "energy": self._energy(dtype) if dtype else 0.0,
             "clock": clock,
             "threads": float(generation.threads),
             "shared_bytes": float(generation.shared_bytes),
