@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from opbyte.core.errors import CapacityError, ConfigError, WorkloadError
+from opbyte.core.mapping import Mapping as SoftwareMapping
 from opbyte.core.registry import lookup_error, nearest
 from opbyte.hw_models.machine import Machine, load_machine
 from opbyte.sim.simulate import evaluate, overflow, resolve_mapping
@@ -25,11 +26,13 @@ _NOT_COLUMNS = ("sources", "ranges")
 
 
 def simulate_batch(
-    machine: str | Path | Mapping[str, Any] | Machine, frame: pd.DataFrame
+    machine: str | Path | Mapping[str, Any] | Machine,
+    frame: pd.DataFrame,
+    mapping: str | Path | Mapping[str, Any] | SoftwareMapping | None = None,
 ) -> pd.DataFrame:
     """Price many single operators: one row in, one row out.
 
-    Rows are priced alone, as on an idle device, by the machine's `default` mapping.
+    Rows are priced alone, as on an idle device.
 
     Args:
         machine: As for `simulate`.
@@ -37,8 +40,10 @@ def simulate_batch(
             gemm (m, n, k, dtype), attention_prefill and attention_decode (batch, q_tokens,
             kv_tokens, heads, kv_heads, head_dim, dtype, kv_dtype), mla_decode (batch, kv_tokens,
             heads, dtype), moe (tokens, hidden, ffn, experts, top_k, routing, dtype, tp_size,
-            ep_size), all_reduce, all_gather, reduce_scatter and all_to_all (bytes, participants).
+            ep_size), softmax, norm, activation, gated_activation, rotary and add (rows, width,
+            dtype), all_reduce, all_gather, reduce_scatter and all_to_all (bytes, participants).
             An empty cell of a field that has a default takes it; other columns are passed through.
+        mapping: As for `simulate`.
     Returns:
         The frame with `seconds` and `joules` added.
     Raises:
@@ -53,10 +58,10 @@ def simulate_batch(
     found = {name: np.full(len(frame), np.nan) for name in ("seconds", "joules")}
     for kind, rows in frame.groupby("kind", sort=False).indices.items():
         cls = _single(str(kind))
-        mapping = resolve_mapping(loaded, None, str(kind))
+        software = resolve_mapping(loaded, mapping, str(kind))
         mine = frame if len(rows) == len(frame) else frame.iloc[rows]
         for chosen, work in _works(cls, mine):
-            outcome = evaluate(loaded, work, mapping)
+            outcome = evaluate(loaded, work, software)
             if outcome.infeasible is not None and np.any(outcome.infeasible):
                 raise CapacityError(*overflow(outcome))
             for name, values in found.items():

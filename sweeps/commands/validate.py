@@ -88,7 +88,7 @@ def _measured(output: Output, plot: Path | None) -> None:
         if compared is None:
             output.note(f"{table.operator}, {table.machine}: {table.file} is not there")
             continue
-        found[f"{table.operator}, {table.machine}"] = compared.rows
+        found[f"{table.operator}, {table.by}\n{table.machine}"] = compared.rows
         for band in compared.bands():
             whole = band.band == "all"
             about = {"operator": table.operator, "machine": table.machine, "seen": compared.seen}

@@ -25,6 +25,10 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "generate": {"model": MODEL, "batch": 2, "input": 64, "output": 9},
     "mixed": {"model": MODEL, "chunks": [[32, 10]], "decodes": 3, "context": 50},
     "gemm": {"m": 64, "n": 128, "k": 256},
+    **{
+        kind: {"rows": 12, "width": 256}
+        for kind in ("softmax", "norm", "activation", "gated_activation", "rotary", "add")
+    },
     "moe": {"tokens": 40, "hidden": 64, "ffn": 96, "experts": 8, "top_k": 2},
     "mla_decode": {"batch": 3, "kv_tokens": 100, "heads": 16},
     "all_reduce": {"bytes": 2**20, "participants": 4},
