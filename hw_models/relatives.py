@@ -1,12 +1,13 @@
 """`like: NAME` in a `kernel` block: what was not fitted takes the nearest relative's parameters.
 
 The relative's numbers are copied, with a source that says so and a range that a neighbour's fit
-leaves open. Numbers for which the relative gives a source of their own (energies) stay its own.
+leaves open. A relative may have one of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -19,18 +20,30 @@ CARRIED = 1.5
 Block = Mapping[str, Any]
 
 
-def with_relatives(document: Document, load: Callable[[str], Document]) -> Document:
+def with_relatives(
+    document: Document, load: Callable[[str], Document], seen: tuple[str, ...] = ()
+) -> Document:
     """Return a machine document whose `kernel` blocks with `like` hold all their values.
 
     Args:
         load: Returns the document of a catalog machine.
+        seen: Relatives that led here.
     Raises:
-        ConfigError: If the relative is unknown or has no `kernel` block.
+        ConfigError: If the relative is unknown, has no `kernel` block, or leads back to itself.
     """
+
+    def relative(name: str) -> Document:
+        if name in seen:
+            raise ConfigError.one(
+                document.name, "kernel.like", "relatives lead in a circle",
+                " -> ".join((*seen, name)), "one of them must have parameters of its own",
+            )  # fmt: skip
+        return with_relatives(load(name), load, (*seen, name))
+
     parts = document.data.get("parts")
     if not isinstance(parts, dict):
         return document
-    changed = _parts(parts, ("parts",), document, load)
+    changed = _parts(parts, ("parts",), document, relative)
     return (
         document
         if changed is parts
@@ -68,6 +81,14 @@ def _units(part: Block) -> list[tuple[str, dict[str, Any]]]:
     return [(name, unit) for name, unit in found if isinstance(unit, dict)]
 
 
+def _blocks(parts: Any) -> Iterator[dict[str, Any]]:
+    """Yield the `kernel` blocks of parts, and of parts inside them."""
+    for part in parts.values() if isinstance(parts, dict) else ():
+        if isinstance(part, dict):
+            yield from (u["kernel"] for _, u in _units(part) if isinstance(u.get("kernel"), dict))
+            yield from _blocks(part.get("parts"))
+
+
 def _filled(
     kernel: Block, at: tuple[str, ...], document: Document, load: Callable[[str], Document]
 ) -> dict[str, Any]:
@@ -75,13 +96,7 @@ def _filled(
     name = kernel["like"]
     if not isinstance(name, str):
         raise ConfigError.one(document.where(at), ".".join(at), "a machine's name is due", name, "")
-    relative = load(name)
-    blocks = [
-        unit["kernel"]
-        for part in relative.data.get("parts", {}).values()
-        for _, unit in _units(part)
-        if isinstance(unit.get("kernel"), dict)
-    ]
+    blocks = list(_blocks(load(name).data.get("parts")))
     if not blocks:
         raise ConfigError.one(
             document.where(at), ".".join(at), "names a machine without a `kernel` block", name,
@@ -96,19 +111,15 @@ def _filled(
     return carried
 
 
-def _carried(block: Block, *, inside: bool = False) -> dict[str, Any]:
-    """Return a block's values with wider ranges, without sources.
-
-    What has a source of its own, as the energy, is the relative's alone, unless it stands in a
-    block inside.
-    """
+def _carried(block: Block) -> dict[str, Any]:
+    """Return a block's values with wider ranges, without sources."""
     carried: dict[str, Any] = {}
     for key, value in block.items():
-        if key == "source":
+        if key == "source" or value is None:
             continue
         if isinstance(value, dict) and "value" not in value:
-            carried[key] = _carried(value, inside=True)
-        elif inside or not (isinstance(value, dict) and "source" in value):
+            carried[key] = _carried(value)
+        else:
             written = value["value"] if isinstance(value, dict) else value
             carried[key] = {"value": written, "range": _range(written)}
     return carried
@@ -116,9 +127,19 @@ def _carried(block: Block, *, inside: bool = False) -> dict[str, Any]:
 
 def _range(value: object) -> list[object]:
     """Return a value divided and multiplied by `CARRIED`; a share ends at 1."""
-    if isinstance(value, str):
-        number, _, unit = value.partition(" ")
-        return [f"{float(number) / CARRIED:.4g} {unit}", f"{float(number) * CARRIED:.4g} {unit}"]
-    assert isinstance(value, int | float)
-    high = value * CARRIED
-    return [value / CARRIED, min(high, 1.0) if value <= 1.0 else high]
+    number, unit = (value, "") if isinstance(value, int | float) else _split(str(value))
+    whole = {"%": 100.0, "": 1.0}.get(unit)
+    high = number * CARRIED
+    if whole is not None and number <= whole:
+        high = min(high, whole)
+    low = number / CARRIED
+    return [f"{low:.4g} {unit}", f"{high:.4g} {unit}"] if unit else [low, high]
+
+
+def _split(text: str) -> tuple[float, str]:
+    """Return number and unit of a quantity; what is none is for validation to refuse."""
+    found = re.fullmatch(r"\s*([-+]?[\d._]+(?:[eE][-+]?\d+)?)\s*(.*?)\s*", text)
+    try:
+        return (float(found[1]), found[2]) if found else (0.0, text)
+    except ValueError:
+        return 0.0, text

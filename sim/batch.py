@@ -53,8 +53,7 @@ def simulate_batch(
         WorkloadError: If a size makes no sense.
     """
     loaded = load_machine(machine)
-    if "kind" not in frame:
-        raise ConfigError.one("", "frame", "a column `kind` is due", list(frame.columns), "")
+    _check(frame)
     found = {name: np.full(len(frame), np.nan) for name in ("seconds", "joules")}
     for kind, rows in frame.groupby("kind", sort=False).indices.items():
         cls = _single(str(kind))
@@ -67,6 +66,26 @@ def simulate_batch(
             for name, values in found.items():
                 values[rows[chosen]] = outcome.metrics[name]
     return frame.assign(**found)
+
+
+def _check(frame: pd.DataFrame) -> None:
+    """Check what no kind of operator can say of its own rows.
+
+    Raises:
+        ConfigError: If it is no frame, a column is there twice, or a row has no kind.
+    """
+    if not hasattr(frame, "groupby"):
+        remedy = "Write pandas.DataFrame([{'kind': 'gemm', 'm': 16, 'n': 4096, 'k': 4096}])."
+        raise ConfigError.one("", "frame", "a DataFrame is due", type(frame).__name__, remedy)
+    if "kind" not in frame:
+        raise ConfigError.one("", "frame", "a column `kind` is due", list(frame.columns), "")
+    twice = frame.columns[frame.columns.duplicated()]
+    if len(twice):
+        raise ConfigError.one("", "frame", "a column may be there once", str(twice[0]), "")
+    empty = frame["kind"].isna()
+    if empty.any():
+        row = frame.index[empty][0]
+        raise ConfigError.one("", f"frame.kind, row {row}", "every row needs a kind", "", "")
 
 
 def _single(kind: str) -> type[Work]:
@@ -91,7 +110,7 @@ def _works(cls: type[Work], frame: pd.DataFrame) -> Iterator[tuple[npt.NDArray[n
     sizes = {n: _numbers(cls, n, own[n].default, frame) for n in given if n in cls.vector_fields}
     structure = [n for n in given if n not in sizes]
     for values, rows in _groups(frame, structure):
-        plain = {n: _plain(v) for n, v in zip(structure, values, strict=True) if v == v}
+        plain = {n: _plain(v) for n, v in zip(structure, values, strict=True) if not _empty(v)}
         for start in range(0, len(rows), CHUNK):
             chosen = rows[start : start + CHUNK]
             numbers = {n: v[chosen] for n, v in sizes.items()}
@@ -112,6 +131,8 @@ def _numbers(
 ) -> npt.NDArray[np.float64]:
     column = frame[name]
     try:
+        if np.iscomplexobj(column):
+            raise TypeError
         values = column.to_numpy(np.float64)
     except (TypeError, ValueError):
         where = f"frame.{name}"
@@ -134,6 +155,12 @@ def _groups(
     for rows in frame.groupby(varying, sort=False, dropna=False).indices.values():
         chosen = np.asarray(rows, np.int64)
         yield tuple(frame[n].iloc[chosen[0]] for n in structure), chosen
+
+
+def _empty(value: Any) -> bool:
+    import pandas as pd
+
+    return not hasattr(value, "__len__") and bool(pd.isna(value))
 
 
 def _plain(value: Any) -> Any:

@@ -223,9 +223,15 @@ class Placer:
         """Return the link between nodes and the devices of one; no name where one node holds all.
 
         Raises:
-            UncoveredError: If the link inside a node says nothing of a library's collectives.
+            UncoveredError: If there are not so many devices, or the link inside a node says
+                nothing of a library's collectives. A machine of one device stands for any number.
         """
         counts = self.machine.counts
+        if 1 < counts[self.group] < participants:
+            raise UncoveredError(
+                f"{self.machine.name} has {counts[self.group]} of '{self.group}', and a collective "
+                f"has {participants:g} participants. lower them, or raise the part's count"
+            )
         for name, link in self.machine.config.links.items():
             node = link.ends[0]
             if link.ends == (node, node) and self.group.startswith(f"{node}."):

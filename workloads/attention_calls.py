@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
@@ -45,6 +46,7 @@ class AttentionCall(Work):
         "kv_heads",
         "head_dim",
     )
+    least: ClassVar[Mapping[str, float]] = {"window": 0.0}
     alone: ClassVar[bool] = True
 
     batch: Number
@@ -132,6 +134,8 @@ class AttentionPrefill(AttentionCall):
 
     kind: ClassVar[str] = "attention_prefill"
     phase: ClassVar[str] = "prefill"
+
+    q_tokens: Number = field(kw_only=True)
 
 
 @WORKS.register("attention_decode")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -40,6 +41,7 @@ class MlaDecode(Work):
 
     kind: ClassVar[str] = "mla_decode"
     vector_fields: ClassVar[tuple[str, ...]] = ("batch", "kv_tokens", "heads")
+    least: ClassVar[Mapping[str, float]] = {"rope": 0.0}
     alone: ClassVar[bool] = True
 
     batch: Number

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -48,6 +49,7 @@ class Moe(Work):
 
     kind: ClassVar[str] = "moe"
     vector_fields: ClassVar[tuple[str, ...]] = ("tokens",)
+    least: ClassVar[Mapping[str, float]] = {"seed": 0.0}
     alone: ClassVar[bool] = True
 
     tokens: Number

@@ -52,7 +52,7 @@ def share(size: int, parts: int) -> int:
     return -(-size // parts)
 
 
-def checked(kind: str, name: str, value: Any, least: float = 1.0) -> Number:
+def checked(kind: str, name: str, value: Any, least: float = 1.0, *, whole: bool = False) -> Number:
     """Return a count of a work: a plain float, or a float64 array of shape (points,).
 
     Args:
@@ -61,12 +61,13 @@ def checked(kind: str, name: str, value: Any, least: float = 1.0) -> Number:
         value: A whole number, or a sequence with one for each design point (means need not be
             whole).
         least: Smallest value that makes sense.
+        whole: Sequences hold whole numbers too.
 
     Raises:
         WorkloadError: If it is not a number, not finite, too small, or a scalar that is not whole.
     """
     if isinstance(value, list | tuple) or (is_array(value) and np.ndim(value)):
-        return _checked_array(kind, name, value, least)
+        return _checked_array(kind, name, value, least, whole=whole)
     if isinstance(value, bool | str) or not isinstance(value, int | float | np.number | np.ndarray):
         raise WorkloadError(f"{kind}: {name} must be a whole number, got {value!r}")
     number = float(value)
@@ -77,9 +78,12 @@ def checked(kind: str, name: str, value: Any, least: float = 1.0) -> Number:
     return number
 
 
-def _checked_array(kind: str, name: str, value: Any, least: float) -> Array:
+def _checked_array(kind: str, name: str, value: Any, least: float, *, whole: bool) -> Array:
     try:
-        array = np.asarray(value, np.float64)
+        array = np.asarray(value)
+        array = array.astype(
+            np.float64, casting="same_kind" if array.dtype.kind == "c" else "unsafe"
+        )
     except (TypeError, ValueError):
         raise WorkloadError(f"{kind}: {name} must hold numbers, got {value!r:.80}") from None
     if array.ndim != 1 or not array.size:
@@ -88,11 +92,13 @@ def _checked_array(kind: str, name: str, value: Any, least: float) -> Array:
             f"got an array of shape {array.shape}"
         )
     bad = ~(np.isfinite(array) & (array >= least))
+    if whole:
+        bad |= array != np.floor(array)
     if bad.any():
         point = int(np.flatnonzero(bad)[0])
+        rule = "a whole number of" if whole else "finite and"
         raise WorkloadError(
-            f"{kind}: {name} must be finite and at least {least:g}, got {array[point]} "
-            f"at point {point}"
+            f"{kind}: {name} must be {rule} at least {least:g}, got {array[point]} at point {point}"
         )
     return array
 

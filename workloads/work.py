@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from opbyte.core.errors import WorkloadError
 from opbyte.core.ops import Number, Phase
 from opbyte.core.parallel import Parallel
 from opbyte.core.registry import Registry
 from opbyte.workloads.model_loader import load_model
 from opbyte.workloads.numeric import ceil_div, checked, same_points
+
+#: Annotations of fields that hold one plain value for all design points.
+_PLAIN = {"int": int, "str": str, "bool": bool}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +29,9 @@ class Work(ABC):
         phase_metrics: Metric -> name of the phase whose seconds it is.
         vector_fields: Fields that may hold one value for each design point.
         nested: Field -> further fields that a file may write inside of it.
-        least: Smallest value of a vector field where it is not 1.
-        alone: One device runs the whole of it; a group has no way to share it.
+        least: Smallest value of a field of counts where it is not 1.
+        alone: One device runs the whole of it; a group has no way to share it. Its counts are
+            whole, also where each design point has its own: no operator has a mean size.
         sources: Field -> where its value comes from, as far as the file says.
         ranges: Field -> lowest and highest plausible value, as far as the file says.
     """
@@ -50,13 +55,16 @@ class Work(ABC):
         Raises:
             WorkloadError: If one makes no sense; the message names it.
         """
-        for name in ("model", "router", "experts"):
-            given = getattr(self, name, None)
-            if isinstance(given, str | Path):
-                object.__setattr__(self, name, load_model(given))
+        for own in fields(self):
+            given = getattr(self, own.name)
+            if "Model" in str(own.type) and isinstance(given, str | Path):
+                object.__setattr__(self, own.name, load_model(given))
+            elif own.type in _PLAIN and own.name not in self.vector_fields:
+                _check_plain(self, own.name, str(own.type), given)
         counts = {}
         for name in self.vector_fields:
-            value = checked(self.kind, name, getattr(self, name), self.least.get(name, 1.0))
+            least = self.least.get(name, 1.0)
+            value = checked(self.kind, name, getattr(self, name), least, whole=self.alone)
             object.__setattr__(self, name, value)
             counts[name] = value
         same_points(self.kind, **counts)
@@ -104,3 +112,17 @@ def replica(batch: Number, parallel: Parallel) -> Number:
 def microbatch(batch: Number, parallel: Parallel) -> Number:
     """Return the sequences of one microbatch of one replica, rounded up."""
     return ceil_div(replica(batch, parallel), parallel.microbatches)
+
+
+def _check_plain(work: Work, name: str, due: str, value: object) -> None:
+    """Check a field that is annotated with a plain type.
+
+    Raises:
+        WorkloadError: If it is of another type, or a number below its least.
+    """
+    if not isinstance(value, _PLAIN[due]) or (due == "int" and isinstance(value, bool)):
+        words = {"int": "a whole number", "str": "a word", "bool": "true or false"}
+        raise WorkloadError(f"{work.kind}: {name} must be {words[due]}, got {value!r:.80}")
+    least = work.least.get(name, 1.0)
+    if due == "int" and value < least:  # type: ignore[operator]
+        raise WorkloadError(f"{work.kind}: {name} must be at least {least:g}, got {value}")

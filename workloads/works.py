@@ -180,13 +180,15 @@ class _Reading:
         return raw["value"]
 
     def _read(self, name: str, raw: object) -> Any:
-        if name in ("model", "router"):
+        """Return a field's value, read as its annotation says."""
+        own = next(str(f.type) for f in fields(self.cls) if f.name == name)
+        if own == "Model":
             return _model(raw)
-        if name == "experts" and self.cls is not moe_calls.Moe:
+        if "ModelSet" in own:
             return _experts(raw)
-        if name == "routing" and self.cls is not moe_calls.Moe:
+        if own == "Routing":
             return _routing(raw)
-        if name == "path":
+        if "Path" in own:
             return self._file(raw)
         if name in self.cls.vector_fields or name == "skew":
             return [_number(x) for x in raw] if isinstance(raw, list) else _number(raw)

@@ -124,7 +124,7 @@ def test_the_gpus_of_our_catalog_answer_otherwise(rows):
     alone = next(r for r in rows if (r["gpu"], r["ngpu"], r["bs"], r["Lin"]) == KEY)
     measured = load_machine("dgx-a100").replace({"gpu.hbm.phy.bandwidth": "3.352 TB/s"})
     ratio = simulate(measured, Decode(gpt(), 1, 2048)).tpot / (float(alone["g_time (ms)"]) / 1e3)
-    assert ratio < 0.9
+    assert 0.9 < ratio < 0.95
 
 
 KEY = ("A100a", "8", "1", "2047")

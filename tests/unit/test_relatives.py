@@ -1,42 +1,69 @@
-"""`like` in a kernel block copies the relative's numbers and says so."""
+"""`kernel: {like: NAME}`: what is carried, from whom, and what is refused."""
+
+from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
-from opbyte.core.errors import ConfigError
+import opbyte as ob
 from opbyte.hw_models.machine import load_machine
 
-
-def test_a_relative_lends_its_numbers_and_says_whose_they_are() -> None:
-    fitted, other = load_machine("a100-sxm-80gb"), load_machine("h100-sxm-80gb")
-    for name in ("matrix", "fill", "overlap"):
-        path = f"gpu.sm.kernel.{name}"
-        assert other.values[path] == fitted.values[path]
-        assert other.parameters[path].source == (
-            "assumed: nearest relative, fitted on a100-sxm-80gb"
-        )
-        low, high = other.parameters[path].range or (0, 0)
-        assert low < fitted.values[path] < high
-    assert other.parameters["gpu.sm.kernel.matrix"].range == (pytest.approx(0.94 / 1.5), 1.0)
+CATALOG = Path(__file__).parents[2] / "hw_models" / "catalog" / "machines"
 
 
-def test_what_the_file_says_itself_stays() -> None:
-    other = load_machine("h100-sxm-80gb")
-    assert other.values["gpu.sm.kernel.energy"] == pytest.approx(0.789e-12)
-    assert other.replace({"gpu.sm.kernel.tail": 0.5}).values["gpu.sm.kernel.tail"] == 0.5
+def like(tmp_path: Path, name: str, relative: str, **kernel: Any) -> Path:
+    """Return an H100 whose parameters come from a relative, beside its own."""
+    data = yaml.safe_load((CATALOG / "h100-sxm-80gb.yaml").read_text())
+    data["name"] = name
+    data["parts"]["gpu"]["units"]["sm"]["kernel"] = {"like": relative, **kernel}
+    path = tmp_path / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(data))
+    return path
+
+
+def test_a_relative_of_a_relative(tmp_path):
+    far = load_machine(like(tmp_path, "far", "h20", energy="1 pJ/FLOP"))
+    near = load_machine(like(tmp_path, "near", "a100-sxm-80gb", energy="1 pJ/FLOP"))
+    of = {k: v for k, v in near.values.items() if ".kernel." in k}
+    assert of
+    assert {k: v for k, v in far.values.items() if ".kernel." in k} == of
+
+
+def test_every_value_is_carried_with_a_wider_range(tmp_path):
+    a100 = load_machine("a100-sxm-80gb")
+    machine = load_machine(like(tmp_path, "near", "a100-sxm-80gb"))
+    carried = [k for k in a100.values if ".kernel." in k]
+    assert "gpu.sm.kernel.energy" in carried
+    for key in carried:
+        value, ends = machine.values[key], machine.parameters[key].range
+        assert value == a100.values[key]
+        assert ends is not None
+        assert ends[0] == pytest.approx(value / 1.5, rel=1e-3)
+        assert ends[1] == pytest.approx(value * 1.5, rel=1e-3) or ends[1] == 1.0
+        assert "nearest relative" in machine.parameters[key].source
+
+
+@pytest.mark.parametrize("written", ["0.683us", "0.683 us", "683 ns", "6.83e-7 s"])
+def test_quantities_are_carried_as_they_are_written(tmp_path, written):
+    middle = like(tmp_path, "middle", "a100-sxm-80gb", fill=written, matrix="94 %")
+    machine = load_machine(like(tmp_path, "last", str(middle)))
+    assert machine.values["gpu.sm.kernel.fill"] == pytest.approx(0.683e-6)
+    assert machine.values["gpu.sm.kernel.matrix"] == pytest.approx(0.94)
+    assert machine.parameters["gpu.sm.kernel.matrix"].range[1] == pytest.approx(1.0)
+
+
+def test_relatives_in_a_circle_are_refused(tmp_path):
+    first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
+    like(tmp_path, "first", str(second))
+    like(tmp_path, "second", str(first))
+    with pytest.raises(ob.ConfigError, match="circle"):
+        load_machine(first)
 
 
 @pytest.mark.parametrize(
-    ("like", "message"),
-    [
-        ("sn40l-socket", "without a `kernel` block"),
-        ("a100-sxm-80", "a100-sxm-80gb"),
-        (5, "a machine's name is due"),
-    ],
+    ("name", "says"), [("a100-sxm-8gb", "a100-sxm-80gb"), ("sn40l-socket", "kernel"), (3, "name")]
 )
-def test_a_relative_that_is_none_is_refused(like: object, message: str) -> None:
-    data = load_machine("t4").document.data
-    unit = data["parts"]["gpu"]["units"]["sm"]
-    unit = {**unit, "generation": "ampere", "kernel": {"like": like}}
-    gpu = {**data["parts"]["gpu"], "units": {"sm": unit}}
-    with pytest.raises(ConfigError, match=message):
-        load_machine({**data, "parts": {"gpu": gpu}})
+def test_what_is_no_relative_is_refused(tmp_path, name, says):
+    with pytest.raises(ob.ConfigError, match=says):
+        load_machine(like(tmp_path, "lost", name))
