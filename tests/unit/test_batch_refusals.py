@@ -62,7 +62,7 @@ def test_a_spoilt_row_is_refused(row, says):
 
 
 def test_a_row_without_a_kind_does_not_hide_among_others():
-    with pytest.raises(ob.ConfigError, match="row 1.*needs a kind"):
+    with pytest.raises(ob.ConfigError, match=r"row 1.*needs a kind"):
         batch(GEMM, {**GEMM, "kind": np.nan})
 
 
