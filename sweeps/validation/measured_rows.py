@@ -246,7 +246,7 @@ def _layer(new: int, context: int) -> Callable[[Path], pd.DataFrame]:
 
 _M = (1, 16, 64, 256, 1024)
 _VIDUR = "Vidur (MIT), medians of whole microseconds"
-_COMPASS = "LLMCompass (BSD-3), wall clock around calls from Python, less its own host time"
+_COMPASS = "LLMCompass (BSD-3), wall clock around calls from Python, host time included"
 _VLLM = f"vLLM 0.14, {SYSTEM} (Apache-2.0)"
 TABLES = (
     Table("gemm", "a100-sxm-80gb", "a100_gemm.parquet", "m", _M, _VLLM, _gemm, fitted=True),
