@@ -11,7 +11,8 @@ from opbyte.core.errors import OpbyteError
 
 __all__ = ["COMMANDS", "main"]
 
-#: Commands by name; each is the function `command` of a module of `opbyte.sweeps.commands`.
+#: Commands by name; each is the function `command` of a module of `opbyte.sweeps.commands`, or its
+#: `app` where the command has verbs of its own.
 COMMANDS = {
     "run": "run",
     "sweep": "sweep",
@@ -23,6 +24,7 @@ COMMANDS = {
     "schema": "schema",
     "validate": "validate",
     "calibrate": "calibrate",
+    "trace": "trace",
 }
 _HELP = "Simulate accelerators for large language models and search their design space."
 
@@ -71,7 +73,11 @@ def _app() -> typer.Typer:
     )
     app.callback(invoke_without_command=True)(_options)
     for name, module in COMMANDS.items():
-        app.command(name)(import_module(f"opbyte.sweeps.commands.{module}").command)
+        found = import_module(f"opbyte.sweeps.commands.{module}")
+        if hasattr(found, "app"):
+            app.add_typer(found.app, name=name)
+        else:
+            app.command(name)(found.command)
     return app
 
 
