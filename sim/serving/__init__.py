@@ -1,0 +1,1 @@
+"""Serving: requests arrive, a scheduler forms batches, memory holds their caches, time passes."""

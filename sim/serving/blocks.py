@@ -1,0 +1,91 @@
+"""Paged KV cache: blocks that requests hold, and freed ones that still know what was in them."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
+
+
+class BlockPool:
+    """Blocks of one engine's KV cache.
+
+    Freed blocks keep their content until they are needed: they queue in the order in which they
+    were freed, the last block of a sequence before its first, and are taken from the front. With
+    `remember` a block that was full when it was computed can be held again by whoever needs the
+    same content; as in vLLM's prefix cache, content is known by a key.
+
+    Attributes:
+        total: Blocks.
+        tokens: Tokens of a block.
+        remember: Whether content outlives its holder.
+    """
+
+    def __init__(self, total: int, tokens: int, *, remember: bool = True) -> None:
+        """Start with all blocks free and empty."""
+        self.total, self.tokens, self.remember = total, tokens, remember
+        self._free: OrderedDict[int, None] = OrderedDict.fromkeys(range(total))
+        self._holders = [0] * total
+        self._key: list[Hashable | None] = [None] * total
+        self._known: dict[Hashable, int] = {}
+
+    @property
+    def free(self) -> int:
+        """Return the blocks that nobody holds."""
+        return len(self._free)
+
+    def needed(self, tokens: int) -> int:
+        """Return the blocks of so many tokens."""
+        return -(-tokens // self.tokens)
+
+    def found(self, keys: Sequence[Hashable]) -> list[int]:
+        """Return the blocks that hold the leading contents, up to the first that none holds."""
+        blocks: list[int] = []
+        for key in keys if self.remember else ():
+            block = self._known.get(key)
+            if block is None:
+                break
+            blocks.append(block)
+        return blocks
+
+    def idle(self, blocks: Sequence[int]) -> int:
+        """Return how many of the blocks nobody holds."""
+        return sum(self._holders[block] == 0 for block in blocks)
+
+    def hold(self, blocks: Sequence[int]) -> None:
+        """Hold blocks that were found."""
+        for block in blocks:
+            if self._holders[block] == 0:
+                del self._free[block]
+            self._holders[block] += 1
+
+    def take(self, count: int) -> list[int]:
+        """Return blocks from the front of the queue; what was in them is forgotten.
+
+        Raises:
+            IndexError: If fewer are free.
+        """
+        if count > len(self._free):
+            raise IndexError(f"{count} blocks of {len(self._free)} free ones")
+        taken = []
+        for _ in range(count):
+            block, _none = self._free.popitem(last=False)
+            key = self._key[block]
+            if key is not None:
+                del self._known[key]
+                self._key[block] = None
+            self._holders[block] = 1
+            taken.append(block)
+        return taken
+
+    def know(self, block: int, key: Hashable) -> None:
+        """Note what a full block holds; content that is known elsewhere stays there."""
+        if self.remember and self._key[block] is None and key not in self._known:
+            self._key[block] = key
+            self._known[key] = block
+
+    def give(self, blocks: Sequence[int]) -> None:
+        """Let go of a sequence's blocks, its last one first."""
+        for block in reversed(blocks):
+            self._holders[block] -= 1
+            if self._holders[block] == 0:
+                self._free[block] = None

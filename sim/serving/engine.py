@@ -1,0 +1,179 @@
+"""One engine in time: requests arrive, its scheduler plans steps, each takes what it costs.
+
+SimPy carries arrivals and steps. Up to `depth` steps are planned ahead: with two, as in vLLM's
+asynchronous scheduling, a step is planned when the one before the last one ends, so that the
+device never waits for the host, and a request waits for the step that is planned already.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import simpy
+
+from opbyte.core.ops import Array
+from opbyte.sim.serving.requests import Request
+from opbyte.sim.serving.schedulers import Plan, Scheduler
+
+
+class Prices(Protocol):
+    """What a step costs."""
+
+    def seconds(
+        self, new: Array, past: Array, pieces: int, decodes: float, context: float
+    ) -> float:
+        """Return the seconds of one step.
+
+        Args:
+            new, past: Tokens of each piece of a prompt and of its past, the first `pieces` of each.
+            decodes: Sequences that compute one token.
+            context: Tokens that all of those attend to, the new ones too.
+        """
+        ...
+
+
+@dataclass
+class Series:
+    """What every step found when it ended: lists of equal length."""
+
+    end_s: list[float] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+    running: list[int] = field(default_factory=list)
+    waiting: list[int] = field(default_factory=list)
+    free: list[int] = field(default_factory=list)
+    preempted: list[int] = field(default_factory=list)
+
+
+class Arrival(simpy.Event):
+    """A moment in which something arrives: before all else that happens then."""
+
+    def __init__(self, env: simpy.Environment, at: float) -> None:
+        """Schedule it.
+
+        Args:
+            at: Seconds, not before now.
+        """
+        super().__init__(env)
+        self._ok, self._value = True, None
+        env.schedule(self, simpy.events.URGENT, at - env.now)
+
+
+class Engine:
+    """A scheduler, its memory and a device."""
+
+    def __init__(
+        self,
+        env: simpy.Environment,
+        scheduler: Scheduler,
+        prices: Prices,
+        *,
+        depth: int = 1,
+    ) -> None:
+        """Start an idle engine.
+
+        Args:
+            depth: Steps that are planned or under way at once.
+        """
+        self.env, self.scheduler, self.prices, self.depth = env, scheduler, prices, depth
+        self.series = Series()
+        self._flight: deque[tuple[float, Plan]] = deque()
+        self._free_at = 0.0
+        self._left: dict[Request, int] = {}
+        self._wake = env.event()
+        limits = scheduler.limits
+        self._new = np.zeros(limits.max_sequences)
+        self._past = np.zeros(limits.max_sequences)
+        env.process(self._run())
+
+    def submit(self, request: Request) -> None:
+        """Let a request arrive now."""
+        self._left[request] = request.output
+        self.scheduler.add(request)
+        if len(self._flight) < self.depth and not self._wake.triggered:
+            self._wake.succeed()
+
+    def _run(self) -> Generator[simpy.Event, Any, None]:
+        while True:
+            while len(self._flight) < self.depth and self._start():
+                pass
+            self._wake = self.env.event()
+            if not self._flight:
+                yield self._wake
+                continue
+            end = self._flight[0][0]
+            step = self.env.timeout(end - self.env.now)
+            while len(self._flight) < self.depth and not step.processed:
+                # Room for another step: what arrives is planned at once.
+                yield step | self._wake
+                if not step.processed:
+                    self._wake = self.env.event()
+                    self._start()
+            if not step.processed:
+                yield step
+            self._end(*self._flight.popleft())
+
+    def _start(self) -> bool:
+        """Plan a step and put it behind those under way; return False if there is nothing to do."""
+        plan = self.scheduler.plan()
+        if not plan.pieces:
+            return False
+        now, pieces, decodes, context = self.env.now, 0, 0, 0
+        for piece in plan.pieces:
+            if piece.request.scheduled_s < 0.0:
+                piece.request.scheduled_s = now
+            if piece.new == 1:
+                decodes += 1
+                context += piece.past + 1
+            else:
+                self._new[pieces], self._past[pieces] = piece.new, piece.past
+                pieces += 1
+        seconds = self.prices.seconds(self._new, self._past, pieces, decodes, context)
+        self._free_at = max(now, self._free_at) + seconds
+        self._flight.append((self._free_at, plan))
+        return True
+
+    def _end(self, end: float, plan: Plan) -> None:
+        """Hand out the tokens of a step."""
+        for piece in plan.pieces:
+            if not piece.samples:
+                continue
+            request = piece.request
+            if request.first_token_s < 0.0:
+                request.first_token_s = end
+            self._left[request] -= 1
+            if self._left[request] == 0:
+                request.last_token_s = end
+                del self._left[request]
+                self.scheduler.finish(request)
+        series = self.series
+        series.end_s.append(end)
+        series.tokens.append(sum(piece.new for piece in plan.pieces))
+        series.running.append(len(self.scheduler.running))
+        series.waiting.append(len(self.scheduler.waiting))
+        series.free.append(self.scheduler.pool.free)
+        series.preempted.append(len(plan.preempted))
+
+
+def serve(
+    requests: Sequence[Request], scheduler: Scheduler, prices: Prices, *, depth: int = 1
+) -> Series:
+    """Let requests arrive at one engine, in the order of their arrival, and run to the end.
+
+    Times are set in the requests.
+    """
+    env = simpy.Environment()
+    engine = Engine(env, scheduler, prices, depth=depth)
+
+    def arrivals() -> Generator[simpy.Event, Any, None]:
+        for request in requests:
+            if request.arrival > env.now:
+                yield Arrival(env, request.arrival)
+            engine.submit(request)
+
+    env.process(arrivals())
+    env.run()
+    return engine.series

@@ -1,0 +1,50 @@
+"""A request on its way through an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """State of one request.
+
+    Attributes:
+        index: Row of the trace.
+        arrival: Seconds.
+        input, output: Tokens of the prompt, and tokens to produce.
+        shared: Keys of the prompt's leading blocks that other prompts may have too.
+        computed: Tokens whose keys and values are in the cache, those under way too.
+        sampled: Tokens produced, those under way too.
+        blocks: Blocks that it holds.
+        preempted: How often it lost them.
+    """
+
+    index: int
+    arrival: float
+    input: int
+    output: int
+    shared: tuple[Hashable, ...] = ()
+    computed: int = 0
+    sampled: int = 0
+    blocks: list[int] = field(default_factory=list)
+    known: int = 0
+    preempted: int = 0
+    scheduled_s: float = -1.0
+    first_token_s: float = -1.0
+    last_token_s: float = -1.0
+
+    @property
+    def target(self) -> int:
+        """Return the tokens that must be computed before the next one can be sampled."""
+        return self.input + self.sampled
+
+    @property
+    def left(self) -> int:
+        """Return the tokens that a step could compute now; 0 once all are under way."""
+        return self.target - self.computed if self.sampled < self.output else 0
+
+    def key(self, block: int) -> Hashable:
+        """Return what its block with this number holds."""
+        return self.shared[block] if block < len(self.shared) else (self.index, block)
