@@ -21,7 +21,18 @@ from opbyte.sim.serving.schedulers import Plan, Scheduler
 
 
 class Prices(Protocol):
-    """What a step costs."""
+    """What a step costs.
+
+    Attributes:
+        table: What compiled loops read, see `step_prices`.
+        resources: Names of what steps keep busy.
+    """
+
+    @property
+    def table(self) -> Any: ...  # noqa: D102
+
+    @property
+    def resources(self) -> tuple[str, ...]: ...  # noqa: D102
 
     def seconds(
         self, new: Array, past: Array, pieces: int, decodes: float, context: float

@@ -98,6 +98,7 @@ class GridPrices:
     """
 
     table: GridTable
+    resources: tuple[str, ...] = ("device",)
 
     @property
     def most_tokens(self) -> int:

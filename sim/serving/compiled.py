@@ -1,0 +1,395 @@
+"""Continuous batching as one compiled loop over arrays: the twin of `Continuous` in an `Engine`.
+
+The same decisions in the same order, so the same times: `tests/unit/test_serving_twin.py`. Blocks
+form linked lists: the queue of free ones, and from each block of a request to the one before it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+import numpy.typing as npt
+from numba.extending import register_jitable
+
+from opbyte.core.ops import Array
+from opbyte.sim.serving.engine import Prices
+from opbyte.sim.serving.schedulers import Limits
+from opbyte.sim.serving.step_prices import step_seconds
+
+Ints = npt.NDArray[np.int32]
+
+#: Rows of the state of requests.
+COMPUTED, SAMPLED, HELD, LAST, KNOWN, PREEMPTED = range(6)
+#: Rows of the blocks: neighbours in the queue of free ones (its ends are the entry behind the last
+#: block), the block before it in its request, and which block of which request it remembers.
+NEXT, BEFORE, CHAIN, OWNER, NUMBER = range(5)
+#: Entries of the counters.
+FREE, RUNNING, STACKED, STEPS, TOKENS = range(5)
+#: Columns of the series.
+SERIES = ("end_s", "tokens", "running", "waiting", "free", "preempted")
+NONE = -1
+
+
+class State(NamedTuple):
+    """What the loop works on.
+
+    Attributes:
+        requests: By row as above, (6, requests).
+        blocks: By row as above, (5, blocks + 1).
+        running: Requests that hold blocks, in the order of admission, (max_sequences,).
+        stack: Preempted requests, the one that is tried first on top, (max_sequences,).
+        counts: Counters, (5,).
+        times: Scheduled, first token, last token, seconds, (3, requests).
+        series: What every `every`-th step found when it ended, (6, rows).
+    """
+
+    requests: Ints
+    blocks: Ints
+    running: Ints
+    stack: Ints
+    counts: npt.NDArray[np.int64]
+    times: Array
+    series: Array
+
+
+@register_jitable
+def _unlink(s: State, block: int) -> None:
+    before, after = s.blocks[BEFORE, block], s.blocks[NEXT, block]
+    s.blocks[NEXT, before], s.blocks[BEFORE, after] = after, before
+    s.counts[FREE] -= 1
+
+
+@register_jitable
+def _give(s: State, r: int, remember: int) -> None:
+    """Let go of a request's blocks, the last one first; they keep what they hold if it returns."""
+    end = s.blocks.shape[1] - 1
+    block = s.requests[LAST, r]
+    while block != NONE:
+        tail = s.blocks[BEFORE, end]
+        s.blocks[NEXT, tail], s.blocks[BEFORE, block] = block, tail
+        s.blocks[NEXT, block], s.blocks[BEFORE, end] = end, block
+        s.counts[FREE] += 1
+        if not remember:
+            s.blocks[OWNER, block] = NONE
+        elif s.blocks[OWNER, block] == NONE and s.requests[LAST, r] == block:
+            # Not full: the one before it is the last that can be found again.
+            s.requests[LAST, r] = s.blocks[CHAIN, block]
+        block = s.blocks[CHAIN, block]
+    s.requests[HELD, r] = 0
+    if not remember:
+        s.requests[LAST, r], s.requests[KNOWN, r] = NONE, 0
+
+
+@register_jitable
+def _take(s: State, r: int, count: int) -> None:
+    """Give a request blocks from the front of the queue; who remembered them forgets."""
+    end = s.blocks.shape[1] - 1
+    for _ in range(count):
+        block = s.blocks[NEXT, end]
+        _unlink(s, block)
+        owner = s.blocks[OWNER, block]
+        if owner != NONE:
+            # The blocks of a sequence leave from its end.
+            s.requests[KNOWN, owner] = s.blocks[NUMBER, block]
+            s.requests[LAST, owner] = s.blocks[CHAIN, block]
+            s.blocks[OWNER, block] = NONE
+        s.blocks[CHAIN, block] = s.requests[LAST, r]
+        s.requests[LAST, r] = block
+        s.requests[HELD, r] += 1
+
+
+@register_jitable
+def _know(s: State, r: int, full: int) -> None:
+    """Note that a request's leading blocks are full; they can be found again."""
+    block = s.requests[LAST, r]
+    number = s.requests[HELD, r] - 1
+    while number >= s.requests[KNOWN, r]:
+        if number < full:
+            s.blocks[OWNER, block], s.blocks[NUMBER, block] = r, number
+        block = s.blocks[CHAIN, block]
+        number -= 1
+    s.requests[KNOWN, r] = full
+
+
+@register_jitable
+def _preempt(s: State, remember: int) -> int:
+    """Take the blocks of the request that was admitted last; return it."""
+    s.counts[RUNNING] -= 1
+    victim = s.running[s.counts[RUNNING]]
+    _give(s, victim, remember)
+    s.requests[COMPUTED, victim] = 0
+    s.requests[PREEMPTED, victim] += 1
+    s.stack[s.counts[STACKED]] = victim
+    s.counts[STACKED] += 1
+    return int(victim)
+
+
+@register_jitable
+def _finish(s: State, r: int) -> None:
+    """Forget a request whose last token is there."""
+    if s.requests[HELD, r] > 0:
+        at = 0
+        while s.running[at] != r:
+            at += 1
+        s.counts[RUNNING] -= 1
+        for i in range(at, s.counts[RUNNING]):
+            s.running[i] = s.running[i + 1]
+    else:
+        at = 0
+        while s.stack[at] != r:
+            at += 1
+        s.counts[STACKED] -= 1
+        for i in range(at, s.counts[STACKED]):
+            s.stack[i] = s.stack[i + 1]
+        # What is remembered of it is of no use.
+        block = s.requests[LAST, r]
+        while block != NONE:
+            s.blocks[OWNER, block] = NONE
+            block = s.blocks[CHAIN, block]
+        s.requests[LAST, r] = NONE
+        return
+    _give(s, r, 0)
+
+
+def serve_loop(
+    s: State,
+    arrival: Array,
+    given: Ints,
+    produced: Ints,
+    limits: npt.NDArray[np.int64],
+    table: Any,
+    new: Array,
+    past: Array,
+    busy: Array,
+    depth: int,
+    every: int,
+) -> None:
+    """Serve all requests; times, series and counters are set in the state.
+
+    Args:
+        arrival: Seconds, ascending, (requests,).
+        given, produced: Tokens of each prompt and of each answer, (requests,).
+        limits: Sequences, tokens of a step, chunks (0 or 1), reserve (0 or 1), tokens of a block,
+            remember (0 or 1).
+        table: Prices, see `step_seconds`.
+        new, past: Room for the pieces of a step, (max_sequences,).
+        busy: Busy seconds of each resource, added up, (resources,).
+        depth: Steps that are planned or under way at once.
+        every: Steps for each row of the series.
+    """
+    most, most_tokens, chunk, reserve, size, remember = limits
+    n = arrival.shape[0]
+    ends = np.zeros(depth)
+    tokens_of, lost_of = np.zeros(depth, np.int64), np.zeros(depth, np.int64)
+    # Requests that get their first or last token from a step that is under way.
+    marked = np.zeros((depth, 2 * most), np.int32)
+    marks = np.zeros(depth, np.int64)
+    head = flying = arrived = tried = done = 0
+    now = free_at = 0.0
+    while done < n:
+        while arrived < n and arrival[arrived] <= now:
+            arrived += 1
+        while flying < depth:
+            slot = (head + flying) % depth
+            budget, pieces, lost = most_tokens, 0, 0
+            decodes = context = 0
+            marks[slot] = 0
+            at = 0
+            # What runs comes first, then who waits; the latter only where nobody lost blocks.
+            while budget > 0:
+                if at < s.counts[RUNNING]:
+                    r = s.running[at]
+                    at += 1
+                    if s.requests[SAMPLED, r] >= produced[r]:
+                        continue
+                    computed = s.requests[COMPUTED, r]
+                    step = min(given[r] + s.requests[SAMPLED, r] - computed, budget)
+                    need = (computed + step + size - 1) // size - s.requests[HELD, r]
+                    gone = False
+                    while need > s.counts[FREE]:
+                        lost += 1
+                        if _preempt(s, remember) == r:
+                            gone = True
+                            break
+                    if gone:
+                        break
+                    if need > 0:
+                        _take(s, r, need)
+                else:
+                    stacked = s.counts[STACKED]
+                    if lost or s.counts[RUNNING] >= most or (stacked == 0 and tried >= arrived):
+                        break
+                    r = s.stack[stacked - 1] if stacked else tried
+                    target = given[r] + s.requests[SAMPLED, r]
+                    found = s.requests[KNOWN, r]
+                    computed = found * size
+                    step = min(target - computed, budget)
+                    if not chunk and step < target - computed:
+                        break
+                    whole = target if reserve else computed + step
+                    if (whole + size - 1) // size > s.counts[FREE]:
+                        break
+                    if stacked:
+                        s.counts[STACKED] -= 1
+                    else:
+                        tried += 1
+                    block = s.requests[LAST, r]
+                    for _ in range(found):
+                        _unlink(s, block)
+                        block = s.blocks[CHAIN, block]
+                    s.requests[HELD, r] = found
+                    _take(s, r, (computed + step + size - 1) // size - found)
+                    s.running[s.counts[RUNNING]] = r
+                    s.counts[RUNNING] += 1
+                    at += 1
+                    if s.times[0, r] < 0.0:
+                        s.times[0, r] = now
+                s.requests[COMPUTED, r] = computed + step
+                if remember and (computed + step) // size > s.requests[KNOWN, r]:
+                    _know(s, r, (computed + step) // size)
+                budget -= step
+                if step == 1:
+                    decodes += 1
+                    context += computed + 1
+                else:
+                    new[pieces], past[pieces] = step, computed
+                    pieces += 1
+                if computed + step == given[r] + s.requests[SAMPLED, r]:
+                    s.requests[SAMPLED, r] += 1
+                    sampled = s.requests[SAMPLED, r]
+                    if sampled == 1 or sampled == produced[r]:
+                        marked[slot, marks[slot]] = r
+                        marks[slot] += 1
+            if budget == most_tokens:
+                break
+            seconds = step_seconds(table, new, past, pieces, float(decodes), float(context), busy)
+            free_at = max(now, free_at) + seconds
+            ends[slot], tokens_of[slot], lost_of[slot] = free_at, most_tokens - budget, lost
+            flying += 1
+        if flying < depth and arrived < n and (not flying or arrival[arrived] <= ends[head]):
+            # Room for another step: what arrives is planned at once.
+            now = arrival[arrived]
+            continue
+        now = ends[head]
+        while arrived < n and arrival[arrived] <= now:
+            arrived += 1
+        for i in range(marks[head]):
+            r = marked[head, i]
+            if s.times[1, r] < 0.0:
+                s.times[1, r] = now
+                if produced[r] > 1:
+                    continue
+            s.times[2, r] = now
+            _finish(s, r)
+            done += 1
+        steps = s.counts[STEPS]
+        s.counts[TOKENS] += tokens_of[head]
+        if steps % every == 0 and steps // every < s.series.shape[1]:
+            row = steps // every
+            s.series[0, row], s.series[1, row] = now, tokens_of[head]
+            s.series[2, row] = s.counts[RUNNING]
+            s.series[3, row] = arrived - tried + s.counts[STACKED]
+            s.series[4, row], s.series[5, row] = s.counts[FREE], lost_of[head]
+        s.counts[STEPS] += 1
+        head = (head + 1) % depth
+        flying -= 1
+
+
+@cache
+def compiled() -> Any:
+    """Return `serve_loop` compiled."""
+    return numba.njit(cache=True)(serve_loop)
+
+
+@dataclass(frozen=True)
+class Served:
+    """What happened.
+
+    Attributes:
+        times: Scheduled, first token, last token, seconds, (3, requests).
+        preempted: How often each request lost its blocks, (requests,).
+        busy: Busy seconds of each resource, (resources,).
+        series: Columns of `SERIES`, (6, rows).
+        steps, tokens: How many in all.
+    """
+
+    times: Array
+    preempted: Ints
+    busy: Array
+    series: Array
+    steps: int
+    tokens: int
+
+
+def serve_compiled(
+    arrival: Array,
+    given: npt.NDArray[np.int64],
+    produced: npt.NDArray[np.int64],
+    limits: Limits,
+    prices: Prices,
+    *,
+    blocks: int,
+    block_tokens: int,
+    remember: bool = True,
+    depth: int = 1,
+    rows: int = 100_000,
+    every: int = 1,
+    plain: bool = False,
+) -> Served:
+    """Serve requests by continuous batching.
+
+    Args:
+        arrival: Seconds, ascending, (requests,).
+        given, produced: Tokens of each prompt and of each answer, (requests,).
+        blocks, block_tokens, remember: As for `BlockPool`.
+        depth: Steps that are planned or under way at once.
+        rows, every: Most rows of the series, and steps for each.
+        plain: Run the loop uncompiled.
+    """
+    n = len(arrival)
+    state = _state(n, blocks, limits.max_sequences, rows)
+    room = np.zeros((2, limits.max_sequences))
+    busy = np.zeros(max(1, len(prices.resources)))
+    numbers = np.array(
+        [
+            limits.max_sequences, limits.max_batched_tokens, limits.chunk, limits.reserve,
+            block_tokens, remember,
+        ],
+        np.int64,
+    )  # fmt: skip
+    (serve_loop if plain else compiled())(
+        state, np.asarray(arrival, np.float64), given.astype(np.int32), produced.astype(np.int32),
+        numbers, prices.table, room[0], room[1], busy, depth, every,
+    )  # fmt: skip
+    steps = int(state.counts[STEPS])
+    return Served(
+        state.times,
+        state.requests[PREEMPTED],
+        busy,
+        state.series[:, : -(-steps // every)],
+        steps,
+        int(state.counts[TOKENS]),
+    )
+
+
+def _state(requests: int, blocks: int, sequences: int, rows: int) -> State:
+    of_requests = np.zeros((6, requests), np.int32)
+    of_requests[LAST] = NONE
+    of_blocks = np.full((5, blocks + 1), NONE, np.int32)
+    of_blocks[NEXT] = np.roll(np.arange(blocks + 1), -1)
+    of_blocks[BEFORE] = np.roll(np.arange(blocks + 1), 1)
+    counts = np.zeros(5, np.int64)
+    counts[FREE] = blocks
+    return State(
+        of_requests,
+        of_blocks,
+        np.zeros(sequences, np.int32),
+        np.zeros(sequences + 1, np.int32),
+        counts,
+        np.full((3, requests), -1.0),
+        np.zeros((len(SERIES), rows)),
+    )
