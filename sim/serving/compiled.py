@@ -155,17 +155,195 @@ def _finish(s: State, r: int) -> None:
     _give(s, r, 0)
 
 
+class Step(NamedTuple):
+    """Steps that are planned or under way, each a column of a ring, and room for the next one.
+
+    Attributes:
+        end: Seconds, (depth,).
+        tokens, lost, marks: Tokens, requests that lost blocks, and entries of `marked`, (depth,).
+        marked: Requests that get their first or last token from it, (depth, 2 * max_sequences).
+        new, past: Pieces of prompts of the step that is planned, (max_sequences,).
+        sums: Pieces, decodes and their context of the step that is planned, (3,).
+    """
+
+    end: Array
+    tokens: npt.NDArray[np.int64]
+    lost: npt.NDArray[np.int64]
+    marks: npt.NDArray[np.int64]
+    marked: Ints
+    new: Array
+    past: Array
+    sums: npt.NDArray[np.int64]
+
+
+@register_jitable
+def _room(s: State, r: int, need: int, remember: int) -> int:
+    """Give a running request blocks; return how many requests lost theirs, negative if it did."""
+    lost = 0
+    while need > s.counts[FREE]:
+        lost += 1
+        if _preempt(s, remember) == r:
+            return -lost
+    if need > 0:
+        _take(s, r, need)
+    return lost
+
+
+@register_jitable
+def _admitted(s: State, r: int, target: int, budget: int, limits: npt.NDArray[np.int64]) -> int:
+    """Give a waiting request what it starts with; return its tokens, 0 if there is no room."""
+    _most, _tokens, chunk, reserve, size, _remember = limits
+    found = s.requests[KNOWN, r]
+    computed = found * size
+    new = min(target - computed, budget)
+    if chunk == 0 and new < target - computed:
+        return 0
+    whole = target if reserve else computed + new
+    if (whole + size - 1) // size > s.counts[FREE]:
+        return 0
+    block = s.requests[LAST, r]
+    for _ in range(found):
+        _unlink(s, block)
+        block = s.blocks[CHAIN, block]
+    s.requests[HELD, r], s.requests[COMPUTED, r] = found, computed
+    _take(s, r, (computed + new + size - 1) // size - found)
+    s.running[s.counts[RUNNING]] = r
+    s.counts[RUNNING] += 1
+    return int(new)
+
+
+@register_jitable
+def _note(s: State, f: Step, slot: int, r: int, new: int, target: int, produced: int) -> None:
+    """Put tokens of a request into the step that is planned."""
+    computed = s.requests[COMPUTED, r]
+    s.requests[COMPUTED, r] = computed + new
+    if new == 1:
+        f.sums[1] += 1
+        f.sums[2] += computed + 1
+    else:
+        f.new[f.sums[0]], f.past[f.sums[0]] = new, computed
+        f.sums[0] += 1
+    if computed + new == target:
+        s.requests[SAMPLED, r] += 1
+        sampled = s.requests[SAMPLED, r]
+        if sampled == 1 or sampled == produced:
+            f.marked[slot, f.marks[slot]] = r
+            f.marks[slot] += 1
+
+
+@register_jitable
+def _plan_running(
+    s: State,
+    f: Step,
+    slot: int,
+    given: Ints,
+    produced: Ints,
+    limits: npt.NDArray[np.int64],
+    budget: int,
+) -> int:
+    """Give running requests their next tokens, in order; return what is left of the budget."""
+    size, remember = limits[4], limits[5]
+    decodes = context = at = 0
+    while budget > 0 and at < s.counts[RUNNING]:
+        r = s.running[at]
+        at += 1
+        computed, sampled = s.requests[COMPUTED, r], s.requests[SAMPLED, r]
+        new = given[r] + sampled - computed
+        if sampled >= produced[r]:
+            continue
+        if new == 1 and computed % size and sampled and sampled + 1 < produced[r]:
+            # A decode step within a block, neither the first nor the last token: nearly all are.
+            s.requests[COMPUTED, r], s.requests[SAMPLED, r] = computed + 1, sampled + 1
+            if remember and (computed + 1) % size == 0:
+                _know(s, r, (computed + 1) // size)
+            decodes += 1
+            context += computed + 1
+            budget -= 1
+            continue
+        new = min(new, budget)
+        lost = _room(s, r, (computed + new + size - 1) // size - s.requests[HELD, r], remember)
+        f.lost[slot] += abs(lost)
+        if lost < 0:
+            break
+        _note(s, f, slot, r, new, given[r] + sampled, produced[r])
+        if remember and (computed + new) // size > s.requests[KNOWN, r]:
+            _know(s, r, (computed + new) // size)
+        budget -= new
+    f.sums[1] += decodes
+    f.sums[2] += context
+    return budget
+
+
+@register_jitable
+def _plan_waiting(
+    s: State,
+    f: Step,
+    slot: int,
+    given: Ints,
+    produced: Ints,
+    limits: npt.NDArray[np.int64],
+    budget: int,
+    arrived: int,
+    tried: int,
+    now: float,
+) -> tuple[int, int]:
+    """Admit requests in order; return what is left of the budget, and how many had their turn."""
+    most, size, remember = limits[0], limits[4], limits[5]
+    while budget > 0 and s.counts[RUNNING] < most:
+        stacked = s.counts[STACKED]
+        if stacked == 0 and tried >= arrived:
+            break
+        r = s.stack[stacked - 1] if stacked else tried
+        target = given[r] + s.requests[SAMPLED, r]
+        new = _admitted(s, r, target, budget, limits)
+        if new == 0:
+            break
+        if stacked:
+            s.counts[STACKED] -= 1
+        else:
+            tried += 1
+            s.times[0, r] = now
+        _note(s, f, slot, r, new, target, produced[r])
+        if remember and s.requests[COMPUTED, r] // size > s.requests[KNOWN, r]:
+            _know(s, r, s.requests[COMPUTED, r] // size)
+        budget -= new
+    return budget, tried
+
+
+@register_jitable
+def _end(s: State, f: Step, slot: int, produced: Ints, waiting: int, every: int) -> int:
+    """Hand out the tokens of a step; return how many requests are done."""
+    now, done = f.end[slot], 0
+    for i in range(f.marks[slot]):
+        r = f.marked[slot, i]
+        if s.times[1, r] < 0.0:
+            s.times[1, r] = now
+            if produced[r] > 1:
+                continue
+        s.times[2, r] = now
+        _finish(s, r)
+        done += 1
+    steps = s.counts[STEPS]
+    s.counts[STEPS] += 1
+    s.counts[TOKENS] += f.tokens[slot]
+    if steps % every == 0 and steps // every < s.series.shape[1]:
+        row = steps // every
+        s.series[0, row], s.series[1, row] = now, f.tokens[slot]
+        s.series[2, row] = s.counts[RUNNING]
+        s.series[3, row] = waiting + s.counts[STACKED]
+        s.series[4, row], s.series[5, row] = s.counts[FREE], f.lost[slot]
+    return done
+
+
 def serve_loop(
     s: State,
+    f: Step,
     arrival: Array,
     given: Ints,
     produced: Ints,
     limits: npt.NDArray[np.int64],
     table: Any,
-    new: Array,
-    past: Array,
     busy: Array,
-    depth: int,
     every: int,
 ) -> None:
     """Serve all requests; times, series and counters are set in the state.
@@ -176,18 +354,10 @@ def serve_loop(
         limits: Sequences, tokens of a step, chunks (0 or 1), reserve (0 or 1), tokens of a block,
             remember (0 or 1).
         table: Prices, see `step_seconds`.
-        new, past: Room for the pieces of a step, (max_sequences,).
         busy: Busy seconds of each resource, added up, (resources,).
-        depth: Steps that are planned or under way at once.
         every: Steps for each row of the series.
     """
-    most, most_tokens, chunk, reserve, size, remember = limits
-    n = arrival.shape[0]
-    ends = np.zeros(depth)
-    tokens_of, lost_of = np.zeros(depth, np.int64), np.zeros(depth, np.int64)
-    # Requests that get their first or last token from a step that is under way.
-    marked = np.zeros((depth, 2 * most), np.int32)
-    marks = np.zeros(depth, np.int64)
+    n, depth = arrival.shape[0], f.end.shape[0]
     head = flying = arrived = tried = done = 0
     now = free_at = 0.0
     while done < n:
@@ -195,106 +365,32 @@ def serve_loop(
             arrived += 1
         while flying < depth:
             slot = (head + flying) % depth
-            budget, pieces, lost = most_tokens, 0, 0
-            decodes = context = 0
-            marks[slot] = 0
-            at = 0
-            # What runs comes first, then who waits; the latter only where nobody lost blocks.
-            while budget > 0:
-                if at < s.counts[RUNNING]:
-                    r = s.running[at]
-                    at += 1
-                    if s.requests[SAMPLED, r] >= produced[r]:
-                        continue
-                    computed = s.requests[COMPUTED, r]
-                    step = min(given[r] + s.requests[SAMPLED, r] - computed, budget)
-                    need = (computed + step + size - 1) // size - s.requests[HELD, r]
-                    gone = False
-                    while need > s.counts[FREE]:
-                        lost += 1
-                        if _preempt(s, remember) == r:
-                            gone = True
-                            break
-                    if gone:
-                        break
-                    if need > 0:
-                        _take(s, r, need)
-                else:
-                    stacked = s.counts[STACKED]
-                    if lost or s.counts[RUNNING] >= most or (stacked == 0 and tried >= arrived):
-                        break
-                    r = s.stack[stacked - 1] if stacked else tried
-                    target = given[r] + s.requests[SAMPLED, r]
-                    found = s.requests[KNOWN, r]
-                    computed = found * size
-                    step = min(target - computed, budget)
-                    if not chunk and step < target - computed:
-                        break
-                    whole = target if reserve else computed + step
-                    if (whole + size - 1) // size > s.counts[FREE]:
-                        break
-                    if stacked:
-                        s.counts[STACKED] -= 1
-                    else:
-                        tried += 1
-                    block = s.requests[LAST, r]
-                    for _ in range(found):
-                        _unlink(s, block)
-                        block = s.blocks[CHAIN, block]
-                    s.requests[HELD, r] = found
-                    _take(s, r, (computed + step + size - 1) // size - found)
-                    s.running[s.counts[RUNNING]] = r
-                    s.counts[RUNNING] += 1
-                    at += 1
-                    if s.times[0, r] < 0.0:
-                        s.times[0, r] = now
-                s.requests[COMPUTED, r] = computed + step
-                if remember and (computed + step) // size > s.requests[KNOWN, r]:
-                    _know(s, r, (computed + step) // size)
-                budget -= step
-                if step == 1:
-                    decodes += 1
-                    context += computed + 1
-                else:
-                    new[pieces], past[pieces] = step, computed
-                    pieces += 1
-                if computed + step == given[r] + s.requests[SAMPLED, r]:
-                    s.requests[SAMPLED, r] += 1
-                    sampled = s.requests[SAMPLED, r]
-                    if sampled == 1 or sampled == produced[r]:
-                        marked[slot, marks[slot]] = r
-                        marks[slot] += 1
-            if budget == most_tokens:
+            f.sums[:] = 0
+            f.marks[slot] = f.lost[slot] = 0
+            budget = _plan_running(s, f, slot, given, produced, limits, limits[1])
+            if f.lost[slot] == 0:
+                # Nobody is admitted by a step for which somebody lost blocks.
+                budget, tried = _plan_waiting(
+                    s, f, slot, given, produced, limits, budget, arrived, tried, now
+                )
+            f.tokens[slot] = limits[1] - budget
+            if budget == limits[1]:
                 break
-            seconds = step_seconds(table, new, past, pieces, float(decodes), float(context), busy)
+            pieces, decodes, context = f.sums
+            seconds = step_seconds(
+                table, f.new, f.past, pieces, float(decodes), float(context), busy
+            )
             free_at = max(now, free_at) + seconds
-            ends[slot], tokens_of[slot], lost_of[slot] = free_at, most_tokens - budget, lost
+            f.end[slot] = free_at
             flying += 1
-        if flying < depth and arrived < n and (not flying or arrival[arrived] <= ends[head]):
+        if flying < depth and arrived < n and (not flying or arrival[arrived] <= f.end[head]):
             # Room for another step: what arrives is planned at once.
             now = arrival[arrived]
             continue
-        now = ends[head]
+        now = f.end[head]
         while arrived < n and arrival[arrived] <= now:
             arrived += 1
-        for i in range(marks[head]):
-            r = marked[head, i]
-            if s.times[1, r] < 0.0:
-                s.times[1, r] = now
-                if produced[r] > 1:
-                    continue
-            s.times[2, r] = now
-            _finish(s, r)
-            done += 1
-        steps = s.counts[STEPS]
-        s.counts[TOKENS] += tokens_of[head]
-        if steps % every == 0 and steps // every < s.series.shape[1]:
-            row = steps // every
-            s.series[0, row], s.series[1, row] = now, tokens_of[head]
-            s.series[2, row] = s.counts[RUNNING]
-            s.series[3, row] = arrived - tried + s.counts[STACKED]
-            s.series[4, row], s.series[5, row] = s.counts[FREE], lost_of[head]
-        s.counts[STEPS] += 1
+        done += _end(s, f, head, produced, arrived - tried, every)
         head = (head + 1) % depth
         flying -= 1
 
@@ -350,9 +446,7 @@ def serve_compiled(
         rows, every: Most rows of the series, and steps for each.
         plain: Run the loop uncompiled.
     """
-    n = len(arrival)
-    state = _state(n, blocks, limits.max_sequences, rows)
-    room = np.zeros((2, limits.max_sequences))
+    state = _state(len(arrival), blocks, limits.max_sequences, rows)
     busy = np.zeros(max(1, len(prices.resources)))
     numbers = np.array(
         [
@@ -362,8 +456,8 @@ def serve_compiled(
         np.int64,
     )  # fmt: skip
     (serve_loop if plain else compiled())(
-        state, np.asarray(arrival, np.float64), given.astype(np.int32), produced.astype(np.int32),
-        numbers, prices.table, room[0], room[1], busy, depth, every,
+        state, _steps(depth, limits.max_sequences), np.asarray(arrival, np.float64),
+        given.astype(np.int32), produced.astype(np.int32), numbers, prices.table, busy, every,
     )  # fmt: skip
     steps = int(state.counts[STEPS])
     return Served(
@@ -392,4 +486,17 @@ def _state(requests: int, blocks: int, sequences: int, rows: int) -> State:
         counts,
         np.full((3, requests), -1.0),
         np.zeros((len(SERIES), rows)),
+    )
+
+
+def _steps(depth: int, sequences: int) -> Step:
+    return Step(
+        end=np.zeros(depth),
+        tokens=np.zeros(depth, np.int64),
+        lost=np.zeros(depth, np.int64),
+        marks=np.zeros(depth, np.int64),
+        marked=np.zeros((depth, 2 * sequences), np.int32),
+        new=np.zeros(sequences),
+        past=np.zeros(sequences),
+        sums=np.zeros(3, np.int64),
     )
