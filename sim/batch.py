@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, fields
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +12,10 @@ import numpy.typing as npt
 
 from opbyte.core.errors import CapacityError, ConfigError, WorkloadError
 from opbyte.core.mapping import Mapping as SoftwareMapping
+from opbyte.core.ops import Array
 from opbyte.core.registry import lookup_error, nearest
 from opbyte.hw_models.machine import Machine, load_machine
+from opbyte.sim.result import Outcome
 from opbyte.sim.simulate import evaluate, overflow, resolve_mapping
 from opbyte.workloads.works import WORKS, Work
 
@@ -53,19 +55,76 @@ def simulate_batch(
         WorkloadError: If a size makes no sense.
     """
     loaded = load_machine(machine)
-    _check(frame)
+    software = None if mapping is None else resolve_mapping(loaded, mapping)
     found = {name: np.full(len(frame), np.nan) for name in ("seconds", "joules")}
-    for kind, rows in frame.groupby("kind", sort=False).indices.items():
-        cls = _single(str(kind))
-        software = resolve_mapping(loaded, mapping, str(kind))
-        mine = frame if len(rows) == len(frame) else frame.iloc[rows]
-        for chosen, work in _works(cls, mine):
-            outcome = evaluate(loaded, work, software)
-            if outcome.infeasible is not None and np.any(outcome.infeasible):
-                raise CapacityError(*overflow(outcome))
-            for name, values in found.items():
-                values[rows[chosen]] = outcome.metrics[name]
+    for rows, work in _all_works(frame):
+        outcome = _outcome(loaded, work, software)
+        for name, values in found.items():
+            values[rows] = outcome.metrics[name]
     return frame.assign(**found)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of `simulate_batch` that are priced again and again, on other values of a machine.
+
+    What depends on the rows alone, works and their operators, is made once.
+
+    Attributes:
+        variants: How many sets of values are priced at once.
+    """
+
+    works: tuple[tuple[npt.NDArray[np.int64], Work], ...]
+    rows: int
+    variants: int
+
+    @classmethod
+    def of(cls, frame: pd.DataFrame, variants: int = 1) -> Batch:
+        """Return the batch of a frame.
+
+        Raises:
+            ConfigError, WorkloadError: As `simulate_batch` does of a frame.
+        """
+        return cls(tuple(_all_works(frame, variants)), len(frame), variants)
+
+    def seconds(self, machine: Machine, changes: Mapping[str, Any] | None = None) -> Array:
+        """Return the seconds of each row, (variants, rows).
+
+        Args:
+            changes: Short path -> value, or one for each variant, (variants,).
+        Raises:
+            CapacityError: If the tensors of a row do not fit in the machine.
+            UncoveredError: If no model covers a row.
+        """
+        seconds = np.empty((self.variants, self.rows))
+        for rows, work in self.works:
+            wide = {p: np.repeat(v, len(rows)) if np.ndim(v) else v for p, v in _items(changes)}
+            found = _outcome(machine.with_values(wide), work, None).metrics["seconds"]
+            shape = (self.variants, len(rows))
+            seconds[:, rows] = np.broadcast_to(found, shape[0] * shape[1]).reshape(shape)
+        return seconds
+
+
+def _items(changes: Mapping[str, Any] | None) -> Iterable[tuple[str, Any]]:
+    return (changes or {}).items()
+
+
+def _all_works(
+    frame: pd.DataFrame, variants: int = 1
+) -> Iterator[tuple[npt.NDArray[np.int64], Work]]:
+    """Yield works, and the rows of the frame that each stands for, `variants` times in turn."""
+    _check(frame)
+    for kind, rows in frame.groupby("kind", sort=False).indices.items():
+        mine = frame if len(rows) == len(frame) else frame.iloc[rows]
+        for chosen, work in _works(_single(str(kind)), mine, variants):
+            yield np.asarray(rows, np.int64)[chosen], work
+
+
+def _outcome(machine: Machine, work: Work, mapping: SoftwareMapping | None) -> Outcome:
+    outcome = evaluate(machine, work, resolve_mapping(machine, mapping, work.kind))
+    if outcome.infeasible is not None and np.any(outcome.infeasible):
+        raise CapacityError(*overflow(outcome))
+    return outcome
 
 
 def _check(frame: pd.DataFrame) -> None:
@@ -96,7 +155,9 @@ def _single(kind: str) -> type[Work]:
     return WORKS.lookup(kind)
 
 
-def _works(cls: type[Work], frame: pd.DataFrame) -> Iterator[tuple[npt.NDArray[np.int64], Work]]:
+def _works(
+    cls: type[Work], frame: pd.DataFrame, variants: int
+) -> Iterator[tuple[npt.NDArray[np.int64], Work]]:
     """Yield works of equal structure, and the rows of the frame that each stands for."""
     own = {f.name: f for f in fields(cls) if f.name not in _NOT_COLUMNS}
     needed = [n for n, f in own.items() if f.default is f.default_factory is MISSING]
@@ -111,9 +172,10 @@ def _works(cls: type[Work], frame: pd.DataFrame) -> Iterator[tuple[npt.NDArray[n
     structure = [n for n in given if n not in sizes]
     for values, rows in _groups(frame, structure):
         plain = {n: _plain(v) for n, v in zip(structure, values, strict=True) if not _empty(v)}
-        for start in range(0, len(rows), CHUNK):
-            chosen = rows[start : start + CHUNK]
-            numbers = {n: v[chosen] for n, v in sizes.items()}
+        step = max(CHUNK // variants, 1)
+        for start in range(0, len(rows), step):
+            chosen = rows[start : start + step]
+            numbers = {n: np.tile(v[chosen], variants) for n, v in sizes.items()}
             fields_of: dict[str, Any] = {**plain, **numbers}
             try:
                 yield chosen, cls(**fields_of)

@@ -1,28 +1,35 @@
-"""`opbyte calibrate`: a GPU's kernel parameters from measured products."""
+"""`opbyte calibrate`: a machine's parameters from measured operators."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from opbyte.sweeps.commands._options import Json, Quiet
 
+if TYPE_CHECKING:
+    from opbyte.sweeps.calibration import Fit
+    from opbyte.sweeps.console import Output
+
 MachineName = Annotated[str, typer.Argument(metavar="MACHINE", help="Catalog name, or a file.")]
 Data = Annotated[
-    Path,
+    list[Path],
     typer.Option(
         "--data",
         metavar="FILE",
-        help="Parquet: m, n, k, latency (ms). CSV: m, n, k, dtype, microseconds.",
+        help="CSV: kind (absent: gemm), that kind's fields, microseconds. Parquet: of NVIDIA "
+        "aiconfigurator. May be repeated.",
     ),
 ]
 Out = Annotated[
     Path | None,
     typer.Option("--out", metavar="FILE", help="Machine to write; default: NAME-calibrated.yaml."),
 ]
-Rows = Annotated[int, typer.Option("--rows", min=1, help="Rows to fit, drawn at random.")]
+Rows = Annotated[
+    int, typer.Option("--rows", min=1, help="Rows of each operator class to fit, drawn at random.")
+]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Of the draw.")]
 Activity = Annotated[
     float,
@@ -45,56 +52,45 @@ def command(
     json: Json = False,
     quiet: Quiet = False,
 ) -> int:
-    """Fit a GPU's kernel parameters to measured products, and judge on rows it did not fit."""
+    """Fit a machine's parameters to measured operators, and judge on rows it did not fit.
+
+    Classes: products (gemm), attention (attention_prefill, attention_decode), latent (mla_decode),
+    experts (moe), collectives (all_reduce, all_gather, reduce_scatter, all_to_all). Those that have
+    rows are fitted, in this order; the rest of the machine stays as it is.
+    """
     import yaml
 
     from opbyte.core.errors import ConfigError
     from opbyte.hw_models.machine import load_machine
-    from opbyte.sweeps.calibrate import calibrate, read_rows
+    from opbyte.sweeps.calibration import calibrate, read_rows
     from opbyte.sweeps.console import Output
 
     output = Output(json, quiet)
     loaded = load_machine(machine)
     extends = str(Path(machine).resolve()) if Path(machine).suffix else machine
     target = out or Path(f"{loaded.name}-calibrated.yaml")
-    frame = read_rows(data)
 
-    def progress(calls: int, error: float) -> None:
-        if calls % 100 == 0:
-            output.note(f"{calls} evaluations, mean error of the fitted rows {error:.1%}")
+    def progress(name: str, calls: int, error: float) -> None:
+        if calls % 10 == 0:
+            output.note(f"{name}: {calls} steps, mean error of the fitted rows {error:.1%}")
 
     found = calibrate(
-        extends, frame, target.stem, rows=rows, seed=seed, activity=activity,
-        on=f"{len(frame)} in {data.name}", progress=progress,
+        extends, read_rows(*data), target.stem, rows=rows, seed=seed, activity=activity,
+        progress=progress,
     )  # fmt: skip
     try:
         target.write_text(yaml.safe_dump(found.document, sort_keys=False, width=100))
     except OSError as error:
         raise ConfigError.one(str(target), "", f"can not be written: {error}", "", "") from None
-    output.table(
-        f"{loaded.name}: errors on the {len(frame) - rows:,} rows that were not fitted, percent",
-        ("m", "rows", "MAPE before", "MAPE", "bias", "median", "95th percentile"),
-        [
-            (
-                band,
-                f"{after['rows']:.0f}",
-                f"{found.before[band]['mape']:.1f}",
-                f"{after['mape']:.1f}",
-                f"{after['bias']:+.1f}",
-                f"{after['median']:.1f}",
-                f"{after['p95']:.1f}",
-            )
-            for band, after in found.after.items()
-        ],
-    )
+    for one in found.fits:
+        _print(output, loaded.name, one)
     output.line(f"wrote {target}")
-    output.data(
-        {
-            "machine": str(target),
-            "source": found.source,
-            "values": found.values,
-            "before": found.before,
-            "after": found.after,
-        }
-    )
+    fits = [{"class": one.operators.name, **one.row()} for one in found.fits]
+    whole = fits[0] if len(fits) == 1 else {
+        "source": "; ".join(one.source for one in found.fits),
+        "values": found.values,
+        "before": {one.operators.name: asdict(one.before["all"]) for one in found.fits},
+        "after": {one.operators.name: asdict(one.after["all"]) for one in found.fits},
+    }
+    output.data({"machine": str(target), **whole, "fits": fits})
     return 0

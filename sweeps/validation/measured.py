@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from opbyte.core.errors import ConfigError
-from opbyte.core.ops import Array
 from opbyte.hw_models.machine import Machine, load_machine
+from opbyte.sweeps.bands import Band
 from opbyte.sweeps.validation.measured_rows import TABLES, Table
 
 __all__ = ["TABLES", "Band", "Compared", "Table", "compare", "reference_folder"]
@@ -28,23 +28,6 @@ FOLDER = "OPBYTE_REFERENCE"
 SEEDS, FITTED_ROWS = range(5), 300
 #: Where fewer rows are left, all are compared, those that were fitted too.
 FEWEST_ROWS = 100
-
-
-@dataclass(frozen=True)
-class Band:
-    """Errors of the rows of one band of a table, percent.
-
-    Attributes:
-        band: Text of the band, `all` for the whole table.
-        bias: Mean signed error; above 0 where we are slower than the device.
-    """
-
-    band: str
-    rows: int
-    mape: float
-    bias: float
-    median: float
-    p95: float
 
 
 @dataclass(frozen=True)
@@ -65,15 +48,15 @@ class Compared:
         error = 100.0 * (self.rows["seconds"] / self.rows["measured"] - 1.0).to_numpy()
         table = self.table
         inside = np.searchsorted(table.ends, self.rows[table.band].to_numpy())
-        yield _band("all", error)
+        yield Band.of("all", error)
         if table.sum:
             total = self.rows[["seconds", "measured"]].sum()
-            yield _band("sum", np.array([100.0 * (total["seconds"] / total["measured"] - 1.0)]))
+            yield Band.of("sum", np.array([100.0 * (total["seconds"] / total["measured"] - 1.0)]))
         if not table.ends:
             return
         for i in range(len(table.ends) + 1):
             if (inside == i).any():
-                yield _band(f"{table.band} {_span(table.ends, i)}", error[inside == i])
+                yield Band.of(f"{table.band} {_span(table.ends, i)}", error[inside == i])
 
 
 def reference_folder() -> Path:
@@ -134,11 +117,3 @@ def _span(ends: tuple[float, ...], i: int) -> str:
         return f"> {ends[-1]:,g}"
     low = ends[i - 1] + 1 if i else 1
     return f"{low:,g}" if low == ends[i] else f"{low:,g} to {ends[i]:,g}"
-
-
-def _band(band: str, error: Array) -> Band:
-    size = np.abs(error)
-    return Band(
-        band, len(error), float(size.mean()), float(error.mean()), float(np.median(size)),
-        float(np.percentile(size, 95)),
-    )  # fmt: skip

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from opbyte.sweeps.aiconfigurator import read_file
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -53,13 +55,6 @@ class Table:
         return self.origin.partition(" (")[0].partition(",")[0]
 
 
-def _gemm(path: Path) -> pd.DataFrame:
-    import pandas as pd
-
-    rows = pd.read_parquet(path)
-    return rows[["m", "n", "k"]].assign(kind="gemm", dtype="bf16", measured=rows["latency"] * 1e-3)
-
-
 def _layers(path: Path) -> pd.DataFrame:
     """Return the four products of a layer by tokens and tensor-parallel degree."""
     import pandas as pd
@@ -82,79 +77,6 @@ def _layers(path: Path) -> pd.DataFrame:
         for op, (n, k) in zip(_LAYER_PRODUCTS, shapes, strict=True)
     ]
     return pd.concat(parts, ignore_index=True).dropna().assign(kind="gemm", dtype="fp16")
-
-
-def _attention(path: Path) -> pd.DataFrame:
-    import pandas as pd
-
-    x = pd.read_parquet(path)
-    prefill = x["op_name"].iloc[0] == "context_attention"
-    return pd.DataFrame(
-        {
-            "kind": "attention_prefill" if prefill else "attention_decode",
-            "batch": x["batch_size"],
-            "q_tokens": x["isl"] if prefill else 1,
-            "kv_tokens": x["isl"] + x["step"],
-            "heads": x["num_heads"],
-            "kv_heads": x["num_key_value_heads"],
-            "head_dim": x["head_dim"],
-            "dtype": "bf16",
-            "kv_dtype": "bf16",
-            "measured": x["latency"] * 1e-3,
-        }
-    )
-
-
-def _latent(path: Path) -> pd.DataFrame:
-    import pandas as pd
-
-    x = pd.read_parquet(path)
-    return pd.DataFrame(
-        {
-            "kind": "mla_decode",
-            "batch": x["batch_size"],
-            "kv_tokens": x["isl"] + x["step"],
-            "heads": x["num_heads"],
-            "dtype": "bf16",
-            "measured": x["latency"] * 1e-3,
-        }
-    )
-
-
-def _moe(path: Path) -> pd.DataFrame:
-    import pandas as pd
-
-    x = pd.read_parquet(path)
-    return pd.DataFrame(
-        {
-            "kind": "moe",
-            "tokens": x["num_tokens"],
-            "hidden": x["hidden_size"],
-            "ffn": x["inter_size"],
-            "experts": x["num_experts"],
-            "top_k": x["topk"],
-            "routing": x["distribution"],
-            "dtype": "bf16",
-            "tp_size": x["moe_tp_size"],
-            "ep_size": x["moe_ep_size"],
-            "measured": x["latency"] * 1e-3,
-        }
-    )
-
-
-def _nccl(path: Path) -> pd.DataFrame:
-    import pandas as pd
-
-    x = pd.read_parquet(path)
-    width = x["nccl_dtype"].map({"half": 2, "int8": 1})
-    return pd.DataFrame(
-        {
-            "kind": x["op_name"].replace({"alltoall": "all_to_all"}),
-            "bytes": x["message_size"] * width,
-            "participants": x["num_gpus"],
-            "measured": x["latency"] * 1e-3,
-        }
-    )
 
 
 def _vidur_all_reduce(path: Path) -> pd.DataFrame:
@@ -249,21 +171,21 @@ _VIDUR = "Vidur (MIT), medians of whole microseconds"
 _COMPASS = "LLMCompass (BSD-3), wall clock around calls from Python, host time included"
 _VLLM = f"vLLM 0.14, {SYSTEM} (Apache-2.0)"
 TABLES = (
-    Table("gemm", "a100-sxm-80gb", "a100_gemm.parquet", "m", _M, _VLLM, _gemm, fitted=True),
+    Table("gemm", "a100-sxm-80gb", "a100_gemm.parquet", "m", _M, _VLLM, read_file, fitted=True),
     Table("gemm", "a100-sxm-80gb", "a100__Meta-Llama-3-8B__mlp.csv.gz", "m", _M, _VIDUR, _layers),
     Table("gemm", "h100-sxm-80gb", "h100__Llama-2-7b-hf__mlp.csv.gz", "m", _M, _VIDUR, _layers),
     Table("gemm", "a40", "a40__Llama-2-7b-hf__mlp.csv.gz", "m", _M, _VIDUR, _layers),
     Table("gemm", "a100-sxm-80gb", "ab__matmul_A100.csv", "m", _M, _COMPASS, _matmul),
     Table("prefill attention", "a100-sxm-80gb", "a100_attention_prefill.parquet", "q_tokens",
-          (128, 1024, 4096), _VLLM, _attention, fitted=True),
+          (128, 1024, 4096), _VLLM, read_file, fitted=True),
     Table("decode attention", "a100-sxm-80gb", "a100_attention_decode.parquet", "kv_tokens",
-          (128, 1024, 8192), _VLLM, _attention, fitted=True),
+          (128, 1024, 8192), _VLLM, read_file, fitted=True),
     Table("MLA decode", "a100-sxm-80gb", "a100_mla_decode.parquet", "kv_tokens",
-          (128, 1024, 8192), _VLLM, _latent, fitted=True),
+          (128, 1024, 8192), _VLLM, read_file, fitted=True),
     Table("MoE layer", "a100-sxm-80gb", "a100_moe.parquet", "tokens", (16, 128, 1024),
-          _VLLM, _moe, fitted=True),
+          _VLLM, read_file, fitted=True),
     Table("collectives", "a100-sxm-80gb", "a100_nccl.parquet", "bytes", (2**16, 2**20, 2**24),
-          f"NCCL 2.27, {SYSTEM} (Apache-2.0)", _nccl, fitted=True),
+          f"NCCL 2.27, {SYSTEM} (Apache-2.0)", read_file, fitted=True),
     Table("all-reduce", "a100-sxm-80gb", "a100_dgx__all_reduce.csv.gz", "bytes",
           (2**16, 2**20, 2**24), _VIDUR, _vidur_all_reduce),
     Table("softmax", "a100-sxm-80gb", "cf__softmax_A100.csv", "width", (1024,), _COMPASS,
