@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,22 +73,12 @@ def calibrate(
         operators.paths(loaded)
     fits = []
     for operators, own in there:
-        told = None
-        if progress is not None:
-            told = _naming(progress, operators.name)
-        found = fit(
-            current, operators, own, rows=rows, seed=seed, activity=activity, progress=told
-        )
+        told = None if progress is None else partial(progress, operators.name)
+        found = fit(current, operators, own, rows=rows, seed=seed, activity=activity, progress=told)
         current = current.with_values(found.values)
         fits.append(found)
     extends = loaded.name if isinstance(machine, Machine) else str(machine)
     return Calibration(tuple(fits), _document(loaded, extends, name, fits))
-
-
-def _naming(
-    progress: Callable[[str, int, float], None], name: str
-) -> Callable[[int, float], None]:
-    return lambda calls, error: progress(name, calls, error)
 
 
 def _document(machine: Machine, extends: str, name: str, fits: list[Fit]) -> dict[str, Any]:
@@ -104,7 +95,10 @@ def _document(machine: Machine, extends: str, name: str, fits: list[Fit]) -> dic
             node = document
             for step in steps:
                 node = node.setdefault(step, {})
-            written = {"value": _text(value, parameter.dimension), "source": one.source}
+            written: dict[str, Any] = {
+                "value": _text(value, parameter.dimension),
+                "source": one.source,
+            }
             if parameter.range is not None:
                 # What is plausible contains what was found.
                 ends = (min(parameter.range[0], value), max(parameter.range[1], value))

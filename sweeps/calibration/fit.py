@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -116,7 +116,7 @@ def fit(
     start = np.array([float(machine.values[p]) for p in paths])
     loaded = machine.with_values(drawn)
     fitted = _Problem.of(loaded, operators, paths, start, few).solved(progress)
-    variants = {p: np.array(pair) for p, pair in zip(paths, zip(start, fitted, strict=True))}
+    variants = dict(zip(paths, np.stack([start, fitted], axis=1), strict=True))
     before, after = Batch.of(rest, 2).seconds(loaded, variants)
     return Fit(
         operators,
@@ -186,7 +186,7 @@ class _Problem:
         found: Array = np.log(batch.seconds(self.machine, values)) - self.measured
         return found
 
-    def slopes(self, x: Array, step: float) -> Array:
+    def slopes(self, step: float, x: Array) -> Array:
         """Return the derivatives of the residuals, (rows + parameters, parameters)."""
         steps = np.where(x + step > self.upper, -step, step)
         found = self.logarithms(self.many, x + np.vstack([np.zeros_like(x), np.diag(steps)]))
@@ -215,7 +215,7 @@ class _Problem:
         for step in _STEPS:
             found = least_squares(
                 residuals, np.clip(x, self.lower + 1e-6, self.upper - 1e-6),
-                jac=lambda at, step=step: self.slopes(at, step), loss="soft_l1", f_scale=_SOFT,
+                jac=partial(self.slopes, step), loss="soft_l1", f_scale=_SOFT,
                 x_scale=0.3, max_nfev=25, bounds=(self.lower, self.upper),
             )  # fmt: skip
             x = found.x

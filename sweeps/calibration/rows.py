@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from opbyte.core.errors import ConfigError, OpbyteError
 from opbyte.core.ops import Array
@@ -24,6 +25,8 @@ __all__ = ["read_rows"]
 
 _TIME = "microseconds"
 _NOT_COLUMNS = ("sources", "ranges")
+#: Label of the line of names, one before the first row.
+_HEAD = -1
 #: Types of a work's fields that a cell gives as a number.
 _NUMBERS = ("Number", "int")
 
@@ -62,16 +65,15 @@ class _File:
     line: Callable[[int], str]
     time: str
 
-    def fail(
-        self, frame: pd.DataFrame, bad: Sequence[bool] | Array, column: str, rule: str
-    ) -> None:
+    def fail(self, frame: pd.DataFrame, bad: npt.ArrayLike, column: str, rule: str) -> None:
         """Refuse the first bad cell of a column.
 
         Raises:
             ConfigError: If there is one.
         """
-        if np.any(bad):
-            at = frame.index[int(np.argmax(bad))]
+        where = np.asarray(bad, np.bool_)
+        if where.any():
+            at = frame.index[int(np.argmax(where))]
             value = frame[column].loc[at]
             shown = "" if value != value else str(value)
             raise ConfigError.one(self.line(int(at)), column, rule, shown, "")
@@ -99,7 +101,7 @@ def _csv(path: Path) -> pd.DataFrame:
     if "kind" not in frame:
         frame = frame.assign(kind="gemm")
     if _TIME not in frame:
-        raise _lacks(path, _TIME, frame)
+        raise _lacks(file, _TIME, frame)
     times = pd.to_numeric(frame[_TIME], errors="coerce").to_numpy(float)
     file.fail(frame, ~(np.isfinite(times) & (times > 0)), _TIME, "must be a positive number")
     frame = _checked(file, frame)
@@ -123,7 +125,7 @@ def _checked(file: _File, frame: pd.DataFrame) -> pd.DataFrame:
         if column not in {*known, "kind", file.time}:
             near = nearest(str(column), sorted(known))
             raise ConfigError.one(
-                f"{file.path}:1", str(column),
+                file.line(_HEAD), str(column),
                 f"is no field of {', '.join(sorted(c.kind for c in kinds))}", "",
                 f"Did you mean '{near}'?" if near else f"Known: {', '.join(sorted(known))}.",
             )  # fmt: skip
@@ -155,7 +157,7 @@ def _fields(file: _File, cls: type[Work], rows: pd.DataFrame) -> dict[str, Array
         needed = one.default is one.default_factory is MISSING
         if name not in rows:
             if needed:
-                raise _lacks(file.path, name, rows, f", which {cls.kind} rows need")
+                raise _lacks(file, name, rows, f", which {cls.kind} rows need")
             continue
         if needed:
             file.fail(rows, rows[name].isna(), name, f"a {cls.kind} row needs it")
@@ -195,10 +197,10 @@ def _construct(file: _File, frame: pd.DataFrame) -> None:
         raise ConfigError.one(file.line(int(frame.index[good])), "", text) from None
 
 
-def _lacks(path: Path, column: str, frame: pd.DataFrame, why: str = "") -> ConfigError:
+def _lacks(file: _File, column: str, frame: pd.DataFrame, why: str = "") -> ConfigError:
     near = nearest(column, [str(c) for c in frame.columns])
     guess = f"Did you mean '{near}' to be '{column}'? " if near else ""
     return ConfigError.one(
-        str(path), "", f"lacks the column {column}{why}", "",
+        file.line(_HEAD), "", f"lacks the column {column}{why}", "",
         f"{guess}It has: {', '.join(map(str, frame.columns))}.",
     )  # fmt: skip

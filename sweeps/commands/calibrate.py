@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +12,7 @@ import typer
 from opbyte.sweeps.commands._options import Json, Quiet
 
 if TYPE_CHECKING:
+    from opbyte.sweeps.bands import Band
     from opbyte.sweeps.calibration import Fit
     from opbyte.sweeps.console import Output
 
@@ -85,12 +88,49 @@ def command(
     for one in found.fits:
         _print(output, loaded.name, one)
     output.line(f"wrote {target}")
-    fits = [{"class": one.operators.name, **one.row()} for one in found.fits]
-    whole = fits[0] if len(fits) == 1 else {
-        "source": "; ".join(one.source for one in found.fits),
-        "values": found.values,
-        "before": {one.operators.name: asdict(one.before["all"]) for one in found.fits},
-        "after": {one.operators.name: asdict(one.after["all"]) for one in found.fits},
-    }
-    output.data({"machine": str(target), **whole, "fits": fits})
+    output.data(
+        {
+            "machine": str(target),
+            "source": "; ".join(one.source for one in found.fits),
+            "values": found.values,
+            "before": _keyed(found.fits, lambda one: one.before),
+            "after": _keyed(found.fits, lambda one: one.after),
+        }
+    )
     return 0
+
+
+def _keyed(
+    fits: Sequence[Fit], bands: Callable[[Fit], Mapping[str, Band]]
+) -> dict[str, dict[str, float]]:
+    """Return the errors by band; where there are several classes, by class and band."""
+    errors = {}
+    for one in fits:
+        before = f"{one.operators.name} " if len(fits) > 1 else ""
+        for name, band in bands(one).items():
+            errors[f"{before}{name}"] = {k: v for k, v in asdict(band).items() if k != "band"}
+    return errors
+
+
+def _print(output: Output, machine: str, fit: Fit) -> None:
+    output.table(
+        f"{machine}, {fit.operators.name}: errors on the {len(fit.others):,} rows that were not "
+        "fitted, percent",
+        (
+            fit.operators.band, "rows", "MAPE before", "MAPE", "bias before", "bias", "median",
+            "95th percentile",
+        ),
+        [
+            (
+                name,
+                f"{after.rows}",
+                f"{fit.before[name].mape:.1f}",
+                f"{after.mape:.1f}",
+                f"{fit.before[name].bias:+.1f}",
+                f"{after.bias:+.1f}",
+                f"{after.median:.1f}",
+                f"{after.p95:.1f}",
+            )
+            for name, after in fit.after.items()
+        ],
+    )  # fmt: skip

@@ -2,55 +2,28 @@
 
 The parameters of `a100-sxm-80gb` are medians of five fits, each on 300 rows of the file of NCCL
 calls, drawn by the seeds 0 to 4. Together they saw all but a few of its 504 rows: what carries to
-rows that a fit did not see is tested by fitting anew. Vidur's rows were not fitted.
+rows that a fit did not see is tested by fitting anew, in `test_gpu_calibration`. Vidur's rows were
+not fitted.
 """
 
 import os
 import time
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
-from scipy.optimize import least_squares
 
 import opbyte as ob
-from opbyte.hw_models.link.calls import Caller
-from opbyte.hw_models.machine import load_machine
+from opbyte.sweeps.calibration import read_rows
 
 ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("OPBYTE_REFERENCE", ROOT.parent / "shared")) / "reference" / "gpu"
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason=f"no measured GPU rows in {DATA}")
 
-FITTED_ROWS = 300
-#: What was known before any fit: value, and standard deviation of its logarithm.
-PRIORS = {
-    "collectives.call": (6e-6, 0.3),
-    "latency": (0.8e-6, 0.4),
-    "collectives.crowd": (0.35, 0.5),
-    "collectives.ll": (0.4, 0.15),
-    "collectives.ll128_start": (6e-6, 0.5),
-    "collectives.ll128_step": (1e-6, 0.5),
-    "collectives.ll128": (0.7, 0.15),
-    "collectives.simple_start": (15e-6, 0.7),
-    "collectives.simple_step": (3.5e-6, 0.5),
-    "efficiency": (0.78, 0.12),
-    "collectives.own_copy": (2.0, 0.5),
-}
-
 
 def calls() -> pd.DataFrame:
     """Return NCCL's rows; sizes are elements of the largest buffer of each participant."""
-    rows = pd.read_parquet(DATA / "a100_nccl.parquet")
-    element = rows["nccl_dtype"].map({"half": 2, "int8": 1})
-    return pd.DataFrame(
-        {
-            "kind": rows["op_name"].replace({"alltoall": "all_to_all"}),
-            "bytes": rows["message_size"] * element,
-            "participants": rows["num_gpus"],
-            "measured": rows["latency"] * 1e-3,
-        }
-    )
+    return read_rows(DATA / "a100_nccl.parquet").drop(columns="file")
 
 
 def vidur() -> pd.DataFrame:
@@ -94,44 +67,6 @@ def test_a_plain_latency_and_rate_misses_them() -> None:
     wire = halves * rows["bytes"] * (p - 1) / p
     plain = 2.22e-6 + 2e-6 * halves + wire / (0.8 * 300e9)
     assert (plain / rows["measured"] - 1).abs().mean() > 0.5
-
-
-def test_a_fit_carries_to_rows_that_it_did_not_see() -> None:
-    rows = calls()
-    order = np.random.default_rng(0).permutation(len(rows))
-    seen, other = rows.iloc[order[:FITTED_ROWS]], rows.iloc[order[FITTED_ROWS:]]
-    names, prior = list(PRIORS), np.log([value for value, _ in PRIORS.values()])
-    spread = np.array([deviation for _, deviation in PRIORS.values()])
-
-    def misses(x: np.ndarray) -> np.ndarray:
-        off = np.log(priced(seen, dict(zip(names, np.exp(x), strict=True))) / seen["measured"])
-        soft = 0.1 * np.sqrt(2.0 * (np.sqrt(1.0 + (off / 0.1) ** 2) - 1.0))
-        return np.concatenate([soft, 0.1 * (x - prior) / spread])
-
-    fitted = least_squares(misses, prior).x
-    values = dict(zip(names, np.exp(fitted), strict=True))
-    error = priced(other, values) / other["measured"] - 1
-    assert error.abs().mean() <= 0.07
-    # What is shipped is what a fit of any sample gives, within its spread.
-    machine = load_machine("a100-sxm-80gb")
-    for name, value in values.items():
-        assert value == pytest.approx(machine.values[f"nvlink.{name}"], rel=0.2), name
-
-
-def priced(rows: pd.DataFrame, values: dict[str, float]) -> np.ndarray:
-    """Return seconds with some parameters of the link replaced."""
-    machine = load_machine("a100-sxm-80gb")
-    caller = Caller(
-        machine.config.links["nvlink"],
-        lambda word, default: values.get(word, machine.values.get(f"nvlink.{word}", default)),
-        np.asarray(machine.values["nvlink.bandwidth"]),
-    )
-    seconds = np.full(len(rows), machine.values["gpu.sm.launch.graph"])
-    for kind in rows["kind"].unique():
-        mine = (rows["kind"] == kind).to_numpy()
-        sizes, counts = (rows.loc[mine, c].to_numpy(float) for c in ("bytes", "participants"))
-        seconds[mine] += caller.cost(kind, sizes, counts).total
-    return seconds
 
 
 def test_all_reduces_that_the_fit_never_saw() -> None:
