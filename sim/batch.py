@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,26 +87,28 @@ class Batch:
         """
         return cls(tuple(_all_works(frame, variants)), len(frame), variants)
 
-    def seconds(self, machine: Machine, changes: Mapping[str, Any] | None = None) -> Array:
+    def seconds(
+        self,
+        machine: Machine,
+        changes: Mapping[str, Any],
+        mapping: SoftwareMapping | None = None,
+    ) -> Array:
         """Return the seconds of each row, (variants, rows).
 
         Args:
             changes: Short path -> value, or one for each variant, (variants,).
+            mapping: By default the machine's own for the kind of a row.
         Raises:
             CapacityError: If the tensors of a row do not fit in the machine.
             UncoveredError: If no model covers a row.
         """
         seconds = np.empty((self.variants, self.rows))
         for rows, work in self.works:
-            wide = {p: np.repeat(v, len(rows)) if np.ndim(v) else v for p, v in _items(changes)}
-            found = _outcome(machine.with_values(wide), work, None).metrics["seconds"]
+            wide = {p: np.repeat(v, len(rows)) if np.ndim(v) else v for p, v in changes.items()}
+            found = _outcome(machine.with_values(wide), work, mapping).metrics["seconds"]
             shape = (self.variants, len(rows))
             seconds[:, rows] = np.broadcast_to(found, shape[0] * shape[1]).reshape(shape)
         return seconds
-
-
-def _items(changes: Mapping[str, Any] | None) -> Iterable[tuple[str, Any]]:
-    return (changes or {}).items()
 
 
 def _all_works(

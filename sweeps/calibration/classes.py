@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from opbyte.core.errors import ConfigError
+from opbyte.core.mapping import Mapping as SoftwareMapping
 from opbyte.core.ops import Array
 from opbyte.hw_models.compute.base import UnitView
 from opbyte.hw_models.compute.gpu.parameters import GpuView
@@ -73,6 +74,16 @@ class OperatorClass:
             return None
         path = f"{self._view(machine).unit.path}.kernel.energy"
         return path if path in machine.values else None
+
+    def mapping(self, machine: Machine) -> SoftwareMapping | None:
+        """Return the mapping that rows are priced with, None for the machine's own of their kind.
+
+        Parameters of collectives are the library's, also where the machine's mapping gives small
+        all-reduces to kernels of the serving software.
+        """
+        if not self.on_link:
+            return None
+        return machine.mapping().model_copy(update={"all_reduce": "library"})
 
     def least(self) -> Array:
         """Return the smallest value of each parameter, (parameters,)."""

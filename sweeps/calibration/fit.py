@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from opbyte.core.errors import ConfigError
+from opbyte.core.mapping import Mapping
 from opbyte.core.ops import Array
 from opbyte.hw_models.machine import Machine
 from opbyte.sim.batch import Batch
@@ -115,9 +116,10 @@ def fit(
     few, rest = frame.iloc[order[:rows]], frame.iloc[order[rows:]]
     start = np.array([float(machine.values[p]) for p in paths])
     loaded = machine.with_values(drawn)
-    fitted = _Problem.of(loaded, operators, paths, start, few).solved(progress)
+    mapping = operators.mapping(machine)
+    fitted = _Problem.of(loaded, operators, mapping, start, few).solved(progress)
     variants = dict(zip(paths, np.stack([start, fitted], axis=1), strict=True))
-    before, after = Batch.of(rest, 2).seconds(loaded, variants)
+    before, after = Batch.of(rest, 2).seconds(loaded, variants, mapping)
     return Fit(
         operators,
         dict(zip(paths, map(float, fitted), strict=True)),
@@ -150,6 +152,7 @@ class _Problem:
     """
 
     machine: Machine
+    mapping: Mapping | None
     paths: list[str]
     start: Array
     spread: Array
@@ -161,15 +164,16 @@ class _Problem:
 
     @classmethod
     def of(
-        cls, machine: Machine, operators: OperatorClass, paths: list[str], start: Array,
+        cls, machine: Machine, operators: OperatorClass, mapping: Mapping | None, start: Array,
         rows: pd.DataFrame,
     ) -> _Problem:  # fmt: skip
         """Return the problem of fitting some rows."""
+        paths = list(operators.paths(machine).values())
         ratio = np.array([machine.parameters[p].dimension == "ratio" for p in paths])
         with np.errstate(divide="ignore"):
             least = np.log(operators.least() / start)
         return cls(
-            machine, paths, start, np.array(list(operators.spread.values())),
+            machine, mapping, paths, start, np.array(list(operators.spread.values())),
             np.clip(least, -_MOST, -1e-6),
             np.where(ratio, np.minimum(_MOST, np.log(_NEARLY / start)), _MOST),
             np.log(rows["measured"].to_numpy(float)),
@@ -183,7 +187,7 @@ class _Problem:
             x: (variants, parameters).
         """
         values: dict[str, Any] = dict(zip(self.paths, (self.start * np.exp(x)).T, strict=True))
-        found: Array = np.log(batch.seconds(self.machine, values)) - self.measured
+        found: Array = np.log(batch.seconds(self.machine, values, self.mapping)) - self.measured
         return found
 
     def slopes(self, step: float, x: Array) -> Array:

@@ -124,6 +124,13 @@ def test_every_class_has_at_most_a_dozen_parameters_each_with_a_spread() -> None
             assert operators.band in WORKS.lookup(kind).vector_fields
 
 
+def test_collectives_are_the_librarys_also_where_small_all_reduces_are_not() -> None:
+    frame = measured("collectives", 60)
+    (own,), (node,) = (calibrate(m, frame, "mine", rows=40).fits for m in (A100, "dgx-a100"))
+    assert load_machine("dgx-a100").mapping().all_reduce == "direct"
+    assert node.values == pytest.approx(own.values)
+
+
 def test_values_that_the_rows_do_not_determine_stay() -> None:
     frame = measured("products", 120).assign(m=1.0)
     device = load_machine(A100).with_values(OTHER["products"])
