@@ -68,7 +68,9 @@ def read_file(path: Path) -> pd.DataFrame:
                 raise ConfigError.one(
                     str(path), problem.path, problem.rule, problem.value, problem.remedy
                 ) from None
-            return found.assign(measured=rows[TIME] * 1e-3)
+            except TypeError as error:
+                raise ConfigError.one(str(path), "", f"holds texts for sizes: {error}") from None
+            return found.assign(measured=pd.to_numeric(rows[TIME], errors="coerce") * 1e-3)
     known = "; ".join(f"{r.what} ({', '.join((*r.columns, TIME))})" for r in _READERS)
     raise ConfigError.one(
         str(path), "", f"has the columns {', '.join(map(str, rows))}, which are no operator's", "",

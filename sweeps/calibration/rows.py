@@ -114,6 +114,8 @@ def _checked(file: _File, frame: pd.DataFrame) -> pd.DataFrame:
     Raises:
         ConfigError: See `read_rows`.
     """
+    if frame.empty:
+        raise ConfigError.one(str(file.path), "", "has no rows", "", "")
     names = frame["kind"].map(str)
     for kind in names.unique():
         if kind not in KINDS:
