@@ -94,7 +94,7 @@ STUDIES: dict[str, tuple[Without, ...]] = {
         Without("imperfect overlap with HBM (largest)", of(K, overlap=MOST)),
     ),
     "latent": (
-        Without("host's time", mapping="mla_decode"),
+        Without("host's time", mapping="mla_benchmark"),
         Without("four parts (one)", rules={"splits": 1}),
         Without("loads that are waited for (pipelined)", rules={"stages": 2}),
         Without("blocks of 16 heads (64)", rules={"block": 64}),

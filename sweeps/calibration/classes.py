@@ -33,6 +33,7 @@ class OperatorClass:
             relative to the unit or link; `launch` is the gap between kernels that the machine's
             mapping takes, a unit's `efficiency` that of its memory's port.
         band: Field by which errors are reported, and the upper ends of its bands.
+        benchmark: Mapping that its rows were measured under, where the machine has it.
     """
 
     name: str
@@ -41,6 +42,7 @@ class OperatorClass:
     spread: Mapping[str, float]
     band: str
     ends: tuple[float, ...]
+    benchmark: str = ""
 
     @property
     def on_link(self) -> bool:
@@ -82,7 +84,8 @@ class OperatorClass:
         all-reduces to kernels of the serving software.
         """
         if not self.on_link:
-            return None
+            known = self.benchmark in machine.config.mappings
+            return machine.mapping(self.benchmark) if known else None
         return machine.mapping().model_copy(update={"all_reduce": "library"})
 
     def least(self) -> Array:
@@ -169,6 +172,7 @@ CLASSES = (
         _named("kernel.latent", {"trip": 0.3, "start": 0.5, "single": 0.7}),
         "kv_tokens",
         (128, 1024, 8192),
+        "mla_benchmark",
     ),
     OperatorClass(
         "experts",

@@ -92,15 +92,19 @@ def compare(table: Table, folder: Path, machine: Machine | None = None) -> Compa
         kept = rows.drop(rows.index[np.unique(np.concatenate(drawn))])
         rows, seen = (kept, "left out") if len(kept) >= FEWEST_ROWS else (rows, "fitted")
     return Compared(
-        table, _simulated(rows.reset_index(drop=True), machine or load_machine(table.machine)), seen
+        table,
+        _simulated(
+            rows.reset_index(drop=True), machine or load_machine(table.machine), table.mapping
+        ),
+        seen,
     )
 
 
-def _simulated(rows: pd.DataFrame, machine: Machine) -> pd.DataFrame:
+def _simulated(rows: pd.DataFrame, machine: Machine, mapping: str | None) -> pd.DataFrame:
     from opbyte.sim.batch import simulate_batch
 
     if "host" not in rows:
-        return simulate_batch(machine, rows)
+        return simulate_batch(machine, rows, mapping)
     launches = [path for path in machine.values if ".launch." in path]
     hidden = machine.with_values(dict.fromkeys(launches, 0.0))
     called = rows["host"] > 0.0

@@ -37,6 +37,7 @@ class Table:
         fitted: Our parameters were fitted on samples of these rows. The samples are left out,
             unless too few rows would be left.
         sum: The rows are one layer: their sum is compared as well.
+        mapping: That they were measured under; by default the machine's own.
     """
 
     operator: str
@@ -48,6 +49,7 @@ class Table:
     read: Callable[[Path], pd.DataFrame]
     fitted: bool = False
     sum: bool = False
+    mapping: str | None = None
 
     @property
     def by(self) -> str:
@@ -181,7 +183,7 @@ TABLES = (
     Table("decode attention", "a100-sxm-80gb", "a100_attention_decode.parquet", "kv_tokens",
           (128, 1024, 8192), _VLLM, read_file, fitted=True),
     Table("MLA decode", "a100-sxm-80gb", "a100_mla_decode.parquet", "kv_tokens",
-          (128, 1024, 8192), _VLLM, read_file, fitted=True),
+          (128, 1024, 8192), _VLLM, read_file, fitted=True, mapping="mla_benchmark"),
     Table("MoE layer", "a100-sxm-80gb", "a100_moe.parquet", "tokens", (16, 128, 1024),
           _VLLM, read_file, fitted=True),
     Table("collectives", "a100-sxm-80gb", "a100_nccl.parquet", "bytes", (2**16, 2**20, 2**24),

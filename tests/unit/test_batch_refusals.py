@@ -84,3 +84,12 @@ def test_an_empty_cell_takes_the_default(empty):
 def test_a_lone_gpu_stands_for_as_many_as_take_part():
     alone = batch(REDUCE, machine="a100-sxm-80gb")["seconds"][0]
     assert alone > 0
+
+
+@pytest.mark.parametrize("machine", ["a100-sxm-80gb", "h100-sxm-80gb", "dgx-h100"])
+def test_a_latent_call_takes_what_the_device_takes(machine):
+    """The host of a benchmark is no property of the operator: sizes matter."""
+    small = batch({**MLA, "batch": 1}, machine=machine)["seconds"][0]
+    large = batch({**MLA, "batch": 64, "kv_tokens": 4096, "heads": 128}, machine=machine)
+    assert small < 100e-6
+    assert large["seconds"][0] > 3 * small
