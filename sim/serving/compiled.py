@@ -440,7 +440,8 @@ def serve_compiled(
 
     Args:
         arrival: Seconds, ascending, (requests,).
-        given, produced: Tokens of each prompt and of each answer, (requests,).
+        given, produced: Tokens of each prompt and of each answer, (requests,). Each of them can
+            be served, see `Scheduler.refusal`.
         blocks, block_tokens, remember: As for `BlockPool`.
         depth: Steps that are planned or under way at once.
         rows, every: Most rows of the series, and steps for each.

@@ -101,7 +101,10 @@ class Engine:
         env.process(self._run())
 
     def submit(self, request: Request) -> None:
-        """Let a request arrive now."""
+        """Let a request arrive now; one that can never be served is given a reason instead."""
+        request.reason = self.scheduler.refusal(request)
+        if request.reason:
+            return
         self._left[request] = request.output
         self.scheduler.add(request)
         if len(self._flight) < self.depth and not self._wake.triggered:

@@ -18,7 +18,10 @@ class Request:
         computed: Tokens whose keys and values are in the cache, those under way too.
         sampled: Tokens produced, those under way too.
         blocks: Blocks that it holds.
+        known: Leading blocks of those that are full.
         preempted: How often it lost them.
+        reason: Why it is not served, empty where it is.
+        scheduled_s, first_token_s, last_token_s: Seconds, negative before.
     """
 
     index: int
@@ -31,6 +34,7 @@ class Request:
     blocks: list[int] = field(default_factory=list)
     known: int = 0
     preempted: int = 0
+    reason: str = ""
     scheduled_s: float = -1.0
     first_token_s: float = -1.0
     last_token_s: float = -1.0

@@ -71,6 +71,16 @@ class Scheduler(ABC):
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []
 
+    def refusal(self, request: Request) -> str:
+        """Return why a request can never be served, empty where it can."""
+        need, pool = self.pool.needed(request.input + request.output - 1), self.pool
+        if need > pool.total:
+            return f"needs {need} KV blocks of {pool.total}"
+        if not self.limits.chunk and request.input > self.limits.max_batched_tokens:
+            most = self.limits.max_batched_tokens
+            return f"its prompt of {request.input} tokens exceeds a step's {most}, without chunks"
+        return ""
+
     def add(self, request: Request) -> None:
         """Let a request wait."""
         self.waiting.append(request)
