@@ -190,23 +190,31 @@ def _room(s: State, r: int, need: int, remember: int) -> int:
 
 
 @register_jitable
-def _admitted(s: State, r: int, target: int, budget: int, limits: npt.NDArray[np.int64]) -> int:
-    """Give a waiting request what it starts with; return its tokens, 0 if there is no room."""
-    _most, _tokens, chunk, reserve, size, _remember = limits
+def _admitted(
+    s: State, r: int, target: int, whole: int, budget: int, limits: npt.NDArray[np.int64]
+) -> int:
+    """Give a waiting request what it starts with; return its tokens, 0 if there is no room.
+
+    Args:
+        target: Tokens that it must compute before the next one is sampled.
+        whole: Tokens that it computes in all.
+    """
+    chunk, reserve, size, together = limits[2], limits[3], limits[4], limits[6]
     found = s.requests[KNOWN, r]
     computed = found * size
     new = min(target - computed, budget)
     if chunk == 0 and new < target - computed:
         return 0
-    whole = target if reserve else computed + new
-    if (whole + size - 1) // size > s.counts[FREE]:
+    held = whole if together else computed + new
+    most = max(held, target) if reserve else held
+    if (most + size - 1) // size > s.counts[FREE]:
         return 0
     block = s.requests[LAST, r]
     for _ in range(found):
         _unlink(s, block)
         block = s.blocks[CHAIN, block]
     s.requests[HELD, r], s.requests[COMPUTED, r] = found, computed
-    _take(s, r, (computed + new + size - 1) // size - found)
+    _take(s, r, (held + size - 1) // size - found)
     s.running[s.counts[RUNNING]] = r
     s.counts[RUNNING] += 1
     return int(new)
@@ -295,7 +303,7 @@ def _plan_waiting(
             break
         r = s.stack[stacked - 1] if stacked else tried
         target = given[r] + s.requests[SAMPLED, r]
-        new = _admitted(s, r, target, budget, limits)
+        new = _admitted(s, r, target, given[r] + produced[r] - 1, budget, limits)
         if new == 0:
             break
         if stacked:
@@ -352,7 +360,7 @@ def serve_loop(
         arrival: Seconds, ascending, (requests,).
         given, produced: Tokens of each prompt and of each answer, (requests,).
         limits: Sequences, tokens of a step, chunks (0 or 1), reserve (0 or 1), tokens of a block,
-            remember (0 or 1).
+            remember (0 or 1), together (0 or 1).
         table: Prices, see `step_seconds`.
         busy: Busy seconds of each resource, added up, (resources,).
         every: Steps for each row of the series.
@@ -367,8 +375,9 @@ def serve_loop(
             slot = (head + flying) % depth
             f.sums[:] = 0
             f.marks[slot] = f.lost[slot] = 0
+            closed = limits[6] > 0 and s.counts[RUNNING] > 0
             budget = _plan_running(s, f, slot, given, produced, limits, limits[1])
-            if f.lost[slot] == 0:
+            if f.lost[slot] == 0 and not closed:
                 # Nobody is admitted by a step for which somebody lost blocks.
                 budget, tried = _plan_waiting(
                     s, f, slot, given, produced, limits, budget, arrived, tried, now
@@ -452,7 +461,7 @@ def serve_compiled(
     numbers = np.array(
         [
             limits.max_sequences, limits.max_batched_tokens, limits.chunk, limits.reserve,
-            block_tokens, remember,
+            block_tokens, remember, limits.together,
         ],
         np.int64,
     )  # fmt: skip

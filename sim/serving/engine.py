@@ -112,9 +112,7 @@ class Engine:
 
     def _run(self) -> Generator[simpy.Event, Any, None]:
         while True:
-            while len(self._flight) < self.depth and self._start():
-                pass
-            self._wake = self.env.event()
+            self._fill()
             if not self._flight:
                 yield self._wake
                 continue
@@ -124,11 +122,16 @@ class Engine:
                 # Room for another step: what arrives is planned at once.
                 yield step | self._wake
                 if not step.processed:
-                    self._wake = self.env.event()
-                    self._start()
+                    self._fill()
             if not step.processed:
                 yield step
             self._end(*self._flight.popleft())
+
+    def _fill(self) -> None:
+        """Plan as many steps as may be under way, and listen for arrivals again."""
+        while len(self._flight) < self.depth and self._start():
+            pass
+        self._wake = self.env.event()
 
     def _start(self) -> bool:
         """Plan a step and put it behind those under way; return False if there is nothing to do."""

@@ -49,12 +49,14 @@ class Limits:
         max_batched_tokens: Tokens of one step.
         chunk: Prompts may be computed in pieces.
         reserve: A request starts only where all its known tokens would fit at once.
+        together: Requests start only when none runs, with the blocks of their whole answers.
     """
 
     max_sequences: int = 256
     max_batched_tokens: int = 2048
     chunk: bool = True
     reserve: bool = True
+    together: bool = False
 
 
 class Scheduler(ABC):
@@ -115,6 +117,7 @@ class Continuous(Scheduler):
     def plan(self) -> Plan:
         """Return the next step, and note it as under way."""
         budget = self.limits.max_batched_tokens
+        closed = self.limits.together and bool(self.running)
         pieces: list[Piece] = []
         preempted: list[Request] = []
         at = 0
@@ -129,7 +132,7 @@ class Continuous(Scheduler):
             pieces.append(self._piece(request, new))
             budget -= new
             at += 1
-        if not preempted:
+        if not preempted and not closed:
             self._admit(budget, pieces)
         return Plan(tuple(pieces), tuple(preempted))
 
@@ -160,13 +163,14 @@ class Continuous(Scheduler):
             new = min(request.target - past, budget)
             if not limits.chunk and new < request.target - past:
                 break
-            most = request.target if limits.reserve else past + new
+            held = request.input + request.output - 1 if limits.together else past + new
+            most = request.target if limits.reserve else held
             # What was found and nobody holds is among the free blocks until it is held.
-            if pool.needed(most) - len(found) + pool.idle(found) > pool.free:
+            if pool.needed(max(most, held)) - len(found) + pool.idle(found) > pool.free:
                 break
             self.waiting.popleft()
             pool.hold(found)
-            request.blocks = found + pool.take(pool.needed(past + new) - len(found))
+            request.blocks = found + pool.take(pool.needed(held) - len(found))
             request.computed, request.known = past, len(found)
             self.running.append(request)
             pieces.append(self._piece(request, new))

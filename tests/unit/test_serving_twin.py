@@ -40,7 +40,7 @@ def cases(draw):
     )
     limits = Limits(
         max_sequences=draw(st.integers(1, 16)), max_batched_tokens=tokens, chunk=chunk,
-        reserve=draw(st.booleans()),
+        reserve=draw(st.booleans()), together=draw(st.booleans()),
     )  # fmt: skip
     blocks = longest + draw(st.integers(0, 3 * longest))
     setting = {"depth": draw(st.integers(1, 3)), "remember": draw(st.booleans())}
@@ -160,6 +160,15 @@ def test_what_was_computed_is_found_again_unless_its_blocks_were_needed():
     kept, *_ = by_plug_in(*case, {"depth": 1, "remember": True})
     lost, *_ = by_plug_in(*case, {"depth": 1, "remember": False})
     assert kept[2, 1] < lost[2, 1]
+
+
+def test_a_batch_runs_to_its_end_before_the_next_one_starts():
+    limits = Limits(max_batched_tokens=64, max_sequences=2, together=True)
+    case = ([0.0, 0.0, 0.0], [4, 4, 4], [3, 9, 2], limits, 20, 4)
+    times, preempted, *_ = by_plug_in(*case, {"depth": 1, "remember": False})
+    assert not preempted.any()
+    assert times[0].tolist() == pytest.approx([0.0, 0.0, times[2, 1]])
+    assert times[2, 0] < times[2, 1]
 
 
 def test_a_second_step_is_planned_before_the_first_one_ends():

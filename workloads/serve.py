@@ -1,0 +1,160 @@
+"""Serving as a work: the requests of a trace arrive at engines of one model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from opbyte.core.config import Document, validate
+from opbyte.core.errors import WorkloadError
+from opbyte.core.ops import Number, Phase
+from opbyte.core.parallel import Parallel
+from opbyte.core.parameters import Seconds
+from opbyte.workloads.model import Model
+from opbyte.workloads.model_work import ModelWork
+from opbyte.workloads.traces import RequestTrace, load_trace
+from opbyte.workloads.work import WORKS
+
+#: Which requests' times a metric is of.
+_TIMES = ("ttft", "tpot", "latency")
+_STATISTICS = ("mean", "p50", "p90", "p99")
+
+
+class _Block(BaseModel):
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", arbitrary_types_allowed=True, use_attribute_docstrings=True
+    )
+
+
+class Scheduling(_Block):
+    """How an engine forms its steps, and the memory that it gives to caches."""
+
+    kind: str = "continuous"
+    """Scheduler: continuous (as vLLM v1), or static."""
+    max_sequences: int = Field(256, ge=1)
+    """Requests that run at once."""
+    max_batched_tokens: int = Field(2048, ge=1)
+    """Tokens of one step."""
+    chunk: bool = True
+    """Prompts may be computed in pieces."""
+    reserve: bool = True
+    """A request starts only where all its known tokens would fit at once."""
+    block_tokens: int = Field(16, ge=1)
+    """Tokens of a block of the KV cache."""
+    kv_blocks: int | None = Field(None, ge=1)
+    """Blocks of the KV cache; by default what the memory holds beside weights and activations."""
+    memory: float = Field(0.9, gt=0.0, le=1.0)
+    """Share of each memory that the engine uses: weights, activations, caches (vLLM's default)."""
+    prefix_cache: bool = True
+    """Freed blocks can be found again by who needs the same content."""
+    depth: int = Field(1, ge=1, le=8)
+    """Steps planned or under way at once: 2 hides the scheduler behind the device (vLLM's
+    asynchronous scheduling)."""
+
+
+class Goal(_Block):
+    """What a request must keep to count as good."""
+
+    ttft: Seconds | None = None
+    """Most seconds from arrival to first token."""
+    tpot: Seconds | None = None
+    """Most seconds for each token after the first, mean of a request."""
+
+
+def _block(name: str, cls: type[_Block], given: object) -> _Block:
+    """Return a block that may be given as a mapping.
+
+    Raises:
+        ConfigError: If the mapping has a mistake.
+        WorkloadError: If it is no mapping.
+    """
+    if isinstance(given, Mapping):
+        return validate(cls, Document(dict(given), {}, name))
+    if not isinstance(given, cls):
+        raise WorkloadError(f"serve: {name} must be a mapping, got {given!r:.80}")
+    return given
+
+
+@WORKS.register("serve")
+@dataclass(frozen=True)
+class Serve(ModelWork):
+    """The requests of a trace, served by one engine of the machine's mapping.
+
+    Attributes:
+        model: Whole model.
+        trace: Requests: a trace, its path, the name of a sample, a frame, or a synthetic
+            definition (docs/traces.md).
+        scheduler: `Scheduling`, a mapping with its keys, or the kind of scheduler alone.
+        rate: Requests per second that arrivals are stretched or squeezed to; 0 keeps them.
+        slo: `Goal` or a mapping with its keys: limits that goodput is counted by.
+    """
+
+    kind: ClassVar[str] = "serve"
+    metrics: ClassVar[tuple[str, ...]] = (
+        *(f"{time}_{statistic}" for time in _TIMES for statistic in _STATISTICS),
+        "requests_per_s",
+        "goodput_per_s",
+        "running_mean",
+        "waiting_mean",
+        "kv_mean",
+        "steps",
+        "preempted",
+        "rejected",
+        "utilisation",
+    )
+
+    model: Model
+    trace: RequestTrace
+    scheduler: Scheduling = field(default_factory=Scheduling)
+    rate: float = 0.0
+    slo: Goal = field(default_factory=Goal)
+
+    def __post_init__(self) -> None:
+        """Read the fields that are given by name or as mappings.
+
+        Raises:
+            ConfigError: If a mapping or file has a mistake.
+            WorkloadError: If a number makes no sense.
+        """
+        super().__post_init__()
+        trace = load_trace(self.trace)
+        if isinstance(self.rate, bool) or not self.rate >= 0.0:
+            raise WorkloadError(f"serve: rate must be requests per second, or 0, got {self.rate!r}")
+        if self.rate:
+            trace = trace.scaled(self.rate)
+        object.__setattr__(self, "trace", trace)
+        scheduler: Any = self.scheduler
+        if isinstance(scheduler, str):
+            scheduler = {"kind": scheduler}
+        object.__setattr__(self, "scheduler", _block("scheduler", Scheduling, scheduler))
+        object.__setattr__(self, "slo", _block("slo", Goal, self.slo))
+
+    def at(self, rate: float) -> Serve:
+        """Return the same requests at another rate.
+
+        Args:
+            rate: Requests per second.
+        """
+        return replace(self, trace=self.trace.scaled(rate), rate=0.0)
+
+    @property
+    def tokens(self) -> Number:
+        """Return the tokens of all answers."""
+        return float(self.trace.output_tokens.sum())
+
+    @property
+    def sequences(self) -> Number:
+        """Return the requests."""
+        return float(len(self.trace))
+
+    def lower(self, parallel: Parallel) -> tuple[Phase, ...]:
+        """Refuse: what a step computes depends on when it runs.
+
+        Raises:
+            WorkloadError: Always.
+        """
+        del parallel
+        raise WorkloadError("serve: a trace has no operators before it is served")
