@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from opbyte.core.errors import WorkloadError
 from opbyte.core.ops import Array, Number, Spread
@@ -139,27 +141,30 @@ class Load:
         assigned: Picks of its experts.
         hit: Experts that are picked.
         tokens: Tokens that pick one of them, at most.
-        counts: Picks of each expert, where they are known, (experts, 1 or points).
+        counts: Picks of each expert, (experts, 1 or points), or what makes them when asked.
     """
 
     assigned: Number
     hit: Number
     tokens: Number
-    counts: Array | None
+    counts: Array | Callable[[], Array]
 
 
 def expert_load(routing: Routing, ffn: MoeFfn, tokens: Number, devices: int) -> Load:
     """Return the load of one of the devices over which experts are split."""
-    counts = routing.counts(ffn.experts, ffn.top_k, tokens, devices)
-    if counts is not None:
+    counts: Array | Callable[[], Array]
+    drawn = routing.counts(ffn.experts, ffn.top_k, tokens, devices)
+    if drawn is not None:
         several = is_array(tokens)
-        assigned = counts.sum(axis=0) if several else float(counts.sum())
-        hit = (counts > 0).sum(axis=0).astype(float) if several else float((counts > 0).sum())
+        assigned = drawn.sum(axis=0) if several else float(drawn.sum())
+        hit = (drawn > 0).sum(axis=0).astype(float) if several else float((drawn > 0).sum())
+        counts = drawn
     else:
         assigned = tokens * ffn.top_k / devices
         hit = routing.distinct(ffn.experts, ffn.top_k, tokens) / devices
         if routing.fullest:
             assigned = assigned * routing.imbalance(ffn.experts, ffn.top_k, tokens, devices)
+        counts = partial(routing.likely_counts, ffn.experts, ffn.top_k, tokens, devices)
     # A device may get no pick at all: then one expert computes nothing.
     return Load(assigned, maximum(hit, 1e-9), minimum(tokens, assigned), counts)
 
@@ -184,13 +189,15 @@ def expert_network(
     """
     wide = width * (ffn.matrices - 1)
     first = "gate_up" if ffn.matrices == 3 else "up"
+    spread = Spread(load.counts, load.tokens, width)
     up = _grouped(
-        rows, f"expert_{first}", inputs, load, wide, inner, wide * ffn.expert_bias, width, in_bytes
+        rows, f"expert_{first}", inputs, load, wide, inner, wide * ffn.expert_bias, in_bytes
     )
     last = _activation(rows, "expert_activation", up, activated * width, ffn.matrices)
-    return _grouped(
-        rows, "expert_down", (last,), load, inner, width, inner * ffn.expert_bias, width
-    )
+    down = _grouped(rows, "expert_down", (last,), load, inner, width, inner * ffn.expert_bias)
+    for row in (up, down):
+        rows.block.spread(row, spread)
+    return down
 
 
 def _grouped(
@@ -201,13 +208,12 @@ def _grouped(
     n: int,
     k: int,
     vectors: float,
-    width: int,
     in_bytes: Number = 0.0,
 ) -> int:
     """Add one product of each expert that is hit with the tokens that chose it."""
     sizes, assigned, hit = rows.sizes, load.assigned, load.hit
     one = n * k * sizes.stored["expert"] + vectors * sizes.stored["other"]
-    row = rows.block.add(
+    return rows.block.add(
         name,
         "grouped_gemm",
         dtype=sizes.compute["expert"],
@@ -222,6 +228,3 @@ def _grouped(
         in_bytes=in_bytes,
         out_bytes=assigned * (n * sizes.activation),
     )
-    if load.counts is not None:
-        rows.block.spread(row, Spread(load.counts, load.tokens, width))
-    return row

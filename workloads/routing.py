@@ -3,7 +3,8 @@
 A token picks `k` different experts. Under uniform routing each expert is hit by a token with
 probability k / E, so E (1 - (1 - k / E)^T) distinct experts are expected for T tokens. Under a
 power law the experts' popularity is proportional to rank^-skew; the probability that one of the k
-picks is a given expert is capped at one, and what is cut off goes to the others.
+picks is a given expert is capped at one, and what is cut off goes to the others. These means are
+the load of a device; `likely_counts` adds how its picks scatter, which only kernels ask for.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy.typing as npt
 
 from opbyte.core.errors import WorkloadError
 from opbyte.core.ops import Array, Number
-from opbyte.workloads.drawn import balanced, on_device, power_law, typical
+from opbyte.workloads.drawn import balanced, likely, on_device, power_law, typical
 from opbyte.workloads.numeric import is_array, maximum, minimum
 
 Kind = Literal["uniform", "zipf", "balanced", "power_law"]
@@ -77,8 +78,8 @@ class Routing:
     def counts(self, experts: int, picks: int, tokens: Number, devices: int = 1) -> Array | None:
         """Return tokens of each expert of a device, (experts of the device, 1 or points).
 
-        None where experts are only known by their mean. Draws are made device by device, and
-        what is typical of `DRAWS` of them stands for a batch.
+        None where experts are only known by their mean, see `likely_counts`. Draws are made device
+        by device, and what is typical of `DRAWS` of them stands for a batch.
 
         Args:
             devices: Over which experts are split; the device is the fullest, or the first.
@@ -87,8 +88,22 @@ class Routing:
             return on_device(balanced(experts, picks, np.rint(tokens)), devices, 0)
         if self.kind != "power_law":
             return None
-        key = tuple(np.atleast_1d(np.asarray(tokens, np.float64)).tolist())
-        return _drawn(experts, picks, key, self.skew, self.seed, devices, self.fullest)
+        distinct, point = np.unique(np.asarray(tokens, np.float64), return_inverse=True)
+        key = tuple(distinct.tolist())
+        drawn = _drawn(experts, picks, key, self.skew, self.seed, devices, self.fullest)
+        return drawn[:, np.ravel(point)]
+
+    def likely_counts(self, experts: int, picks: int, tokens: Number, devices: int = 1) -> Array:
+        """Return tokens of each expert where only means are known, (experts, 1 or points).
+
+        The device's experts are a mean of those that a placement by popularity deals round and
+        round; the fullest device has all of them more often by its `imbalance`. Whole picks, at
+        least one, whose sum is that of `expert_load` to half a pick.
+        """
+        distinct, point = np.unique(np.asarray(tokens, np.float64), return_inverse=True)
+        key = tuple(distinct.tolist())
+        counts = _likely(self, experts, picks, key, devices)
+        return counts[:, np.ravel(point)]
 
     def hit_probability(self, experts: int, picks: int) -> Array:
         """Return the probability that one token visits each expert, (experts,), summing to picks.
@@ -183,7 +198,24 @@ def _like(tokens: Number, values: Array) -> Number:
     return np.asarray(values, np.float64) if is_array(tokens) else float(values[0])
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=64)
+def _likely(
+    routing: Routing, experts: int, picks: int, tokens: tuple[float, ...], devices: int
+) -> Array:
+    hit = routing.hit_probability(experts, picks)
+    own = -(-experts // devices)
+    dealt = np.zeros(own * devices)
+    dealt[:experts] = hit
+    chance = (dealt.reshape(own, devices).sum(axis=1) / devices)[:, None]
+    many = np.array(tokens)
+    if routing.fullest:
+        chance = chance * routing.imbalance(experts, picks, many, devices)
+    whole = np.maximum(np.rint(many), 1.0)
+    total = np.clip(np.rint(many * chance.sum(axis=0)), 1.0, own * whole)
+    return likely(chance, whole, total)
+
+
+@lru_cache(maxsize=64)
 def _drawn(
     experts: int,
     picks: int,

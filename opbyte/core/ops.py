@@ -11,9 +11,10 @@ size or a context may be an array with one value for each design point.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TypeAlias
 
 import numpy as np
@@ -61,14 +62,19 @@ class Spread:
     """How a grouped product's rows are spread over its groups, where the mean does not say it.
 
     Attributes:
-        counts: Rows of each group of the device, zeros too, (groups, 1 or points).
+        known: Rows of each group, or what makes them: only kernels that compute group by group ask.
         tokens: Tokens whose picks the rows are, all of them on this device.
         width: Inner width of one group's network.
     """
 
-    counts: Array
+    known: Array | Callable[[], Array]
     tokens: Number
     width: float
+
+    @cached_property
+    def counts(self) -> Array:
+        """Return rows of each group of the device, zeros too, (groups, 1 or points)."""
+        return self.known() if callable(self.known) else self.known
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opbyte.core.errors import WorkloadError
-from opbyte.workloads.drawn import balanced, on_device, power_law, typical
+from opbyte.workloads.drawn import _quantile, balanced, likely, on_device, power_law, typical
+from opbyte.workloads.routing import Routing
 
 TOKENS = np.array([1, 2, 7, 64, 1000, 16384], np.float64)
 
@@ -118,3 +119,51 @@ def test_experts_that_do_not_divide_leave_a_row_of_zeros():
 def test_what_can_not_be(call, text):
     with pytest.raises(WorkloadError, match=text):
         call()
+
+
+@pytest.mark.parametrize("skew", [0.0, 0.5, 1.5])
+@pytest.mark.parametrize(("experts", "picks"), [(8, 2), (64, 6), (128, 8), (4, 4)])
+def test_likely_counts_are_whole_and_sum_to_the_picks(experts, picks, skew):
+    tokens = np.array([1.0, 2, 5, 16, 63, 64, 500, 16385, 1e6])
+    hit = Routing("zipf", skew).hit_probability(experts, picks)[:, None]
+    counts = likely(hit, tokens, tokens * picks)
+    assert (counts == np.rint(counts)).all()
+    assert (counts >= 0).all()
+    assert (counts <= tokens).all()
+    assert (counts.sum(axis=0) == tokens * picks).all()
+
+
+@pytest.mark.parametrize("skew", [0.0, 0.8])
+def test_likely_counts_scatter_as_random_picks_do(skew):
+    """Mean order statistics and experts hit, against draws of distinct experts by popularity."""
+    experts, picks, tokens, draws = 32, 4, 40, 400
+    routing = Routing("zipf", skew)
+    hit = routing.hit_probability(experts, picks)
+    rng = np.random.default_rng(5)
+    # Picks of a token by systematic sampling, which has exactly these probabilities.
+    sorted_counts = np.zeros(experts)
+    reached = 0.0
+    for _ in range(draws):
+        counts = np.zeros(experts)
+        for _ in range(tokens):
+            order = rng.permutation(experts)
+            steps = np.floor(hit[order].cumsum() + rng.random() + 1e-9)
+            counts[order] += np.diff(steps, prepend=0.0)
+        sorted_counts += np.sort(counts)[::-1] / draws
+        reached += (counts > 0).sum() / draws
+    ours = np.sort(likely(hit[:, None], np.array([40.0]), np.array([160.0]))[:, 0])[::-1]
+    assert np.abs(ours - sorted_counts).mean() <= 0.5
+    assert (ours > 0).sum() == pytest.approx(reached, abs=1.0)
+
+
+def test_the_quantile_of_a_binomial():
+    from scipy.stats import binom
+
+    level = ((np.arange(64) + 0.5) / 64)[:, None]
+    for chance in (1e-4, 0.05, 0.5, 0.97, 1.0):
+        tokens = np.array([1.0, 10, 300, 5000, 100_000])
+        exact = binom.ppf(level, tokens, chance)
+        ours = _quantile(level, tokens, np.full((64, 1), chance))
+        few = tokens * chance * (1 - chance) < 9
+        assert (ours[:, few] == exact[:, few]).all()
+        assert np.abs(ours - exact).max() <= 1

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from opbyte.core.errors import WorkloadError
+from opbyte.workloads.ffn import MoeFfn
+from opbyte.workloads.ffn_ops import expert_load
 from opbyte.workloads.routing import Routing
 
 
@@ -96,3 +98,29 @@ def test_devices_are_less_uneven_than_experts():
 def test_wrong_routings(arguments, message):
     with pytest.raises(WorkloadError, match=message):
         Routing(*arguments)
+
+
+@pytest.mark.parametrize("kind", ["uniform", "zipf_0.7"])
+@pytest.mark.parametrize("devices", [1, 3, 8])
+def test_scattered_picks_have_the_mean_load(kind, devices):
+    named = Routing.named(kind)
+    ffn = MoeFfn(64, 6, 1408)
+    tokens = np.array([1.0, 40.0, 1000.0])
+    for routing in (named, Routing(named.kind, named.skew, fullest=devices > 1)):
+        load = expert_load(routing, ffn, tokens, devices)
+        spread = load.counts()
+        assert spread.shape == (-(-64 // devices), 3)
+        assert np.abs(spread.sum(axis=0) - np.maximum(load.assigned, 1)).max() <= 0.5
+        assert np.abs((spread > 0).sum(axis=0) - load.hit).max() <= 2.5
+        # As a batch and one by one.
+        for i, t in enumerate(tokens):
+            assert (routing.likely_counts(64, 6, float(t), devices)[:, 0] == spread[:, i]).all()
+
+
+def test_the_mean_load_itself_does_not_know_the_scatter():
+    """Units that compute expert by expert may ask for it; for all others nothing changes."""
+    ffn, tokens = MoeFfn(64, 6, 1408), 40.0
+    load = expert_load(Routing(), ffn, tokens, 4)
+    assert load.assigned == tokens * 6 / 4
+    assert load.hit == pytest.approx(16 * (1 - (1 - 6 / 64) ** tokens))
+    assert callable(load.counts)
