@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,6 +13,8 @@ from opbyte.hw_models.compute.gpu import grouped, kernel
 from opbyte.hw_models.compute.gpu.generations import GENERATIONS
 from opbyte.hw_models.compute.gpu.parameters import GpuView
 from opbyte.hw_models.machine import load_machine
+from opbyte.sim.batch import simulate_batch
+from opbyte.workloads.routing import Routing
 
 HUGE = 1e30
 FILL, EPILOGUE, STREAM, PORT = 1e-6, 2e-6, 8e11, 1e15
@@ -289,3 +292,81 @@ def test_a_rate_of_nothing_takes_for_ever():
     stopped = A100.copy()
     stopped[kernel.STREAM] = 0.0
     assert seconds_of(product, stopped) == np.inf
+
+
+# -- routings, through the whole call --------------------------------------------------------
+
+ROUTINGS = ("balanced", "power_law_0", "uniform", "zipf_0.5", "zipf_1")
+
+
+def layers(machine="a100-sxm-80gb", **changes):
+    """Return the seconds of a layer of 64 experts, 6 of them picked."""
+    work = {"kind": "moe", "hidden": 4096, "ffn": 1408, "experts": 64, "top_k": 6} | changes
+    longest = max(np.size(v) for v in changes.values())
+    frame = pd.DataFrame({name: np.broadcast_to(v, longest) for name, v in work.items()})
+    return simulate_batch(machine, frame)["seconds"].to_numpy()
+
+
+@pytest.mark.parametrize("machine", ["a100-sxm-80gb", "h100-sxm-80gb", "rtx-4090"])
+def test_random_picks_run_the_kernel_of_drawn_ones(machine):
+    """Once all experts are hit uniform picks differ from drawn ones by the padding alone."""
+    tokens = np.array([64.0, 128, 512, 1024, 4096, 16384])
+    of = {name: layers(machine, tokens=tokens, routing=name) for name in ROUTINGS}
+    assert (of["uniform"] >= of["balanced"] * (1 - 1e-3)).all()
+    np.testing.assert_allclose(of["uniform"], of["power_law_0"], rtol=0.07)
+
+
+def test_few_random_picks_read_fewer_experts():
+    balanced, uniform, skewed = (
+        layers(tokens=8.0, routing=name)[0] for name in ("balanced", "uniform", "zipf_1")
+    )
+    hit = Routing().distinct(64, 6, 8) / 48
+    assert uniform / balanced == pytest.approx(hit, rel=0.05)
+    assert skewed < uniform
+
+
+def test_skewed_picks_wait_for_the_fullest_device():
+    tokens = np.array([1024.0, 4096, 16384])
+    of = [layers(tokens=tokens, ep_size=8, routing=name) for name in ROUTINGS]
+    balanced, _, uniform, half, one = of
+    for less, more in ((balanced, uniform), (uniform, half), (half, one)):
+        assert (more > less).all()
+
+
+def test_one_batch_is_as_many_calls():
+    tokens = np.array([3.0, 700, 17, 20000])
+    together = layers(tokens=tokens, routing="zipf_0.8")
+    each = [layers(tokens=t, routing="zipf_0.8")[0] for t in tokens]
+    assert together.tolist() == each
+
+
+# -- chunks ----------------------------------------------------------------------------------
+
+CHUNK = 16384
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    whole=st.integers(1, 3),
+    more=st.integers(1, CHUNK - 1),
+    routing=st.sampled_from(["balanced", "uniform", "zipf_0.8"]),
+)
+def test_a_chunk_more_takes_its_own_time(whole, more, routing):
+    chunk, part, both = layers(tokens=[CHUNK, more, whole * CHUNK + more], routing=routing)
+    assert both > whole * chunk * (1 - 1e-3)
+    assert both == pytest.approx(whole * chunk + part, rel=0.02)
+
+
+@settings(deadline=None)
+@given(
+    counts=st.lists(st.integers(0, 400), min_size=1, max_size=70),
+    share=st.floats(1e-4, 1.0),
+    rows=st.sampled_from([16.0, 64.0]),
+)
+def test_a_chunk_has_whole_tokens(counts, share, rows):
+    counts = np.array(counts, np.float64)
+    load = grouped._load(counts, share, rows)
+    assert load.picks == np.rint(counts.sum() * share)
+    assert load.hit <= load.picks
+    assert load.hit <= np.count_nonzero(counts)
+    assert load.hit <= load.tiles <= load.hit + load.picks / rows

@@ -195,10 +195,14 @@ class Load(NamedTuple):
 
 @register_jitable
 def _load(counts: Array, share: float, rows: float) -> Load:
-    """Return the load of experts with `share` of their tokens, in tiles of so many rows."""
-    picks, hit, tiles = 0.0, 0.0, 0.0
+    """Return the load of experts with `share` of their tokens, in tiles of so many rows.
+
+    Tokens are whole: the share of the first so many experts, rounded, whatever their number.
+    """
+    summed, picks, hit, tiles = 0.0, 0.0, 0.0, 0.0
     for expert in range(counts.shape[0]):
-        mine = counts[expert] * share
+        summed += counts[expert]
+        mine = np.rint(summed * share) - picks
         if mine > 0.0:
             picks += mine
             hit += 1.0
