@@ -103,6 +103,44 @@ def test_one_tile_with_a_long_k_is_split_over_the_idle_sms():
     assert run(product(64, 64, k), SPLIT=1.0)[2] == 1
 
 
+SHARING = np.array([0, 1, 1, 1], np.float64)
+
+
+@pytest.mark.parametrize(("epilogue", "ctas"), [(2e-6, 4), (3e-3, 2)])
+def test_each_cta_that_a_tile_is_summed_from_hands_on_its_sum_in_turn(epilogue, ctas):
+    """Fewer CTAs than slots share the steps where a hand-over is dear."""
+    k = 32 * 1000
+    wires = {"SPLIT": 1.0, "PORT": 1e9, "L2_RATE": 8e9, "EPILOGUE": epilogue}
+    seconds, _, parts = run(product(64, 64, k), SHARING, **wires)
+    assert parts == 0
+    loads = 2 * 64 * 32 * 2
+    loop = 1000 / ctas * loads / 1e9
+    handed = epilogue + 2 * 64 * 64 * 4 / 1e9
+    end = epilogue + 64 * 64 * 2 * (1 / 1e9 + 1 / STREAM)
+    memory = 2 * (2 * 64 * k + 64 * 64) / STREAM + FILL
+    expected = joined(loop + 2 * FILL + end + (ctas - 1) * handed, memory)
+    assert seconds == pytest.approx(expected)
+
+
+def test_steps_are_shared_across_the_ends_of_tiles():
+    """Five tiles on four SMs: no round that one tile has alone."""
+    k = 32 * 1000
+    x = product(64, 64 * 5, k)
+    seconds, _, parts = run(x, SHARING, SPLIT=1.0)
+    assert parts == 0
+    end = EPILOGUE + store(4)
+    sm = 1250 * STEP + 2 * FILL + end + EPILOGUE + 64 * 64 * 8 / PORT
+    assert seconds == pytest.approx(joined(sm, (x.a + x.w + x.out) / STREAM + FILL))
+
+
+@pytest.mark.parametrize("m", [1, 16, 64, 128, 256, 512])
+@pytest.mark.parametrize("k", [1024, 4096, 16384])
+def test_one_column_more_is_no_cliff_down(m, k):
+    frame = pd.DataFrame({"kind": "gemm", "m": m, "n": np.arange(16, 1200), "k": k})
+    seconds = simulate_batch("h100-sxm-80gb", frame)["seconds"].to_numpy()
+    assert (seconds[1:] >= 0.93 * seconds[:-1]).all()
+
+
 def test_an_hbm_bound_product_takes_its_bytes():
     x = product(1, 4096, 4096)
     seconds, _, _ = run(x, STREAM=1e9, PIN_RATE=1.25e9, OVERLAP=64.0)

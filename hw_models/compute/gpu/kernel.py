@@ -174,18 +174,49 @@ def _sm_seconds(
 
 
 @register_jitable
-def _stream_k_seconds(x: Product, t: Tiling, ctas: float, facts: Array) -> float:
-    """Return the seconds of equal shares of all k-steps; each CTA hands one part tile over.
+def _summed_seconds(
+    x: Product, t: Tiling, mine: float, running: float, turns: float, ctas: float, facts: Array
+) -> float:
+    """Return the seconds of CTAs that take `mine` k-steps each and hand on the sum of a tile.
 
-    Osama et al., Stream-K (PPoPP 2023).
+    Args:
+        running: CTAs, at most the slots.
+        turns: Hand-overs of a tile, one after the other.
+    """
+    area, tiles = t.height * t.width, min(t.ctas, running)
+    end = facts[EPILOGUE] + area * x.b_out / facts[PORT]
+    # The sum is read and written through L2.
+    moved = 2.0 * area * _PART_BYTES
+    turn = facts[EPILOGUE] + max(moved / facts[PORT], tiles * moved / facts[L2_RATE])
+    loop = _loop(t, mine, min(ctas, np.ceil(running / facts[SMS])), running, facts)
+    stores = tiles * area * x.b_out / facts[STREAM]
+    return float(loop + 2.0 * t.fill + end + stores + turns * turn)
+
+
+@register_jitable
+def _stream_k_seconds(x: Product, t: Tiling, ctas: float, facts: Array) -> float:
+    """Return the seconds of k-steps that are shared out whatever tile they are of.
+
+    Osama et al., Stream-K (PPoPP 2023), whose model of the time (appendix A.1) has a term for each
+    CTA that a tile is summed from, and chooses the number of CTAs by it. Here either all slots have
+    equal shares, across the ends of tiles, or each tile has as many CTAs of its own as the slots
+    allow, half as many, and so on.
     """
     mine = np.ceil(t.ctas * t.steps / t.slots)
-    area = t.height * t.width
-    end = facts[EPILOGUE] + area * x.b_out / facts[PORT]
-    burst = area * x.b_out / facts[STREAM]
-    hand_over = end + area * _PART_BYTES / facts[PORT]
-    loop = _loop(t, mine, ctas, t.slots, facts)
-    return float(loop + 2.0 * t.fill + end + t.slots * burst + hand_over)
+    turns = np.ceil(t.steps / mine)
+    if mine % t.steps == 0.0:
+        # Whole tiles.
+        turns = 0.0
+    running = np.ceil(t.ctas * t.steps / mine)
+    best = _summed_seconds(x, t, mine, running, turns, ctas, facts)
+    parts = np.floor(t.steps / mine)
+    while parts >= 2.0:
+        mine = np.ceil(t.steps / parts)
+        parts = np.ceil(t.steps / mine)
+        running = t.ctas * parts
+        best = min(best, _summed_seconds(x, t, mine, running, parts - 1.0, ctas, facts))
+        parts = np.floor(0.5 * parts)
+    return float(best)
 
 
 @register_jitable
@@ -232,7 +263,7 @@ def product_seconds(
         t = _tiling(x, tile, facts, rules)
         for way in range(1 if vector else _WAYS):
             stream = way == _STREAM_K
-            if stream and (rules[STREAM_K] == 0.0 or t.ctas * t.steps < t.slots):
+            if stream and rules[STREAM_K] == 0.0:
                 continue
             parts = 1.0 if stream else _parts(way, t)
             if parts == 0.0:
