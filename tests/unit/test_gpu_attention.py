@@ -3,13 +3,18 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opbyte.core.errors import ConfigError
+from opbyte.core.errors import ConfigError, UncoveredError
+from opbyte.hw_models.compute.gpu import appends
 from opbyte.hw_models.compute.gpu import attention as a
-from opbyte.hw_models.compute.gpu.libraries import LIBRARIES
+from opbyte.hw_models.compute.gpu.attention_libraries import ATTENTION_LIBRARIES as LIBRARIES
+from opbyte.hw_models.compute.gpu.kv_parts import searched_parts, shared_parts
+from opbyte.hw_models.compute.gpu.norms import joined
+from opbyte.sim.batch import simulate_batch
 
 HUGE = 1e30
 START, TURN, EMPTY, SMALL, COPY, LAUNCH = 1e-6, 2e-6, 0.25e-6, 3e-6, 0.5e-6, 4e-6
@@ -21,17 +26,7 @@ FA3 = LIBRARIES.lookup("hopper")
 PRODUCTS = 4 * 64 * 128 * 128 / 1e12
 SOFTMAX = 64 * 128 * (2 * 2 / 1e12 + 1 / (16 * 1e9))
 ALONE, SHARED = PRODUCTS + SOFTMAX, math.hypot(PRODUCTS, SOFTMAX)
-FIELDS = (
-    "SEQUENCES",
-    "KV_HEADS",
-    "GROUP",
-    "NEW",
-    "READS",
-    "PAIRS",
-    "LONGEST",
-    "WINDOWED",
-    "APPENDS",
-)
+FIELDS = ("SEQUENCES", "KV_HEADS", "GROUP", "NEW", "READS", "PAIRS", "WINDOWED")
 
 
 def facts(**changes):
@@ -130,9 +125,8 @@ def test_heads_of_a_group_share_a_tile_in_a_call_of_single_tokens():
     assert packed == pytest.approx(run(row(8, 1, 1, 1, 128)) + COPY)
     several = run(row(4, 2, 8, 1, 128))
     assert several == pytest.approx(run(row(8, 1, 1, 1, 128)) + 2 * (LAUNCH + SMALL))
-    for more in ({"LONGEST": 2}, {"WINDOWED": 1}):
-        apart = run(row(8, 1, 8, 1, 128, **more))
-        assert apart == pytest.approx(run(row(64, 1, 1, 1, 128)))
+    apart = run(row(8, 1, 8, 1, 128, WINDOWED=1))
+    assert apart == pytest.approx(run(row(64, 1, 1, 1, 128)))
 
 
 def test_a_packed_call_with_few_tiles_splits_its_keys():
@@ -155,7 +149,7 @@ def test_a_packed_call_with_few_tiles_splits_its_keys():
     ],
 )
 def test_flash_attention_2_takes_the_fewest_parts_that_fill_85_percent(ctas, slots, blocks, parts):
-    assert a.searched_parts(ctas, slots, blocks) == parts
+    assert searched_parts(ctas, slots, blocks) == parts
 
 
 @given(st.integers(1, 400), st.integers(2, 400), st.integers(1, 2000))
@@ -168,15 +162,15 @@ def test_the_search_for_parts_skips_none_that_is_eligible(ctas, slots, blocks):
             fill[n] = ctas * n / slots / math.ceil(ctas * n / slots)
     best = max(fill.values())
     expected = next(n for n, f in fill.items() if f >= 0.85 * best)
-    assert a.searched_parts(ctas, slots, blocks) == (1 if ctas >= 0.8 * slots else expected)
+    assert searched_parts(ctas, slots, blocks) == (1 if ctas >= 0.8 * slots else expected)
 
 
 def test_flash_attention_3_gives_each_sm_an_equal_share_of_blocks():
-    assert a.shared_parts(8, 1, 4, 4, 132) == 1
-    assert a.shared_parts(8, 1, 64, 64, 132) == 13  # 564 of 132: shares of 5
-    assert a.shared_parts(8, 1, 6400, 6400, 132) == 15  # shares of 427
-    assert a.shared_parts(8, 64, 64, 64, 132) == 1
-    assert a.shared_parts(106, 1, 64, 64, 132) == 1
+    assert shared_parts(8, 1, 4, 4, 132) == 1
+    assert shared_parts(8, 1, 64, 64, 132) == 13  # 564 of 132: shares of 5
+    assert shared_parts(8, 1, 6400, 6400, 132) == 15  # shares of 427
+    assert shared_parts(8, 64, 64, 64, 132) == 1
+    assert shared_parts(106, 1, 64, 64, 132) == 1
 
 
 def test_hbm_bounds_many_keys_and_the_bound_counts_them_once():
@@ -190,7 +184,7 @@ def test_hbm_bounds_many_keys_and_the_bound_counts_them_once():
 
 def test_heads_of_a_group_read_keys_again_when_too_few_of_them_run_together():
     free = {"PEAK": HUGE, "LANES": HUGE, "CLOCK": HUGE, "TURN": 0.0, "START": 0.0, "EMPTY": 0.0}
-    x = row(16, 1, 4, 1, 4096, LONGEST=64)
+    x = row(16, 1, 4, 1, 4096, WINDOWED=1)
     small = {"STREAM": STREAM, "L2_BYTES": 1.0, **free}
     read, others = 16 * 4096 * 512, 16 * 4 * 512
     assert run(x, **small) == pytest.approx((4 * read + others) / STREAM)
@@ -201,13 +195,29 @@ def test_heads_of_a_group_read_keys_again_when_too_few_of_them_run_together():
 
 
 def test_new_keys_and_values_are_written_by_a_kernel_of_their_own():
-    x = row(1, 1, 1, 4096, 4096)
-    added = run(row(1, 1, 1, 4096, 4096, APPENDS=1)) - run(x)
+    width, moved = 128.0, 2.0 * 4096 * 512
+    took = appends.append_seconds(4096.0, width, moved, facts()[0])
     # 128 threads each: 64 tokens on an SM.
-    assert added == pytest.approx(LAUNCH + SMALL + 4096 * 128 / (4 * 2048) * WRITE)
-    moved = {"STREAM": 1e9, "WRITE": 0.0}
-    added = run(row(1, 1, 1, 4096, 4096, APPENDS=1), **moved) - run(x, **moved)
-    assert added == pytest.approx(LAUNCH + SMALL + 2 * 4096 * 512 / 1e9)
+    assert took == pytest.approx(SMALL + 4096 * 128 / (4 * 2048) * WRITE)
+    took = appends.append_seconds(4096.0, width, moved, facts(STREAM=1e9, WRITE=0.0)[0])
+    assert took == pytest.approx(SMALL + moved / 1e9)
+
+
+def test_compiled_writes_equal_their_twin():
+    rng = np.random.default_rng(0)
+    sizes = 2.0 ** rng.integers(0, 20, (3, 50, 1))
+    sizes[2, 0] = 0.0
+    answers = []
+    for fill in (appends.compiled(), appends.fill_seconds):
+        seconds = np.empty((50, 1))
+        fill(seconds, sizes, A100)
+        answers.append(seconds)
+    np.testing.assert_allclose(*answers, rtol=1e-12)
+    assert answers[0][0, 0] == 0.0
+    stopped = A100.copy()
+    stopped[0, a.STREAM] = 0.0
+    appends.compiled()(seconds, sizes, stopped)
+    assert np.isinf(seconds[1:]).all()
 
 
 def test_other_widths_have_other_tiles():
@@ -218,7 +228,7 @@ def test_other_widths_have_other_tiles():
     assert padded == pytest.approx(START + TURN + 20 * (0.75 * PRODUCTS + SOFTMAX / 2))
     own = run(row(1, 1, 1, 1, 960, DIM=192, VALUE_DIM=128), library=FA3)
     block = math.hypot(2 * 128 * 96 * 320 / 1e12, 128 * 96 * SOFTMAX / 8192)
-    parts = a.shared_parts(1, 1, 10, 10, 4)
+    parts = shared_parts(1, 1, 10, 10, 4)
     assert parts == 4
     assert own == pytest.approx(START + 3 * block + 4 * COMBINE + LAUNCH + SMALL)
 
@@ -240,13 +250,11 @@ def test_a_mixed_call_adds_work_and_has_one_tail():
     apart = run(prefill, decode, calls=[0, 1])
     assert apart[0] == pytest.approx(run(prefill)[0])
     assert apart[1] == pytest.approx(run(decode)[0])
-    flagged = decode.copy()
-    flagged[a.LONGEST] = 2048
-    assert run(decode)[0] < run(flagged)[0] < together
+    assert run(prefill)[0] < together
 
 
 def test_equal_rows_of_one_call_are_one_row():
-    for library, more in ((FA2, {}), (FA2, {"LONGEST": 9}), (FA3, {})):
+    for library, more in ((FA2, {}), (FA2, {"WINDOWED": 1}), (FA3, {})):
         both = run(row(3, 2, 8, 1, 10240, **more), row(1, 2, 8, 1, 10240, **more), library=library)
         one = run(row(4, 2, 8, 1, 10240, **more), library=library)
         # Each row has small kernels of its own.
@@ -293,9 +301,7 @@ def many(count, seed=0):
         "VALUE_DIM": rng.choice([64, 128, 256], count),
         "B_QUERY": 2,
         "B_KV": rng.choice([1, 2], count),
-        "LONGEST": rng.choice([0, 0, 512], count),
         "WINDOWED": rng.choice([0, 1], count),
-        "APPENDS": rng.choice([0, 1], count),
     }
     calls = np.sort(rng.integers(0, count, count))
     # Rows of one call are of one layer.
@@ -341,6 +347,69 @@ def test_points_cost_what_they_cost_alone():
         alone = np.empty((50, 1))
         a.compiled()(alone, sizes, calls, points[point : point + 1], FA2.rules, FA2.tiles)
         np.testing.assert_array_equal(together[:, point], alone[:, 0])
+
+
+# -- through the whole call ------------------------------------------------------------------
+
+
+def calls_of(machine="a100-sxm-80gb", **changes):
+    work = {"kind": "attention_decode", "batch": 64, "kv_tokens": 8192, "heads": 32, "kv_heads": 8}
+    frame = pd.DataFrame([{**work, **changes}])
+    return simulate_batch(machine, frame)["seconds"].item()
+
+
+@pytest.mark.parametrize(
+    "machine", ["a100-sxm-80gb", "rtx-4090", "h100-sxm-80gb", "b200-sxm-180gb"]
+)
+@pytest.mark.parametrize("tokens", [1, 1024])
+def test_narrower_keys_are_never_slower(machine, tokens):
+    if tokens > 1:
+        work = {"kind": "attention_prefill", "batch": 1, "q_tokens": tokens, "kv_tokens": 4096}
+    else:
+        work = {}
+    took = [calls_of(machine, kv_dtype=d, **work) for d in ("int4", "mxfp4", "fp8")]
+    assert took == sorted(took)
+
+
+@pytest.mark.parametrize(
+    ("machine", "changes", "words"),
+    [
+        ("a100-sxm-80gb", {"head_dim": 257}, ["FlashAttention 2", "head_dim", "256", "257"]),
+        ("h100-sxm-80gb", {"head_dim": 512}, ["FlashAttention 3", "256", "512"]),
+        ("a100-sxm-80gb", {"dtype": "fp64"}, ["FlashAttention 2", "fp16, bf16", "fp64"]),
+        ("a100-sxm-80gb", {"dtype": "fp32"}, ["FlashAttention 2", "fp32"]),
+        ("a100-sxm-80gb", {"dtype": "int4"}, ["FlashAttention 2", "int4"]),
+        ("h100-sxm-80gb", {"dtype": "int8"}, ["FlashAttention 3", "fp16, bf16, fp8", "int8"]),
+        ("rtx-4090", {"dtype": "fp8"}, ["FlashAttention 2", "fp8"]),
+    ],
+)
+def test_what_the_library_has_no_kernel_for_is_refused(machine, changes, words):
+    with pytest.raises(UncoveredError) as refused:
+        calls_of(machine, **changes)
+    for word in (*words, "fusion: none"):
+        assert word in str(refused.value)
+
+
+def test_half_precision_and_fp8_are_served():
+    for machine, dtype in (("a100-sxm-80gb", "fp16"), ("h100-sxm-80gb", "fp8")):
+        assert 0 < calls_of(machine, dtype=dtype) <= calls_of(machine)
+
+
+# -- the norm ------------------------------------------------------------------------------
+
+
+@given(st.floats(0, 1e6), st.floats(0, 1e6), st.floats(1, 1e9))
+def test_times_that_overlap_take_the_longer_at_least_and_their_sum_at_most(x, y, p):
+    both = joined(x, y, p)
+    assert max(x, y) <= both <= (x + y) * (1 + 1e-12)
+    assert both == joined(y, x, p)
+
+
+def test_one_adds_and_nothing_with_nothing_is_nothing():
+    assert joined(3.0, 4.0, 1.0) == 7.0
+    assert joined(3.0, 4.0, 2.0) == pytest.approx(5.0)
+    assert joined(0.0, 0.0, 2.0) == 0.0
+    assert joined(0.0, 4.0, 2.0) == 4.0
 
 
 FASTER = (

@@ -10,7 +10,7 @@ of sizes is equal sequences of one call; the rows of a call share one kernel.
              of the longest; CTAs without query rows still start
     memory = KV once, or once per head of a group if too few of them run together, queries, results
     kernel = (sm^q + memory^q)^(1/q)
-    call   = kernel + combining of a split KV + permuting copies + write of new keys and values
+    call   = kernel + combining of a split KV + permuting copies
 
 The launch of the call's first kernel is not part of it. Nothing gets slower when a rate rises or a
 latency falls (law 4). The number of SMs is another matter: libraries cut KV by a rule over it.
@@ -28,11 +28,13 @@ import numpy as np
 from numba.extending import register_jitable
 
 from opbyte.core.ops import Array
+from opbyte.hw_models.compute.gpu.kv_parts import searched_parts, shared_parts
+from opbyte.hw_models.compute.gpu.norms import joined
 
 # Columns of a row, see `fill_seconds`.
 SEQUENCES, KV_HEADS, GROUP, NEW, READS, PAIRS, DIM, VALUE_DIM, B_QUERY, B_KV = range(10)
-LONGEST, WINDOWED, APPENDS = range(10, 13)
-COLUMNS = 13
+WINDOWED = 10
+COLUMNS = 11
 # Columns of the facts of a design point: the machine's, ...
 SMS, PEAK, LANES, CLOCK, PORT, SHARED, SHARED_BYTES, THREADS = range(8)
 L2_RATE, L2_BYTES, PIN_RATE, STREAM, LAUNCH = range(8, 13)
@@ -43,20 +45,17 @@ FACTS = 27
 # Columns of a tile: the most of head_dim and of query rows and the least bytes of a key's element
 # that it serves, its rows and keys, rows of one warp (group), stages, most CTAs on an SM.
 T_DIM, T_SERVES, T_BYTES, T_ROWS, T_KEYS, T_WARP, T_STAGES, T_CTAS = range(8)
-# Rules of a library, see `libraries.AttentionLibrary`.
+# Rules of a library, see `attention_libraries.AttentionLibrary`.
 PACKS, SPLITS, INTERLEAVES, PERSISTENT, LONGEST_FIRST, COPIES, COMBINES, PADS_VALUE = range(8)
 RULES = 8
 _SEARCH, _SHARES = 1.0, 2.0
 #: Exponents that an SM's special-function units make in a clock.
 _EXPONENTS = 16.0
-_MOST_PARTS = 128.0
 _PART_BYTES = 4.0
 #: Shared memory that the driver keeps of each CTA's.
 _RESERVED = 1024.0
 #: Query rows by which CTAs of a head are counted where heads are not packed.
 _QUERIES = 64.0
-#: Most threads of the kernel that writes new keys and values, one CTA a token.
-_WRITERS = 512.0
 
 
 class Call(NamedTuple):
@@ -104,64 +103,12 @@ class Share(NamedTuple):
 
 
 @register_jitable
-def _joined(a: float, b: float, p: float) -> float:
-    """Return (a^p + b^p)^(1/p), which neither overflows nor vanishes."""
-    longer, shorter = max(a, b), min(a, b)
-    if shorter <= 1e-4 * longer:
-        return float(longer)
-    return float(longer * (1.0 + (shorter / longer) ** p) ** (1.0 / p))
-
-
-@register_jitable
-def _next_parts(parts: float, blocks: float) -> float:
-    """Return the next number of parts that makes the longest part shorter."""
-    longest = np.ceil(blocks / parts)
-    if longest <= 1.0:
-        return _MOST_PARTS + 1.0
-    return float(max(parts + 1.0, np.ceil(blocks / (longest - 1.0))))
-
-
-@register_jitable
-def searched_parts(ctas: float, slots: float, blocks: float) -> float:
-    """Return FlashAttention 2's parts: the fewest that fill 0.85 as much as the best."""
-    if ctas >= 0.8 * slots:
-        return 1.0
-    most = min(_MOST_PARTS, slots, blocks)
-    best, parts = 0.0, 1.0
-    while parts <= most and best < 1.0:
-        waves = ctas * parts / slots
-        best = max(best, waves / np.ceil(waves))
-        parts = _next_parts(parts, blocks)
-    parts = 1.0
-    while parts <= most:
-        waves = ctas * parts / slots
-        if waves / np.ceil(waves) >= 0.85 * best:
-            return parts
-        parts = _next_parts(parts, blocks)
-    return 1.0
-
-
-@register_jitable
-def shared_parts(tiles: float, sequences: float, blocks: float, mean: float, sms: float) -> float:
-    """Return FlashAttention 3's parts: shares of all blocks for each SM, a tenth to spare.
-
-    Args:
-        tiles: Of the longest sequence, all heads.
-        sequences: Of the call.
-        blocks, mean: Of this sequence, and of all on average.
-    """
-    if tiles >= 0.8 * sms or blocks <= 4.0 or (blocks <= 8.0 and tiles >= 32.0):
-        return 1.0
-    share = np.ceil(1.1 * sequences * tiles * mean / sms)
-    return float(max(1.0, min(_MOST_PARTS, np.floor(sms / tiles), np.ceil(blocks / share))))
-
-
-@register_jitable
 def _tile_of(dim: float, rows: float, b_key: float, tiles: Array) -> int:
     for j in range(tiles.shape[0]):
         if tiles[j, T_DIM] >= dim and tiles[j, T_SERVES] >= rows and tiles[j, T_BYTES] <= b_key:
             return j
-    return int(tiles.shape[0] - 1)
+    # Whoever asks has refused what no tile serves.
+    return -1
 
 
 @register_jitable
@@ -195,7 +142,7 @@ def _step(x: Array, tile: Array, facts: Array, rules: Array) -> tuple[float, flo
     products = max(products, through / facts[SHARED])
     lanes = 2.0 * facts[SOFTMAX] / (facts[LANES] / facts[SMS])
     softmax = high * wide * (lanes + 1.0 / (_EXPONENTS * facts[CLOCK]))
-    together = _joined(products, softmax, facts[PAIRING])
+    together = joined(products, softmax, facts[PAIRING])
     arrival = loads / facts[PORT]
     serial = together if rules[INTERLEAVES] > 0.0 else products + softmax
     # Keys load while values are used and the other way round: two trips a block, over the stages.
@@ -287,20 +234,6 @@ def _rate(moved: float, facts: Array) -> float:
 
 
 @register_jitable
-def append_seconds(tokens: float, width: float, moved: float, facts: Array) -> float:
-    """Return the seconds of the kernel that writes new keys and values, after its launch.
-
-    Args:
-        tokens: New tokens, one CTA each.
-        width: Elements of a token's keys.
-        moved: Bytes read and written.
-        facts: Of one point, (FACTS,).
-    """
-    held = tokens * min(_WRITERS, width) / (facts[THREADS] * facts[SMS]) * facts[WRITE]
-    return float(facts[SMALL] + _joined(held, moved / facts[STREAM], facts[OVERLAP]))
-
-
-@register_jitable
 def _beside(x: Array, g: Grid, facts: Array, rules: Array) -> float:
     """Return the seconds of the small kernels around the call's own."""
     heads = x[SEQUENCES] * x[KV_HEADS] * x[GROUP] * x[NEW]
@@ -319,11 +252,6 @@ def _beside(x: Array, g: Grid, facts: Array, rules: Array) -> float:
         seconds += g.parts * facts[COMBINE] + sums / _rate(sums, facts)
         if rules[COMBINES] > 0.0:
             seconds += kernel
-    if x[APPENDS] > 0.0:
-        tokens = x[SEQUENCES] * x[NEW]
-        moved = tokens * x[KV_HEADS] * (x[DIM] + x[VALUE_DIM]) * (x[B_QUERY] + x[B_KV])
-        width = x[KV_HEADS] * x[DIM]
-        seconds += facts[LAUNCH] + append_seconds(tokens, width, moved, facts)
     return float(seconds)
 
 
@@ -378,7 +306,7 @@ def _call(rows: Array) -> Call:
     for i in range(rows.shape[0]):
         x = rows[i]
         if _works(x):
-            longest, reads = max(longest, x[NEW], x[LONGEST]), max(reads, x[READS])
+            longest, reads = max(longest, x[NEW]), max(reads, x[READS])
             sequences += x[SEQUENCES]
             keys += x[SEQUENCES] * x[READS]
             ctas += x[SEQUENCES] * np.ceil(x[NEW] / _QUERIES)
@@ -424,7 +352,7 @@ def call_seconds(seconds: Array, rows: Array, facts: Array, rules: Array, tiles:
     work = _work(of_all, resident, shortest, longest, few / most, facts, rules)
     sm = max(work + idle, wires)
     sm, memory = facts[START] + sm, facts[START] + memory
-    kernel = max(bound, _joined(sm, memory, facts[OVERLAP]))
+    kernel = max(bound, joined(sm, memory, facts[OVERLAP]))
     left = (kernel - bound + beside) / weights
     for i in range(rows.shape[0]):
         if seconds[i] > 0.0:
@@ -439,9 +367,7 @@ def fill_seconds(
     A row is equal sequences of one call, in `COLUMNS` columns: sequences, KV heads on this device,
     query heads per KV head, new tokens and keys read per sequence, pairs of query and key per
     sequence and query head that no mask hides, head_dim of scores and of values, bytes of an
-    element of queries and of keys, the most new tokens of any sequence of the call (where not all
-    of its rows are here; 0 otherwise), 1 where the layer has a sliding window, and 1 where the call
-    also writes its new keys and values.
+    element of queries and of keys, and 1 where the layer has a sliding window.
 
     Args:
         seconds: Result, (rows, points).
@@ -468,33 +394,7 @@ def fill_seconds(
         row = end
 
 
-def fill_appends(seconds: Array, sizes: Array, facts: Array) -> None:
-    """Set the seconds of kernels that only write new keys and values.
-
-    Args:
-        seconds: Result, (rows, points).
-        sizes: Tokens, elements of a token's keys and bytes moved, (3, rows, 1 or points).
-        facts: As in `fill_seconds`.
-    """
-    for row in range(seconds.shape[0]):
-        for point in range(seconds.shape[1]):
-            tokens, width, moved = sizes[:, row, point if sizes.shape[2] > 1 else 0]
-            of_point = facts[point if facts.shape[0] > 1 else 0]
-            if moved <= 0.0:
-                seconds[row, point] = 0.0
-            elif of_point[: STREAM + 1].min() <= 0.0:
-                seconds[row, point] = np.inf
-            else:
-                seconds[row, point] = append_seconds(tokens, width, moved, of_point)
-
-
 @cache
 def compiled() -> Any:
     """Return `fill_seconds` compiled."""
     return numba.njit(cache=True, error_model="numpy")(fill_seconds)
-
-
-@cache
-def compiled_appends() -> Any:
-    """Return `fill_appends` compiled."""
-    return numba.njit(cache=True)(fill_appends)

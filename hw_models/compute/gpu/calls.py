@@ -9,9 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from opbyte.core.dtypes import lookup
+from opbyte.core.errors import UncoveredError
 from opbyte.core.ops import Array, OpTable
 from opbyte.core.placed import PlacedOps, reduced
-from opbyte.hw_models.compute.base import Rows
+from opbyte.hw_models.compute.base import Rows, arithmetic
+from opbyte.hw_models.compute.gpu.attention_libraries import ATTENTION_LIBRARIES, AttentionLibrary
 from opbyte.hw_models.compute.gpu.parameters import GpuView, stacked
 
 CALL = ("score", "softmax", "context")
@@ -51,28 +53,53 @@ def attention_kernels(placed: PlacedOps, ops: Rows, view: GpuView) -> tuple[Rows
     Rows of one operator are one call.
 
     Raises:
-        UncoveredError: If the unit lacks the dtype, or its generation has no such kernel.
+        ConfigError: If the generation has no library of such kernels.
+        UncoveredError: If the unit lacks the dtype, or the library the dtype or the head_dim.
     """
     from opbyte.hw_models.compute.gpu.attention import compiled
-    from opbyte.hw_models.compute.gpu.libraries import LIBRARIES
 
     scores, owner = _calls(placed, ops)
     plain = ~_is_latent(placed.table, scores)
     scores, owner = scores[plain], owner[plain]
     if not scores.size or view.block("attention", ()) is None:
         return owner[:0], np.zeros((0, 1))
-    library = LIBRARIES.lookup(view.generation.name)
+    library = ATTENTION_LIBRARIES.lookup(view.generation.name)
 
     def seconds(table: OpTable, rows: Rows, dtype: str) -> Array:
         facts = attention_facts(view, dtype, placed.launch)
         assert facts is not None
         sizes = _attention_sizes(table, rows, lookup(dtype).bytes_per_element)
+        _refuse(view, library, dtype, sizes[:, :, 6:8].max())
         result = np.empty((len(rows), max(sizes.shape[1], facts.shape[0])))
         calls = placed.op_of[rows]
         compiled()(result, sizes, calls, facts, library.rules, library.tiles)
         return result
 
     return _summed(placed.table, scores, owner, seconds)
+
+
+def _refuse(view: GpuView, library: AttentionLibrary, dtype: str, width: float) -> None:
+    """Refuse what the library has no kernel for.
+
+    Args:
+        dtype: Arithmetic dtype of the rows, which the unit may widen.
+        width: Most head_dim of scores or values.
+    Raises:
+        UncoveredError: If it does not multiply in such a dtype, or has no tile so wide.
+    """
+    unit = view.unit
+    computed = next(n for n in arithmetic(dtype) if unit.get(f"peak.{n}") is not None)
+    lacks = ""
+    if computed not in library.arithmetic:
+        lacks = f"multiplies in {', '.join(library.arithmetic)}, not in {computed}"
+    elif width > library.widest:
+        lacks = f"serves a head_dim of {library.widest} at most, not of {width:g}"
+    if lacks:
+        raise UncoveredError(
+            f"{unit.machine.name}: {library.name} ({view.generation.name}) {lacks}. choose another "
+            "`precision` or model, or a mapping with `fusion: none`, which runs scores, softmax "
+            "and context as kernels of their own"
+        )
 
 
 def _attention_sizes(table: OpTable, rows: Rows, size: float) -> Array:
@@ -99,9 +126,7 @@ def _attention_sizes(table: OpTable, rows: Rows, size: float) -> Array:
         np.full_like(window, size),
         # Without a cache keys and values are activations.
         np.where(cached > 0, cached, size),
-        np.zeros_like(window),
         window,
-        np.zeros_like(window),
     )
     sizes = np.empty((len(rows), max(c.shape[1] for c in columns), len(columns)))
     for i, column in enumerate(columns):
@@ -111,7 +136,7 @@ def _attention_sizes(table: OpTable, rows: Rows, size: float) -> Array:
 
 def append_kernels(placed: PlacedOps, ops: Rows, view: GpuView) -> tuple[Rows, Array]:
     """Return the operators that only write new keys and values, and their seconds."""
-    from opbyte.hw_models.compute.gpu.attention import compiled_appends
+    from opbyte.hw_models.compute.gpu.appends import compiled
 
     table = placed.table
     rows = np.array([r for r in placed.single(ops) if table.kinds[r] == "kv_append"], np.int64)
@@ -126,7 +151,7 @@ def append_kernels(placed: PlacedOps, ops: Rows, view: GpuView) -> tuple[Rows, A
     width = written / np.maximum(2.0 * tokens * lookup(dtype).bytes_per_element, 1.0)
     sizes = _stacked(tokens, width, written + placed.moved["activation"][mine])
     result = np.empty((len(rows), max(sizes.shape[2], facts.shape[0])))
-    compiled_appends()(result, sizes, facts)
+    compiled()(result, sizes, facts)
     return mine, result
 
 

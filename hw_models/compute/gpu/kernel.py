@@ -26,6 +26,7 @@ import numpy as np
 from numba.extending import register_jitable
 
 from opbyte.core.ops import Array
+from opbyte.hw_models.compute.gpu.norms import joined
 
 # Columns of the facts of a design point: see `parameters.facts`, which fills them.
 SMS, PEAK, SHARED, PORT, L2_RATE, L2_BYTES, REUSE, PIN_RATE, STREAM, ROOM = range(10)
@@ -240,13 +241,6 @@ def _memory_seconds(
 
 
 @register_jitable
-def _joined(sm: float, memory: float, p: float) -> float:
-    """Return (sm^p + memory^p)^(1/p), which neither overflows nor vanishes."""
-    longer = max(sm, memory)
-    return float(longer * (1.0 + (min(sm, memory) / longer) ** p) ** (1.0 / p))
-
-
-@register_jitable
 def product_seconds(
     x: Product, facts: Array, rules: Array, tiles: Array
 ) -> tuple[float, int, float]:
@@ -273,7 +267,7 @@ def product_seconds(
             else:
                 sm = _sm_seconds(x, t, parts, tile[CTAS], facts, rules)
             memory = _memory_seconds(x, t, tile, parts, held, facts)
-            seconds = _joined(sm, memory, facts[OVERLAP])
+            seconds = joined(sm, memory, facts[OVERLAP])
             if parts > 1.0:
                 sums = x.groups * x.m * x.n * _PART_BYTES * parts
                 rate = facts[L2_RATE] if sums < facts[REUSE] else facts[STREAM]

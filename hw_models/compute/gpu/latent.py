@@ -43,6 +43,7 @@ from opbyte.hw_models.compute.gpu.kernel import (
     SMS,
     STREAM,
 )
+from opbyte.hw_models.compute.gpu.norms import joined
 
 #: Columns behind those of a product: clock, gap between kernels, and the class's parameters.
 CLOCK, GAP, TRIP, START, SINGLE = range(FACTS, FACTS + 5)
@@ -186,14 +187,6 @@ def _step_seconds(x: Call, most: float, running: float, facts: Array, rules: Arr
 
 
 @register_jitable
-def _joined(longer: float, shorter: float, p: float) -> float:
-    """Return (a^p + b^p)^(1/p), which neither overflows nor vanishes."""
-    if shorter > longer:
-        longer, shorter = shorter, longer
-    return float(longer * (1.0 + (shorter / longer) ** p) ** (1.0 / p))
-
-
-@register_jitable
 def _split_seconds(x: Call, splits: float, facts: Array, rules: Array) -> float:
     """Return the seconds with the cache in so many parts, without copies."""
     one = rules[ONE] > 0.0 and x.rows == 1.0
@@ -219,7 +212,7 @@ def _split_seconds(x: Call, splits: float, facts: Array, rules: Array) -> float:
         again = blocks / min(blocks, max(1.0, slots / x.sequences))
     queries = x.sequences * x.rows * x.width * x.b_query
     memory = (cached * again + queries + out) / facts[STREAM] + facts[FILL]
-    seconds = _joined(sm, memory, facts[OVERLAP])
+    seconds = joined(sm, memory, facts[OVERLAP])
     if element == _PART:
         rate = facts[STREAM]
         if out < facts[REUSE]:

@@ -35,6 +35,7 @@ from opbyte.hw_models.compute.gpu.kernel import (
     SMS,
     STREAM,
 )
+from opbyte.hw_models.compute.gpu.norms import joined
 
 #: Columns behind those of a product: clock, threads and bytes of L1 of an SM.
 CLOCK, THREADS, L1_BYTES = range(FACTS, FACTS + 3)
@@ -144,12 +145,10 @@ def stream_seconds(x: Stream, facts: Array, rules: Array) -> float:
         after = rules[AGAIN] * x.read / (busy * rate) + specials
     else:
         overlapped = max(overlapped, specials)
-    longer, shorter = max(memory, overlapped), min(memory, overlapped)
-    if longer > 0.0:
-        longer *= (1.0 + (shorter / longer) ** facts[OVERLAP]) ** (1.0 / facts[OVERLAP])
+    together = joined(memory, overlapped, facts[OVERLAP])
     # Each reading begins with a trip of its own.
     trips = (1.0 + rules[AGAIN]) * facts[FILL]
-    return float(max(trips + longer + after, moved / facts[PIN_RATE]))
+    return float(max(trips + together + after, moved / facts[PIN_RATE]))
 
 
 def fill_seconds(seconds: Array, sizes: Array, facts: Array, rules: Array) -> None:
