@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from opbyte.hw_models.compute.base import UnitView
 from opbyte.hw_models.compute.gpu import grouped, kernel
 from opbyte.hw_models.compute.gpu.generations import GENERATIONS
+from opbyte.hw_models.compute.gpu.grouped_libraries import GROUPED_LIBRARIES
 from opbyte.hw_models.compute.gpu.parameters import GpuView
 from opbyte.hw_models.machine import load_machine
 from opbyte.sim.batch import simulate_batch
@@ -168,22 +169,21 @@ def test_a_board_at_its_power_limit_runs_slower_by_the_root():
 
 def test_every_generation_has_a_library_whose_tiles_fit():
     for name in GENERATIONS.names():
-        library = grouped.LIBRARIES.lookup(name)
-        assert library.shared_bytes == GENERATIONS.lookup(name).shared_bytes
-        tiles = library.tiles
+        generation = GENERATIONS.lookup(name)
+        tiles = GROUPED_LIBRARIES.lookup(name).tiles(generation)
         need = tiles[:, grouped.FLIGHT] * tiles[:, grouped.CTAS] * tiles[:, grouped.BK] * 2
         need *= tiles[:, grouped.TM] + tiles[:, grouped.TN]
-        assert (need <= library.shared_bytes).all()
+        assert (need <= generation.shared_bytes).all()
         # The defaults of few and of many tokens come first.
         np.testing.assert_array_equal(tiles[:2, :3], [[16, 32, 64], [64, 64, 32]])
 
 
 def test_shapes_with_a_table():
-    ampere = grouped.LIBRARIES.lookup("ampere")
+    ampere = GROUPED_LIBRARIES.lookup("ampere")
     assert ampere.tuned(8, 7168)
     assert not ampere.tuned(8, 14336)
     assert not ampere.tuned(8.5, 7168)
-    assert not grouped.LIBRARIES.lookup("ampere-ga10x").tuned(8, 7168)
+    assert not GROUPED_LIBRARIES.lookup("ampere-ga10x").tuned(8, 7168)
 
 
 # -- twin and laws -------------------------------------------------------------------------
@@ -196,7 +196,7 @@ def a100():
 
 
 A100 = a100()
-AMPERE = grouped.LIBRARIES.lookup("ampere")
+AMPERE, GENERATION = GROUPED_LIBRARIES.lookup("ampere"), GENERATIONS.lookup("ampere")
 FITTED = np.array([0.72, 1.1, 0.71])
 
 
@@ -227,7 +227,7 @@ def fill(fill_seconds, rows, of_points, own):
     seconds = np.empty((len(rows), of_points.shape[0]))
     table = np.stack([s for s, _ in rows], axis=1)[:, :, None]
     counts = np.concatenate([c for _, c in rows])[:, None]
-    rules, tiles = AMPERE.rules, AMPERE.tiles
+    rules, tiles = AMPERE.rules(GENERATION), AMPERE.tiles(GENERATION)
     fill_seconds(seconds, table, counts, starts, 2.0, 2.0, of_points, own, rules, tiles)
     return seconds
 

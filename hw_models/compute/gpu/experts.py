@@ -8,6 +8,7 @@ from opbyte.core.dtypes import lookup
 from opbyte.core.ops import Array, OpTable
 from opbyte.core.placed import PlacedOps
 from opbyte.hw_models.compute.base import Rows
+from opbyte.hw_models.compute.gpu.grouped_libraries import GROUPED_LIBRARIES
 from opbyte.hw_models.compute.gpu.parameters import GpuView, stacked
 from opbyte.hw_models.compute.gpu.products import NARROWEST_RESULT
 
@@ -33,9 +34,10 @@ def kernels(placed: PlacedOps, ops: Rows, view: GpuView) -> tuple[Rows, Array]:
 
 def _seconds(table: OpTable, row: int, own: Array, view: GpuView) -> Array:
     """Return the seconds of one row, (1, 1 or points)."""
-    from opbyte.hw_models.compute.gpu.grouped import LIBRARIES, compiled
+    from opbyte.hw_models.compute.gpu.grouped import compiled
 
-    library, spread = LIBRARIES.lookup(view.generation.name), table.spreads[row]
+    generation, spread = view.generation, table.spreads[row]
+    library = GROUPED_LIBRARIES.lookup(generation.name)
     size = lookup(table.dtypes[row]).bytes_per_element
     n, k, hit = table["n"][row], table["k"][row], table["groups"][row]
     counts = np.atleast_2d(spread.counts)
@@ -62,6 +64,6 @@ def _seconds(table: OpTable, row: int, own: Array, view: GpuView) -> Array:
     result = max(size, NARROWEST_RESULT)
     compiled()(
         seconds, sizes, np.ascontiguousarray(counts), starts, size, result, facts, own,
-        library.rules, library.tiles,
+        library.rules(generation), library.tiles(generation),
     )  # fmt: skip
     return seconds

@@ -10,7 +10,7 @@ traced.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 
@@ -84,12 +84,23 @@ class Generation:
     @cached_property
     def tiles(self) -> Array:
         """Return the tiles whose stages fit in shared memory, and the CTAs that do, (tiles, 8)."""
-        kept = []
-        for tm, tn, bk, stages, ctas, wm, wn, vector in self.candidates:
-            fit = min(ctas, self.shared_bytes // (stages * (tm + tn) * bk * 2))
-            if fit > 0:
-                kept.append((tm, tn, bk, stages, fit, wm, wn, vector))
-        return np.array(kept, np.float64)
+        return fitting(self.candidates, self.shared_bytes)
+
+
+@cache
+def fitting(candidates: tuple[tuple[int, ...], ...], shared_bytes: int) -> Array:
+    """Return the tiles whose k-steps in flight fit in shared memory, and the CTAs that do.
+
+    Args:
+        candidates: Rows, columns, elements of 2 bytes in a k-step, k-steps in flight, most CTAs,
+            and more.
+    """
+    kept = []
+    for tm, tn, bk, stages, ctas, *rest in candidates:
+        fit = min(ctas, shared_bytes // (stages * (tm + tn) * bk * 2))
+        if fit > 0:
+            kept.append((tm, tn, bk, stages, fit, *rest))
+    return np.array(kept, np.float64)
 
 
 GENERATIONS: Registry[Generation] = Registry("GPU generation")

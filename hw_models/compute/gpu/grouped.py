@@ -24,9 +24,7 @@ The functions are plain Python (the twin that tests run) and compiled as they ar
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cache
 from typing import Any, NamedTuple
 
 import numba
@@ -35,7 +33,6 @@ import numpy.typing as npt
 from numba.extending import register_jitable
 
 from opbyte.core.ops import Array
-from opbyte.core.registry import Registry
 from opbyte.hw_models.compute.gpu.kernel import (
     ENERGY,
     EPILOGUE,
@@ -54,8 +51,8 @@ from opbyte.hw_models.compute.gpu.kernel import (
     SMS,
     STREAM,
     Tiling,
-    _joined,
 )
+from opbyte.hw_models.compute.gpu.norms import joined
 
 # Columns of a row's sizes. SOURCE: rows of the matrix that rows are gathered from. EXPERTS: whose
 # weights the device has. WEIGHT: bytes of one expert's matrix. TUNED: 1 where the library has a
@@ -65,7 +62,7 @@ SIZES = 7
 # Columns of the parameters of the class.
 MATRIX, GATHER, NARROW = range(3)
 PARAMETERS = 3
-# Columns of a tile: see `Library`.
+# Columns of a tile: see `grouped_libraries`.
 TM, TN, BK, FLIGHT, CTAS, WM, WN, TOGETHER = range(8)
 # Rules of a library.
 SMEM_OPERANDS, CHUNK = range(2)
@@ -74,119 +71,8 @@ _LINE_BYTES = 128.0
 _ALIGNED = 16.0
 
 
-@dataclass(frozen=True)
-class Library:
-    """Kernels of grouped products of one GPU generation: facts that are declared, never fitted.
-
-    Attributes:
-        candidates: Rows and columns of a tile, elements of 2 bytes in a k-step, loads in flight,
-            most CTAs on an SM, rows and columns of one warp, row tiles that run together. The
-            first two are the defaults: for few tokens, for many.
-        shared_bytes: Shared memory that the CTAs of one SM can take.
-        shared_operands: Matrix units read operands of 64 rows and more from shared memory.
-        chunk: Tokens that the kernels take at once, 0 for all.
-        tables: Experts on a device -> widths of one of them with a table of measured best tiles,
-            which are taken as the fastest of the candidates.
-    """
-
-    name: str
-    source: str
-    candidates: tuple[tuple[int, ...], ...]
-    shared_bytes: int
-    shared_operands: bool = False
-    chunk: int = 16384
-    tables: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
-
-    def tuned(self, experts: float, width: float) -> bool:
-        """Return whether there is a table for so many experts of that width on a device."""
-        return width in self.tables.get(int(experts), ()) and experts == int(experts)
-
-    @cached_property
-    def rules(self) -> Array:
-        """Return what the kernel reads, in the order of its constants."""
-        return np.array((self.shared_operands, self.chunk), np.float64)
-
-    @cached_property
-    def tiles(self) -> Array:
-        """Return the tiles whose loads in flight fit in shared memory, (tiles, 8)."""
-        kept = []
-        for tm, tn, bk, flight, ctas, *rest in self.candidates:
-            fit = min(ctas, self.shared_bytes // (flight * (tm + tn) * bk * 2))
-            if fit > 0:
-                kept.append((tm, tn, bk, flight, fit, *rest))
-        return np.array(kept, np.float64)
-
-
-# get_default_config of vLLM 0.14, with Triton's 4 warps and 3 stages, 2 of them in flight. CTAs on
-# an SM are what registers leave: estimated, not traced.
-_DEFAULTS = ((16, 32, 64, 2, 6, 16, 16, 1), (64, 64, 32, 2, 4, 32, 32, 8))
-# The most frequent entries of the generation's tables in vLLM 0.14 (fused_moe/configs).
-_AMPERE = (
-    *_DEFAULTS,
-    (16, 64, 256, 3, 2, 16, 16, 16),
-    (16, 128, 128, 3, 2, 16, 32, 16),
-    (32, 128, 128, 3, 1, 32, 32, 16),
-    (64, 256, 64, 3, 1, 32, 64, 16),
-    (128, 128, 64, 3, 1, 32, 64, 16),
-)
-_HOPPER = (
-    *_DEFAULTS,
-    (16, 64, 128, 3, 4, 16, 16, 16),
-    (16, 128, 128, 3, 2, 16, 32, 16),
-    (32, 128, 128, 3, 2, 32, 32, 16),
-    (64, 128, 64, 2, 3, 64, 32, 16),
-    (128, 128, 64, 2, 2, 64, 64, 16),
-    (128, 256, 64, 3, 1, 64, 128, 16),
-)
-_A100_TABLES = (
-    {1: (1792, 3584, 7168, 14336), 8: (1792, 2048, 3584, 4096, 7168), 64: (640, 1280)}
-    | {16: (1344, 1792, 2688, 3584, 7168, 14336)}
-    | {128: (192,), 512: (64, 128)}
-)
-# Those of H100 and of H200: which of the two a table was measured on is not kept apart.
-_HOPPER_TABLES = (
-    {1: (3072,), 8: (1792, 2048, 3584, 4096, 7168, 14336), 16: (1024, 1344, 1792, 2048, 2688)}
-    | {62: (256, 512), 64: (320, 640, 1280, 2560), 72: (384, 768), 256: (512,)}
-    | {128: (192, 384, 512, 768, 928, 1024, 1856), 512: (64, 128, 256, 512)}
-)
-_B200_TABLES = {16: (1024,), 32: (1408,), 64: (1408,), 128: (768,), 512: (64, 128, 256, 512)}
-_L40S_TABLES = {8: (3584,), 128: (928, 1856)}
-_VLLM = "vLLM 0.14, fused_moe.py and fused_moe/configs, bf16"
-_KIB = 1024
-#: By the generation of a unit.
-LIBRARIES: Registry[Library] = Registry("library of grouped products")
-for _library in (
-    Library("ampere", _VLLM, _AMPERE, 164 * _KIB, tables=_A100_TABLES),
-    Library("ampere-ga10x", f"{_VLLM}; tiles of ampere", _AMPERE, 100 * _KIB),
-    Library(
-        "ada",
-        f"{_VLLM}; tiles of ampere; tables of L40S",
-        _AMPERE,
-        100 * _KIB,
-        tables=_L40S_TABLES,
-    ),
-    Library(
-        "hopper",
-        f"{_VLLM}; Triton multiplies 64 rows and more from shared memory",
-        _HOPPER,
-        227 * _KIB,
-        shared_operands=True,
-        tables=_HOPPER_TABLES,
-    ),
-    Library(
-        "blackwell",
-        f"{_VLLM}; tiles of hopper, tables of B200; tensor memory is not modelled",
-        _HOPPER,
-        227 * _KIB,
-        shared_operands=True,
-        tables=_B200_TABLES,
-    ),
-):
-    LIBRARIES.register(_library.name)(_library)
-
-
-class Load(NamedTuple):
-    """What the experts of a device have to do: picks, experts hit, tiles of rows."""
+class Chunk(NamedTuple):
+    """What the experts of a device have to do at once: picks, experts hit, tiles of rows."""
 
     picks: float
     hit: float
@@ -194,7 +80,7 @@ class Load(NamedTuple):
 
 
 @register_jitable
-def _load(counts: Array, share: float, rows: float) -> Load:
+def _load(counts: Array, share: float, rows: float) -> Chunk:
     """Return the load of experts with `share` of their tokens, in tiles of so many rows.
 
     Tokens are whole: the share of the first so many experts, rounded, whatever their number.
@@ -207,13 +93,13 @@ def _load(counts: Array, share: float, rows: float) -> Load:
             picks += mine
             hit += 1.0
             tiles += np.ceil(mine / rows)
-    return Load(picks, hit, tiles)
+    return Chunk(picks, hit, tiles)
 
 
 @register_jitable
 def _tiling(
     s: Array,
-    load: Load,
+    load: Chunk,
     source: float,
     b_in: float,
     tile: Array,
@@ -317,7 +203,7 @@ def _tile_seconds(
         rows = min(rows, s[SOURCE] * share)
     a, w, out = rows * s[K] * b_in, load.hit * s[WEIGHT], load.picks * s[N] * b_out
     sm = _sm_seconds(t, tile[CTAS], b_out, facts)
-    seconds = _joined(
+    seconds = joined(
         sm, _memory_seconds(s, a, w, out, t, load.hit, tile, facts, own), facts[OVERLAP]
     )
     operations = 2.0 * load.picks * s[N] * s[K]
