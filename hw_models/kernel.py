@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
-from opbyte.core.parameters import Factor, JoulesPerOp, Ratio, Seconds
+from opbyte.core.parameters import Exponent, Factor, JoulesPerOp, Ratio, Seconds
+
+#: Exponents of norms, which are at least 1, by their path in the block.
+EXPONENTS = frozenset({"overlap", "attention.pairing"})
 
 
 class _Block(BaseModel):
@@ -21,8 +24,8 @@ class AttentionKernel(_Block):
 
     softmax: Factor
     """Lane instructions for a score, beside its exponent."""
-    pairing: Factor
-    """p of the norm that joins products and softmax of CTAs that share an SM, at least 1."""
+    pairing: Exponent
+    """p of the norm that joins products and softmax of CTAs that share an SM."""
     start: Seconds
     """Start of the kernel: first CTAs, lengths, pages and queries."""
     turn: Seconds
@@ -87,7 +90,7 @@ class Kernel(_Block):
     """Share of the wires between L2 and SMs that is reached."""
     l2_share: Ratio
     """Share of L2 within which activations stay from kernel to kernel."""
-    overlap: Factor
+    overlap: Exponent
     """p of the norm that joins SM time and HBM time; 1 adds them, infinity hides the shorter."""
     tail: Factor
     """How much longer the last round of a stream takes, as a share of one round."""

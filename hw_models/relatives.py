@@ -13,6 +13,7 @@ from typing import Any
 
 from opbyte.core.config import Document
 from opbyte.core.errors import ConfigError
+from opbyte.hw_models.kernel import EXPONENTS
 
 #: A carried value may be off by this factor either way.
 CARRIED = 1.5
@@ -111,6 +112,10 @@ def _filled(
     return carried
 
 
+#: Names of exponents of norms, which have no meaning below 1.
+_EXPONENTS = frozenset(path.rpartition(".")[2] for path in EXPONENTS)
+
+
 def _carried(block: Block) -> dict[str, Any]:
     """Return a block's values with wider ranges, without sources."""
     carried: dict[str, Any] = {}
@@ -121,7 +126,10 @@ def _carried(block: Block) -> dict[str, Any]:
             carried[key] = _carried(value)
         else:
             written = value["value"] if isinstance(value, dict) else value
-            carried[key] = {"value": written, "range": _range(written)}
+            low, high = _range(written)
+            if key in _EXPONENTS and isinstance(low, float):
+                low = max(low, 1.0)
+            carried[key] = {"value": written, "range": [low, high]}
     return carried
 
 

@@ -31,6 +31,7 @@ __all__ = [
     "Count",
     "Dollars",
     "DollarsPerByte",
+    "Exponent",
     "Factor",
     "Hertz",
     "Joules",
@@ -83,9 +84,15 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """Annotation that makes a pydantic field of type `Parameter` read one dimension."""
+    """Annotation that makes a pydantic field of type `Parameter` read one dimension.
+
+    Attributes:
+        dimension: Name of the dimension.
+        least: Least value that has a meaning, SI units.
+    """
 
     dimension: str
+    least: float = 0.0
 
     def read(self, raw: object) -> Parameter:
         """Return `raw` (text, number, mapping or `Parameter`) as a parameter.
@@ -97,7 +104,21 @@ class Quantity:
             return self._reread(raw)
         if isinstance(raw, Mapping):
             return self._read_mapping(raw)
-        return Parameter(_checked(raw, self.dimension), self.dimension)
+        return Parameter(self._checked(raw), self.dimension)
+
+    def _checked(self, raw: object) -> float:
+        """Return a text or number as an SI float that the field allows."""
+        value = _checked(raw, self.dimension)
+        self._above(value, raw)
+        return value
+
+    def _above(self, value: float, raw: object) -> None:
+        if value < self.least:
+            noun, least = (
+                dimension(self.dimension).noun,
+                format_quantity(self.least, self.dimension),
+            )
+            raise ConfigError.one(rule=f"this {noun} must be at least {least}", value=raw)
 
     def _reread(self, given: Parameter) -> Parameter:
         if given.dimension != self.dimension:
@@ -106,6 +127,7 @@ class Quantity:
                 value=f"a {dimension(given.dimension).noun} ({given})",
             )
         _allow(given.value, self.dimension, given.value)
+        self._above(given.value, given.value)
         if given.range is not None:
             _inside(given.value, *given.range, self.dimension)
         return given
@@ -140,7 +162,7 @@ class Quantity:
 
     def _part(self, raw: object, path: str, problems: list[Problem]) -> float | None:
         try:
-            return _checked(raw, self.dimension)
+            return self._checked(raw)
         except ConfigError as error:
             problems.extend(Problem("", path, p.rule, p.value, p.remedy) for p in error.problems)
             return None
@@ -265,4 +287,5 @@ AreaPerRate = Annotated[Parameter, Quantity("area_per_rate")]
 AreaPerOps = Annotated[Parameter, Quantity("area_per_ops")]
 Ratio = Annotated[Parameter, Quantity("ratio")]
 Factor = Annotated[Parameter, Quantity("factor")]
+Exponent = Annotated[Parameter, Quantity("factor", least=1.0)]
 Count = Annotated[Parameter, Quantity("count")]

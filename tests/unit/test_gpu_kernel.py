@@ -277,11 +277,32 @@ def test_a_batch_refuses_what_no_gpu_can_run(row, error, words):
 
 
 @pytest.mark.parametrize(
+    ("name", "work"),
+    [
+        ("overlap", {"kind": "gemm", "m": 8, "n": 8, "k": 8}),
+        (
+            "attention.pairing",
+            {"kind": "attention_decode", "batch": 8, "kv_tokens": 80, "heads": 8, "kv_heads": 8},
+        ),
+    ],
+)
+def test_an_exponent_below_one_is_refused_on_the_fast_path_too(name, work):
+    machine = load_machine("a100-sxm-80gb")
+    path = f"gpu.sm.kernel.{name}"
+    with pytest.raises(UncoveredError, match=rf"{path} must be at least 1, got 0\.5"):
+        simulate(machine.with_values({path: np.array([2.0, 0.5])}), work)
+
+
+@pytest.mark.parametrize(
     ("change", "error", "words"),
     [
         ({"gpu.sm.generation": "amper"}, ConfigError, "ampere"),
         ({"gpu.sm.generation": None}, ConfigError, "generation"),
         ({"gpu.sm.clock": None}, UncoveredError, "`clock`"),
+        ({"gpu.sm.vector": None}, UncoveredError, "`vector`"),
+        ({"gpu.sm.kernel.overlap": 0}, ConfigError, "at least 1, got 0"),
+        ({"gpu.sm.kernel.overlap": 0.99}, ConfigError, "at least 1, got 0.99"),
+        ({"gpu.sm.kernel.attention.pairing": 0.5}, ConfigError, "at least 1, got 0.5"),
         ({"gpu.sm.buffer": None}, UncoveredError, "`buffer`"),
         ({"gpu.l2.sm.bandwidth": None}, UncoveredError, "gpu.l2.sm.bandwidth"),
     ],

@@ -102,6 +102,15 @@ def test_ratios_are_above_zero_and_at_most_one(raw: object, ok: bool) -> None:
         assert "at most 1" in problems(raw, "ratio")[0]
 
 
+def test_a_field_may_have_a_least_value() -> None:
+    exponent = Quantity("factor", least=1.0)
+    for raw in (1, 3.3, {"value": 2, "range": [1, 3]}, Parameter(1.0, "factor")):
+        assert exponent.read(raw).value >= 1.0
+    for raw in (0.99, 0, "0.5", {"value": 2, "range": [0.5, 3]}, Parameter(0.5, "factor")):
+        with pytest.raises(ConfigError, match="this factor must be at least 1, got"):
+            exponent.read(raw)
+
+
 def test_counts_are_whole() -> None:
     assert read(3, "count").value == 3.0
     assert read(3.0, "count").value == 3.0
@@ -208,7 +217,8 @@ def test_every_alias_reads_its_own_dimension() -> None:
     aliases = [
         getattr(parameters, n) for n in parameters.__all__ if n not in ("Parameter", "Quantity")
     ]
-    read_by = [alias.__metadata__[0].dimension for alias in aliases]
+    # An exponent is a factor with a least value.
+    read_by = [q.dimension for alias in aliases if not (q := alias.__metadata__[0]).least]
     assert sorted(read_by) == sorted(DIMENSIONS)
     assert Bytes.__metadata__[0].dimension == "bytes"
     assert Count.__metadata__[0].dimension == "count"

@@ -13,6 +13,7 @@ from opbyte.core.errors import UncoveredError
 from opbyte.core.ops import Array
 from opbyte.hw_models.compute.base import UnitView
 from opbyte.hw_models.compute.gpu.generations import GENERATIONS, Generation
+from opbyte.hw_models.kernel import EXPONENTS
 
 #: Facts and parameters of a product, in the order of the columns of `kernel`.
 MACHINE = (
@@ -51,6 +52,7 @@ class GpuView:
             for name, there in (
                 ("a port of a DRAM in `at`", home is not None),
                 ("`clock`", config.clock is not None),
+                ("`vector`", config.vector is not None),
                 ("`buffer` (its L2)", unit.buffer() is not None),
             )
             if not there
@@ -77,7 +79,7 @@ class GpuView:
         Args:
             dtype: Of the matrix products; empty where there are none.
         Raises:
-            UncoveredError: If the unit has no rate for the dtype.
+            UncoveredError: If the unit has no rate for the dtype, or an exponent is below 1.
         """
         unit, values = self.unit, self.unit.machine.values
         clock, wires = unit.get("clock"), unit.get("kernel.l2")
@@ -99,19 +101,33 @@ class GpuView:
             "pins": pins,
             "stream": pins * values.get(f"{self.home}.efficiency", 1.0),
             "room": self._room(),
-            "lanes": unit.get("vector", 1.0),
+            "lanes": unit.get("vector"),
             "energy": self._energy(dtype) if dtype else 0.0,
             "clock": clock,
             "threads": float(generation.threads),
             "shared_bytes": float(generation.shared_bytes),
-            **{name: unit.get(f"kernel.{name}") for name in BLOCK},
+            **{name: self._parameter(name) for name in BLOCK},
         }
 
     def block(self, name: str, keys: Sequence[str]) -> list[Any] | None:
         """Return parameters of a block inside `kernel`, None where it is absent."""
         if getattr(self.unit.machine.unit(self.unit.path).config.kernel, name) is None:
             return None
-        return [self.unit.get(f"kernel.{name}.{key}") for key in keys]
+        return [self._parameter(f"{name}.{key}") for key in keys]
+
+    def _parameter(self, name: str) -> Any:
+        """Return a parameter of the block.
+
+        Raises:
+            UncoveredError: If it is the exponent of a norm and below 1, as a sweep may set it.
+        """
+        value = self.unit.get(f"kernel.{name}")
+        if name in EXPONENTS and np.any(np.less(value, 1.0)):
+            raise UncoveredError(
+                f"{self.unit.machine.name}: {self.unit.path}.kernel.{name} must be at least 1, got "
+                f"{np.min(value):g}: two times that overlap take no longer than one after the other"
+            )
+        return value
 
     def _wire_rate(self, l2: str) -> Any:
         ports = self.unit.machine.memory(l2).config.ports
