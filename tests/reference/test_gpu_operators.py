@@ -23,43 +23,89 @@ MEASURED = {"prefill": 66.7e-3, "decode": 1.111e-3}
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason=f"no measured GPU rows in {DATA}")
 
 
-def rows(operator: str) -> pd.DataFrame:
+#: What docs/machines/gpu.md says of the rows that were not fitted: mean absolute error and bias.
+#: `busy` are rows where we take 1.2 times the host's time at least, `one device` those without
+#: expert parallelism.
+DOCUMENTED = {
+    ("prefill attention", "all"): (0.038, -0.002),
+    ("decode attention", "all"): (0.046, -0.011),
+    ("MLA decode", "all"): (0.090, -0.023),
+    ("MLA decode", "busy"): (0.082, 0.012),
+    ("MoE layer", "all"): (0.085, -0.039),
+    ("MoE layer", "one device"): (0.075, -0.015),
+}
+#: The bars: the documented error and a tenth, and so much off the documented bias.
+MORE, ASIDE = 1.10, 0.008
+LEAST = {"prefill attention": 4000, "decode attention": 4000, "MLA decode": 350, "MoE layer": 4500}
+HOST = 341e-6
+
+
+def rows(operator: str, machine: Machine | None = None) -> pd.DataFrame:
     """Return the rows that were not fitted, with our seconds and the relative error."""
     (table,) = (t for t in TABLES if t.operator == operator)
-    compared = compare(table, DATA)
+    compared = compare(table, DATA, machine)
     assert compared is not None
     assert compared.seen == "left out"
     frame = compared.rows
     assert np.isfinite(frame["seconds"]).all()
+    assert len(frame) > LEAST[operator]
     return frame.assign(error=frame["seconds"] / frame["measured"] - 1)
 
 
+def part(frame: pd.DataFrame, band: str) -> pd.Series:
+    """Return the errors of a part of the rows."""
+    if band == "busy":
+        return frame.loc[frame["seconds"] > 1.2 * HOST, "error"]
+    if band == "one device":
+        return frame.loc[frame["ep_size"] == 1, "error"]
+    return frame["error"]
+
+
+def holds(operator: str, machine: Machine | None = None) -> dict[str, tuple[bool, float, float]]:
+    """Return whether each part keeps its bars, its error and its bias."""
+    frame = rows(operator, machine)
+    found = {}
+    for (name, band), (error, bias) in DOCUMENTED.items():
+        if name == operator:
+            ours = part(frame, band)
+            mean, aside = float(ours.abs().mean()), float(ours.mean())
+            found[band] = (mean <= MORE * error and abs(aside - bias) <= ASIDE, mean, aside)
+    return found
+
+
+@pytest.mark.parametrize("operator", LEAST)
+def test_errors_are_those_of_the_page(operator: str) -> None:
+    for band, (kept, error, bias) in holds(operator).items():
+        assert kept, (band, error, bias)
+
+
 @pytest.mark.parametrize(
-    ("operator", "least", "bar", "bias"),
-    [("prefill attention", 4000, 0.11, 0.03), ("decode attention", 4000, 0.13, 0.03)],
+    ("operator", "parameter", "value"),
+    [
+        ("prefill attention", "attention.tail", 0.0),
+        ("prefill attention", "attention.turn", 0.0),
+        ("prefill attention", "attention.write", 0.0),
+        ("prefill attention", "attention.softmax", 0.5),
+        ("decode attention", "attention.write", 0.0),
+        ("decode attention", "attention.combine", 0.0),
+        ("decode attention", "attention.small", 0.0),
+        ("decode attention", "attention.copying", 0.0),
+        ("MLA decode", "latent.trip", 0.64),
+        ("MLA decode", "latent.start", 0.0),
+        ("MLA decode", "latent.single", 0.28),
+        ("MoE layer", "grouped.gather", 0.0),
+        ("MoE layer", "grouped.narrow", 1 / 0.66),
+        ("MoE layer", "grouped.matrix", 1.3),
+        ("MoE layer", "latency", 0.5),
+    ],
 )
-def test_attention(operator: str, least: int, bar: float, bias: float) -> None:
-    frame = rows(operator)
-    assert len(frame) > least
-    assert frame["error"].abs().mean() <= bar
-    assert abs(frame["error"].mean()) <= bias
-
-
-def test_mla_decode() -> None:
-    frame = rows("MLA decode")
-    assert len(frame) > 350
-    assert frame["error"].abs().mean() <= 0.20
-    # Where the device and not the host decides.
-    busy = frame[frame["seconds"] > 1.2 * 341e-6]
-    assert len(busy) > 100
-    assert busy["error"].abs().mean() <= 0.20
-
-
-def test_experts() -> None:
-    frame = rows("MoE layer")
-    assert len(frame) > 4500
-    assert frame["error"].abs().mean() <= 0.19
-    assert frame.loc[frame["ep_size"] == 1, "error"].abs().mean() <= 0.16
+def test_a_mechanism_that_is_gone_or_wrong_is_noticed(
+    operator: str, parameter: str, value: float
+) -> None:
+    """The parameter times `value`; 0 removes the mechanism."""
+    a100, path = load_machine("a100-sxm-80gb"), f"gpu.sm.kernel.{parameter}"
+    changed = a100.with_values({path: value * a100.values[path]})
+    assert not all(kept for kept, _, _ in holds(operator, changed).values())
 
 
 def test_a_million_attention_calls_a_second() -> None:
