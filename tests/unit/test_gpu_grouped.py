@@ -357,6 +357,13 @@ def test_a_chunk_more_takes_its_own_time(whole, more, routing):
     assert both == pytest.approx(whole * chunk + part, rel=0.02)
 
 
+def test_a_part_of_a_token_in_the_last_chunk_is_none():
+    """Mean tokens of a device are no whole number; what is rounded away has no tiles."""
+    counts = np.full(4, CHUNK / 4)
+    whole, more = ((sizes(counts, TOKENS=CHUNK + part), counts) for part in (0.0, 0.4))
+    assert seconds_of(more) == pytest.approx(seconds_of(whole), rel=1e-3)
+
+
 @settings(deadline=None)
 @given(
     counts=st.lists(st.integers(0, 400), min_size=1, max_size=70),

@@ -195,6 +195,8 @@ def _tile_seconds(
 ) -> float:
     """Return the seconds with one tile, of a chunk that has `share` of the tokens."""
     load = _load(counts, share, tile[TM])
+    if load.picks == 0.0:
+        return 0.0
     source = s[SOURCE] * share * s[K] * b_in
     t = _tiling(s, load, source, b_in, tile, facts, own, rules)
     # Rows that several experts gather are read once, if L2 holds their source.
