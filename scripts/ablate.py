@@ -17,8 +17,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from opbyte.hw_models.compute.gpu import grouped, latent, libraries
+from opbyte.hw_models.compute.gpu.attention_libraries import ATTENTION_LIBRARIES
 from opbyte.hw_models.compute.gpu.generations import GENERATIONS
+from opbyte.hw_models.compute.gpu.grouped_libraries import GROUPED_LIBRARIES
+from opbyte.hw_models.compute.gpu.latent import LATENT_KERNELS
 from opbyte.hw_models.link import libraries as protocols
 from opbyte.hw_models.machine import Machine, load_machine
 from opbyte.sweeps.calibration import CLASSES, Fit, OperatorClass, fit, read_rows
@@ -72,7 +74,7 @@ def of(block: str, **values: float) -> dict[str, float]:
 
 K, A, M, G = (f"{UNIT}.kernel{block}" for block in ("", ".attention", ".latent", ".grouped"))
 C = f"{LINK}.collectives"
-TRITON = grouped.LIBRARIES.lookup("ampere").candidates
+TRITON = GROUPED_LIBRARIES.lookup("ampere").candidates
 STUDIES: dict[str, tuple[Without, ...]] = {
     "attention": (
         Without("packing of heads, and split KV", rules={"packs": 0, "splits": 0}),
@@ -150,9 +152,9 @@ def changed(machine: Machine, name: str, without: Without, number: int) -> Machi
         machine = machine.replace({f"{C}.library": label})
     elif without.rules:
         home = {
-            "attention": libraries.LIBRARIES,
-            "latent": latent.LATENT_KERNELS,
-            "experts": grouped.LIBRARIES,
+            "attention": ATTENTION_LIBRARIES,
+            "latent": LATENT_KERNELS,
+            "experts": GROUPED_LIBRARIES,
         }[name]
         own = machine.unit(UNIT).config.generation
         home.register(label)(replace(home.lookup(own), name=label, **without.rules))
