@@ -16,9 +16,8 @@ import numpy.typing as npt
 from numba.extending import register_jitable
 
 from opbyte.core.ops import Array
-from opbyte.sim.serving.engine import Prices
 from opbyte.sim.serving.schedulers import Limits
-from opbyte.sim.serving.step_prices import step_seconds
+from opbyte.sim.serving.step_prices import Prices, step_cost
 
 Ints = npt.NDArray[np.int32]
 
@@ -352,6 +351,7 @@ def serve_loop(
     limits: npt.NDArray[np.int64],
     table: Any,
     busy: Array,
+    drawn: Array,
     every: int,
 ) -> None:
     """Serve all requests; times, series and counters are set in the state.
@@ -361,8 +361,9 @@ def serve_loop(
         given, produced: Tokens of each prompt and of each answer, (requests,).
         limits: Sequences, tokens of a step, chunks (0 or 1), reserve (0 or 1), tokens of a block,
             remember (0 or 1), together (0 or 1).
-        table: Prices, see `step_seconds`.
+        table: Prices, see `step_cost`.
         busy: Busy seconds of each resource, added up, (resources,).
+        drawn: Joules, added up, (1,).
         every: Steps for each row of the series.
     """
     n, depth = arrival.shape[0], f.end.shape[0]
@@ -386,10 +387,11 @@ def serve_loop(
             if budget == limits[1]:
                 break
             pieces, decodes, context = f.sums
-            seconds = step_seconds(
+            seconds, joules = step_cost(
                 table, f.new, f.past, pieces, float(decodes), float(context), busy
             )
             free_at = max(now, free_at) + seconds
+            drawn[0] += joules
             f.end[slot] = free_at
             flying += 1
         if flying < depth and arrived < n and (not flying or arrival[arrived] <= f.end[head]):
@@ -418,6 +420,7 @@ class Served:
         times: Scheduled, first token, last token, seconds, (3, requests).
         preempted: How often each request lost its blocks, (requests,).
         busy: Busy seconds of each resource, (resources,).
+        joules: Of all steps, NaN where prices have none.
         series: Columns of `SERIES`, (6, rows).
         steps, tokens: How many in all.
     """
@@ -425,6 +428,7 @@ class Served:
     times: Array
     preempted: Ints
     busy: Array
+    joules: float
     series: Array
     steps: int
     tokens: int
@@ -457,7 +461,7 @@ def serve_compiled(
         plain: Run the loop uncompiled.
     """
     state = _state(len(arrival), blocks, limits.max_sequences, rows)
-    busy = np.zeros(max(1, len(prices.resources)))
+    busy, drawn = np.zeros(len(prices.resources)), np.zeros(1)
     numbers = np.array(
         [
             limits.max_sequences, limits.max_batched_tokens, limits.chunk, limits.reserve,
@@ -467,13 +471,15 @@ def serve_compiled(
     )  # fmt: skip
     (serve_loop if plain else compiled())(
         state, _steps(depth, limits.max_sequences), np.asarray(arrival, np.float64),
-        given.astype(np.int32), produced.astype(np.int32), numbers, prices.table, busy, every,
+        given.astype(np.int32), produced.astype(np.int32), numbers, prices.table, busy, drawn,
+        every,
     )  # fmt: skip
     steps = int(state.counts[STEPS])
     return Served(
         state.times,
         state.requests[PREEMPTED],
         busy,
+        float(drawn[0]),
         state.series[:, : -(-steps // every)],
         steps,
         int(state.counts[TOKENS]),

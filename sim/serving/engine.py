@@ -10,41 +10,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import simpy
 
-from opbyte.core.ops import Array
 from opbyte.sim.serving.requests import Request
 from opbyte.sim.serving.schedulers import Plan, Scheduler
-
-
-class Prices(Protocol):
-    """What a step costs.
-
-    Attributes:
-        table: What compiled loops read, see `step_prices`.
-        resources: Names of what steps keep busy.
-    """
-
-    @property
-    def table(self) -> Any: ...  # noqa: D102
-
-    @property
-    def resources(self) -> tuple[str, ...]: ...  # noqa: D102
-
-    def seconds(
-        self, new: Array, past: Array, pieces: int, decodes: float, context: float
-    ) -> float:
-        """Return the seconds of one step.
-
-        Args:
-            new, past: Tokens of each piece of a prompt and of its past, the first `pieces` of each.
-            decodes: Sequences that compute one token.
-            context: Tokens that all of those attend to, the new ones too.
-        """
-        ...
+from opbyte.sim.serving.step_prices import Prices, compiled_step
 
 
 @dataclass
@@ -74,7 +47,13 @@ class Arrival(simpy.Event):
 
 
 class Engine:
-    """A scheduler, its memory and a device."""
+    """A scheduler, its memory and a device.
+
+    Attributes:
+        series: What steps found when they ended.
+        busy: Busy seconds of each resource of the prices, (resources,).
+        joules: Of all steps.
+    """
 
     def __init__(
         self,
@@ -91,14 +70,26 @@ class Engine:
         """
         self.env, self.scheduler, self.prices, self.depth = env, scheduler, prices, depth
         self.series = Series()
+        self.busy, self.joules = np.zeros(len(prices.resources)), 0.0
+        self._cost = compiled_step()
         self._flight: deque[tuple[float, Plan]] = deque()
         self._free_at = 0.0
         self._left: dict[Request, int] = {}
+        self._answered: dict[Request, simpy.Event] = {}
         self._wake = env.event()
         limits = scheduler.limits
         self._new = np.zeros(limits.max_sequences)
         self._past = np.zeros(limits.max_sequences)
         env.process(self._run())
+
+    def answer(self, request: Request) -> simpy.Event:
+        """Return what happens when the request has its last token."""
+        event = self.env.event()
+        if request in self._left:
+            self._answered[request] = event
+        else:
+            event.succeed()
+        return event
 
     def submit(self, request: Request) -> None:
         """Let a request arrive now; one that can never be served is given a reason instead."""
@@ -148,7 +139,11 @@ class Engine:
             else:
                 self._new[pieces], self._past[pieces] = piece.new, piece.past
                 pieces += 1
-        seconds = self.prices.seconds(self._new, self._past, pieces, decodes, context)
+        seconds, joules = self._cost(
+            self.prices.table, self._new, self._past, pieces, float(decodes), float(context),
+            self.busy,
+        )  # fmt: skip
+        self.joules += joules
         self._free_at = max(now, self._free_at) + seconds
         self._flight.append((self._free_at, plan))
         return True
@@ -166,6 +161,8 @@ class Engine:
                 request.last_token_s = end
                 del self._left[request]
                 self.scheduler.finish(request)
+                if request in self._answered:
+                    self._answered.pop(request).succeed()
         series = self.series
         series.end_s.append(end)
         series.tokens.append(sum(piece.new for piece in plan.pieces))
@@ -173,6 +170,19 @@ class Engine:
         series.waiting.append(len(self.scheduler.waiting))
         series.free.append(self.scheduler.pool.free)
         series.preempted.append(len(plan.preempted))
+
+
+def feed(engine: Engine, requests: Sequence[Request]) -> None:
+    """Let requests arrive at an engine, in the order of their arrival."""
+    env = engine.env
+
+    def arrivals() -> Generator[simpy.Event, Any, None]:
+        for request in requests:
+            if request.arrival > env.now:
+                yield Arrival(env, request.arrival)
+            engine.submit(request)
+
+    env.process(arrivals())
 
 
 def serve(
@@ -184,13 +194,6 @@ def serve(
     """
     env = simpy.Environment()
     engine = Engine(env, scheduler, prices, depth=depth)
-
-    def arrivals() -> Generator[simpy.Event, Any, None]:
-        for request in requests:
-            if request.arrival > env.now:
-                yield Arrival(env, request.arrival)
-            engine.submit(request)
-
-    env.process(arrivals())
+    feed(engine, requests)
     env.run()
     return engine.series

@@ -63,10 +63,16 @@ def attention_at(
 
 
 @register_jitable
-def grid_seconds(
-    table: GridTable, new: Array, past: Array, pieces: int, decodes: float, context: float
-) -> float:
-    """Return the seconds of one step.
+def grid_cost(
+    table: GridTable,
+    new: Array,
+    past: Array,
+    pieces: int,
+    decodes: float,
+    context: float,
+    busy: Array,
+) -> tuple[float, float]:
+    """Return the seconds of one step, and NaN for its joules, which no such table has.
 
     Pieces of prompts add up; what decodes cost beside them is what they add to the largest piece.
 
@@ -74,6 +80,7 @@ def grid_seconds(
         new, past: Tokens of each piece of a prompt and of its past, the first `pieces` of each.
         decodes: Sequences that compute one token.
         context: Tokens that all of those attend to.
+        busy: Of the device, (1,), added to.
     """
     tokens = decodes
     total = largest = behind = 0.0
@@ -86,7 +93,9 @@ def grid_seconds(
         total += attention_at(table, largest, behind, decodes, context / decodes)
         if pieces:
             total -= attention_at(table, largest, behind, 0.0, 0.0)
-    return float(total + table.dense[int(tokens)] + table.head[int(decodes) + pieces])
+    total += table.dense[int(tokens)] + table.head[int(decodes) + pieces]
+    busy[0] += total
+    return float(total), np.nan
 
 
 @dataclass(frozen=True)
@@ -109,9 +118,3 @@ class GridPrices:
     def most_sequences(self) -> int:
         """Return the most sequences of a step that the table has."""
         return len(self.table.head) - 1
-
-    def seconds(
-        self, new: Array, past: Array, pieces: int, decodes: float, context: float
-    ) -> float:
-        """Return the seconds of one step, see `grid_seconds`."""
-        return grid_seconds(self.table, new, past, pieces, decodes, context)

@@ -1,41 +1,55 @@
-"""What a step costs, for compiled loops: one name for every kind of price table."""
+"""What a step costs: one name for every kind of price table, in compiled loops and out of them."""
 
 from __future__ import annotations
 
-from typing import Any
+from functools import cache
+from typing import Any, Protocol
 
+import numba
 from numba import types
 from numba.extending import overload
 
 from opbyte.core.ops import Array
-from opbyte.sim.serving.grid_prices import GridTable, grid_seconds
+from opbyte.sim.serving.grid_prices import GridTable, grid_cost
 
 
-def step_seconds(
+class Prices(Protocol):
+    """The prices of an engine's steps.
+
+    Attributes:
+        table: What `step_cost` reads.
+        resources: Names of what steps keep busy.
+    """
+
+    @property
+    def table(self) -> Any:
+        """Return the table."""
+
+    @property
+    def resources(self) -> tuple[str, ...]:
+        """Return the resources."""
+
+
+def step_cost(
     table: Any, new: Array, past: Array, pieces: int, decodes: float, context: float, busy: Array
-) -> float:
-    """Return the seconds of one step, and add to the busy seconds of each resource.
+) -> tuple[float, float]:
+    """Return the seconds and joules of one step, and add to the busy seconds of each resource.
 
     Args:
-        table: Prices.
+        table: Of prices.
         new, past: Tokens of each piece of a prompt and of its past, the first `pieces` of each.
         decodes: Sequences that compute one token.
         context: Tokens that all of those attend to, the new ones too.
         busy: (resources,), added to.
     """
-    assert isinstance(table, GridTable)
-    return _of_grid(table, new, past, pieces, decodes, context, busy)
+    return _KINDS[type(table)](table, new, past, pieces, decodes, context, busy)  # type: ignore[no-any-return]
 
 
-def _of_grid(
-    table: Any, new: Array, past: Array, pieces: int, decodes: float, context: float, busy: Array
-) -> float:
-    seconds = grid_seconds(table, new, past, pieces, decodes, context)
-    busy[0] += seconds
-    return seconds
+#: Class of a table -> its price.
+_KINDS: dict[type, Any] = {GridTable: grid_cost}
 
 
-@overload(step_seconds, strict=False)
+@overload(step_cost, strict=False)
 def _compiled(
     table: Any,
     new: Any,  # noqa: ARG001
@@ -46,6 +60,16 @@ def _compiled(
     busy: Any,  # noqa: ARG001
 ) -> Any:
     """Return the price of a kind of table."""
-    if isinstance(table, types.NamedTuple) and table.instance_class is GridTable:
-        return _of_grid
-    return None
+    return _KINDS.get(table.instance_class) if isinstance(table, types.NamedTuple) else None
+
+
+def _one(
+    table: Any, new: Array, past: Array, pieces: int, decodes: float, context: float, busy: Array
+) -> tuple[float, float]:
+    return step_cost(table, new, past, pieces, decodes, context, busy)
+
+
+@cache
+def compiled_step() -> Any:
+    """Return `step_cost` compiled on its own."""
+    return numba.njit(cache=True)(_one)

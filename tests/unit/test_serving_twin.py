@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from opbyte.sim.serving.blocks import BlockPool
 from opbyte.sim.serving.compiled import SERIES, serve_compiled
 from opbyte.sim.serving.engine import serve
-from opbyte.sim.serving.grid_prices import GridPrices, GridTable
+from opbyte.sim.serving.grid_prices import GridPrices, GridTable, grid_cost
 from opbyte.sim.serving.requests import Request
 from opbyte.sim.serving.schedulers import SCHEDULERS, Limits
 
@@ -129,16 +129,20 @@ def test_one_request_alone():
     """20 tokens of a prompt in steps of 8, then one token in each step."""
     limits = Limits(max_batched_tokens=8, max_sequences=4)
     times, *_ = by_plug_in([1.0], [20], [3], limits, 10, 4, {"depth": 1, "remember": False})
-    step = PRICES.seconds
     new, past = np.zeros(4), np.zeros(4)
+
+    def step(pieces, decodes, context):
+        args = (pieces, float(decodes), float(context), np.zeros(1))
+        return grid_cost(PRICES.table, new, past, *args)[0]
+
     end = 1.0
     for tokens, before in ((8, 0), (8, 8), (4, 16)):
         new[0], past[0] = tokens, before
-        end += step(new, past, 1, 0, 0)
+        end += step(1, 0, 0)
     assert times[0, 0] == 1.0
     assert times[1, 0] == pytest.approx(end)
     for context in (21, 22):
-        end += step(new, past, 0, 1, context)
+        end += step(0, 1, context)
     assert times[2, 0] == pytest.approx(end)
 
 

@@ -1,0 +1,57 @@
+"""How many blocks of KV cache an engine has: what fits beside weights and activations."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from opbyte.core.errors import CapacityError, UncoveredError
+from opbyte.sim.place import Placer
+from opbyte.workloads.mixed import Mixed
+from opbyte.workloads.phases import Decode
+from opbyte.workloads.serve import Serve
+
+#: Tokens over which the growth of a cache is measured.
+_SPAN = 1
+
+
+def kv_blocks(placer: Placer, work: Serve) -> int:
+    """Return the blocks that fit, as few as the fullest memory allows.
+
+    Every memory gives the engine `scheduler.memory` of its capacity. Of that, weights, the
+    activations of the largest step and the state of all sequences (recurrent layers) are taken.
+
+    Raises:
+        CapacityError: If not one block is left.
+        UncoveredError: If the model has no cache that grows with a context.
+    """
+    scheduling, degrees = work.scheduler, placer.mapping.degrees
+    sequences = scheduling.max_sequences
+    first, second = (
+        Decode(work.model, 1, 1 + _SPAN * i).footprint(degrees).get("kv", 0.0) for i in (0, 1)
+    )
+    growth = float(np.max(second)) - float(np.max(first))
+    if growth <= 0.0:
+        raise UncoveredError(
+            f"{work.model.name} has no cache that grows with its context. give "
+            "scheduler.kv_blocks, which then only limits how many requests run"
+        )
+    widest = Mixed(work.model, ((float(scheduling.max_batched_tokens), 0.0),))
+    fixed = dict(widest.footprint(degrees))
+    fixed.pop("kv", None)
+    held = Decode(work.model, 1, 1).footprint(degrees)
+    if "state" in held:
+        fixed["state"] = sequences * held["state"]
+    taken = placer.occupancy(fixed)
+    each = placer.occupancy({"kv": growth / _SPAN * scheduling.block_tokens})
+    blocks = math.inf
+    for tier, size in each.items():
+        room = float(np.max(placer.capacity(tier))) * scheduling.memory
+        left = room - float(np.max(taken.get(tier, 0.0)))
+        if left < float(np.max(size)):
+            holders = sorted({*placer.holders.get(tier, []), "kv"})
+            needed = float(np.max(taken.get(tier, 0.0)) + np.max(size))
+            raise CapacityError(holders, tier, needed, room)
+        blocks = min(blocks, left // float(np.max(size)))
+    return int(blocks)

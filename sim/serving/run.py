@@ -1,0 +1,57 @@
+"""`simulate(machine, Serve(...))` and the largest rate that keeps a goal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from opbyte.core.config import Document, validate
+from opbyte.core.errors import ConfigError, UncoveredError
+from opbyte.core.mapping import Mapping as SoftwareMapping
+from opbyte.core.parameters import Quantity  # noqa: F401  (names the type of goals)
+from opbyte.hw_models.machine import Machine, load_machine
+from opbyte.sim.result import Outcome
+from opbyte.sim.serving.metrics import latencies, metrics
+from opbyte.sim.serving.server import Server, Serving
+from opbyte.sim.simulate import RUNNERS, resolve_mapping, static_watts, with_costs
+
+if TYPE_CHECKING:
+    from opbyte.workloads.serve import Serve
+
+
+@RUNNERS.register("serve")
+def run_serve(
+    machine: Machine, work: Serve, mapping: SoftwareMapping, fidelity: str, seed: int
+) -> Outcome:
+    """Return the outcome of a served trace.
+
+    Steps cost what `analytic` says; queues are played, so `event` is the same.
+
+    Raises:
+        UncoveredError: For the fidelity `bound`, and where no model covers the engine.
+    """
+    del seed
+    if fidelity == "bound":
+        raise UncoveredError("serving has no bound: steps depend on the times of other steps")
+    server = Server.of(machine, work, mapping)
+    return outcome(machine, server, server.serve(work.trace), work)
+
+
+def outcome(machine: Machine, server: Server, serving: Serving, work: Serve) -> Outcome:
+    """Return metrics and frames of a served trace."""
+    found = metrics(server, serving, work.slo)
+    seconds, tokens = found["seconds"], found["tokens_per_s"]
+    joules = serving.joules + float(np.max(static_watts(machine))) * seconds
+    found |= {
+        "joules": joules,
+        "watts": joules / seconds,
+        "joules_per_token": joules / (tokens * seconds),
+        **dict.fromkeys(("flops", "op_per_byte", "kernels"), np.nan),
+    }
+    columns = {name: np.array([value]) for name, value in found.items()}
+    detail = {"requests": serving.requests, "series": serving.steps_frame, "busy": serving.busy}
+    return Outcome(with_costs(machine, columns), (), {}, detail=detail)

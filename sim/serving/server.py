@@ -1,0 +1,253 @@
+"""An engine of one machine, ready to serve traces: its prices, its memory and its scheduler."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Hashable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import simpy
+
+from opbyte.core.errors import UncoveredError
+from opbyte.core.mapping import Mapping as SoftwareMapping
+from opbyte.core.ops import Array
+from opbyte.core.registry import lookup_error
+from opbyte.hw_models.machine import Machine
+from opbyte.sim.place import Placer
+from opbyte.sim.serving.blocks import BlockPool
+from opbyte.sim.serving.compiled import SERIES, serve_compiled
+from opbyte.sim.serving.engine import Engine, feed
+from opbyte.sim.serving.memory import kv_blocks
+from opbyte.sim.serving.prices import StepPrices
+from opbyte.sim.serving.requests import Request
+from opbyte.sim.serving.schedulers import SCHEDULERS, Limits, Scheduler
+from opbyte.sim.serving.step_prices import Prices
+from opbyte.workloads.serve import Scheduling, Serve
+from opbyte.workloads.traces import RequestTrace
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: Schedulers with a compiled twin, and what they set of the limits.
+COMPILED: dict[str, dict[str, bool]] = {"continuous": {}, "static": {"together": True}}
+#: Rows of the time series that are kept; steps between them are left out.
+SERIES_ROWS = 20_000
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What came of a trace.
+
+    Attributes:
+        times: Scheduled, first token, last token, seconds, NaN where there is none, (3, requests).
+        arrival: Seconds, (requests,).
+        reasons: Row -> why it was not served.
+        preempted: How often each request lost its blocks, (requests,).
+        series: Columns of `SERIES`, (6, rows).
+        busy: Busy seconds of each resource.
+        joules: Dynamic energy of all steps, NaN where the machine does not say.
+        steps, tokens: How many in all.
+    """
+
+    trace: RequestTrace
+    times: Array
+    arrival: Array
+    reasons: dict[int, str]
+    preempted: npt.NDArray[Any]
+    series: Array
+    busy: dict[str, float]
+    joules: float
+    steps: int
+    tokens: int
+
+    @property
+    def seconds(self) -> float:
+        """Return the time from the first arrival to the last token."""
+        return float(np.nanmax(self.times[2]) - self.arrival.min())
+
+    @cached_property
+    def served(self) -> npt.NDArray[np.bool_]:
+        """Return which requests got their last token, (requests,)."""
+        done: npt.NDArray[np.bool_] = np.isfinite(self.times[2])
+        return done
+
+    @property
+    def requests(self) -> pd.DataFrame:
+        """Return one row for each request of the trace."""
+        import pandas as pd
+
+        scheduled, first, last = self.times
+        return pd.DataFrame(
+            {
+                "arrival_s": self.arrival,
+                "scheduled_s": scheduled,
+                "first_token_s": first,
+                "last_token_s": last,
+                "input_tokens": self.trace.input_tokens,
+                "output_tokens": self.trace.output_tokens,
+                "preempted": self.preempted,
+                "status": np.where(self.served, "served", "rejected"),
+                "reason": [self.reasons.get(i, "") for i in range(len(self.arrival))],
+            }
+        )
+
+    @property
+    def steps_frame(self) -> pd.DataFrame:
+        """Return what steps found when they ended: one row for each, or for every n-th."""
+        import pandas as pd
+
+        return pd.DataFrame(dict(zip(SERIES, self.series, strict=True)))
+
+
+@dataclass(frozen=True)
+class Server:
+    """An engine that serves traces of one model on one machine.
+
+    Attributes:
+        blocks: Blocks of its KV cache.
+        compiled: Use the compiled loop wherever it says the same as the plug-in.
+    """
+
+    prices: Prices
+    scheduling: Scheduling
+    blocks: int
+    compiled: bool = True
+
+    @classmethod
+    def of(cls, machine: Machine, work: Serve, mapping: SoftwareMapping) -> Server:
+        """Price and measure an engine.
+
+        Raises:
+            CapacityError: If weights and one block of cache do not fit.
+            ConfigError: If no scheduler has the name.
+            UncoveredError: If no model covers the machine, mapping or model.
+        """
+        scheduling = work.scheduler
+        if scheduling.kind not in COMPILED and scheduling.kind not in SCHEDULERS.names():
+            raise lookup_error("scheduler", scheduling.kind, [*COMPILED, *SCHEDULERS.names()])
+        blocks = scheduling.kv_blocks or kv_blocks(Placer(machine, mapping), work)
+        prices = StepPrices.build(
+            machine, work.model, mapping, max_tokens=scheduling.max_batched_tokens,
+            max_sequences=scheduling.max_sequences, routing=work.routing,
+        )  # fmt: skip
+        return cls(prices, scheduling, blocks)
+
+    @property
+    def limits(self) -> Limits:
+        """Return the scheduler's limits."""
+        s = self.scheduling
+        return Limits(
+            max_sequences=s.max_sequences, max_batched_tokens=s.max_batched_tokens, chunk=s.chunk,
+            reserve=s.reserve, **COMPILED.get(s.kind, {}),
+        )  # fmt: skip
+
+    def serve(self, trace: RequestTrace, *, every: int | None = None) -> Serving:
+        """Serve a trace.
+
+        Args:
+            every: Steps for each row of the series; by default so that the series stays short.
+        """
+        s = self.scheduling
+        shared = s.prefix_cache and trace.prefix is not None
+        if self.compiled and s.kind in COMPILED and not shared and trace.client is None:
+            return self._by_loop(trace, every)
+        return self._by_plug_in(trace)
+
+    def _scheduler(self) -> Scheduler:
+        s = self.scheduling
+        kind = "continuous" if s.kind in COMPILED else s.kind
+        pool = BlockPool(self.blocks, s.block_tokens, remember=s.prefix_cache)
+        return SCHEDULERS.lookup(kind)(self.limits, pool)
+
+    def _by_loop(self, trace: RequestTrace, every: int | None) -> Serving:
+        s = self.scheduling
+        needed = -(-(trace.input_tokens + trace.output_tokens - 1) // s.block_tokens)
+        bad = needed > self.blocks
+        if not s.chunk:
+            bad |= trace.input_tokens > s.max_batched_tokens
+        good = np.flatnonzero(~bad)
+        scheduler = self._scheduler()
+        requests = _requests(trace, s.block_tokens, rows=np.flatnonzero(bad), shared=False)
+        reasons = {r.index: scheduler.refusal(r) for r in requests}
+        if every is None:
+            # Each answer's token is a step for its request, at most.
+            every = max(1, int(trace.output_tokens.sum()) // SERIES_ROWS // 8)
+        done = serve_compiled(
+            trace.arrival_s[good], trace.input_tokens[good], trace.output_tokens[good],
+            self.limits, self.prices, blocks=self.blocks, block_tokens=s.block_tokens,
+            remember=s.prefix_cache, depth=s.depth, rows=8 * SERIES_ROWS, every=every,
+        )  # fmt: skip
+        times = np.full((3, len(trace)), np.nan)
+        times[:, good] = done.times
+        preempted = np.zeros(len(trace), np.int64)
+        preempted[good] = done.preempted
+        busy = dict(zip(self.prices.resources, done.busy.tolist(), strict=True))
+        return Serving(
+            trace, times, trace.arrival_s, reasons, preempted, done.series, busy, done.joules,
+            done.steps, done.tokens,
+        )  # fmt: skip
+
+    def _by_plug_in(self, trace: RequestTrace) -> Serving:
+        s = self.scheduling
+        env = simpy.Environment()
+        engine = Engine(env, self._scheduler(), self.prices, depth=s.depth)
+        requests = _requests(trace, s.block_tokens, shared=s.prefix_cache)
+        if trace.client is None:
+            feed(engine, requests)
+        else:
+            # Whoever is free takes the next one.
+            queue = iter(requests)
+            for _ in range(trace.client.concurrency):
+                env.process(_client(engine, queue, trace.client.think_s))
+        env.run()
+        times = np.array([[r.scheduled_s, r.first_token_s, r.last_token_s] for r in requests]).T
+        series = engine.series
+        return Serving(
+            trace, np.where(times < 0.0, np.nan, times), np.array([r.arrival for r in requests]),
+            {r.index: r.reason for r in requests if r.reason},
+            np.array([r.preempted for r in requests]),
+            np.array([getattr(series, name) for name in SERIES], float),
+            dict(zip(self.prices.resources, engine.busy.tolist(), strict=True)), engine.joules,
+            len(series.end_s), sum(series.tokens),
+        )  # fmt: skip
+
+
+def _requests(
+    trace: RequestTrace, block_tokens: int, *, shared: bool, rows: Any = None
+) -> list[Request]:
+    """Return requests before anything happened; with the keys of blocks that prompts share."""
+    chosen = range(len(trace)) if rows is None else rows
+    prefix = trace.prefix if shared else None
+    if prefix is not None and prefix.block_tokens % block_tokens:
+        raise UncoveredError(
+            f"prefix blocks of {prefix.block_tokens} tokens do not consist of KV blocks of "
+            f"{block_tokens}. choose another scheduler.block_tokens"
+        )
+    made = []
+    for i in chosen:
+        keys: tuple[Hashable, ...] = ()
+        if prefix is not None:
+            inside = prefix.block_tokens // block_tokens
+            full = int(trace.input_tokens[i]) // block_tokens
+            keys = tuple((int(b), j) for b in prefix.of(int(i)) for j in range(inside))[:full]
+        made.append(
+            Request(
+                int(i), float(trace.arrival_s[i]), int(trace.input_tokens[i]),
+                int(trace.output_tokens[i]), keys,
+            )
+        )  # fmt: skip
+    return made
+
+
+def _client(
+    engine: Engine, requests: Iterator[Request], think_s: Array
+) -> Generator[simpy.Event, Any, None]:
+    """Think, ask, and wait for the answer, as long as there are requests."""
+    for request in requests:
+        yield engine.env.timeout(float(think_s[request.index]))
+        request.arrival = engine.env.now
+        engine.submit(request)
+        yield engine.answer(request)
