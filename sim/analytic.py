@@ -47,7 +47,7 @@ def analytic_step(demand: Demand, microbatches: int = 1) -> Step:
     repeats = placed.repeats[:, None]
     busy: dict[str, Array] = {}
     limit = path
-    for name, seconds in _held(demand, duration):
+    for name, seconds in held(demand, duration):
         for stage in range(int(stages.max(initial=0)) + 1):
             mine = np.where((stage_of_op == stage)[:, None], seconds, 0.0)
             total = microbatches * (mine * repeats).sum(axis=0)
@@ -58,13 +58,13 @@ def analytic_step(demand: Demand, microbatches: int = 1) -> Step:
     return Step(limit, path, busy)
 
 
-def _held(demand: Demand, duration: Array) -> list[tuple[str, Array]]:
+def held(demand: Demand, duration: Array) -> list[tuple[str, Array]]:
     """Return each resource and unit with the seconds that each operator holds it."""
     placed = demand.placed
-    held = [(r, demand.busy[:, i]) for i, r in enumerate(placed.resources)]
+    seconds = [(r, demand.busy[:, i]) for i, r in enumerate(placed.resources)]
     for i, unit in enumerate(placed.units):
-        held.append((unit, np.where((placed.unit_of == i)[:, None], duration, 0.0)))
-    return held
+        seconds.append((unit, np.where((placed.unit_of == i)[:, None], duration, 0.0)))
+    return seconds
 
 
 def _around(demand: Demand, blocks: Array, seconds: Array) -> Array:
@@ -75,7 +75,7 @@ def _around(demand: Demand, blocks: Array, seconds: Array) -> Array:
         seconds: Use by each operator, (ops, points).
     """
     placed = demand.placed
-    before, after = _slack(demand)
+    before, after = slack(demand)
     runs = blocks[placed.table.order]
     earlier = np.cumsum(runs, axis=0) - runs
     later = np.cumsum(runs[::-1], axis=0)[::-1] - runs
@@ -90,7 +90,7 @@ def _around(demand: Demand, blocks: Array, seconds: Array) -> Array:
     return around
 
 
-def _slack(demand: Demand) -> tuple[Array, Array]:
+def slack(demand: Demand) -> tuple[Array, Array]:
     """Return the longest path before and after each operator inside its block, (ops, points)."""
     placed, duration = demand.placed, demand.duration
     before, after = np.zeros_like(duration), np.zeros_like(duration)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,45 @@ def attention_facts(view: GpuView, dtype: str, launch: str) -> Array | None:
     named = view.named(dtype)
     gap = view.unit.get(f"launch.{launch}", 0.0)
     return stacked(*(named[n] for n in FACTS), gap, *(named[n] for n in SHARED), *block)
+
+
+@dataclass(frozen=True)
+class AttentionCall:
+    """What `attention.call_seconds` reads of one operator.
+
+    Attributes:
+        sizes: Rows of the call, (rows, 1 or points, COLUMNS).
+        facts: Of each point or of all, (1 or points, FACTS).
+        rules: Of the library, (RULES,).
+        tiles: Of the library, (tiles, columns of a tile).
+    """
+
+    sizes: Array
+    facts: Array
+    rules: Array
+    tiles: Array
+
+
+def attention_call(placed: PlacedOps, op: int, view: GpuView) -> AttentionCall | None:
+    """Return the attention call that an operator is, None where it is priced in another way.
+
+    Raises:
+        UncoveredError: If the unit lacks the dtype, or its generation has no such kernel.
+    """
+    from opbyte.hw_models.compute.gpu.libraries import LIBRARIES
+
+    table = placed.table
+    rows, _ = _calls(placed, np.array([op]))
+    dtypes = {table.dtypes[row] for row in rows}
+    if len(dtypes) != 1 or _is_latent(table, rows).any():
+        return None
+    dtype = dtypes.pop()
+    facts = attention_facts(view, dtype, placed.launch)
+    if facts is None:
+        return None
+    library = LIBRARIES.lookup(view.generation.name)
+    sizes = _attention_sizes(table, rows, lookup(dtype).bytes_per_element)
+    return AttentionCall(sizes, facts, library.rules, library.tiles)
 
 
 def attention_kernels(placed: PlacedOps, ops: Rows, view: GpuView) -> tuple[Rows, Array]:

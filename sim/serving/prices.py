@@ -1,0 +1,240 @@
+"""Prices of all iterations of a server: one model on one machine, as a compiled table.
+
+    prices = StepPrices.build("a100-sxm-80gb", model, max_tokens=8192, max_sequences=256)
+    prices.cost([(512, 0)], decodes=64, context=64 * 1000).seconds
+
+What depends on the number of tokens or of sequences alone is priced for each number, in one pass
+over arrays: tile steps forbid to interpolate. What depends on the pieces of prompts and on contexts
+is attention (`step_table`): a GPU's attention kernels are computed as they are, so that the table
+equals the direct price of `Mixed`; other units' attention is linear in query-key pairs and in tokens
+read, exactly so on units without tiles, and within `StepPrices.linear_error` elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from opbyte.core.errors import SimulationError, UncoveredError
+from opbyte.core.mapping import Mapping as SoftwareMapping
+from opbyte.core.ops import Array
+from opbyte.core.placed import PlacedOps
+from opbyte.hw_models.compute.base import UnitView
+from opbyte.hw_models.compute.gpu.calls import AttentionCall, attention_call
+from opbyte.hw_models.compute.gpu.parameters import GpuView
+from opbyte.hw_models.machine import Machine, load_machine
+from opbyte.hw_models.price import Demand
+from opbyte.sim.serving.prices_probe import Probe, drawn
+from opbyte.sim.serving.prices_tables import Piecewise, Swept, sweep, table_of
+from opbyte.sim.serving.step_table import StepTable, compiled
+from opbyte.sim.simulate import evaluate, resolve_mapping, static_watts
+from opbyte.workloads.mixed import Mixed
+from opbyte.workloads.model import Model
+from opbyte.workloads.routing import Routing
+
+#: Shapes with each number of pieces, 0 to 3, on which the error of slopes is measured.
+CHECKED = 24
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one iteration costs.
+
+    Attributes:
+        seconds: From start to end.
+        joules: Dynamic energy of all devices, NaN where the machine does not say.
+        busy: Busy seconds of each resource.
+    """
+
+    seconds: float
+    joules: float
+    busy: dict[str, float]
+
+
+@dataclass(frozen=True)
+class StepPrices:
+    """The prices of all iterations of one model on one machine.
+
+    Attributes:
+        table: For `step_table.step_cost` and `step_seconds`. Calls write to scratch arrays in it.
+        resources: Ports, links and units, in the order of `busy`.
+        max_tokens: Most tokens of an iteration.
+        max_sequences: Most pieces and decodes of an iteration.
+        static_watts: Power that flows whether or not anything runs, watts.
+        linear_error: Largest relative error of an iteration's seconds against its direct price,
+            over `4 * CHECKED` shapes that were drawn; 0 where attention is a kernel's own price.
+    """
+
+    table: StepTable
+    resources: tuple[str, ...]
+    max_tokens: int
+    max_sequences: int
+    static_watts: float
+    linear_error: float
+
+    @classmethod
+    def build(
+        cls,
+        machine: str | Path | Mapping[str, Any] | Machine,
+        model: Model,
+        mapping: str | Path | Mapping[str, Any] | SoftwareMapping | None = None,
+        *,
+        max_tokens: int,
+        max_sequences: int,
+        routing: Routing | None = None,
+    ) -> StepPrices:
+        """Price all iterations.
+
+        Args:
+            machine: As for `simulate`.
+            model: Without an encoder.
+            mapping: As for `simulate`; one replica, one pipeline stage.
+            max_tokens: Most tokens of an iteration, at least 1.
+            max_sequences: Most pieces and decodes of an iteration, at least 1.
+            routing: How tokens choose experts.
+        Raises:
+            ConfigError: If something is unknown or contradicts itself.
+            SimulationError: If an iteration takes for ever, because a rate is 0.
+            UncoveredError: If no model covers what is asked, or tables do not.
+        """
+        loaded = load_machine(machine)
+        software = resolve_mapping(loaded, mapping, "mixed")
+        most = int(max_tokens), int(max_sequences)
+        _check(loaded, model, software, most)
+        how = routing or Routing()
+
+        def price(work: Mixed) -> Demand:
+            return evaluate(loaded, work, software).phases[0].demand
+
+        with np.errstate(divide="ignore", invalid="ignore"):
+            probe = Probe.of(price, model, how)
+            pieces = [_piecewise(probe, op, loaded, model) for op in probe.varying()]
+            swept = sweep(price, loaded, model, how, pieces, max(most))
+        table = table_of(swept, pieces, most, _host(software))
+        _finite(loaded, table)
+        watts = float(np.max(static_watts(loaded)))
+        prices = cls(table, swept.resources, *most, watts, 0.0)
+        if all(p.call is not None for p in pieces):
+            return prices
+        error = _error(prices, loaded, model, software, how)
+        return cls(table, swept.resources, *most, watts, error)
+
+    def cost(
+        self,
+        chunks: Sequence[tuple[float, float]] = (),
+        decodes: float = 0.0,
+        context: float = 0.0,
+    ) -> Cost:
+        """Return what one iteration costs.
+
+        Args:
+            chunks: (new tokens, past tokens) of each piece of a prompt.
+            decodes: Sequences that decode.
+            context: Tokens that these attend to, summed, the new ones included.
+        Raises:
+            ValueError: If the iteration is empty, or has more tokens or sequences than the table.
+        """
+        sizes = np.array(chunks, np.float64).reshape(-1, 2).T
+        new, past = np.ascontiguousarray(sizes)
+        busy = np.zeros(len(self.resources))
+        seconds, joules = compiled()(
+            self.table, new, past, len(new), float(decodes), float(context), busy
+        )
+        return Cost(seconds, joules, dict(zip(self.resources, busy.tolist(), strict=True)))
+
+
+def _check(machine: Machine, model: Model, mapping: SoftwareMapping, most: tuple[int, int]) -> None:
+    """Refuse what tables do not cover."""
+    degrees = mapping.degrees
+    refused = (
+        (
+            min(most) < 1,
+            f"max_tokens={most[0]} and max_sequences={most[1]} must be at least 1. raise them",
+        ),
+        (
+            bool(model.encoder),
+            f"{model.name} has an encoder, which reads prompts whole. simulate its prefill and "
+            "decode instead",
+        ),
+        (
+            degrees.pp > 1,
+            f"pipeline stages (pp={degrees.pp}) overlap iterations, which a price for each does "
+            "not say. use a mapping with pp=1",
+        ),
+        (
+            degrees.dp * degrees.microbatches > 1,
+            f"an iteration belongs to one replica and one microbatch, got dp={degrees.dp}, "
+            f"microbatches={degrees.microbatches}. use a mapping with one of each, and serve "
+            "through several replicas",
+        ),
+        (machine.points > 1, "the machine holds several design points. build a table for each"),
+        (
+            any(getattr(layer.mixer, "index_topk", 0) for layer in model.layers),
+            f"{model.name} picks tokens by an index. price each iteration as `Mixed`",
+        ),
+    )
+    for bad, why in refused:
+        if bad:
+            raise UncoveredError(f"{machine.name}: no table of iteration prices: {why}")
+
+
+def _host(mapping: SoftwareMapping) -> float:
+    return 0.0 if mapping.host is None else float(mapping.host.value)
+
+
+def _finite(machine: Machine, table: StepTable) -> None:
+    """Raise SimulationError where an iteration takes for ever."""
+    times = (table.fixed[1:, 0], table.head[1:, 0], table.base[:, 1:, :5], table.facts)
+    if not all(np.isfinite(t).all() for t in times):
+        raise SimulationError(
+            f"an iteration on {machine.name} takes for ever: a rate that it needs is 0. "
+            "`opbyte explain` lists the machine's rates"
+        )
+
+
+def _piecewise(probe: Probe, op: int, machine: Machine, model: Model) -> Piecewise:
+    """Return how an operator depends on the pieces."""
+    placed = probe.demands[-1].placed
+    view = UnitView(machine, placed.units[placed.unit_of[op]])
+    call, home = _call(placed, op, view)
+    # Blocks are the embedding, each distinct layer as it first occurs, and the head.
+    layers = list(dict.fromkeys(model.order))
+    assert len(placed.table.blocks) == len(layers) + 2
+    mixer = model.layers[layers[int(placed.block_of[op]) - 1]].mixer
+    mask = (getattr(mixer, "window", 0) or 0, getattr(mixer, "chunk", 0) or 0)
+    crowd = max(1.0, placed.devices / machine.unit(view.path).count)
+    slopes = probe.slopes(op, machine, mask, called=call is not None)
+    efficiency = machine.values.get(f"{home}.efficiency", 1.0) if home else 1.0
+    return Piecewise(op, mask, slopes, call, crowd, home, efficiency)
+
+
+def _call(placed: PlacedOps, op: int, view: UnitView) -> tuple[AttentionCall | None, str]:
+    """Return the attention call that an operator is, and the port that it streams from."""
+    config = view.machine.unit(view.path).config
+    gpu = GpuView.of(view) if config.kind == "gpu" else None
+    call = None if gpu is None else attention_call(placed, op, gpu)
+    return (None, "") if gpu is None or call is None else (call, gpu.home)
+
+
+def _error(
+    prices: StepPrices, machine: Machine, model: Model, mapping: SoftwareMapping, routing: Routing
+) -> float:
+    """Return the largest relative error of the seconds of drawn iterations."""
+    worst = 0.0
+    for pieces in range(min(4, prices.max_tokens, prices.max_sequences)):
+        shapes = drawn(
+            model, pieces, CHECKED, prices.max_tokens, prices.max_sequences, 10 + pieces, full=False
+        )
+        direct: Array = evaluate(machine, shapes.work(model, routing), mapping).phases[0].step.seconds
+        for i, seconds in enumerate(np.broadcast_to(direct, CHECKED)):
+            chunks = list(zip(shapes.new[:, i], shapes.past[:, i], strict=True))
+            cost = prices.cost(chunks, shapes.decodes[i], shapes.context[i])
+            worst = max(worst, abs(cost.seconds / seconds - 1.0))
+    return worst
+
+
+__all__ = ["Cost", "StepPrices", "Swept"]
