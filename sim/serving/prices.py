@@ -29,7 +29,7 @@ from opbyte.hw_models.compute.gpu.parameters import GpuView
 from opbyte.hw_models.machine import Machine, load_machine
 from opbyte.hw_models.price import Demand
 from opbyte.sim.serving.prices_probe import Probe, drawn
-from opbyte.sim.serving.prices_tables import Piecewise, Swept, sweep, table_of
+from opbyte.sim.serving.prices_tables import Piecewise, sweep, table_of
 from opbyte.sim.serving.step_table import StepTable, compiled
 from opbyte.sim.simulate import evaluate, resolve_mapping, static_watts
 from opbyte.workloads.mixed import Mixed
@@ -37,7 +37,7 @@ from opbyte.workloads.model import Model
 from opbyte.workloads.routing import Routing
 
 #: Shapes with each number of pieces, 0 to 3, on which the error of slopes is measured.
-CHECKED = 24
+CHECKED = 256
 
 
 @dataclass(frozen=True)
@@ -229,12 +229,11 @@ def _error(
         shapes = drawn(
             model, pieces, CHECKED, prices.max_tokens, prices.max_sequences, 10 + pieces, full=False
         )
-        direct: Array = evaluate(machine, shapes.work(model, routing), mapping).phases[0].step.seconds
+        direct: Array = (
+            evaluate(machine, shapes.work(model, routing), mapping).phases[0].step.seconds
+        )
         for i, seconds in enumerate(np.broadcast_to(direct, CHECKED)):
             chunks = list(zip(shapes.new[:, i], shapes.past[:, i], strict=True))
             cost = prices.cost(chunks, shapes.decodes[i], shapes.context[i])
             worst = max(worst, abs(cost.seconds / seconds - 1.0))
     return worst
-
-
-__all__ = ["Cost", "StepPrices", "Swept"]

@@ -79,7 +79,7 @@ def longest(model: Model) -> int:
 def drawn(
     model: Model, pieces: int, count: int, tokens: int, sequences: int, seed: int, *, full: bool
 ) -> Shapes:
-    """Return iterations whose sizes spread evenly over their logarithms.
+    """Return iterations; half of all sizes spread evenly, half over their logarithms.
 
     Args:
         pieces: Of each iteration.
@@ -92,7 +92,9 @@ def drawn(
     top = longest(model)
 
     def sizes(most: Array) -> Array:
-        return np.floor(np.exp(rng.uniform(0.0, np.log(np.maximum(most, 1.0) + 0.999))))
+        most = np.maximum(most, 1.0) + 0.999
+        by_logarithm = np.exp(rng.uniform(0.0, np.log(most)))
+        return np.floor(np.where(rng.random(count) < 0.5, by_logarithm, rng.uniform(1.0, most)))
 
     left = np.full(count, tokens - 1.0)
     new, past = np.zeros((pieces, count)), np.zeros((pieces, count))
@@ -227,6 +229,8 @@ def fitted(features: Array, values: Array, kinds: npt.NDArray[np.int64]) -> Arra
         if not np.isfinite(most) or value.max() - value.min() <= _EQUAL * most:
             continue
         weight = 1.0 / np.maximum(np.abs(value), 1e-6 * most)
-        solved = np.linalg.lstsq((columns * weight).T, value * weight, rcond=1e-12)[0][-len(features) :]
+        solved = np.linalg.lstsq((columns * weight).T, value * weight, rcond=1e-12)[0][
+            -len(features) :
+        ]
         slopes[i] = np.where(np.abs(solved) > _EQUAL * most, solved, 0.0) / scale
     return slopes

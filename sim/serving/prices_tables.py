@@ -114,9 +114,7 @@ def sweep(
     )
 
 
-def _part(
-    demand: Demand, machine: Machine, shapes: Shapes, pieces: Sequence[Piecewise]
-) -> Swept:
+def _part(demand: Demand, machine: Machine, shapes: Shapes, pieces: Sequence[Piecewise]) -> Swept:
     """Return one array of points, its first not padded."""
     placed, duration = demand.placed, demand.duration
     table = placed.table
@@ -179,7 +177,7 @@ def table_of(
     tokens, sequences = most
     spans, span_of = _spans(pieces)
     called = [p.call for p in spans if p.call is not None]
-    columns = called[0].sizes.shape[2] if called else 1
+    columns = called[0].sizes.shape[2] if called else attention.COLUMNS
     rows = np.zeros((len(spans), sequences + 1, columns))
     facts = np.zeros((len(spans), called[0].facts.shape[1] if called else 1))
     for s, piece in enumerate(spans):

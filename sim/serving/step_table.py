@@ -131,78 +131,6 @@ def reads_of(new: float, past: float, window: float, chunk: float) -> float:
 
 
 @register_jitable
-def _attend(
-    table: StepTable,
-    s: int,
-    tokens: float,
-    new: Array,
-    past: Array,
-    pieces: int,
-    decodes: float,
-    context: float,
-) -> None:
-    """Set the features of a span, and the seconds of its call."""
-    window, chunk = table.spans[s, WINDOW], table.spans[s, CHUNK]
-    rows, features = table.rows[s], table.features[s]
-    called = table.crowd[s] > 0.0
-    all_pairs = all_reads = attended = 0.0
-    for i in range(pieces):
-        pairs = pairs_of(new[i], past[i], window, chunk)
-        reads = reads_of(new[i], past[i], window, chunk)
-        all_pairs, all_reads = all_pairs + pairs, all_reads + reads
-        if called:
-            rows[i, SEQUENCES], rows[i, NEW] = 1.0, new[i]
-            rows[i, READS], rows[i, PAIRS] = reads, pairs
-    count = pieces
-    if decodes > 0.0:
-        pairs = pairs_of(1.0, context / decodes - 1.0, window, chunk)
-        attended = decodes * pairs
-        if called:
-            rows[count, SEQUENCES], rows[count, NEW] = decodes, 1.0
-            rows[count, READS], rows[count, PAIRS] = pairs, pairs
-        count += 1
-    features[0], features[1], features[2] = all_pairs, all_reads, float(pieces)
-    features[3], features[4] = attended, decodes
-    features[5] = tokens * count
-    features[_CALL] = 0.0
-    if called:
-        seconds = table.seconds[:count]
-        call_seconds(seconds, rows[:count], table.facts[s], table.rules, table.tiles)
-        total = 0.0
-        for i in range(count):
-            total += seconds[i]
-        features[_CALL] = table.crowd[s] * total
-
-
-@register_jitable
-def _component(table: StepTable, v: int, tokens: int, column: int) -> float:
-    """Return compute, joules or a port's busy seconds of an operator, by its slopes."""
-    features, slopes = table.features[table.span[v]], table.slopes[v, column - B_COMPUTE]
-    value = table.base[v, tokens, column]
-    for i in range(slopes.shape[0]):
-        value += slopes[i] * features[i]
-    # A fit may undershoot; what is unknown stays NaN.
-    return 0.0 if value < 0.0 else float(value)
-
-
-@register_jitable
-def _operator(table: StepTable, v: int, tokens: int) -> float:
-    """Return the seconds of an operator that depends on the pieces; add what it keeps busy."""
-    base, home = table.base[v, tokens], table.home[v]
-    compute = _component(table, v, tokens, B_COMPUTE) + table.features[table.span[v], _CALL]
-    stream = max(compute, base[B_FLOOR])
-    for port in range(base.shape[0] - B_BUSY):
-        busy = _component(table, v, tokens, B_BUSY + port)
-        if port == home:
-            busy = min(busy, max(compute, busy * table.efficiency[v]))
-        stream = max(stream, busy)
-        table.busy[port] += table.counts[v] * busy
-    seconds = base[B_LATENCY] + stream
-    table.busy[table.unit[v]] += table.counts[v] * seconds
-    return float(seconds)
-
-
-@register_jitable
 def step_cost(
     table: StepTable,
     new: Array,
@@ -226,27 +154,69 @@ def step_cost(
     Raises:
         ValueError: If the iteration is empty, or has more tokens or sequences than the table.
     """
+    # One function, since every array that a compiled function is given costs it 10 ns or more.
+    fixed, head, base, slopes = table.fixed, table.head, table.base, table.slopes
+    features, held, rows = table.features, table.busy, table.rows
     total = decodes
     for i in range(pieces):
         total += new[i]
     tokens, sequences = int(total), pieces + int(decodes)
-    if tokens <= 0 or tokens >= table.fixed.shape[0] or sequences >= table.head.shape[0]:
+    if tokens <= 0 or tokens >= fixed.shape[0] or sequences >= head.shape[0]:
         raise ValueError("an iteration has no token, or more tokens or sequences than its table")
-    fixed, head = table.fixed[tokens], table.head[sequences]
-    for r in range(table.busy.shape[0]):
-        table.busy[r] = fixed[BUSY + r] + head[BUSY + r]
-    for s in range(table.spans.shape[0]):
-        _attend(table, s, total, new, past, pieces, decodes, context)
-    path, joules = fixed[SECONDS] + head[SECONDS], fixed[JOULES] + head[JOULES]
+    count = pieces + 1 if decodes > 0.0 else pieces
+    for s in range(table.crowd.shape[0]):
+        window, chunk = table.spans[s, WINDOW], table.spans[s, CHUNK]
+        all_pairs = all_reads = attended = 0.0
+        for i in range(pieces):
+            pairs = pairs_of(new[i], past[i], window, chunk)
+            reads = reads_of(new[i], past[i], window, chunk)
+            rows[s, i, SEQUENCES], rows[s, i, NEW] = 1.0, new[i]
+            rows[s, i, READS], rows[s, i, PAIRS] = reads, pairs
+            all_pairs, all_reads = all_pairs + pairs, all_reads + reads
+        if decodes > 0.0:
+            pairs = pairs_of(1.0, context / decodes - 1.0, window, chunk)
+            rows[s, pieces, SEQUENCES], rows[s, pieces, NEW] = decodes, 1.0
+            rows[s, pieces, READS], rows[s, pieces, PAIRS] = pairs, pairs
+            attended = decodes * pairs
+        features[s, 0], features[s, 1], features[s, 2] = all_pairs, all_reads, pieces
+        features[s, 3], features[s, 4], features[s, 5] = attended, decodes, total * count
+        features[s, _CALL] = 0.0
+        if table.crowd[s] > 0.0:
+            of_call = table.seconds[:count]
+            call_seconds(of_call, rows[s, :count], table.facts[s], table.rules, table.tiles)
+            for i in range(count):
+                features[s, _CALL] += table.crowd[s] * of_call[i]
+    for r in range(held.shape[0]):
+        held[r] = fixed[tokens, BUSY + r] + head[sequences, BUSY + r]
+    seconds = fixed[tokens, SECONDS] + head[sequences, SECONDS]
+    joules = fixed[tokens, JOULES] + head[sequences, JOULES]
     for v in range(table.counts.shape[0]):
-        base = table.base[v, tokens]
-        around = base[B_AROUND] + _operator(table, v, tokens)
-        path += table.counts[v] * max(base[B_BESIDE], around)
-        joules += table.counts[v] * _component(table, v, tokens, B_JOULES)
-    seconds = max(path, table.host)
-    for r in range(table.busy.shape[0]):
-        seconds = max(seconds, table.busy[r])
-        busy[r] += table.busy[r]
+        s, runs = table.span[v], table.counts[v]
+        compute, stream = 0.0, base[v, tokens, B_FLOOR]
+        for column in range(B_COMPUTE, base.shape[2]):
+            value = base[v, tokens, column]
+            for i in range(_CALL):
+                value += slopes[v, column - B_COMPUTE, i] * features[s, i]
+            # A fit may undershoot; what is unknown stays NaN.
+            value = 0.0 if value < 0.0 else value
+            if column == B_JOULES:
+                joules += runs * value
+                continue
+            if column == B_COMPUTE:
+                value += features[s, _CALL]
+                compute = value
+            elif column == B_BUSY + table.home[v]:
+                value = min(value, max(compute, value * table.efficiency[v]))
+            if column >= B_BUSY:
+                held[column - B_BUSY] += runs * value
+            stream = max(stream, value)
+        lasts = base[v, tokens, B_LATENCY] + stream
+        held[table.unit[v]] += runs * lasts
+        seconds += runs * max(base[v, tokens, B_BESIDE], base[v, tokens, B_AROUND] + lasts)
+    seconds = max(seconds, table.host)
+    for r in range(held.shape[0]):
+        seconds = max(seconds, held[r])
+        busy[r] += held[r]
     return float(seconds), float(joules)
 
 

@@ -1,0 +1,293 @@
+"""Prices of serving iterations: the table says what a direct simulation of `Mixed` says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import pytest
+
+from opbyte.core.errors import SimulationError, UncoveredError
+from opbyte.core.ops import Array
+from opbyte.hw_models.machine import Machine, load_machine
+from opbyte.sim.result import PhaseRun
+from opbyte.sim.serving.prices import StepPrices
+from opbyte.sim.serving.step_table import compiled, step_cost, step_seconds
+from opbyte.sim.simulate import evaluate, resolve_mapping, total
+from opbyte.workloads.mixed import Mixed
+from opbyte.workloads.model import Model
+from opbyte.workloads.model_loader import load_model
+
+TOKENS, SEQUENCES = 8192, 260
+LLAMA = "llama-3.1-8b"
+#: Attention is a kernel of the GPU: one device, four and eight, windows, chunks, shared caches.
+EXACT = (
+    ("a100-sxm-80gb", LLAMA, None),
+    ("h100-sxm-80gb", LLAMA, None),
+    ("dgx-h100", "mixtral-8x7b", 8),
+    ("dgx-h100", "mixtral-8x7b", 4),
+    ("h100-sxm-80gb", "gemma-2-9b", None),
+    ("dgx-h100", "llama-4-scout", 8),
+)
+#: Without tiles all is linear.
+LINEAR = (("sn40l-node", LLAMA, None), ("sn40l-node", "mixtral-8x7b", None))
+#: Tiles pad keys.
+TILED = (("mi210", LLAMA, None),)
+
+
+@cache
+def setting(machine: str, model: str, tp: int | None) -> tuple[Machine, Model, object]:
+    loaded = load_machine(machine)
+    mapping = resolve_mapping(loaded, None, "mixed")
+    if tp is not None:
+        split = mapping.parallel["all"].model_copy(update={"tp": tp})
+        mapping = mapping.model_copy(update={"parallel": {"all": split}})
+    return loaded, load_model(model), mapping
+
+
+@cache
+def prices(machine: str, model: str, tp: int | None) -> StepPrices:
+    return StepPrices.build(
+        *setting(machine, model, tp), max_tokens=TOKENS, max_sequences=SEQUENCES
+    )
+
+
+@dataclass
+class Drawn:
+    """Iterations: (pieces, points) and (points,)."""
+
+    new: Array
+    past: Array
+    decodes: Array
+    context: Array
+
+    def direct(self, case: tuple[str, str, int | None], fidelity: str = "analytic") -> PhaseRun:
+        machine, model, mapping = setting(*case)
+        chunks = tuple(zip(self.new, self.past, strict=True))
+        if self.decodes.any():
+            work = Mixed(model, chunks, self.decodes, self.context / self.decodes)
+        else:
+            work = Mixed(model, chunks)
+        return evaluate(machine, work, mapping, fidelity).phases[0]
+
+    def table(self, case: tuple[str, str, int | None]) -> tuple[Array, Array, Array]:
+        """Return seconds, joules and busy seconds of each resource, (points, ...)."""
+        of = prices(*case)
+        points = self.new.shape[1] if len(self.new) else len(self.decodes)
+        seconds, joules = np.zeros(points), np.zeros(points)
+        busy = np.zeros((points, len(of.resources)))
+        new, past = (np.ascontiguousarray(x.T) for x in (self.new, self.past))
+        for i in range(points):
+            seconds[i], joules[i] = compiled()(
+                of.table, new[i], past[i], len(self.new), self.decodes[i], self.context[i], busy[i]
+            )
+        return seconds, joules, busy
+
+
+def draw(
+    seed: int, pieces: int, points: int, *, decoding: bool = True, longest: int = 32768
+) -> Drawn:
+    """Pieces of 1 to 2048 tokens over 0 to 30k of past, beside 1 to 256 decodes of up to 32k."""
+    rng = np.random.default_rng((seed, pieces))
+    new = np.floor(np.exp(rng.uniform(0.0, np.log(2048.9), (pieces, points))))
+    past = np.floor(rng.uniform(0, longest - 2047, (pieces, points)))
+    past *= rng.integers(0, 2, (pieces, points))
+    decodes = np.floor(np.exp(rng.uniform(0.0, np.log(256.9), points))) if decoding else 0.0
+    decodes = np.broadcast_to(decodes, points) * np.ones(points)
+    context = decodes + np.floor(decodes * rng.uniform(0, longest - 1.0, points))
+    over = np.flatnonzero(new.sum(axis=0) + decodes > TOKENS)
+    new[:, over] = np.ceil(new[:, over] / 2)
+    return Drawn(new, past, decodes, context)
+
+
+def check(case: tuple[str, str, int | None], drawn: Drawn, tolerance: float = 1e-9) -> None:
+    seconds, joules, busy = drawn.table(case)
+    run, of = drawn.direct(case), prices(*case)
+    np.testing.assert_allclose(seconds, run.step.seconds, rtol=tolerance)
+    assert set(of.resources) == set(run.step.busy)
+    for r, name in enumerate(of.resources):
+        np.testing.assert_allclose(busy[:, r], run.step.busy[name], rtol=10 * tolerance, atol=1e-15)
+    devices = setting(*case)[2].degrees.devices
+    np.testing.assert_allclose(joules, devices * total(run.demand, run.demand.joules), rtol=1e-9)
+
+
+# -- equality with the direct price ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", EXACT, ids=str)
+def test_equals_the_direct_price_of_thousands_of_iterations(case):
+    points = 2000 if case[1] == LLAMA else 400
+    for pieces in range(5):
+        check(case, draw(1, pieces, points, longest=8192 if "gemma" in case[1] else 32768))
+    for pieces in range(1, 4):
+        drawn = draw(2, pieces, 100, decoding=False, longest=8192)
+        check(case, drawn)
+
+
+@pytest.mark.parametrize("case", LINEAR, ids=str)
+def test_equals_the_direct_price_where_all_is_linear(case):
+    assert prices(*case).linear_error < 1e-12
+    for pieces in range(5):
+        check(case, draw(3, pieces, 200))
+    check(case, draw(3, 2, 100, decoding=False))
+
+
+@pytest.mark.parametrize("case", (*EXACT[:1], *LINEAR[:1]), ids=str)
+def test_every_number_of_tokens_is_exact(case):
+    """Tile steps: 1 to 1030 decodes have as many tokens, one piece any number."""
+    tokens = np.arange(1.0, 2050.0)
+    check(case, Drawn(tokens[None], 0.0 * tokens[None], 0.0 * tokens, 0.0 * tokens))
+    few = np.arange(1.0, SEQUENCES + 1.0)
+    check(case, Drawn(np.zeros((0, SEQUENCES)), np.zeros((0, SEQUENCES)), few, 700.0 * few))
+
+
+@pytest.mark.parametrize("case", TILED, ids=str)
+def test_padded_keys_stay_within_the_stated_error(case):
+    stated = prices(*case).linear_error
+    assert 0.0 < stated < 0.03
+    worst = 0.0
+    for pieces in range(4):
+        drawn = draw(4, pieces, 100)
+        worst = max(worst, np.abs(drawn.table(case)[0] / drawn.direct(case).step.seconds - 1).max())
+    assert worst < 1.5 * stated
+
+
+# -- what a price must be ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", (*EXACT, *LINEAR), ids=str)
+def test_never_below_the_bound(case):
+    for pieces in range(3):
+        drawn = draw(5, pieces, 50, longest=8192)
+        bound = drawn.direct(case, "bound").step.seconds
+        assert (drawn.table(case)[0] >= bound * (1 - 1e-12)).all()
+
+
+@pytest.mark.parametrize("case", (EXACT[0], *LINEAR[:1], *TILED), ids=str)
+@pytest.mark.parametrize("decodes", [1.0, 7.0, 64.0, 256.0])
+def test_more_kv_never_takes_less(case, decodes):
+    """Decodes beside a piece of a prompt. (FlashAttention 3 cuts KV by a rule that can misjudge.)"""
+    of, steps = prices(*case), np.arange(1, 60) * 512.0
+    times = np.array([of.cost([(100, 0)], decodes, decodes * c).seconds for c in steps])
+    assert (np.diff(times) >= -1e-12).all()
+    assert times[-1] > times[0]
+    pasts = np.array([of.cost([(256, p)], decodes, decodes * 300.0).seconds for p in steps])
+    assert (np.diff(pasts) >= -1e-12).all()
+
+
+def test_decodes_beside_a_piece_attend_longer_than_alone():
+    """A call with a prompt's piece pads the one query row of each decode to a tile."""
+    of = prices(*EXACT[0])
+    calls = []
+    for chunks, decodes in (([(512, 512)], 64), ([(512, 512)], 0), ([], 64)):
+        of.cost(chunks, decodes, 2000 * decodes)
+        calls.append(of.table.features[0, -1])
+    both, piece, alone = calls
+    assert both - piece > 1.5 * alone
+
+
+def test_the_twin_is_the_compiled_function():
+    for case in (EXACT[0], EXACT[4], LINEAR[0]):
+        of, drawn = prices(*case), draw(6, 2, 12, longest=8192)
+        seconds, joules, busy = drawn.table(case)
+        for i in range(len(seconds)):
+            held = np.zeros(len(of.resources))
+            sizes = (drawn.new[:, i], drawn.past[:, i], 2, drawn.decodes[i], drawn.context[i])
+            assert step_cost(of.table, *sizes, held) == pytest.approx(
+                (seconds[i], joules[i]), 1e-13
+            )
+            np.testing.assert_allclose(held, busy[i], rtol=1e-13)
+            assert step_seconds(of.table, *sizes, held) == pytest.approx(seconds[i], 1e-13)
+            np.testing.assert_allclose(held, 2 * busy[i], rtol=1e-13)
+
+
+def test_only_so_many_entries_are_pieces():
+    of, held = prices(*EXACT[0]), np.zeros(2)
+    one = step_seconds(of.table, np.array([64.0]), np.array([0.0]), 1, 4.0, 400.0, held)
+    more = np.array([64.0, 9.0, 5.0])
+    assert step_seconds(of.table, more, more, 0, 4.0, 400.0, held) < one
+    past = np.array([0.0, 7.0, 7.0])
+    assert step_seconds(of.table, more, past, 1, 4.0, 400.0, held) == one
+
+
+def test_a_cost_names_its_resources():
+    cost = prices(*EXACT[0]).cost([(512, 0)], 64, 64_000)
+    assert set(cost.busy) == {"gpu.hbm.phy", "gpu.sm"}
+    assert cost.seconds == pytest.approx(cost.busy["gpu.sm"], rel=1e-9)
+    assert 0.0 < cost.busy["gpu.hbm.phy"] < cost.seconds
+    assert cost.joules > 0.0
+    assert prices(*EXACT[0]).static_watts > 0.0
+
+
+def test_a_host_that_issues_kernels_is_waited_for():
+    machine = load_machine("a100-sxm-80gb")
+    of = StepPrices.build(
+        machine, load_model(LLAMA), machine.mapping("mla_decode"), max_tokens=8, max_sequences=8
+    )
+    of_graph = prices(*EXACT[0])
+    host = float(machine.mapping("mla_decode").host.value)
+    assert of.cost([], 1, 10).seconds == max(of_graph.cost([], 1, 10).seconds, host)
+
+
+# -- refusals ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("chunks", "decodes"), [([], 0), ([(TOKENS + 1, 0)], 0), ([(8, 0)], SEQUENCES)]
+)
+def test_an_iteration_outside_the_table_is_refused(chunks, decodes):
+    of = prices(*EXACT[0])
+    with pytest.raises(ValueError, match="more tokens or sequences than its table"):
+        of.cost(chunks, decodes, 100 * decodes)
+    new, past = (np.array([c[i] for c in chunks], np.float64) for i in (0, 1))
+    with pytest.raises(ValueError, match="more tokens or sequences than its table"):
+        step_cost(of.table, new, past, len(chunks), float(decodes), 1.0, np.zeros(2))
+
+
+def build(machine="a100-sxm-80gb", model=LLAMA, mapping=None, **most):
+    most = {"max_tokens": 8, "max_sequences": 8, **most}
+    return StepPrices.build(machine, load_model(model), mapping, **most)
+
+
+@pytest.mark.parametrize(
+    ("asked", "why"),
+    [
+        ({"max_tokens": 0}, "must be at least 1"),
+        ({"max_sequences": 0}, "must be at least 1"),
+        ({"model": "t5-3b"}, "encoder.* prefill and decode instead"),
+        ({"mapping": "eager"}, "operators of their own for each piece.*fusion: attention"),
+        ({"machine": "dgx-h100", "model": "deepseek-v3.2"}, "picks tokens by an index"),
+        ({"machine": "dgx-h100", "mapping": "coe"}, "cache of"),
+    ],
+)
+def test_what_tables_do_not_cover_is_refused(asked, why):
+    with pytest.raises(UncoveredError, match=why):
+        build(**asked)
+
+
+@pytest.mark.parametrize(
+    ("degrees", "why"),
+    [
+        ({"pp": 2, "tp": 4}, "pipeline stages.* use a mapping with pp=1"),
+        ({"dp": 2, "tp": 4}, "one replica.* several replicas"),
+    ],
+)
+def test_stages_and_replicas_are_refused(degrees, why):
+    mapping = load_machine("dgx-h100").mapping("default")
+    split = mapping.parallel["all"].model_copy(update=degrees)
+    with pytest.raises(UncoveredError, match=why):
+        build("dgx-h100", mapping=mapping.model_copy(update={"parallel": {"all": split}}))
+
+
+def test_several_machines_at_once_are_refused():
+    machine = load_machine("a100-sxm-80gb")
+    machine = machine.with_values({"gpu.hbm.phy.bandwidth": np.array([1e12, 2e12])})
+    with pytest.raises(UncoveredError, match="several design points"):
+        build(machine)
+
+
+def test_a_rate_of_nothing_is_refused():
+    machine = load_machine("sn40l-node").with_values({"rdu.hbm.phy.bandwidth": 0.0})
+    with pytest.raises(SimulationError, match="takes for ever"):
+        build(machine)
