@@ -23,9 +23,13 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
     "ModelSet": ("opbyte.workloads.model_set", "ModelSet"),
     "CompositionOfExperts": ("opbyte.workloads.coe", "CompositionOfExperts"),
     "OpTrace": ("opbyte.workloads.op_trace", "OpTrace"),
+    "Serve": ("opbyte.workloads.serve", "Serve"),
+    "RequestTrace": ("opbyte.workloads.traces.trace", "RequestTrace"),
+    "load_trace": ("opbyte.workloads.traces.load", "load_trace"),
     # simulate it
     "simulate": ("opbyte.sim.simulate", "simulate"),
     "simulate_batch": ("opbyte.sim.batch", "simulate_batch"),
+    "capacity": ("opbyte.sim.serving.capacity", "capacity"),
     # decide
     "load_study": ("opbyte.sweeps.study", "load_study"),
     "open_results": ("opbyte.sweeps.store", "open_results"),
@@ -50,6 +54,7 @@ if TYPE_CHECKING:
     from opbyte.core.mapping import load_mapping as load_mapping
     from opbyte.hw_models.machine import load_machine as load_machine
     from opbyte.sim.batch import simulate_batch as simulate_batch
+    from opbyte.sim.serving.capacity import capacity as capacity
     from opbyte.sim.simulate import simulate as simulate
     from opbyte.sweeps import plots as plot  # noqa: F401  (public under another name)
     from opbyte.sweeps.pareto import front as front
@@ -64,6 +69,9 @@ if TYPE_CHECKING:
     from opbyte.workloads.phases import Generate as Generate
     from opbyte.workloads.phases import Mixed as Mixed
     from opbyte.workloads.phases import Prefill as Prefill
+    from opbyte.workloads.serve import Serve as Serve
+    from opbyte.workloads.traces.load import load_trace as load_trace
+    from opbyte.workloads.traces.trace import RequestTrace as RequestTrace
 else:
     # Hidden from type checkers, which would otherwise accept any name.
     def __getattr__(name: str) -> object:

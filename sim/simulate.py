@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,6 +49,8 @@ WRITE_OFF_S = 3 * 365.25 * 86400
 Runner = Callable[[Machine, Any, SoftwareMapping, str, int], Outcome]
 #: Work kinds that are more than phases one after the other have a runner of their own.
 RUNNERS: Registry[Runner] = Registry("kind of work with a runner")
+#: Modules whose import registers the runners that ship with opbyte; loaded when one is needed.
+RUNNERS_OF = {"coe": "opbyte.sim.coe", "serve": "opbyte.sim.serving.run"}
 
 
 def simulate(
@@ -119,8 +122,8 @@ def evaluate(
         raise ConfigError.one(
             "", "fidelity", f"must be one of {', '.join(FIDELITIES)}", fidelity, "choose one"
         )
-    from opbyte.sim import coe as _registered  # noqa: F401  (fills RUNNERS)
-
+    if work.kind in RUNNERS_OF:
+        import_module(RUNNERS_OF[work.kind])
     if work.kind in RUNNERS.names():
         return RUNNERS.lookup(work.kind)(machine, work, mapping, fidelity, seed)
     cached = [name for name, place in mapping.place.items() if place.cache]

@@ -158,3 +158,12 @@ class Serve(ModelWork):
         """
         del parallel
         raise WorkloadError("serve: a trace has no operators before it is served")
+
+    def footprint(self, parallel: Parallel) -> dict[str, Number]:
+        """Refuse: how many sequences are held depends on the engine.
+
+        Raises:
+            WorkloadError: Always.
+        """
+        del parallel
+        raise WorkloadError("serve: what a trace holds in memory depends on the engine")

@@ -20,6 +20,7 @@ from opbyte.workloads import (
     moe_calls,
     op_trace,
     phases,
+    serve,
     vector_calls,
 )
 from opbyte.workloads.model import Model
@@ -40,6 +41,7 @@ REGISTERED = (
     moe_calls,
     op_trace,
     phases,
+    serve,
     vector_calls,
 )
 

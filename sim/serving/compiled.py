@@ -18,6 +18,7 @@ from numba.extending import register_jitable
 from opbyte.core.ops import Array
 from opbyte.sim.serving.schedulers import Limits
 from opbyte.sim.serving.step_prices import Prices, step_cost
+from opbyte.sim.serving.step_table import source_stamp
 
 Ints = npt.NDArray[np.int32]
 
@@ -342,6 +343,7 @@ def _end(s: State, f: Step, slot: int, produced: Ints, waiting: int, every: int)
     return done
 
 
+@register_jitable
 def serve_loop(
     s: State,
     f: Step,
@@ -409,7 +411,24 @@ def serve_loop(
 @cache
 def compiled() -> Any:
     """Return `serve_loop` compiled."""
-    return numba.njit(cache=True)(serve_loop)
+    stamp = source_stamp()
+
+    def of_source(
+        s: State,
+        f: Step,
+        arrival: Array,
+        given: Ints,
+        produced: Ints,
+        limits: npt.NDArray[np.int64],
+        table: Any,
+        busy: Array,
+        drawn: Array,
+        every: int,
+    ) -> None:
+        if stamp >= 0:
+            serve_loop(s, f, arrival, given, produced, limits, table, busy, drawn, every)
+
+    return numba.njit(cache=True, error_model="numpy")(of_source)
 
 
 @dataclass(frozen=True)

@@ -76,4 +76,5 @@ def _spans(serving: Serving) -> Array:
         return ends
     spans = np.diff(ends, prepend=float(serving.arrival.min()))
     total = spans.sum()
-    return spans / total if total > 0 else np.full(len(ends), 1.0 / len(ends))
+    shares: Array = spans / total if total > 0 else np.full(len(ends), 1.0 / len(ends))
+    return shares

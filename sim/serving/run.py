@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from opbyte.core.config import Document, validate
-from opbyte.core.errors import ConfigError, UncoveredError
+from opbyte.core.errors import UncoveredError
 from opbyte.core.mapping import Mapping as SoftwareMapping
-from opbyte.core.parameters import Quantity  # noqa: F401  (names the type of goals)
-from opbyte.hw_models.machine import Machine, load_machine
+from opbyte.hw_models.machine import Machine
 from opbyte.sim.result import Outcome
-from opbyte.sim.serving.metrics import latencies, metrics
+from opbyte.sim.serving.metrics import metrics
 from opbyte.sim.serving.server import Server, Serving
-from opbyte.sim.simulate import RUNNERS, resolve_mapping, static_watts, with_costs
+from opbyte.sim.simulate import RUNNERS, static_watts, with_costs
 
 if TYPE_CHECKING:
     from opbyte.workloads.serve import Serve

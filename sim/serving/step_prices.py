@@ -10,7 +10,9 @@ from numba import types
 from numba.extending import overload
 
 from opbyte.core.ops import Array
+from opbyte.sim.serving import step_table
 from opbyte.sim.serving.grid_prices import GridTable, grid_cost
+from opbyte.sim.serving.step_table import StepTable, source_stamp
 
 
 class Prices(Protocol):
@@ -46,7 +48,7 @@ def step_cost(
 
 
 #: Class of a table -> its price.
-_KINDS: dict[type, Any] = {GridTable: grid_cost}
+_KINDS: dict[type, Any] = {GridTable: grid_cost, StepTable: step_table.step_cost}
 
 
 @overload(step_cost, strict=False)
@@ -63,13 +65,22 @@ def _compiled(
     return _KINDS.get(table.instance_class) if isinstance(table, types.NamedTuple) else None
 
 
-def _one(
-    table: Any, new: Array, past: Array, pieces: int, decodes: float, context: float, busy: Array
-) -> tuple[float, float]:
-    return step_cost(table, new, past, pieces, decodes, context, busy)
-
-
 @cache
 def compiled_step() -> Any:
     """Return `step_cost` compiled on its own."""
-    return numba.njit(cache=True)(_one)
+    stamp = source_stamp()
+
+    def of_source(
+        table: Any,
+        new: Array,
+        past: Array,
+        pieces: int,
+        decodes: float,
+        context: float,
+        busy: Array,
+    ) -> tuple[float, float]:
+        if stamp < 0:
+            return 0.0, 0.0
+        return step_cost(table, new, past, pieces, decodes, context, busy)
+
+    return numba.njit(cache=True, error_model="numpy")(of_source)

@@ -198,7 +198,7 @@ def step_cost(
             for i in range(_CALL):
                 value += slopes[v, column - B_COMPUTE, i] * features[s, i]
             # A fit may undershoot; what is unknown stays NaN.
-            value = 0.0 if value < 0.0 else value
+            value = max(value, 0.0)
             if column == B_JOULES:
                 joules += runs * value
                 continue

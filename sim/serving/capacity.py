@@ -1,0 +1,138 @@
+"""The largest rate of requests that keeps a goal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from opbyte.core.errors import ConfigError, WorkloadError
+from opbyte.core.mapping import Mapping as SoftwareMapping
+from opbyte.core.registry import nearest
+from opbyte.core.units import parse
+from opbyte.hw_models.machine import Machine, load_machine
+from opbyte.sim.serving.metrics import metrics
+from opbyte.sim.serving.server import Server
+from opbyte.sim.simulate import resolve_mapping
+from opbyte.workloads.serve import Serve
+
+#: Metrics that a goal can limit.
+GOALS = tuple(
+    f"{time}_{of}" for time in ("ttft", "tpot", "latency") for of in ("mean", "p50", "p90", "p99")
+)
+#: Halvings of the interval in which the rate lies, on a logarithmic scale.
+_MOST_STEPS = 60
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What an engine can take.
+
+    Attributes:
+        rate: Largest rate found that keeps the goal, requests/s; 0 if none does.
+        metrics: Of the trace at that rate; of the slowest rate that was tried if none keeps it.
+        limited_by: The limit that the next higher rate breaks first, relative to its value.
+        tried: (rate, kept) in the order in which rates were tried.
+    """
+
+    rate: float
+    metrics: dict[str, float]
+    limited_by: str
+    tried: tuple[tuple[float, bool], ...]
+
+
+def capacity(
+    machine: str | Path | Mapping[str, Any] | Machine,
+    work: Serve,
+    slo: Mapping[str, str | float],
+    mapping: str | Path | Mapping[str, Any] | SoftwareMapping | None = None,
+    *,
+    accuracy: float = 0.01,
+    progress: Callable[[float, bool], None] | None = None,
+) -> Capacity:
+    """Return the largest rate at which the requests of a trace keep every limit.
+
+    Arrivals are stretched or squeezed; the requests and their order stay. More load is taken to
+    be no easier, so the rate is found by halving. Requests that can never be served are left out.
+
+    Args:
+        slo: Metric -> limit: `{"ttft_p99": "2 s", "tpot_p99": "50 ms"}`; bare numbers are seconds.
+        accuracy: Relative width of the interval at which the search ends.
+        progress: Called with each rate that was tried and whether it keeps the limits.
+    Raises:
+        ConfigError: For a metric that is not known, or a limit that is no time.
+        WorkloadError: If the trace has no arrivals to stretch.
+    """
+    limits = _limits(slo)
+    trace = work.trace
+    if trace.client is not None or not trace.timed or trace.duration_s <= 0.0:
+        raise WorkloadError(
+            f"capacity: {trace.name} has no arrivals that could be stretched. give it some, for "
+            "example by a synthetic definition with its lengths"
+        )
+    loaded = load_machine(machine)
+    server = Server.of(loaded, work, resolve_mapping(loaded, mapping, work.kind))
+    tried: list[tuple[float, bool]] = []
+    broken = ""
+
+    def keeps(rate: float) -> tuple[bool, dict[str, float]]:
+        nonlocal broken
+        found = metrics(server, server.serve(trace.scaled(rate)), work.slo)
+        worst = max(limits, key=lambda name: found[name] / limits[name])
+        kept = bool(found[worst] <= limits[worst])
+        if not kept:
+            broken = worst
+        tried.append((rate, kept))
+        if progress is not None:
+            progress(rate, kept)
+        return kept, found
+
+    # All at once: no rate is served faster than that.
+    high = 2.0 * metrics(server, server.serve(trace.scaled(1e9)), work.slo)["requests_per_s"]
+    kept, best = keeps(high)
+    while kept and high < 1e9:
+        high *= 8.0
+        kept, best = keeps(high)
+    if kept:
+        return Capacity(high, best, broken, tuple(tried))
+    low = high
+    while not kept and low > 1e-6 * high:
+        low /= 8.0
+        kept, best = keeps(low)
+    if not kept:
+        return Capacity(0.0, best, broken, tuple(tried))
+    high = min(rate for rate, good in tried if not good)
+    for _ in range(_MOST_STEPS):
+        if high <= low * (1.0 + accuracy):
+            break
+        middle = float(np.sqrt(low * high))
+        kept, found = keeps(middle)
+        if kept:
+            low, best = middle, found
+        else:
+            high = middle
+    return Capacity(low, best, broken, tuple(tried))
+
+
+def _limits(slo: Mapping[str, str | float]) -> dict[str, float]:
+    if not slo:
+        raise ConfigError.one("", "slo", "needs one limit at least", "", f"Known: {_KNOWN}.")
+    limits = {}
+    for name, limit in slo.items():
+        if name not in GOALS:
+            near = nearest(name, GOALS)
+            guess = f"Did you mean {near!r}? " if near else ""
+            raise ConfigError.one(
+                "", "slo", "names no time of requests", name, f"{guess}Known: {_KNOWN}."
+            )
+        value = parse(limit, "seconds") if isinstance(limit, str) else float(limit)
+        if not value > 0.0:
+            raise ConfigError.one("", f"slo.{name}", "must be above 0", limit, "")
+        limits[name] = value
+    return limits
+
+
+_KNOWN = ", ".join(GOALS)
