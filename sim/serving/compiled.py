@@ -32,6 +32,8 @@ FREE, RUNNING, STACKED, STEPS, TOKENS = range(5)
 #: Columns of the series.
 SERIES = ("end_s", "tokens", "running", "waiting", "free", "preempted")
 NONE = -1
+#: Most steps that are run on at once.
+MOST_STEPS = 2**20
 
 
 class State(NamedTuple):
@@ -319,6 +321,102 @@ def _plan_waiting(
 
 
 @register_jitable
+def _calm_steps(s: State, given: Ints, produced: Ints, size: int) -> int:
+    """Return how many steps from here on are one token for everyone who runs, and no one's last.
+
+    None if blocks might run out meanwhile, or a prompt is read token by token.
+    """
+    steps, need = MOST_STEPS, 0
+    for i in range(s.counts[RUNNING]):
+        r = s.running[i]
+        sampled = s.requests[SAMPLED, r]
+        if sampled == 0 or given[r] + sampled - s.requests[COMPUTED, r] != 1:
+            return 0
+        steps = min(steps, produced[r] - sampled - 1)
+    for i in range(s.counts[RUNNING]):
+        r = s.running[i]
+        whole = (s.requests[COMPUTED, r] + steps + size - 1) // size
+        need += max(0, whole - s.requests[HELD, r])
+    return steps if need <= s.counts[FREE] else 0
+
+
+@register_jitable
+def _decode_on(
+    s: State,
+    f: Step,
+    given: Ints,
+    produced: Ints,
+    arrival: Array,
+    limits: npt.NDArray[np.int64],
+    table: Any,
+    busy: Array,
+    drawn: Array,
+    every: int,
+    head: int,
+    arrived: int,
+    tried: int,
+) -> tuple[int, int]:
+    """End and plan steps in which everyone who runs decodes and nobody starts or ends.
+
+    It goes on until somebody is about to get a last token, or an arrival could be admitted.
+
+    Returns:
+        The slot of the step that ends next, and how many requests have arrived.
+    """
+    depth, n, size, remember = f.end.shape[0], arrival.shape[0], limits[4], limits[5]
+    running, context = s.counts[RUNNING], f.sums[2]
+    # Whoever waits was refused by the last plan, and the free blocks only get fewer.
+    queue = s.counts[STACKED] > 0 or tried < arrived or running >= limits[0] or limits[6] > 0
+    free_at = f.end[(head + depth - 1) % depth]
+    for _ in range(_calm_steps(s, given, produced, size)):
+        now = f.end[head]
+        if arrived < n and arrival[arrived] <= now:
+            if not queue:
+                break
+            while arrived < n and arrival[arrived] <= now:
+                arrived += 1
+        _record(s, f, head, arrived - tried, every)
+        for i in range(running):
+            r = s.running[i]
+            computed = s.requests[COMPUTED, r]
+            if computed % size == 0:
+                if remember:
+                    _know(s, r, computed // size)
+                if s.requests[HELD, r] * size <= computed:
+                    _take(s, r, 1)
+            s.requests[COMPUTED, r] = computed + 1
+            s.requests[SAMPLED, r] += 1
+        context += running
+        seconds, joules = step_cost(table, f.new, f.past, 0, float(running), float(context), busy)
+        free_at = max(now, free_at) + seconds
+        drawn[0] += joules
+        f.end[head] = free_at
+        head = (head + 1) % depth
+    f.sums[2] = context
+    if remember:
+        for i in range(running):
+            r = s.running[i]
+            full = s.requests[COMPUTED, r] // size
+            if full > s.requests[KNOWN, r]:
+                _know(s, r, full)
+    return head, arrived
+
+
+@register_jitable
+def _record(s: State, f: Step, slot: int, waiting: int, every: int) -> None:
+    """Count a step that has ended, and write its row of the series if it has one."""
+    steps = s.counts[STEPS]
+    s.counts[STEPS] += 1
+    s.counts[TOKENS] += f.tokens[slot]
+    if steps % every == 0 and steps // every < s.series.shape[1]:
+        row = steps // every
+        s.series[0, row], s.series[1, row] = f.end[slot], f.tokens[slot]
+        s.series[2, row] = s.counts[RUNNING]
+        s.series[3, row] = waiting + s.counts[STACKED]
+        s.series[4, row], s.series[5, row] = s.counts[FREE], f.lost[slot]
+
+
+@register_jitable
 def _end(s: State, f: Step, slot: int, produced: Ints, waiting: int, every: int) -> int:
     """Hand out the tokens of a step; return how many requests are done."""
     now, done = f.end[slot], 0
@@ -331,15 +429,7 @@ def _end(s: State, f: Step, slot: int, produced: Ints, waiting: int, every: int)
         s.times[2, r] = now
         _finish(s, r)
         done += 1
-    steps = s.counts[STEPS]
-    s.counts[STEPS] += 1
-    s.counts[TOKENS] += f.tokens[slot]
-    if steps % every == 0 and steps // every < s.series.shape[1]:
-        row = steps // every
-        s.series[0, row], s.series[1, row] = now, f.tokens[slot]
-        s.series[2, row] = s.counts[RUNNING]
-        s.series[3, row] = waiting + s.counts[STACKED]
-        s.series[4, row], s.series[5, row] = s.counts[FREE], f.lost[slot]
+    _record(s, f, slot, waiting, every)
     return done
 
 
@@ -369,7 +459,7 @@ def serve_loop(
         every: Steps for each row of the series.
     """
     n, depth = arrival.shape[0], f.end.shape[0]
-    head = flying = arrived = tried = done = 0
+    head = flying = arrived = tried = done = calm = 0
     now = free_at = 0.0
     while done < n:
         while arrived < n and arrival[arrived] <= now:
@@ -378,6 +468,7 @@ def serve_loop(
             slot = (head + flying) % depth
             f.sums[:] = 0
             f.marks[slot] = f.lost[slot] = 0
+            before = s.counts[RUNNING]
             closed = limits[6] > 0 and s.counts[RUNNING] > 0
             budget = _plan_running(s, f, slot, given, produced, limits, limits[1])
             if f.lost[slot] == 0 and not closed:
@@ -396,6 +487,26 @@ def serve_loop(
             drawn[0] += joules
             f.end[slot] = free_at
             flying += 1
+            # Everyone who runs decodes, and nobody began, lost blocks or gets an end of his answer.
+            same = pieces == 0 and f.marks[slot] == 0 and f.lost[slot] == 0
+            calm = calm + 1 if same and before == s.counts[RUNNING] == decodes else 0
+        if calm >= depth and flying == depth:
+            head, arrived = _decode_on(
+                s,
+                f,
+                given,
+                produced,
+                arrival,
+                limits,
+                table,
+                busy,
+                drawn,
+                every,
+                head,
+                arrived,
+                tried,
+            )
+            free_at, calm = f.end[(head + depth - 1) % depth], 0
         if flying < depth and arrived < n and (not flying or arrival[arrived] <= f.end[head]):
             # Room for another step: what arrives is planned at once.
             now = arrival[arrived]

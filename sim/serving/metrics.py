@@ -71,7 +71,7 @@ def metrics(server: Server, serving: Serving, goal: Goal) -> dict[str, float]:
 
 def _spans(serving: Serving) -> Array:
     """Return the share of time that each row of the series stands for, (rows,)."""
-    ends = serving.series[0]
+    ends: Array = serving.series[0]
     if not ends.size:
         return ends
     spans = np.diff(ends, prepend=float(serving.arrival.min()))

@@ -4,10 +4,11 @@
     prices.cost([(512, 0)], decodes=64, context=64 * 1000).seconds
 
 What depends on the number of tokens or of sequences alone is priced for each number, in one pass
-over arrays: tile steps forbid to interpolate. What depends on the pieces of prompts and on contexts
-is attention (`step_table`): a GPU's attention kernels are computed as they are, so that the table
-equals the direct price of `Mixed`; other units' attention is linear in query-key pairs and in tokens
-read, exactly so on units without tiles, and within `StepPrices.linear_error` elsewhere.
+over arrays: tile steps forbid to interpolate. What depends on the pieces of prompts and on
+contexts is attention, and scans (`step_table`): a GPU's attention kernels are computed as they are,
+so that the table equals the direct price of `Mixed`; other units' attention is linear in query-key
+pairs and in tokens read, and so are scans, exactly on units without tiles, and within
+`StepPrices.linear_error` elsewhere.
 """
 
 from __future__ import annotations
@@ -28,9 +29,11 @@ from opbyte.hw_models.compute.gpu.calls import AttentionCall, attention_call
 from opbyte.hw_models.compute.gpu.parameters import GpuView
 from opbyte.hw_models.machine import Machine, load_machine
 from opbyte.hw_models.price import Demand
-from opbyte.sim.serving.prices_probe import Probe, drawn
-from opbyte.sim.serving.prices_tables import Piecewise, sweep, table_of
-from opbyte.sim.serving.step_table import StepTable, compiled
+from opbyte.sim.serving.prices_probe import Key, Probe
+from opbyte.sim.serving.prices_shapes import drawn
+from opbyte.sim.serving.prices_tables import Lane, Parts, Piecewise, sweep, table_of
+from opbyte.sim.serving.step_table import compiled
+from opbyte.sim.serving.step_table_layout import B_COMPUTE, StepTable
 from opbyte.sim.simulate import evaluate, resolve_mapping, static_watts
 from opbyte.workloads.mixed import Mixed
 from opbyte.workloads.model import Model
@@ -38,6 +41,8 @@ from opbyte.workloads.routing import Routing
 
 #: Shapes with each number of pieces, 0 to 3, on which the error of slopes is measured.
 CHECKED = 256
+#: Error above which slopes are no price.
+MOST_ERROR = 0.05
 
 
 @dataclass(frozen=True)
@@ -112,15 +117,24 @@ class StepPrices:
 
         with np.errstate(divide="ignore", invalid="ignore"):
             probe = Probe.of(price, model, how)
-            pieces = [_piecewise(probe, op, loaded, model) for op in probe.varying()]
-            swept = sweep(price, loaded, model, how, pieces, max(most))
-        table = table_of(swept, pieces, most, _host(software))
+            parts = Parts(
+                [_piecewise(probe, place, loaded, model) for place in probe.varying()],
+                [_lane(probe, key, op, loaded, model) for key, op in probe.lanes()],
+            )
+            swept = sweep(price, loaded, model, how, probe.placed, parts, max(most))
+        table = table_of(swept, parts, most, _host(software))
         _finite(loaded, table)
         watts = float(np.max(static_watts(loaded)))
         prices = cls(table, swept.resources, *most, watts, 0.0)
-        if all(p.call is not None for p in pieces):
+        if not parts.lanes and all(p.call is not None for p in parts.shared):
             return prices
         error = _error(prices, loaded, model, software, how)
+        if error > MOST_ERROR:
+            raise UncoveredError(
+                f"{loaded.name}: no table of iteration prices: {model.name}'s are not linear in "
+                f"pairs and tokens read, by {error:.0%}. use a mapping that fuses attention, or "
+                "price each iteration as `Mixed`"
+            )
         return cls(table, swept.resources, *most, watts, error)
 
     def cost(
@@ -150,34 +164,20 @@ class StepPrices:
 def _check(machine: Machine, model: Model, mapping: SoftwareMapping, most: tuple[int, int]) -> None:
     """Refuse what tables do not cover."""
     degrees = mapping.degrees
-    refused = (
-        (
-            min(most) < 1,
-            f"max_tokens={most[0]} and max_sequences={most[1]} must be at least 1. raise them",
-        ),
-        (
-            bool(model.encoder),
-            f"{model.name} has an encoder, which reads prompts whole. simulate its prefill and "
-            "decode instead",
-        ),
-        (
-            degrees.pp > 1,
-            f"pipeline stages (pp={degrees.pp}) overlap iterations, which a price for each does "
-            "not say. use a mapping with pp=1",
-        ),
-        (
-            degrees.dp * degrees.microbatches > 1,
-            f"an iteration belongs to one replica and one microbatch, got dp={degrees.dp}, "
-            f"microbatches={degrees.microbatches}. use a mapping with one of each, and serve "
-            "through several replicas",
-        ),
-        (machine.points > 1, "the machine holds several design points. build a table for each"),
-        (
-            any(getattr(layer.mixer, "index_topk", 0) for layer in model.layers),
-            f"{model.name} picks tokens by an index. price each iteration as `Mixed`",
-        ),
-    )
-    for bad, why in refused:
+    stages, replicas = degrees.pp, degrees.dp * degrees.microbatches
+    index = any(getattr(layer.mixer, "index_topk", 0) for layer in model.layers)
+    refused = {
+        f"max_tokens and max_sequences must be at least 1, got {most}. raise them": min(most) < 1,
+        f"{model.name} has an encoder, which reads prompts whole. simulate its prefill and decode "
+        "instead": bool(model.encoder),
+        f"{stages} pipeline stages overlap iterations, which a price for each does not say. use a "
+        "mapping with pp=1": stages > 1,
+        f"an iteration belongs to one replica and one microbatch, got {replicas}. use a mapping "
+        "with dp=1 and microbatches=1, and serve through several replicas": replicas > 1,
+        "the machine holds several design points. build a table for each": machine.points > 1,
+        f"{model.name} picks tokens by an index. price each iteration as `Mixed`": index,
+    }
+    for why, bad in refused.items():
         if bad:
             raise UncoveredError(f"{machine.name}: no table of iteration prices: {why}")
 
@@ -188,7 +188,13 @@ def _host(mapping: SoftwareMapping) -> float:
 
 def _finite(machine: Machine, table: StepTable) -> None:
     """Raise SimulationError where an iteration takes for ever."""
-    times = (table.fixed[1:, 0], table.head[1:, 0], table.base[:, 1:, :5], table.facts)
+    times = (
+        table.fixed[1:, 0],
+        table.head[1:, 0],
+        table.paths[:, 1:, 1],
+        table.base[:, 1:, : B_COMPUTE + 1],
+        table.facts,
+    )
     if not all(np.isfinite(t).all() for t in times):
         raise SimulationError(
             f"an iteration on {machine.name} takes for ever: a rate that it needs is 0. "
@@ -196,20 +202,36 @@ def _finite(machine: Machine, table: StepTable) -> None:
         )
 
 
-def _piecewise(probe: Probe, op: int, machine: Machine, model: Model) -> Piecewise:
-    """Return how an operator depends on the pieces."""
-    placed = probe.demands[-1].placed
-    view = UnitView(machine, placed.units[placed.unit_of[op]])
-    call, home = _call(placed, op, view)
+def _mask(placed: PlacedOps, block: int, model: Model) -> tuple[int, int]:
+    """Return window and chunk of a layer's attention, 0 without."""
     # Blocks are the embedding, each distinct layer as it first occurs, and the head.
     layers = list(dict.fromkeys(model.order))
     assert len(placed.table.blocks) == len(layers) + 2
-    mixer = model.layers[layers[int(placed.block_of[op]) - 1]].mixer
-    mask = (getattr(mixer, "window", 0) or 0, getattr(mixer, "chunk", 0) or 0)
+    mixer = model.layers[layers[block - 1]].mixer
+    return getattr(mixer, "window", 0) or 0, getattr(mixer, "chunk", 0) or 0
+
+
+def _piecewise(probe: Probe, place: int, machine: Machine, model: Model) -> Piecewise:
+    """Return how an operator of all segments depends on the pieces."""
+    placed = probe.placed
+    op = int(probe.aligned[0].shared[place])
+    block = int(placed.block_of[op])
+    view = UnitView(machine, placed.units[placed.unit_of[op]])
+    call, home = _call(placed, op, view)
+    mask = _mask(placed, block, model)
     crowd = max(1.0, placed.devices / machine.unit(view.path).count)
-    slopes = probe.slopes(op, machine, mask, called=call is not None)
+    slopes = probe.slopes(place, machine, mask, called=call is not None)
     efficiency = machine.values.get(f"{home}.efficiency", 1.0) if home else 1.0
-    return Piecewise(op, mask, slopes, call, crowd, home, efficiency)
+    return Piecewise(place, block, mask, slopes, call, crowd, home, efficiency)
+
+
+def _lane(probe: Probe, key: Key, op: int, machine: Machine, model: Model) -> Lane:
+    """Return how an operator of one segment depends on it."""
+    placed = probe.placed
+    mask = _mask(placed, key[0], model)
+    slopes = probe.lane_slopes(key, machine, mask)
+    latency = float(probe.demands[0].latency[op].max())
+    return Lane(key, int(placed.unit_of[op]), latency, mask, slopes)
 
 
 def _call(placed: PlacedOps, op: int, view: UnitView) -> tuple[AttentionCall | None, str]:

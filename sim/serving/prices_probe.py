@@ -1,13 +1,16 @@
 """What of a serving iteration depends on its pieces, found by pricing iterations of equal tokens.
 
-Iterations that have the same number of tokens differ in what looks at the cache and in the LM head
-alone. An operator whose price differs between them gets slopes over `step_table.FEATURES`: exact
-where its price is linear in them, a least-squares fit where tiles pad keys or queries.
+Iterations that have the same number of tokens differ in what looks at the cache, in the LM head,
+and in operators that each piece has of its own (*lanes*: the scan of a state-space layer, attention
+where nothing fuses it). What differs gets slopes over `step_table.FEATURES`, lanes over
+`LANE_FEATURES`: exact where a price is linear in them, a least-squares fit where tiles pad keys or
+queries.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,96 +18,93 @@ import numpy.typing as npt
 
 from opbyte.core.errors import UncoveredError
 from opbyte.core.ops import Array
+from opbyte.core.placed import PlacedOps
 from opbyte.hw_models.machine import Machine
 from opbyte.hw_models.price import Demand, resource_rate
-from opbyte.sim.serving.step_table import FEATURES
+from opbyte.sim.serving.prices_shapes import Shapes, drawn
 from opbyte.workloads.mixed import Mixed
 from opbyte.workloads.model import Model
 from opbyte.workloads.routing import Routing
-from opbyte.workloads.spans import Segment
 
 #: Tokens of iterations that are probed, and shapes with each number of pieces.
 TOKENS = (1024, 256)
 SHAPES = 24
-#: Longest context that is probed, and the one at which tables over tokens are made.
-LONGEST = 32768
-USUAL = 1024
+#: Pieces of the shapes that are probed, the first of which tells operators apart.
+PIECES = (1, 0, 2)
 #: Prices that differ by less are equal.
 _EQUAL = 1e-11
+_SEGMENT = re.compile(r"\.(prefill|decode)(\d+)$")
 
 Pricer = Callable[[Mixed], Demand]
+#: Block, names of rows, and of lanes the phase: an operator of any iteration.
+Key = tuple[int, frozenset[str], str]
+
+
+def keys(placed: PlacedOps, phase: str = "") -> list[tuple[Key, int]]:
+    """Return each operator's key and segment, -1 for operators of all segments.
+
+    Args:
+        phase: Of the iteration's segments where there is but one, whose rows bear no number.
+    """
+    starts = np.searchsorted(placed.op_of, np.arange(len(placed) + 1))
+    found: list[tuple[Key, int]] = []
+    for op in range(len(placed)):
+        names = placed.table.names[starts[op] : starts[op + 1]]
+        matches = [_SEGMENT.search(name) for name in names]
+        segments = {m.groups() if m else ("", "-1") for m in matches}
+        plain = frozenset(_SEGMENT.sub("", name) for name in names)
+        mine, number = segments.pop() if len(segments) == 1 else ("", "-1")
+        found.append(((int(placed.block_of[op]), plain, mine or phase), int(number)))
+    return found
 
 
 @dataclass(frozen=True)
-class Shapes:
-    """Iterations with equally many pieces of prompts.
+class Aligned:
+    """Which operators of an iteration are whose.
 
     Attributes:
-        new: New tokens of each piece, (pieces, points).
-        past: Past tokens of each piece, (pieces, points).
-        decodes: Sequences that decode, above 0, (points,).
-        context: Tokens that these attend to, summed, (points,).
+        shared: Operators of all segments, in one order for all iterations, (operators,).
+        lanes: Key, segment and number of each operator of one segment.
     """
 
-    new: Array
-    past: Array
-    decodes: Array
-    context: Array
+    shared: npt.NDArray[np.int64]
+    lanes: list[tuple[Key, int, int]]
 
-    def work(self, model: Model, routing: Routing) -> Mixed:
-        """Return the iterations as a work of as many design points."""
-        chunks = tuple(zip(self.new, self.past, strict=True))
-        return Mixed(model, chunks, self.decodes, self.context / self.decodes, routing=routing)
+    @classmethod
+    def of(cls, placed: PlacedOps, reference: PlacedOps) -> Aligned:
+        """Align the operators of an iteration with those of one that has a piece and decodes.
 
-    def features(self, window: int, chunk: int) -> Array:
-        """Return `FEATURES` under a mask, (FEATURES, points)."""
-        pieces = [Segment("prefill", 1.0, n, p) for n, p in zip(self.new, self.past, strict=True)]
-        decode = Segment("decode", self.decodes, 1.0, self.context / self.decodes - 1.0)
-        found = np.zeros((len(FEATURES), len(self.decodes)))
-        for piece in pieces:
-            found[0] += piece.pairs(window, chunk)
-            found[1] += piece.reads(window, chunk)
-        found[2] = len(pieces)
-        found[3] = self.decodes * decode.pairs(window, chunk)
-        found[4] = self.decodes
-        found[5] = (self.decodes + self.new.sum(axis=0)) * (len(pieces) + 1)
-        return found
+        Raises:
+            UncoveredError: If one has operators that the other lacks.
+        """
+        named = keys(reference)
+        known = {key: i for i, (key, segment) in enumerate(named) if segment < 0}
+        of_segments = {key for key, segment in named if segment >= 0}
+        shared: dict[int, int] = {}
+        lanes: list[tuple[Key, int, int]] = []
+        alone = all(segment < 0 for _, segment in keys(placed))
+        for op, (key, segment) in enumerate(keys(placed)):
+            single = (*key[:2], "decode")
+            if segment < 0 and key in known:
+                shared[known[key]] = op
+            elif segment < 0 and alone and single in of_segments:
+                lanes.append((single, 0, op))
+            elif segment >= 0 and key in of_segments:
+                lanes.append((key, segment, op))
+            else:
+                raise UncoveredError(_unlike(placed, op))
+        if len(shared) < len(known):
+            missing = next(i for i in known.values() if i not in shared)
+            raise UncoveredError(_unlike(reference, missing))
+        return cls(np.array([shared[i] for i in sorted(shared)], np.int64), lanes)
 
 
-def longest(model: Model) -> int:
-    """Return the longest context that is probed."""
-    return min(model.max_context or LONGEST, LONGEST)
-
-
-def drawn(
-    model: Model, pieces: int, count: int, tokens: int, sequences: int, seed: int, *, full: bool
-) -> Shapes:
-    """Return iterations; half of all sizes spread evenly, half over their logarithms.
-
-    Args:
-        pieces: Of each iteration.
-        count: Iterations.
-        tokens: Most tokens of an iteration, more than `pieces`.
-        sequences: Most sequences of an iteration, more than `pieces`.
-        full: All iterations have `tokens` tokens, whatever `sequences` is.
-    """
-    rng = np.random.default_rng(seed)
-    top = longest(model)
-
-    def sizes(most: Array) -> Array:
-        most = np.maximum(most, 1.0) + 0.999
-        by_logarithm = np.exp(rng.uniform(0.0, np.log(most)))
-        return np.floor(np.where(rng.random(count) < 0.5, by_logarithm, rng.uniform(1.0, most)))
-
-    left = np.full(count, tokens - 1.0)
-    new, past = np.zeros((pieces, count)), np.zeros((pieces, count))
-    for i in range(pieces):
-        new[i] = sizes(np.minimum(left - (pieces - i - 1), top))
-        past[i] = sizes(top - new[i] + 1.0) - 1.0
-        left -= new[i]
-    most = np.minimum(left, sequences - pieces - 1.0) + 1.0
-    decodes = left + 1.0 if full else sizes(most)
-    return Shapes(new, past, decodes, decodes * sizes(np.full(count, float(top))))
+def _unlike(placed: PlacedOps, op: int) -> str:
+    return (
+        f"no table of iteration prices: operator '{placed.names[op]}' comes and goes with the "
+        "pieces. use a mapping that fuses it (fusion: attention or layer), or price each "
+        "iteration as `Mixed`"
+    )
 
 
 @dataclass(frozen=True)
@@ -114,11 +114,13 @@ class Probe:
     Attributes:
         shapes: What was priced.
         demands: The price of each.
+        aligned: The operators of each.
         tokens: Tokens of each.
     """
 
     shapes: tuple[Shapes, ...]
     demands: tuple[Demand, ...]
+    aligned: tuple[Aligned, ...]
     tokens: tuple[int, ...]
 
     @classmethod
@@ -126,58 +128,71 @@ class Probe:
         """Price them.
 
         Raises:
-            UncoveredError: If operators come and go with the pieces.
+            UncoveredError: If operators come and go with the pieces, other than lanes.
         """
-        tokens = tuple(t for t in TOKENS for _ in range(3))
+        kinds = [(t, pieces) for t in TOKENS for pieces in PIECES]
         shapes = tuple(
-            drawn(model, pieces % 3, SHAPES, t, t, pieces, full=True)
-            for pieces, t in enumerate(tokens)
+            drawn(model, pieces, SHAPES, t, t, seed, full=True)
+            for seed, (t, pieces) in enumerate(kinds)
         )
         demands = tuple(price(shape.work(model, routing)) for shape in shapes)
-        first = demands[0].placed
-        for demand in demands:
-            if not np.array_equal(demand.placed.block_of, first.block_of):
-                raise UncoveredError(
-                    f"{model.name}: operators of their own for each piece of a prompt have no "
-                    f"table of prices ({', '.join(_others(demands))}). use a mapping that fuses "
-                    "them (fusion: attention or layer), or price each iteration as `Mixed`"
-                )
-        return cls(shapes, demands, tokens)
+        aligned = tuple(Aligned.of(d.placed, demands[0].placed) for d in demands)
+        return cls(shapes, demands, aligned, tuple(t for t, _ in kinds))
+
+    @property
+    def placed(self) -> PlacedOps:
+        """Return the operators of an iteration with one piece and decodes."""
+        return self.demands[0].placed
 
     def varying(self) -> list[int]:
-        """Return the operators, the LM head's apart, whose price depends on the pieces.
-
-        Raises:
-            UncoveredError: If one block has several.
-        """
-        placed = self.demands[0].placed
-        changes = np.zeros(len(placed), bool)
+        """Return the shared operators (by place), not the LM head's, that depend on the pieces."""
+        own = self.placed
+        ops = self.aligned[0].shared
+        changes = np.zeros(len(ops), bool)
         for value in (_compute, _joules, lambda d: d.latency[:, None], lambda d: d.busy):
             for tokens in TOKENS:
-                of = [d for d, t in zip(self.demands, self.tokens, strict=True) if t == tokens]
-                seen = np.concatenate([value(d) for d in of], axis=2)
+                seen = np.concatenate(
+                    [
+                        value(d)[a.shared]
+                        for d, a, t in zip(self.demands, self.aligned, self.tokens, strict=True)
+                        if t == tokens
+                    ],
+                    axis=2,
+                )
                 least, most = seen.min(axis=2), seen.max(axis=2)
                 changes |= (most - least > _EQUAL * np.abs(most)).any(axis=1)
-        found = [int(op) for op in np.flatnonzero(changes)]
-        found = [op for op in found if placed.table.blocks[placed.block_of[op]] != "head"]
-        blocks = [int(placed.block_of[op]) for op in found]
-        for block in set(blocks):
-            if blocks.count(block) > 1:
-                names = [placed.names[op] for op in found if placed.block_of[op] == block]
-                raise UncoveredError(
-                    f"{placed.table.blocks[block]}: a table of prices has one operator that "
-                    f"depends on the pieces in each layer, and here are {', '.join(names)}. use a "
-                    "mapping that fuses them (fusion: attention or layer), or price each iteration "
-                    "as `Mixed`"
-                )
-        return found
+        blocks = own.table.blocks
+        return [
+            int(place)
+            for place in np.flatnonzero(changes)
+            if blocks[own.block_of[ops[place]]] != "head"
+        ]
 
-    def slopes(self, op: int, machine: Machine, mask: tuple[int, int], *, called: bool) -> Array:
+    def slopes(self, place: int, machine: Machine, mask: tuple[int, int], *, called: bool) -> Array:
         """Return an operator's slopes over FEATURES, (2 + ports, FEATURES): see `components`."""
         features = np.concatenate([s.features(*mask) for s in self.shapes], axis=1)
-        values = [components(d, op, machine, called=called) for d in self.demands]
+        values = [
+            components(d, int(a.shared[place]), machine, called=called)
+            for d, a in zip(self.demands, self.aligned, strict=True)
+        ]
         tokens = np.repeat(self.tokens, SHAPES)
-        return fitted(features, np.concatenate(values, axis=1), tokens)
+        constants = tokens == np.unique(tokens)[:, None]
+        return fitted(features, np.concatenate(values, axis=1), constants.astype(np.float64))
+
+    def lanes(self) -> list[tuple[Key, int]]:
+        """Return each lane's key and its number among the operators of `placed`."""
+        return [(key, op) for key, _, op in self.aligned[0].lanes]
+
+    def lane_slopes(self, lane: Key, machine: Machine, mask: tuple[int, int]) -> Array:
+        """Return a lane's slopes over LANE_FEATURES, (2 + ports, LANE_FEATURES)."""
+        features, values = [], []
+        for shape, demand, aligned in zip(self.shapes, self.demands, self.aligned, strict=True):
+            for key, segment, op in aligned.lanes:
+                if key == lane:
+                    features.append(shape.segment(segment, *mask))
+                    values.append(components(demand, op, machine, called=False))
+        both = np.concatenate(features, axis=1), np.concatenate(values, axis=1)
+        return fitted(*both, np.zeros((0, both[0].shape[1])))
 
 
 def _compute(demand: Demand) -> Array:
@@ -186,12 +201,6 @@ def _compute(demand: Demand) -> Array:
 
 def _joules(demand: Demand) -> Array:
     return np.nan_to_num(demand.joules)[:, None]
-
-
-def _others(demands: Sequence[Demand]) -> list[str]:
-    """Return operators that not all of the demands have."""
-    named = [set(d.placed.names) for d in demands]
-    return sorted(set.union(*named) - set.intersection(*named))[:4]
 
 
 def components(demand: Demand, op: int, machine: Machine, *, called: bool) -> Array:
@@ -213,24 +222,24 @@ def components(demand: Demand, op: int, machine: Machine, *, called: bool) -> Ar
     return np.concatenate([compute[None], demand.joules[op][None], busy])
 
 
-def fitted(features: Array, values: Array, kinds: npt.NDArray[np.int64]) -> Array:
+def fitted(features: Array, values: Array, constants: Array) -> Array:
     """Return slopes of values over features, least in relative error, (values, features).
 
     Args:
         features: (features, points).
         values: (values, points).
-        kinds: Each kind of points has a constant of its own beside the slopes, (points,).
+        constants: Further columns, whose slopes are not asked for, (columns, points).
     """
     scale = np.maximum(features.max(axis=1), 1.0)
-    columns = np.concatenate([kinds == np.unique(kinds)[:, None], features / scale[:, None]])
+    columns = np.concatenate([constants, features / scale[:, None]])
     slopes = np.zeros((len(values), len(features)))
     for i, value in enumerate(values):
         most = np.abs(value).max()
-        if not np.isfinite(most) or value.max() - value.min() <= _EQUAL * most:
+        still = len(constants) and value.max() - value.min() <= _EQUAL * most
+        if not np.isfinite(most) or most == 0.0 or still:
             continue
         weight = 1.0 / np.maximum(np.abs(value), 1e-6 * most)
-        solved = np.linalg.lstsq((columns * weight).T, value * weight, rcond=1e-12)[0][
-            -len(features) :
-        ]
+        solved = np.linalg.lstsq((columns * weight).T, value * weight, rcond=1e-12)[0]
+        solved = solved[len(constants) :]
         slopes[i] = np.where(np.abs(solved) > _EQUAL * most, solved, 0.0) / scale
     return slopes

@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from opbyte.core.ops import Array
+from opbyte.core.placed import PlacedOps
 from opbyte.hw_models.compute.gpu import attention
 from opbyte.hw_models.compute.gpu.calls import AttentionCall
 from opbyte.hw_models.machine import Machine
 from opbyte.hw_models.price import Demand
-from opbyte.sim.analytic import block_paths, held, slack
-from opbyte.sim.serving.prices_probe import USUAL, Pricer, Shapes, components, longest
-from opbyte.sim.serving.step_table import (
-    B_AROUND,
-    B_BESIDE,
+from opbyte.sim.analytic import block_paths, held
+from opbyte.sim.serving.prices_probe import Aligned, Key, Pricer, components
+from opbyte.sim.serving.prices_shapes import Shapes, longest
+from opbyte.sim.serving.step_table_layout import (
+    AROUND,
     B_BUSY,
     B_COMPUTE,
     B_FLOOR,
     B_JOULES,
     B_LATENCY,
+    BESIDE,
     BUSY,
     FEATURES,
     JOULES,
+    LANE_FEATURES,
     SECONDS,
     StepTable,
 )
@@ -34,14 +37,17 @@ from opbyte.workloads.routing import Routing
 
 #: Numbers of tokens that are priced at once: their columns together stay in a core's cache.
 POINTS = 2048
+#: Context at which they are, where the model allows it.
+USUAL = 1024
 
 
 @dataclass(frozen=True)
 class Piecewise:
-    """An operator that depends on the pieces of an iteration.
+    """An operator of all segments of an iteration that depends on its pieces.
 
     Attributes:
-        op: Its number among the placed operators.
+        place: Its number among the operators that all iterations have (`Aligned.shared`).
+        block: Its block.
         mask: Window and chunk of its attention, 0 without.
         slopes: Over FEATURES, (2 + ports, FEATURES).
         call: The attention kernel that it is, None where slopes say it all.
@@ -50,13 +56,46 @@ class Piecewise:
         efficiency: Of that port.
     """
 
-    op: int
+    place: int
+    block: int
     mask: tuple[int, int]
     slopes: Array
     call: AttentionCall | None
     crowd: float
     home: str
     efficiency: float
+
+
+@dataclass(frozen=True)
+class Lane:
+    """An operator that a segment has of its own.
+
+    Attributes:
+        key: What it is; its phase says of which segments.
+        unit: Its number among the units.
+        latency: Seconds before anything streams.
+        mask: Window and chunk of its attention, 0 without.
+        slopes: Over LANE_FEATURES, (2 + ports, LANE_FEATURES).
+    """
+
+    key: Key
+    unit: int
+    latency: float
+    mask: tuple[int, int]
+    slopes: Array
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What depends on the pieces, by blocks in their order."""
+
+    shared: Sequence[Piecewise]
+    lanes: Sequence[Lane]
+
+    @property
+    def blocks(self) -> list[int]:
+        """Return the blocks that have such an operator."""
+        return sorted({p.block for p in self.shared} | {lane.key[0] for lane in self.lanes})
 
 
 @dataclass(frozen=True)
@@ -67,20 +106,21 @@ class Swept:
         resources: Ports and links, then units.
         ports: How many of the resources are ports and links.
         copies: Devices that each draw the joules of one.
-        fixed, head: Columns of `StepTable`, (points + 1, 2 + resources).
-        base: As in `StepTable`, (operators, points + 1, 6 + ports).
-        counts: Runs of each operator that depends on the pieces, (operators,).
-        unit: Its unit among the resources, (operators,).
+        runs: As in `StepTable`, (layers,).
+        unit: As in `StepTable`, (operators,).
+        fixed, head: As in `StepTable`, (points + 1, 2 + resources).
+        paths, base: As in `StepTable`, (layers or operators, points + 1, ...).
     """
 
     resources: tuple[str, ...]
     ports: int
     copies: float
+    runs: Array
+    unit: npt.NDArray[np.int64]
     fixed: Array
     head: Array
+    paths: Array
     base: Array
-    counts: Array
-    unit: npt.NDArray[np.int64]
 
 
 def sweep(
@@ -88,39 +128,46 @@ def sweep(
     machine: Machine,
     model: Model,
     routing: Routing,
-    pieces: Sequence[Piecewise],
+    reference: PlacedOps,
+    parts: Parts,
     most: int,
 ) -> Swept:
-    """Return the prices of 1 to `most` decoding sequences, each of equal context."""
-    parts = []
+    """Return the prices of 1 to `most` decoding sequences, each of equal context.
+
+    Args:
+        reference: Operators of an iteration with a piece and decodes.
+    """
+    found = []
     for first in range(1, most + 1, POINTS):
         tokens = np.arange(first, min(first + POINTS, most + 1), dtype=np.float64)
         none = np.zeros((0, len(tokens)))
         shapes = Shapes(none, none, tokens, tokens * float(min(USUAL, longest(model))))
-        parts.append(_part(price(shapes.work(model, routing)), machine, shapes, pieces))
-    one = parts[0]
-    fixed, head = (np.concatenate([getattr(p, n) for p in parts]) for n in ("fixed", "head"))
-    base = np.concatenate([p.base for p in parts], axis=1)
+        demand = price(shapes.work(model, routing))
+        aligned = Aligned.of(demand.placed, reference)
+        found.append(_part(demand, aligned, machine, shapes, parts))
+    one = found[0]
     # Nothing has 0 tokens; an index is a number of tokens.
-    return Swept(
-        one.resources,
-        one.ports,
-        one.copies,
-        np.pad(fixed, ((1, 0), (0, 0))),
-        np.pad(head, ((1, 0), (0, 0))),
-        np.pad(base, ((0, 0), (1, 0), (0, 0))),
-        one.counts,
-        one.unit,
+    fixed, head = (
+        np.pad(np.concatenate([getattr(f, n) for f in found]), ((1, 0), (0, 0)))
+        for n in ("fixed", "head")
     )
+    paths, base = (
+        np.pad(np.concatenate([getattr(f, n) for f in found], axis=1), ((0, 0), (1, 0), (0, 0)))
+        for n in ("paths", "base")
+    )
+    return replace(one, fixed=fixed, head=head, paths=paths, base=base)
 
 
-def _part(demand: Demand, machine: Machine, shapes: Shapes, pieces: Sequence[Piecewise]) -> Swept:
+def _part(
+    demand: Demand, aligned: Aligned, machine: Machine, shapes: Shapes, parts: Parts
+) -> Swept:
     """Return one array of points, its first not padded."""
     placed, duration = demand.placed, demand.duration
     table = placed.table
     counts = np.bincount(table.order, minlength=len(table.blocks)).astype(np.float64)
-    ops = np.array([p.op for p in pieces], np.int64)
-    blocks = placed.block_of[ops]
+    shared = aligned.shared[[p.place for p in parts.shared]]
+    ops = np.concatenate([shared, np.array([op for _, _, op in aligned.lanes], np.int64)])
+    blocks = np.array(parts.blocks, np.int64)
     heads = np.array([name == "head" for name in table.blocks])
     rest = ~heads
     rest[blocks] = False
@@ -131,24 +178,22 @@ def _part(demand: Demand, machine: Machine, shapes: Shapes, pieces: Sequence[Pie
     columns = (block_paths(demand, duration), held(demand, duration), counts, copies)
     fixed = _summed(demand, *columns, rest, alone & ~in_head)
     head = _summed(demand, *columns, heads, in_head)
-    # Paths without the operator, and around it.
-    without = duration.copy()
-    without[ops] = -np.inf
-    beside = block_paths(demand, without)[blocks]
-    before, after = slack(demand)
+    paths = np.empty((len(blocks), duration.shape[1], 2))
+    # A path without these operators, and one through them that do not count.
+    for column, nothing in ((BESIDE, -np.inf), (AROUND, 0.0)):
+        without = duration.copy()
+        without[ops] = nothing
+        paths[:, :, column] = block_paths(demand, without)[blocks]
     ports = len(placed.resources)
-    base = np.zeros((len(ops), duration.shape[1], B_BUSY + ports))
-    for i, piece in enumerate(pieces):
-        op, mine = piece.op, base[i].T
-        mine[B_BESIDE], mine[B_AROUND] = beside[i], before[op] + after[op]
+    resources, unit = (*placed.resources, *placed.units), ports + placed.unit_of[shared]
+    base = np.zeros((len(shared), duration.shape[1], B_BUSY + ports))
+    for i, (op, piece) in enumerate(zip(shared, parts.shared, strict=True)):
+        mine = base[i].T
         mine[B_LATENCY], mine[B_FLOOR] = demand.latency[op], demand.floor[op]
-        values = components(demand, op, machine, called=piece.call is not None)
+        values = components(demand, int(op), machine, called=piece.call is not None)
         mine[B_COMPUTE:] = values - piece.slopes @ shapes.features(*piece.mask)
         mine[B_JOULES] *= copies
-    resources = (*placed.resources, *placed.units)
-    return Swept(
-        resources, ports, copies, fixed, head, base, counts[blocks], ports + placed.unit_of[ops]
-    )
+    return Swept(resources, ports, copies, counts[blocks], unit, fixed, head, paths, base)
 
 
 def _summed(
@@ -170,11 +215,10 @@ def _summed(
     return summed
 
 
-def table_of(
-    swept: Swept, pieces: Sequence[Piecewise], most: tuple[int, int], host: float
-) -> StepTable:
+def table_of(swept: Swept, parts: Parts, most: tuple[int, int], host: float) -> StepTable:
     """Return the table of at most so many tokens and sequences."""
     tokens, sequences = most
+    pieces, blocks = parts.shared, parts.blocks
     spans, span_of = _spans(pieces)
     called = [p.call for p in spans if p.call is not None]
     columns = called[0].sizes.shape[2] if called else attention.COLUMNS
@@ -185,31 +229,55 @@ def table_of(
             rows[s] = piece.call.sizes[0, 0]
             facts[s] = piece.call.facts[0]
     ports = swept.resources[: swept.ports]
-    slopes = np.zeros((len(pieces), 2 + swept.ports, len(FEATURES)))
-    for i, piece in enumerate(pieces):
-        slopes[i] = piece.slopes
-    slopes[:, B_JOULES - B_COMPUTE] *= swept.copies
+    operators = [
+        (blocks.index(p.block), u, s, ports.index(p.home) if p.home in ports else -1, p.efficiency)
+        for p, u, s in zip(pieces, swept.unit, span_of, strict=True)
+    ]
+    masks = [(*p.mask, p.crowd if p.call is not None else 0.0) for p in spans]
     return StepTable(
         fixed=np.ascontiguousarray(swept.fixed[: tokens + 1]),
         head=np.ascontiguousarray(swept.head[: sequences + 1]),
+        paths=np.ascontiguousarray(swept.paths[:, : tokens + 1]),
+        runs=swept.runs,
         base=np.ascontiguousarray(swept.base[:, : tokens + 1]),
-        slopes=slopes,
-        counts=swept.counts,
-        unit=swept.unit,
-        span=np.array(span_of, np.int64),
-        home=np.array([ports.index(p.home) if p.home in ports else -1 for p in pieces], np.int64),
-        efficiency=np.array([p.efficiency for p in pieces], np.float64),
-        spans=np.array([p.mask for p in spans], np.float64).reshape(-1, 2),
-        crowd=np.array([p.crowd if p.call is not None else 0.0 for p in spans], np.float64),
+        slopes=_trimmed(_slopes([p.slopes for p in pieces], len(FEATURES), swept)),
+        operators=np.array(operators, np.float64).reshape(-1, 5),
+        spans=np.array(masks, np.float64).reshape(-1, 3),
         rows=rows,
         facts=facts,
         rules=called[0].rules if called else np.zeros(1),
         tiles=called[0].tiles if called else np.zeros((1, 1)),
+        lanes=_lanes(swept, parts.lanes, blocks),
         host=host,
         features=np.zeros((len(spans), len(FEATURES) + 1)),
         seconds=np.zeros(sequences + 1),
-        busy=np.zeros(len(swept.resources)),
+        busy=np.zeros(len(swept.resources) + len(blocks)),
     )
+
+
+def _lanes(swept: Swept, lanes: Sequence[Lane], blocks: list[int]) -> Array:
+    """Return the rows of `StepTable.lanes`."""
+    columns = [
+        (blocks.index(x.key[0]), swept.ports + x.unit, x.key[2] == "decode", x.latency, *x.mask)
+        for x in lanes
+    ]
+    slopes = _slopes([x.slopes for x in lanes], len(LANE_FEATURES), swept)
+    width = (2 + swept.ports) * len(LANE_FEATURES)
+    first = np.array(columns, np.float64).reshape(-1, 6)
+    return np.concatenate([first, slopes.reshape(-1, width)], axis=1)
+
+
+def _slopes(found: Sequence[Array], features: int, swept: Swept) -> Array:
+    """Return slopes of several operators, joules those of all devices."""
+    slopes = np.array(found, np.float64).reshape(-1, 2 + swept.ports, features)
+    slopes[:, B_JOULES - B_COMPUTE] *= swept.copies
+    return slopes
+
+
+def _trimmed(slopes: Array) -> Array:
+    """Return slopes without the last features that none of them needs."""
+    used = np.flatnonzero(slopes.any(axis=(0, 1)))
+    return np.ascontiguousarray(slopes[:, :, : used.max(initial=0) + 1])
 
 
 def _spans(pieces: Sequence[Piecewise]) -> tuple[list[Piecewise], list[int]]:

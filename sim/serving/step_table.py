@@ -1,15 +1,16 @@
 """The price of a serving iteration, read from a compiled table.
 
 An iteration is pieces of prompts and decoding sequences. What depends only on its tokens T, or on
-its sequences S, was priced for every T and S before (`prices`). What depends on the pieces, one
-operator of a layer at most, is priced here:
+its sequences S, was priced for every T and S before (`prices`). What depends on the pieces is
+priced here:
 
     operator = latency(T) + max(compute, floor(T), busiest port)
     compute, busy, joules = base(T) + slopes . (query-key pairs, tokens read, ...)
-    layer    = max(path beside the operator, path around it + operator)
+    layer    = max(path beside these operators, path around them + them + the longest lane)
+    lane     = operators that one segment (a piece, or all decodes) has of its own
     seconds  = max(sum of layers and the rest, busiest resource, host)
 
-Where the operator is an attention kernel of a GPU its call is computed as it is, instead of by
+Where an operator is an attention kernel of a GPU its call is computed as it is, instead of by
 slopes. The functions are plain Python, and compiled inside whoever calls them.
 """
 
@@ -19,119 +20,112 @@ from collections.abc import Callable
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numba
-import numpy as np
-import numpy.typing as npt
 from numba.extending import register_jitable
 
 from opbyte.core.ops import Array
 from opbyte.hw_models.compute.gpu import attention
 from opbyte.hw_models.compute.gpu.attention import NEW, PAIRS, READS, SEQUENCES, call_seconds
+from opbyte.sim.serving import step_table_layout
+from opbyte.sim.serving.step_table_layout import (
+    AROUND,
+    B_BUSY,
+    B_COMPUTE,
+    B_FLOOR,
+    B_JOULES,
+    B_LATENCY,
+    BESIDE,
+    BUSY,
+    CALL,
+    CHUNK,
+    CROWD,
+    JOULES,
+    L_CHUNK,
+    L_DECODES,
+    L_LATENCY,
+    L_LAYER,
+    L_SLOPES,
+    L_UNIT,
+    L_WINDOW,
+    LANE_FEATURES,
+    O_EFFICIENCY,
+    O_HOME,
+    O_LAYER,
+    O_SPAN,
+    O_UNIT,
+    SCAN_BLOCK,
+    SECONDS,
+    WINDOW,
+    StepTable,
+    pairs_of,
+    positive,
+    reads_of,
+)
 
-Indices = npt.NDArray[np.int64]
-
-# Columns of `fixed` and `head`; busy seconds of each resource follow.
-SECONDS, JOULES, BUSY = range(3)
-# Columns of `base`; busy seconds of each port follow. `slopes` begin at B_COMPUTE.
-B_BESIDE, B_AROUND, B_LATENCY, B_FLOOR, B_COMPUTE, B_JOULES, B_BUSY = range(7)
-#: What slopes multiply: query-key pairs, tokens read and number of pieces of prompts; tokens that
-#: decodes attend to, and their number; tokens, once for each segment, for each reads all queries.
-FEATURES = ("pairs", "reads", "pieces", "attended", "decodes", "queries")
-_CALL = len(FEATURES)
-# Columns of `spans`.
-WINDOW, CHUNK = range(2)
+__all__ = ["StepTable", "compiled", "source_stamp", "step_cost", "step_seconds"]
 
 
-class StepTable(NamedTuple):
-    """Arrays of one model on one machine; `prices.StepPrices` makes and explains them.
+@register_jitable
+def _lanes(
+    table: StepTable,
+    new: Array,
+    past: Array,
+    pieces: int,
+    decodes: float,
+    context: float,
+    total: float,
+) -> float:
+    """Return the joules of operators that segments have of their own.
 
-    Calls write to the scratch arrays: threads need a table each.
-
-    Attributes:
-        fixed: By tokens: path, joules, busy seconds of each resource, (tokens + 1, 2 + resources).
-        head: By sequences: the same of the LM head, (sequences + 1, 2 + resources).
-        base: By operator that depends on the pieces, and tokens: path beside it, path around it,
-            latency, floor, compute, joules, busy seconds of each port,
-            (operators, tokens + 1, 6 + ports).
-        slopes: Of compute, joules and each port's busy seconds over `FEATURES`,
-            (operators, 2 + ports, FEATURES).
-        counts: Runs of each operator, (operators,).
-        unit: Resource that is the operator's unit, (operators,).
-        span: Which of the spans the operator attends over, (operators,).
-        home: Port that is busy no longer than the kernel, -1 without a kernel, (operators,).
-        efficiency: Of that port, (operators,).
-        spans: Window and chunk, 0 without, (spans, 2).
-        crowd: Devices that one unit serves, of spans that are kernel calls; 0 of others, (spans,).
-        rows: Rows of each span's call, the constant columns set, (spans, rows, columns).
-        facts: Of each span's call, (spans, FACTS).
-        rules: Of the library, (RULES,).
-        tiles: Of the library, (tiles, columns).
-        host: Seconds that the host needs for an iteration.
-        features: Scratch, of each span, its call's seconds last, (spans, FEATURES + 1).
-        seconds: Scratch, (rows,).
-        busy: Scratch, (resources,).
+    Adds what they keep busy, and the longest segment to the path of each layer.
     """
-
-    fixed: Array
-    head: Array
-    base: Array
-    slopes: Array
-    counts: Array
-    unit: Indices
-    span: Indices
-    home: Indices
-    efficiency: Array
-    spans: Array
-    crowd: Array
-    rows: Array
-    facts: Array
-    rules: Array
-    tiles: Array
-    host: float
-    features: Array
-    seconds: Array
-    busy: Array
-
-
-@register_jitable
-def _seen(position: float, window: float, chunk: float) -> float:
-    """Return the tokens that queries at 1 .. position see, summed: `spans.seen_up_to`, compiled."""
-    seen = 0.0
-    if chunk > 0.0:
-        whole = np.floor(position / chunk)
-        position -= whole * chunk
-        if 0.0 < window < chunk:
-            seen = whole * (window * (window + 1.0) / 2.0 + (chunk - window) * window)
-        else:
-            window = 0.0
-            seen = whole * (chunk * (chunk + 1.0) / 2.0)
-    if window > 0.0:
-        full = min(position, window)
-        return float(seen + (full * (full + 1.0) / 2.0 + (position - full) * window))
-    return float(seen + position * (position + 1.0) / 2.0)
-
-
-@register_jitable
-def pairs_of(new: float, past: float, window: float, chunk: float) -> float:
-    """Return the query-key pairs of one sequence that no mask hides: `Segment.pairs`."""
-    return _seen(past + new, window, chunk) - _seen(past, window, chunk)
+    lanes, held, runs = table.lanes, table.busy, table.runs
+    resources, width = held.shape[0] - runs.shape[0], len(LANE_FEATURES)
+    joules = 0.0
+    for b in range(runs.shape[0]):
+        longest = 0.0
+        for i in range(pieces + 1 if decodes > 0.0 else pieces):
+            kind = 0.0 if i < pieces else 1.0
+            count, tokens, before = decodes, 1.0, 0.0
+            if i < pieces:
+                count, tokens, before = 1.0, new[i], past[i]
+            else:
+                before = context / decodes - 1.0
+            block, one = min(tokens, SCAN_BLOCK), 1.0 if i == 0 else 0.0
+            length = 0.0
+            for k in range(lanes.shape[0]):
+                if lanes[k, L_LAYER] != b or lanes[k, L_DECODES] != kind:
+                    continue
+                pairs = pairs_of(tokens, before, lanes[k, L_WINDOW], lanes[k, L_CHUNK])
+                reads = reads_of(tokens, before, lanes[k, L_WINDOW], lanes[k, L_CHUNK])
+                reads = pairs if kind > 0.0 else reads
+                stream = 0.0
+                for c in range((lanes.shape[1] - L_SLOPES) // width):
+                    at = L_SLOPES + c * width
+                    value = lanes[k, at + 1] * pairs + lanes[k, at + 2] * reads
+                    value += lanes[k, at + 3] * tokens + lanes[k, at + 4] * tokens * block
+                    value += lanes[k, at + 5] * tokens / block
+                    value += lanes[k, at + 6] * min(max(before, 0.0), 1.0)
+                    value = lanes[k, at] + count * value + lanes[k, at + 7] * total
+                    value = runs[b] * positive(value + one * lanes[k, at + 8])
+                    if c == B_JOULES - B_COMPUTE:
+                        joules += value
+                        continue
+                    if c >= B_BUSY - B_COMPUTE:
+                        held[c - B_BUSY + B_COMPUTE] += value
+                    stream = max(stream, value)
+                lasts = runs[b] * lanes[k, L_LATENCY] + stream
+                held[int(lanes[k, L_UNIT])] += lasts
+                length += lasts
+            longest = max(longest, length)
+        held[resources + b] += longest / runs[b]
+    return joules
 
 
 @register_jitable
-def reads_of(new: float, past: float, window: float, chunk: float) -> float:
-    """Return the distinct tokens that a piece of a prompt reads: `Segment.reads`."""
-    reads = past + new
-    if window > 0.0:
-        reads = min(reads, new + (window - 1.0))
-    if chunk > 0.0:
-        reads = min(reads, past + new - np.floor(past / chunk) * chunk)
-    return float(reads)
-
-
-@register_jitable
-def step_cost(
+def step_cost(  # noqa: C901 (see its first comment)
     table: StepTable,
     new: Array,
     past: Array,
@@ -164,10 +158,13 @@ def step_cost(
     if tokens <= 0 or tokens >= fixed.shape[0] or sequences >= head.shape[0]:
         raise ValueError("an iteration has no token, or more tokens or sequences than its table")
     count = pieces + 1 if decodes > 0.0 else pieces
-    for s in range(table.crowd.shape[0]):
-        window, chunk = table.spans[s, WINDOW], table.spans[s, CHUNK]
-        all_pairs = all_reads = attended = 0.0
+    for s in range(table.spans.shape[0]):
+        window, chunk, crowd = table.spans[s, WINDOW], table.spans[s, CHUNK], table.spans[s, CROWD]
+        all_pairs = all_reads = attended = squares = blocks = started = going = 0.0
         for i in range(pieces):
+            block = min(new[i], SCAN_BLOCK)
+            squares, blocks = squares + new[i] * block, blocks + new[i] / block
+            started += min(past[i], 1.0)
             pairs = pairs_of(new[i], past[i], window, chunk)
             reads = reads_of(new[i], past[i], window, chunk)
             rows[s, i, SEQUENCES], rows[s, i, NEW] = 1.0, new[i]
@@ -178,49 +175,59 @@ def step_cost(
             rows[s, pieces, SEQUENCES], rows[s, pieces, NEW] = decodes, 1.0
             rows[s, pieces, READS], rows[s, pieces, PAIRS] = pairs, pairs
             attended = decodes * pairs
+            going = decodes * min(max(context / decodes - 1.0, 0.0), 1.0)
         features[s, 0], features[s, 1], features[s, 2] = all_pairs, all_reads, pieces
         features[s, 3], features[s, 4], features[s, 5] = attended, decodes, total * count
-        features[s, _CALL] = 0.0
-        if table.crowd[s] > 0.0:
+        features[s, 6], features[s, 7] = squares, blocks
+        features[s, 8], features[s, 9] = started, going
+        features[s, CALL] = 0.0
+        if crowd > 0.0:
             of_call = table.seconds[:count]
             call_seconds(of_call, rows[s, :count], table.facts[s], table.rules, table.tiles)
             for i in range(count):
-                features[s, _CALL] += table.crowd[s] * of_call[i]
-    for r in range(held.shape[0]):
+                features[s, CALL] += crowd * of_call[i]
+    resources = held.shape[0] - table.runs.shape[0]
+    held[resources:] = 0.0
+    for r in range(resources):
         held[r] = fixed[tokens, BUSY + r] + head[sequences, BUSY + r]
     seconds = fixed[tokens, SECONDS] + head[sequences, SECONDS]
     joules = fixed[tokens, JOULES] + head[sequences, JOULES]
-    for v in range(table.counts.shape[0]):
-        s, runs = table.span[v], table.counts[v]
+    for v in range(table.operators.shape[0]):
+        b, s = int(table.operators[v, O_LAYER]), int(table.operators[v, O_SPAN])
+        home, runs = B_BUSY + int(table.operators[v, O_HOME]), table.runs[b]
         compute, stream = 0.0, base[v, tokens, B_FLOOR]
         for column in range(B_COMPUTE, base.shape[2]):
             value = base[v, tokens, column]
-            for i in range(_CALL):
+            for i in range(slopes.shape[2]):
                 value += slopes[v, column - B_COMPUTE, i] * features[s, i]
-            # A fit may undershoot; what is unknown stays NaN.
-            value = max(value, 0.0)
+            value = positive(value)
             if column == B_JOULES:
                 joules += runs * value
                 continue
             if column == B_COMPUTE:
-                value += features[s, _CALL]
+                value += features[s, CALL]
                 compute = value
-            elif column == B_BUSY + table.home[v]:
-                value = min(value, max(compute, value * table.efficiency[v]))
+            elif column == home:
+                value = min(value, max(compute, value * table.operators[v, O_EFFICIENCY]))
             if column >= B_BUSY:
                 held[column - B_BUSY] += runs * value
             stream = max(stream, value)
         lasts = base[v, tokens, B_LATENCY] + stream
-        held[table.unit[v]] += runs * lasts
-        seconds += runs * max(base[v, tokens, B_BESIDE], base[v, tokens, B_AROUND] + lasts)
+        held[int(table.operators[v, O_UNIT])] += runs * lasts
+        held[resources + b] += lasts
+    if table.lanes.shape[0] > 0:
+        joules += _lanes(table, new, past, pieces, decodes, context, total)
+    for b in range(table.runs.shape[0]):
+        around = table.paths[b, tokens, AROUND] + held[resources + b]
+        seconds += table.runs[b] * max(table.paths[b, tokens, BESIDE], around)
     seconds = max(seconds, table.host)
-    for r in range(held.shape[0]):
+    for r in range(resources):
         seconds = max(seconds, held[r])
         busy[r] += held[r]
     return float(seconds), float(joules)
 
 
-@register_jitable
+@register_jitable(inline="always")
 def step_seconds(
     table: StepTable,
     new: Array,
@@ -234,6 +241,10 @@ def step_seconds(
     return step_cost(table, new, past, pieces, decodes, context, busy)[0]
 
 
+#: Files whose functions are compiled into callers.
+_SOURCES = (__file__, step_table_layout.__file__, attention.__file__)
+
+
 @cache
 def source_stamp() -> int:
     """Return a number that changes with the source of what is compiled into a caller.
@@ -241,7 +252,7 @@ def source_stamp() -> int:
     Numba's cache looks at the file of the function that it compiles, and not at what that calls.
     A caller that caches itself should hold this number in a closure, as `compiled` does.
     """
-    text = b"".join(Path(str(f)).read_bytes() for f in (__file__, attention.__file__))
+    text = b"".join(Path(str(f)).read_bytes() for f in _SOURCES)
     return int.from_bytes(sha256(text).digest()[:6], "little")
 
 

@@ -33,7 +33,6 @@ class OperatorClass:
             relative to the unit or link; `launch` is the gap between kernels that the machine's
             mapping takes, a unit's `efficiency` that of its memory's port.
         band: Field by which errors are reported, and the upper ends of its bands.
-        benchmark: Mapping that its rows were measured under, where the machine has it.
     """
 
     name: str
@@ -42,7 +41,6 @@ class OperatorClass:
     spread: Mapping[str, float]
     band: str
     ends: tuple[float, ...]
-    benchmark: str = ""
 
     @property
     def on_link(self) -> bool:
@@ -77,15 +75,18 @@ class OperatorClass:
         path = f"{self._view(machine).unit.path}.kernel.energy"
         return path if path in machine.values else None
 
-    def mapping(self, machine: Machine) -> SoftwareMapping | None:
+    def mapping(self, machine: Machine, benchmark: str = "") -> SoftwareMapping | None:
         """Return the mapping that rows are priced with, None for the machine's own of their kind.
+
+        Args:
+            benchmark: Mapping that they were measured under, where the machine has it.
 
         Parameters of collectives are the library's, also where the machine's mapping gives small
         all-reduces to kernels of the serving software.
         """
         if not self.on_link:
-            known = self.benchmark in machine.config.mappings
-            return machine.mapping(self.benchmark) if known else None
+            known = benchmark in machine.config.mappings
+            return machine.mapping(benchmark) if known else None
         return machine.mapping().model_copy(update={"all_reduce": "library"})
 
     def least(self) -> Array:
@@ -172,7 +173,6 @@ CLASSES = (
         _named("kernel.latent", {"trip": 0.3, "start": 0.5, "single": 0.7}),
         "kv_tokens",
         (128, 1024, 8192),
-        "mla_benchmark",
     ),
     OperatorClass(
         "experts",

@@ -95,7 +95,8 @@ def fit(
     """Fit the parameters of one class.
 
     Args:
-        frame: Rows of the class, with `measured` seconds; `file`, if there, names their origin.
+        frame: Rows of the class, with `measured` seconds; `file`, if there, names their origin,
+            and `benchmark` the mapping that they were measured under.
         rows: Rows to fit, drawn at random.
         activity: Share of `kernel.energy` that the operands of the rows drew.
     Raises:
@@ -116,7 +117,9 @@ def fit(
     few, rest = frame.iloc[order[:rows]], frame.iloc[order[rows:]]
     start = np.array([float(machine.values[p]) for p in paths])
     loaded = machine.with_values(drawn)
-    mapping = operators.mapping(machine)
+    under = list(frame["benchmark"].dropna()) if "benchmark" in frame else []
+    benchmark = str(under[0]) if under else ""
+    mapping = operators.mapping(machine, benchmark)
     fitted = _Problem.of(loaded, operators, mapping, start, few).solved(progress)
     variants = dict(zip(paths, np.stack([start, fitted], axis=1), strict=True))
     before, after = Batch.of(rest, 2).seconds(loaded, variants, mapping)

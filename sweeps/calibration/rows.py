@@ -82,10 +82,11 @@ class _File:
 def _parquet(path: Path) -> pd.DataFrame:
     file = _File(path, lambda at: f"{path}: row {at}", aiconfigurator.TIME)
     frame = aiconfigurator.read_file(path).reset_index(drop=True)
+    under = {name: frame.pop(name) for name in ("benchmark",) if name in frame}
     times = frame["measured"].to_numpy(float)
     frame = frame.rename(columns={"measured": file.time})
     file.fail(frame, ~(np.isfinite(times) & (times > 0)), file.time, "must be a positive number")
-    return _checked(file, frame).rename(columns={file.time: "measured"})
+    return _checked(file, frame).rename(columns={file.time: "measured"}).assign(**under)
 
 
 def _csv(path: Path) -> pd.DataFrame:

@@ -41,7 +41,8 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "fft-conv": {"batch": 2, "channels": 8, "length": 1024, "order": 2},
     "monarch-example": {"rows": 64, "columns": 64, "inner": 16, "outer": 16},
 }
-kinds = pytest.mark.parametrize("kind", WORKS.names())
+#: What a served trace computes is not known before it is served.
+kinds = pytest.mark.parametrize("kind", [kind for kind in WORKS.names() if kind != "serve"])
 
 
 @pytest.fixture

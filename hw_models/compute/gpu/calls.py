@@ -71,8 +71,6 @@ def attention_call(placed: PlacedOps, op: int, view: GpuView) -> AttentionCall |
     Raises:
         UncoveredError: If the unit lacks the dtype, or its generation has no such kernel.
     """
-    from opbyte.hw_models.compute.gpu.libraries import LIBRARIES
-
     table = placed.table
     rows, _ = _calls(placed, np.array([op]))
     dtypes = {table.dtypes[row] for row in rows}
@@ -82,7 +80,7 @@ def attention_call(placed: PlacedOps, op: int, view: GpuView) -> AttentionCall |
     facts = attention_facts(view, dtype, placed.launch)
     if facts is None:
         return None
-    library = LIBRARIES.lookup(view.generation.name)
+    library = ATTENTION_LIBRARIES.lookup(view.generation.name)
     sizes = _attention_sizes(table, rows, lookup(dtype).bytes_per_element)
     return AttentionCall(sizes, facts, library.rules, library.tiles)
 
