@@ -104,9 +104,18 @@ class Result:
 
     @property
     def breakdown(self) -> pd.DataFrame:
-        """Return one row per operator: times, bytes, energy and share, over all its runs."""
+        """Return one row per operator: times, bytes, energy and share, over all its runs.
+
+        Raises:
+            UncoveredError: Of a served trace, whose steps all differ.
+        """
         import pandas as pd
 
+        if not self.outcome.phases:
+            raise UncoveredError(
+                f"{self.work}: steps all differ, so there is no breakdown by operator. see "
+                "`requests`, or simulate one step as a mixed work"
+            )
         return pd.concat([_frame(p) for p in self.outcome.phases], ignore_index=True)
 
     @property

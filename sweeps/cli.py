@@ -24,6 +24,7 @@ COMMANDS = {
     "schema": "schema",
     "validate": "validate",
     "calibrate": "calibrate",
+    "capacity": "capacity",
     "trace": "trace",
 }
 _HELP = "Simulate accelerators for large language models and search their design space."

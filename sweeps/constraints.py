@@ -19,8 +19,7 @@ __all__ = ["METRIC_DIMENSIONS", "Constraint", "metric_dimension"]
 #: Dimension of the metrics whose name does not say it.
 METRIC_DIMENSIONS: Mapping[str, str] = {
     "seconds": "seconds",
-    "ttft": "seconds",
-    "tpot": "seconds",
+    **dict.fromkeys(("ttft", "tpot", "latency"), "seconds"),
     "joules": "joules",
     "watts": "watts",
     "area_m2": "area",
@@ -29,6 +28,8 @@ METRIC_DIMENSIONS: Mapping[str, str] = {
     "usd_per_mtoken": "dollars",
     "flops_per_s": "ops_per_s",
 }
+#: What stands behind the name of a time of requests.
+_STATISTICS = ("mean", "p50", "p90", "p99")
 _RELATION = re.compile(r"^(?P<left>[^<>=]+?)\s*(?P<sign><=|>=|<|>)\s*(?P<right>[^<>=]+)$")
 _BARE = re.compile(r"^[+-]?[\d.]*[1-9][\d.]*(?:[eE][+-]?\d+)?$")
 #: Metrics whose name says their unit may be compared with a bare number.
@@ -40,6 +41,9 @@ def metric_dimension(name: str) -> str | None:
     """Return the dimension of a metric, None where it is a plain number."""
     if name in METRIC_DIMENSIONS:
         return METRIC_DIMENSIONS[name]
+    of, _, statistic = name.partition("_")
+    if statistic in _STATISTICS:
+        return METRIC_DIMENSIONS.get(of)
     return "seconds" if name.endswith("_s") and not name.endswith("per_s") else None
 
 

@@ -107,12 +107,14 @@ def show_experiment(
     title = f"{result.work} on {result.machine}, {result.fidelity}"
     rows = [[name, shown(value, metric_dimension(name))] for name, value in metrics.items()]
     output.table(title, ["metric", "value"], rows)
-    _show_operators(operators, output)
+    if operators:
+        _show_operators(operators, output)
     rows = [[tier, shown(size, "bytes")] for tier, size in result.occupancy.items()]
-    output.table("Memory taken, one instance", ["memory", "bytes"], rows)
+    if rows:
+        output.table("Memory taken, one instance", ["memory", "bytes"], rows)
     if out is not None:
         _write(out, loaded, metrics, "ok", "")
-        result.breakdown.to_csv(out / "breakdown.csv", index=False)
+        _write_frames(out, result)
         output.line(f"results: {out}")
     if timeline is not None:
         from opbyte.sim.timeline import write_perfetto
@@ -123,8 +125,19 @@ def show_experiment(
     return 0
 
 
+def _write_frames(out: Path, result: Result) -> None:
+    """Write the operators, or of a served trace its requests and its steps."""
+    if result.outcome.phases:
+        result.breakdown.to_csv(out / "breakdown.csv", index=False)
+    for name in ("requests", "series"):
+        if name in result.outcome.detail:
+            result.outcome.detail[name].to_parquet(out / f"{name}.parquet", index=False)
+
+
 def _operators(result: Result) -> list[dict[str, Any]]:
     """Return the breakdown summed by phase, operator and unit, longest first."""
+    if not result.outcome.phases:
+        return []
     frame = result.breakdown
     keys = ["phase", "operator", "unit", "bound_by"]
     sums = frame.groupby(keys, sort=False)[["seconds", "flops", "joules"]].sum().reset_index()

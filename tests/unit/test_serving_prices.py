@@ -173,7 +173,8 @@ def test_routing_is_that_of_each_number_of_tokens(routing):
 
 @pytest.mark.parametrize("model", ["gpt-2-xl", "gpt-oss-20b"])
 def test_short_contexts_and_models_of_other_kinds_are_exact(model):
-    machine, loaded = load_machine("h100-sxm-80gb"), load_model(model)
+    machine = load_machine("h100-sxm-80gb")
+    loaded = load_model(model).with_precision(weight="bf16", activation="bf16", kv="bf16")
     of = StepPrices.build(machine, loaded, max_tokens=600, max_sequences=9)
     mapping = resolve_mapping(machine, None, "mixed")
     for chunks, decodes in (([(100, 0), (7, 900)], 3), ([(500, 500)], 0), ([], 5)):

@@ -1,0 +1,191 @@
+"""`Serve` and `capacity`: a trace through an engine of a machine, end to end."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import opbyte as ob
+from opbyte.hw_models.machine import load_machine
+from opbyte.sim.serving.server import Server
+from opbyte.workloads.serve import Serve
+
+A100 = load_machine("a100-sxm-80gb")
+LLAMA = ob.load_model("llama-3.1-8b")
+FIELDS = [
+    "arrival_s", "scheduled_s", "first_token_s", "last_token_s", "input_tokens", "output_tokens",
+    "preempted", "status", "reason",
+]  # fmt: skip
+
+
+def trace(n: int = 60, gap: float = 0.05, seed: int = 0) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    return pd.DataFrame(
+        {
+            "arrival_s": np.cumsum(rng.exponential(gap, n)),
+            "input_tokens": rng.integers(20, 1500, n),
+            "output_tokens": rng.integers(1, 200, n),
+        }
+    )
+
+
+def served(frame=None, **scheduler):
+    work = Serve(LLAMA, trace() if frame is None else frame, scheduler=scheduler)
+    return ob.simulate(A100, work)
+
+
+def test_every_request_is_served_in_order_of_what_happens_to_it():
+    result = served()
+    frame = result.requests
+    assert list(frame) == FIELDS
+    assert (frame["status"] == "served").all()
+    assert (frame["scheduled_s"] >= frame["arrival_s"]).all()
+    assert (frame["first_token_s"] > frame["scheduled_s"]).all()
+    assert (frame["last_token_s"] >= frame["first_token_s"]).all()
+    assert (frame["last_token_s"] > frame["first_token_s"]).eq(frame["output_tokens"] > 1).all()
+    assert result.tokens_per_s * result.seconds == pytest.approx(frame["output_tokens"].sum())
+    assert result.ttft_mean == pytest.approx((frame["first_token_s"] - frame["arrival_s"]).mean())
+    assert 0 < result.utilisation <= 1
+    assert result.joules > 0
+    assert 0 < result.kv_mean < 1
+
+
+def test_the_compiled_loop_and_the_plug_in_say_the_same():
+    work = Serve(LLAMA, trace(), scheduler={"kv_blocks": 300, "depth": 2})
+    server = Server.of(A100, work, A100.mapping())
+    loop = server.serve(work.trace)
+    plug_in = Server(server.prices, server.scheduling, server.blocks, compiled=False)
+    other = plug_in.serve(work.trace)
+    assert loop.preempted.sum() > 0
+    assert loop.times == pytest.approx(other.times, rel=1e-12)
+    assert loop.joules == pytest.approx(other.joules, rel=1e-9)
+    assert list(loop.busy.values()) == pytest.approx(list(other.busy.values()), rel=1e-9)
+
+
+def test_a_lone_request_takes_what_its_steps_take():
+    frame = pd.DataFrame({"arrival_s": [0.0], "input_tokens": [700], "output_tokens": [3]})
+    result = served(frame, max_batched_tokens=512)
+
+    def step(**kind):
+        return ob.simulate(A100, {"kind": "mixed", "model": LLAMA, **kind}).seconds
+
+    first = step(chunks=[[512, 0]]) + step(chunks=[[188, 512]])
+    later = step(decodes=1, context=701) + step(decodes=1, context=702)
+    assert result.ttft_mean == pytest.approx(first, rel=1e-9)
+    assert result.latency_mean == pytest.approx(first + later, rel=1e-9)
+
+
+def test_the_cache_takes_what_weights_and_activations_leave():
+    work = Serve(LLAMA, trace())
+    server = Server.of(A100, work, A100.mapping())
+    left = 0.9 * 80 * 2**30 - 2 * LLAMA.parameters
+    whole = left / (16 * LLAMA.kv_bytes_per_token)
+    assert 0.97 * whole < server.blocks <= whole
+    half = Serve(LLAMA, trace(), scheduler={"memory": 0.5})
+    assert Server.of(A100, half, A100.mapping()).blocks < 0.5 * server.blocks
+    with pytest.raises(ob.CapacityError, match="kv"):
+        ob.simulate(A100, Serve(LLAMA, trace(), scheduler={"memory": 0.1}))
+
+
+def test_requests_that_never_fit_are_counted_with_a_reason():
+    frame = trace(20)
+    frame.loc[7, "input_tokens"] = 5000
+    result = served(frame, kv_blocks=120)
+    row = result.requests.iloc[7]
+    assert row["status"] == "rejected"
+    assert "KV blocks of 120" in row["reason"]
+    assert np.isnan(row["last_token_s"])
+    assert result.rejected == 1
+    assert result.requests["status"].eq("served").sum() == 19
+
+
+def test_a_batch_that_waits_for_its_longest_answer_is_slower():
+    continuous, static = served(kind="continuous"), served(kind="static")
+    assert static.latency_mean > 1.2 * continuous.latency_mean
+    assert static.preempted == 0
+
+
+def test_prompts_that_share_a_beginning_read_it_once():
+    with_cache, without = (
+        ob.simulate(A100, Serve(LLAMA, "sample-chat", scheduler={"prefix_cache": use}))
+        for use in (True, False)
+    )
+    assert with_cache.ttft_mean < 0.95 * without.ttft_mean
+    assert with_cache.requests["status"].eq("served").all()
+
+
+def test_clients_that_wait_for_answers_never_exceed_their_number():
+    work = Serve(
+        LLAMA,
+        {
+            "kind": "trace", "requests": 40, "lengths": {"input": 300, "output": 20},
+            "arrivals": {"kind": "closed_loop", "concurrency": 4, "think": "0.1 s"},
+        },
+    )  # fmt: skip
+    result = ob.simulate(A100, work)
+    frame = result.requests
+    assert (frame["status"] == "served").all()
+    for moment in frame["arrival_s"]:
+        waits = (frame["arrival_s"] <= moment) & (frame["last_token_s"] > moment)
+        assert waits.sum() <= 4
+
+
+def test_a_goal_counts_only_what_keeps_it():
+    frame = trace()
+    all_good, none = (
+        ob.simulate(A100, Serve(LLAMA, frame, slo={"ttft": limit})) for limit in ("1 h", "1 us")
+    )
+    assert all_good.goodput_per_s == pytest.approx(all_good.requests_per_s)
+    assert none.goodput_per_s == 0
+
+
+def test_a_rate_stretches_arrivals():
+    slow, fast = (ob.simulate(A100, Serve(LLAMA, trace(), rate=rate)) for rate in (0.5, 50.0))
+    assert slow.seconds > fast.seconds
+    assert slow.ttft_p99 < fast.ttft_p99
+
+
+def test_capacity_is_the_last_rate_that_keeps_the_limits():
+    work = Serve(LLAMA, trace(80))
+    limits = {"ttft_p99": "0.5 s", "tpot_p99": "40 ms"}
+    found = ob.capacity(A100, work, limits, accuracy=0.02)
+    assert found.rate > 0
+    assert found.metrics["ttft_p99"] <= 0.5
+    assert found.metrics["tpot_p99"] <= 0.04
+    assert found.limited_by in limits
+    beyond = ob.simulate(A100, work.at(1.02 * found.rate * (1 + 1e-9)))
+    assert beyond.ttft_p99 > 0.5 or beyond.tpot_p99 > 0.04
+    assert ob.capacity(A100, work, {"ttft_p99": 1e-6}).rate == 0
+    assert (
+        ob.capacity(A100, work, {"tpot_p99": "30 ms"}).rate
+        <= ob.capacity(A100, work, {"tpot_p99": "60 ms"}).rate
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"scheduler": {"max_batchd_tokens": 1}}, "max_batched_tokens"),
+        ({"scheduler": "continous"}, "continuous"),
+        ({"scheduler": 5}, "scheduler must be a mapping"),
+        ({"slo": {"ttftt": "1 s"}}, "ttft"),
+        ({"slo": {"ttft": "1 GB"}}, "time"),
+        ({"rate": -1.0}, "rate must be requests per second"),
+        ({"trace": "no-such-trace"}, "sample-chat"),
+    ],
+)
+def test_mistakes_are_named(changes, says):
+    with pytest.raises(ob.OpbyteError, match=says):
+        ob.simulate(A100, Serve(LLAMA, **{"trace": trace(3), **changes}))
+
+
+@pytest.mark.parametrize("slo", [{}, {"ttft_p98": "1 s"}, {"ttft_p99": 0}, {"ttft_p99": "1 GB"}])
+def test_limits_that_make_no_sense_are_refused(slo):
+    with pytest.raises(ob.ConfigError):
+        ob.capacity(A100, Serve(LLAMA, trace(3)), slo)
+
+
+def test_serving_has_no_bound_and_no_breakdown():
+    with pytest.raises(ob.UncoveredError, match="no bound"):
+        ob.simulate(A100, Serve(LLAMA, trace(3)), fidelity="bound")
+    with pytest.raises(ob.UncoveredError, match="no breakdown"):
+        _ = ob.simulate(A100, Serve(LLAMA, trace(3))).breakdown
