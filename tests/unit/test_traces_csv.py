@@ -312,7 +312,7 @@ def test_an_unknown_format_is_answered_with_the_nearest(tmp_path):
         (b"\xff\xff\xff\n", "UTF-8 text"),
         (gzip.compress(AZURE.encode())[:-12], "the gzip file is damaged"),
         (b"\x1f\x8b\x08\x00 this is no gzip", "the gzip file is damaged"),
-        (gzip.compress(b""), "the file is empty"),
+        (gzip.compress(b"", mtime=0), "the file is empty"),
     ],
 )
 def test_files_that_are_no_traces(tmp_path, data, words):
