@@ -47,7 +47,9 @@ class Request:
     @property
     def left(self) -> int:
         """Return the tokens that a step could compute now; 0 once all are under way."""
-        return self.target - self.computed if self.sampled < self.output else 0
+        if self.sampled >= self.output:
+            return 0
+        return self.input + self.sampled - self.computed
 
     def key(self, block: int) -> Hashable:
         """Return what its block with this number holds."""

@@ -120,18 +120,19 @@ class Continuous(Scheduler):
         closed = self.limits.together and bool(self.running)
         pieces: list[Piece] = []
         preempted: list[Request] = []
+        size = self.pool.tokens
         at = 0
         while at < len(self.running) and budget > 0:
             request = self.running[at]
+            at += 1
             new = min(request.left, budget)
             if new == 0:
-                at += 1
                 continue
-            if not self._room(request, new, preempted):
+            short = request.computed + new > len(request.blocks) * size
+            if short and not self._room(request, new, preempted):
                 break
             pieces.append(self._piece(request, new))
             budget -= new
-            at += 1
         if not preempted and not closed:
             self._admit(budget, pieces)
         return Plan(tuple(pieces), tuple(preempted))
@@ -150,8 +151,7 @@ class Continuous(Scheduler):
             preempted.append(victim)
             if victim is request:
                 return False
-        if need > 0:
-            request.blocks += pool.take(need)
+        request.blocks += pool.take(need)
         return True
 
     def _admit(self, budget: int, pieces: list[Piece]) -> None:
@@ -186,11 +186,16 @@ class Continuous(Scheduler):
 
     def _piece(self, request: Request, new: int) -> Piece:
         past = request.computed
-        request.computed += new
-        full = request.computed // self.pool.tokens
-        while request.known < full:
-            self.pool.know(request.blocks[request.known], request.key(request.known))
-            request.known += 1
-        samples = request.computed == request.target
+        end = request.computed = past + new
+        if end // self.pool.tokens > request.known:
+            self._know(request)
+        samples = end == request.input + request.sampled
         request.sampled += samples
         return Piece(request, new, past, samples)
+
+    def _know(self, request: Request) -> None:
+        """Note what a request's full blocks hold."""
+        full = request.computed // self.pool.tokens
+        for block in range(request.known, full):
+            self.pool.know(request.blocks[block], request.key(block))
+        request.known = full
