@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from opbyte.core.errors import ConfigError
 from opbyte.sweeps.commands._options import Json, Quiet
 
 if TYPE_CHECKING:
@@ -60,25 +61,33 @@ def command(
 
     output = Output(json, quiet)
     wanted = sources or sources_of(facts)
+    answer: dict[str, Any] = {}
+    if plot is not None and MEASURED not in wanted:
+        raise ConfigError.one("--plot", "", f"only {MEASURED} has a plot", ", ".join(wanted), "")
     if MEASURED in wanted:
-        _measured(output, plot)
+        answer["measured"] = _measured(output, plot)
         wanted = [name for name in wanted if name != MEASURED]
         if not wanted:
+            output.data(answer)
             return 0
     verdicts: list[Verdict] = []
     for name in wanted:
         found = validate_source(name, facts)
         _print(output, name, found, details)
         verdicts += found
-    output.data({"points": [v.row() for v in verdicts]})
+    output.data({**answer, "points": [v.row() for v in verdicts]})
     drifted = [v for v in verdicts if not v.ok]
     for verdict in drifted:
         output.note(f"drifted: {verdict.source} {verdict.id}: {verdict.reason}")
     return 1 if drifted else 0
 
 
-def _measured(output: Output, plot: Path | None) -> None:
-    """Print, and draw, measured operators against ours."""
+def _measured(output: Output, plot: Path | None) -> list[dict[str, Any]]:
+    """Print, and draw, measured operators against ours; return the rows of the table.
+
+    Raises:
+        ConfigError: If the folder has none of the files.
+    """
     from opbyte.sweeps.validation.measured import TABLES, compare, reference_folder
 
     folder = reference_folder()
@@ -104,6 +113,11 @@ def _measured(output: Output, plot: Path | None) -> None:
                     *(f"{x:.1f}" for x in (band.mape, band.bias, band.median, band.p95)),
                 )
             )
+    if not found:
+        raise ConfigError.one(
+            str(folder), "", "holds none of the files that are compared", "",
+            f"Known: {', '.join(table.file for table in TABLES)}.",
+        )  # fmt: skip
     output.table(
         "Measured operators against ours, errors in percent",
         ("operator", "machine", "band", "in the fit", "rows", "mean", "bias", "median", "p95"),
@@ -111,12 +125,12 @@ def _measured(output: Output, plot: Path | None) -> None:
         left=4,
     )
     output.line(NOTES)
-    output.data({"measured": rows})
     if plot is not None and found:
         from opbyte.sweeps.plots import measured_against_simulated, save
 
         for path in save(measured_against_simulated(found), plot):
             output.note(f"wrote {path}")
+    return rows
 
 
 def _print(output: Output, name: str, verdicts: list[Verdict], details: bool) -> None:

@@ -80,12 +80,13 @@ def compare(table: Table, folder: Path, machine: Machine | None = None) -> Compa
     Args:
         machine: In the place of the table's own.
     Raises:
+        ConfigError: If the file can not be read, or holds no measurements.
         OpbyteError: If our machine can not run a row.
     """
     path = folder / table.file
     if not path.is_file():
         return None
-    rows, seen = table.read(path), "never"
+    rows, seen = _read(table, path), "never"
     if table.fitted:
         count = len(rows)
         drawn = [np.random.default_rng(s).permutation(count)[:FITTED_ROWS] for s in SEEDS]
@@ -98,6 +99,27 @@ def compare(table: Table, folder: Path, machine: Machine | None = None) -> Compa
         ),
         seen,
     )
+
+
+def _read(table: Table, path: Path) -> pd.DataFrame:
+    """Return a table's rows.
+
+    Raises:
+        ConfigError: If the file is damaged, lacks a column, or has no rows or times that are none.
+    """
+    try:
+        rows = table.read(path)
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        text = f"lacks the column {error}" if isinstance(error, KeyError) else f"{error}"
+        rule = f"can not be read as {table.operator}: {text:.200}"
+        raise ConfigError.one(str(path), "", rule, "", "copy it again") from None
+    if not len(rows):
+        raise ConfigError.one(str(path), "", "has no rows", "", "copy it again")
+    bad = ~(np.isfinite(rows["measured"]) & (rows["measured"] > 0.0))
+    if bad.any():
+        rule, at = "every measured time must be above 0", rows.index[bad][0]
+        raise ConfigError.one(f"{path}: row {at}", "", rule, rows["measured"][at], "leave it out")
+    return rows
 
 
 def _simulated(rows: pd.DataFrame, machine: Machine, mapping: str | None) -> pd.DataFrame:
