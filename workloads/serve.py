@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -34,9 +35,9 @@ class Scheduling(_Block):
 
     kind: str = "continuous"
     """Scheduler: continuous (as vLLM v1), or static."""
-    max_sequences: int = Field(256, ge=1)
+    max_sequences: int = Field(256, ge=1, le=65_536)
     """Requests that run at once."""
-    max_batched_tokens: int = Field(2048, ge=1)
+    max_batched_tokens: int = Field(2048, ge=1, le=1_048_576)
     """Tokens of one step."""
     chunk: bool = True
     """Prompts may be computed in pieces."""
@@ -44,7 +45,7 @@ class Scheduling(_Block):
     """A request starts only where all its known tokens would fit at once."""
     block_tokens: int = Field(16, ge=1)
     """Tokens of a block of the KV cache."""
-    kv_blocks: int | None = Field(None, ge=1)
+    kv_blocks: int | None = Field(None, ge=1, le=50_000_000)
     """Blocks of the KV cache; by default what the memory holds beside weights and activations."""
     memory: float = Field(0.9, gt=0.0, le=1.0)
     """Share of each memory that the engine uses: weights, activations, caches (vLLM's default)."""
@@ -62,6 +63,22 @@ class Goal(_Block):
     """Most seconds from arrival to first token."""
     tpot: Seconds | None = None
     """Most seconds for each token after the first, mean of a request."""
+
+
+def _rate(given: object) -> float:
+    """Return requests per second; `4 requests/s` is read.
+
+    Raises:
+        WorkloadError: If it is none, or below 0.
+    """
+    text = given.removesuffix("requests/s").strip() if isinstance(given, str) else given
+    try:
+        rate = float(text) if not isinstance(text, bool) else -1.0  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        rate = -1.0
+    if not 0.0 <= rate < float("inf"):
+        raise WorkloadError(f"serve: rate must be requests per second, or 0, got {given!r:.80}")
+    return rate
 
 
 def _block(name: str, cls: type[_Block], given: object) -> _Block:
@@ -120,12 +137,16 @@ class Serve(ModelWork):
             WorkloadError: If a number makes no sense.
         """
         super().__post_init__()
-        trace = load_trace(self.trace)
-        if isinstance(self.rate, bool) or not self.rate >= 0.0:
-            raise WorkloadError(f"serve: rate must be requests per second, or 0, got {self.rate!r}")
-        if self.rate:
-            trace = trace.scaled(self.rate)
-        object.__setattr__(self, "trace", trace)
+        trace: Any = self.trace
+        if not isinstance(trace, RequestTrace | BaseModel | Mapping | str | Path) and not hasattr(
+            trace, "columns"
+        ):
+            raise WorkloadError(
+                f"serve: trace must be a trace, a name or a file, got {trace!r:.80}"
+            )
+        trace, rate = load_trace(trace), _rate(self.rate)
+        object.__setattr__(self, "trace", trace.scaled(rate) if rate else trace)
+        object.__setattr__(self, "rate", rate)
         scheduler: Any = self.scheduler
         if isinstance(scheduler, str):
             scheduler = {"kind": scheduler}

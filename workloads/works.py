@@ -192,6 +192,9 @@ class _Reading:
             return _routing(raw)
         if "Path" in own:
             return self._file(raw)
+        if own == "RequestTrace" and isinstance(raw, str):
+            beside = self._file(raw)
+            return beside if beside.is_file() else raw
         if name in self.cls.vector_fields or name == "skew":
             return [_number(x) for x in raw] if isinstance(raw, list) else _number(raw)
         if name == "chunks":

@@ -18,6 +18,7 @@ from opbyte.sim.serving.metrics import metrics
 from opbyte.sim.serving.server import Server
 from opbyte.sim.simulate import resolve_mapping
 from opbyte.workloads.serve import Serve
+from opbyte.workloads.traces import RequestTrace
 
 #: Metrics that a goal can limit.
 GOALS = tuple(
@@ -25,6 +26,8 @@ GOALS = tuple(
 )
 #: Halvings of the interval in which the rate lies, on a logarithmic scale.
 _MOST_STEPS = 60
+#: Requests/s at which a trace arrives at once.
+_AT_ONCE = 1e9
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,8 @@ class Capacity:
     """What an engine can take.
 
     Attributes:
-        rate: Largest rate found that keeps the goal, requests/s; 0 if none does.
+        rate: Largest rate found that keeps the goal, requests/s; 0 if none does, infinite where
+            the whole trace at once does: it is too short to break a limit.
         metrics: Of the trace at that rate; of the slowest rate that was tried if none keeps it.
         limited_by: The limit that the next higher rate breaks first, relative to its value.
         tried: (rate, kept) in the order in which rates were tried.
@@ -67,22 +71,19 @@ def capacity(
         WorkloadError: If the trace has no arrivals to stretch.
     """
     limits = _limits(slo)
-    trace = work.trace
-    if trace.client is not None or not trace.timed or trace.duration_s <= 0.0:
-        raise WorkloadError(
-            f"capacity: {trace.name} has no arrivals that could be stretched. give it some, for "
-            "example by a synthetic definition with its lengths"
-        )
     loaded = load_machine(machine)
     server = Server.of(loaded, work, resolve_mapping(loaded, mapping, work.kind))
+    trace = _stretchable(work.trace, server)
     tried: list[tuple[float, bool]] = []
     broken = ""
 
     def keeps(rate: float) -> tuple[bool, dict[str, float]]:
         nonlocal broken
         found = metrics(server, server.serve(trace.scaled(rate)), work.slo)
-        worst = max(limits, key=lambda name: found[name] / limits[name])
-        kept = bool(found[worst] <= limits[worst])
+        # Answers of one token have no time per later token, which then breaks no limit.
+        over = {name: np.nan_to_num(found[name] / limit) for name, limit in limits.items()}
+        worst = max(over, key=lambda name: over[name])
+        kept = bool(over[worst] <= 1.0)
         if not kept:
             broken = worst
         tried.append((rate, kept))
@@ -91,13 +92,14 @@ def capacity(
         return kept, found
 
     # All at once: no rate is served faster than that.
-    high = 2.0 * metrics(server, server.serve(trace.scaled(1e9)), work.slo)["requests_per_s"]
+    kept, best = keeps(_AT_ONCE)
+    if kept:
+        return Capacity(np.inf, best, "", tuple(tried))
+    high = 2.0 * best["requests_per_s"]
     kept, best = keeps(high)
-    while kept and high < 1e9:
+    while kept:
         high *= 8.0
         kept, best = keeps(high)
-    if kept:
-        return Capacity(high, best, broken, tuple(tried))
     low = high
     while not kept and low > 1e-6 * high:
         low /= 8.0
@@ -117,8 +119,28 @@ def capacity(
     return Capacity(low, best, broken, tuple(tried))
 
 
+def _stretchable(trace: RequestTrace, server: Server) -> RequestTrace:
+    """Return the requests that can be served.
+
+    Raises:
+        WorkloadError: If there is none, or they have no arrivals that could be stretched.
+    """
+    if trace.client is not None or not trace.timed or trace.duration_s <= 0.0:
+        raise WorkloadError(
+            f"capacity: {trace.name} has no arrivals that could be stretched. give it some, for "
+            "example by a synthetic definition with its lengths"
+        )
+    refused = server.refused(trace)
+    if len(refused) == len(trace):
+        why = next(iter(refused.values()))
+        raise WorkloadError(f"capacity: none of {len(trace)} requests can be served: {why}")
+    good = np.ones(len(trace), bool)
+    good[list(refused)] = False
+    return trace.take(np.flatnonzero(good)) if refused else trace
+
+
 def _limits(slo: Mapping[str, str | float]) -> dict[str, float]:
-    if not slo:
+    if not slo or not isinstance(slo, Mapping):
         raise ConfigError.one("", "slo", "needs one limit at least", "", f"Known: {_KNOWN}.")
     limits = {}
     for name, limit in slo.items():
@@ -128,9 +150,11 @@ def _limits(slo: Mapping[str, str | float]) -> dict[str, float]:
             raise ConfigError.one(
                 "", "slo", "names no time of requests", name, f"{guess}Known: {_KNOWN}."
             )
+        if isinstance(limit, bool) or not isinstance(limit, str | int | float):
+            raise ConfigError.one("", f"slo.{name}", "must be a time", limit, "Write 2 s.")
         value = parse(limit, "seconds") if isinstance(limit, str) else float(limit)
-        if not value > 0.0:
-            raise ConfigError.one("", f"slo.{name}", "must be above 0", limit, "")
+        if not 0.0 < value < np.inf:
+            raise ConfigError.one("", f"slo.{name}", "must be above 0 and finite", limit, "")
         limits[name] = value
     return limits
 

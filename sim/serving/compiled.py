@@ -28,7 +28,7 @@ COMPUTED, SAMPLED, HELD, LAST, KNOWN, PREEMPTED = range(6)
 #: block), the block before it in its request, and which block of which request it remembers.
 NEXT, BEFORE, CHAIN, OWNER, NUMBER = range(5)
 #: Entries of the counters.
-FREE, RUNNING, STACKED, STEPS, TOKENS = range(5)
+FREE, RUNNING, STACKED, STEPS, TOKENS, EVERY = range(6)
 #: Columns of the series.
 SERIES = ("end_s", "tokens", "running", "waiting", "free", "preempted")
 NONE = -1
@@ -44,9 +44,9 @@ class State(NamedTuple):
         blocks: By row as above, (5, blocks + 1).
         running: Requests that hold blocks, in the order of admission, (max_sequences,).
         stack: Preempted requests, the one that is tried first on top, (max_sequences,).
-        counts: Counters, (5,).
+        counts: Counters, (6,).
         times: Scheduled, first token, last token, seconds, (3, requests).
-        series: What every `every`-th step found when it ended, (6, rows).
+        series: What every n-th step found when it ended, (6, rows).
     """
 
     requests: Ints
@@ -118,42 +118,33 @@ def _know(s: State, r: int, full: int) -> None:
 
 
 @register_jitable
-def _preempt(s: State, remember: int) -> int:
+def _preempt(s: State, produced: Ints, remember: int) -> int:
     """Take the blocks of the request that was admitted last; return it."""
     s.counts[RUNNING] -= 1
     victim = s.running[s.counts[RUNNING]]
-    _give(s, victim, remember)
     s.requests[COMPUTED, victim] = 0
     s.requests[PREEMPTED, victim] += 1
-    s.stack[s.counts[STACKED]] = victim
-    s.counts[STACKED] += 1
+    if s.requests[SAMPLED, victim] < produced[victim]:
+        _give(s, victim, remember)
+        s.stack[s.counts[STACKED]] = victim
+        s.counts[STACKED] += 1
+    else:
+        # Its last token is under way: it will not come back.
+        _give(s, victim, 0)
     return int(victim)
 
 
 @register_jitable
 def _finish(s: State, r: int) -> None:
     """Forget a request whose last token is there."""
-    if s.requests[HELD, r] > 0:
-        at = 0
-        while s.running[at] != r:
-            at += 1
-        s.counts[RUNNING] -= 1
-        for i in range(at, s.counts[RUNNING]):
-            s.running[i] = s.running[i + 1]
-    else:
-        at = 0
-        while s.stack[at] != r:
-            at += 1
-        s.counts[STACKED] -= 1
-        for i in range(at, s.counts[STACKED]):
-            s.stack[i] = s.stack[i + 1]
-        # What is remembered of it is of no use.
-        block = s.requests[LAST, r]
-        while block != NONE:
-            s.blocks[OWNER, block] = NONE
-            block = s.blocks[CHAIN, block]
-        s.requests[LAST, r] = NONE
+    if s.requests[HELD, r] == 0:
         return
+    at = 0
+    while s.running[at] != r:
+        at += 1
+    s.counts[RUNNING] -= 1
+    for i in range(at, s.counts[RUNNING]):
+        s.running[i] = s.running[i + 1]
     _give(s, r, 0)
 
 
@@ -179,12 +170,12 @@ class Step(NamedTuple):
 
 
 @register_jitable
-def _room(s: State, r: int, need: int, remember: int) -> int:
+def _room(s: State, produced: Ints, r: int, need: int, remember: int) -> int:
     """Give a running request blocks; return how many requests lost theirs, negative if it did."""
     lost = 0
     while need > s.counts[FREE]:
         lost += 1
-        if _preempt(s, remember) == r:
+        if _preempt(s, produced, remember) == r:
             return -lost
     if need > 0:
         _take(s, r, need)
@@ -271,7 +262,9 @@ def _plan_running(
             budget -= 1
             continue
         new = min(new, budget)
-        lost = _room(s, r, (computed + new + size - 1) // size - s.requests[HELD, r], remember)
+        lost = _room(
+            s, produced, r, (computed + new + size - 1) // size - s.requests[HELD, r], remember
+        )
         f.lost[slot] += abs(lost)
         if lost < 0:
             break
@@ -351,7 +344,6 @@ def _decode_on(
     table: Any,
     busy: Array,
     drawn: Array,
-    every: int,
     head: int,
     arrived: int,
     tried: int,
@@ -375,7 +367,7 @@ def _decode_on(
                 break
             while arrived < n and arrival[arrived] <= now:
                 arrived += 1
-        _record(s, f, head, arrived - tried, every)
+        _record(s, f, head, arrived - tried)
         for i in range(running):
             r = s.running[i]
             computed = s.requests[COMPUTED, r]
@@ -389,7 +381,7 @@ def _decode_on(
         context += running
         seconds, joules = step_cost(table, f.new, f.past, 0, float(running), float(context), busy)
         free_at = max(now, free_at) + seconds
-        drawn[0] += joules
+        _weigh(s, seconds, joules, arrived - tried, drawn)
         f.end[head] = free_at
         head = (head + 1) % depth
     f.sums[2] = context
@@ -403,21 +395,41 @@ def _decode_on(
 
 
 @register_jitable
-def _record(s: State, f: Step, slot: int, waiting: int, every: int) -> None:
-    """Count a step that has ended, and write its row of the series if it has one."""
+def _record(s: State, f: Step, slot: int, waiting: int) -> None:
+    """Count a step that has ended, and write its row of the series if it has one.
+
+    A series that is full keeps every second of its rows, and of those to come.
+    """
     steps = s.counts[STEPS]
     s.counts[STEPS] += 1
     s.counts[TOKENS] += f.tokens[slot]
-    if steps % every == 0 and steps // every < s.series.shape[1]:
-        row = steps // every
-        s.series[0, row], s.series[1, row] = f.end[slot], f.tokens[slot]
-        s.series[2, row] = s.counts[RUNNING]
-        s.series[3, row] = waiting + s.counts[STACKED]
-        s.series[4, row], s.series[5, row] = s.counts[FREE], f.lost[slot]
+    if steps % s.counts[EVERY]:
+        return
+    row, rows = steps // s.counts[EVERY], s.series.shape[1]
+    if row >= rows:
+        for i in range((rows + 1) // 2):
+            s.series[:, i] = s.series[:, 2 * i]
+        s.counts[EVERY] *= 2
+        if steps % s.counts[EVERY]:
+            return
+        row = steps // s.counts[EVERY]
+    s.series[0, row], s.series[1, row] = f.end[slot], f.tokens[slot]
+    s.series[2, row] = s.counts[RUNNING]
+    s.series[3, row] = waiting + s.counts[STACKED]
+    s.series[4, row], s.series[5, row] = s.counts[FREE], f.lost[slot]
 
 
 @register_jitable
-def _end(s: State, f: Step, slot: int, produced: Ints, waiting: int, every: int) -> int:
+def _weigh(s: State, seconds: float, joules: float, waiting: int, drawn: Array) -> None:
+    """Add a planned step to the joules, and what it finds to the means."""
+    drawn[0] += joules
+    drawn[1] += seconds * s.counts[RUNNING]
+    drawn[2] += seconds * (waiting + s.counts[STACKED])
+    drawn[3] += seconds * (s.blocks.shape[1] - 1 - s.counts[FREE])
+
+
+@register_jitable
+def _end(s: State, f: Step, slot: int, produced: Ints, waiting: int) -> int:
     """Hand out the tokens of a step; return how many requests are done."""
     now, done = f.end[slot], 0
     for i in range(f.marks[slot]):
@@ -429,7 +441,7 @@ def _end(s: State, f: Step, slot: int, produced: Ints, waiting: int, every: int)
         s.times[2, r] = now
         _finish(s, r)
         done += 1
-    _record(s, f, slot, waiting, every)
+    _record(s, f, slot, waiting)
     return done
 
 
@@ -444,7 +456,6 @@ def serve_loop(
     table: Any,
     busy: Array,
     drawn: Array,
-    every: int,
 ) -> None:
     """Serve all requests; times, series and counters are set in the state.
 
@@ -455,8 +466,7 @@ def serve_loop(
             remember (0 or 1), together (0 or 1).
         table: Prices, see `step_cost`.
         busy: Busy seconds of each resource, added up, (resources,).
-        drawn: Joules, added up, (1,).
-        every: Steps for each row of the series.
+        drawn: Joules, and requests running and waiting and blocks in use times seconds, (4,).
     """
     n, depth = arrival.shape[0], f.end.shape[0]
     head = flying = arrived = tried = done = calm = 0
@@ -484,7 +494,7 @@ def serve_loop(
                 table, f.new, f.past, pieces, float(decodes), float(context), busy
             )
             free_at = max(now, free_at) + seconds
-            drawn[0] += joules
+            _weigh(s, seconds, joules, arrived - tried, drawn)
             f.end[slot] = free_at
             flying += 1
             # Everyone who runs decodes, and nobody began, lost blocks or gets an end of his answer.
@@ -501,7 +511,6 @@ def serve_loop(
                 table,
                 busy,
                 drawn,
-                every,
                 head,
                 arrived,
                 tried,
@@ -511,10 +520,12 @@ def serve_loop(
             # Room for another step: what arrives is planned at once.
             now = arrival[arrived]
             continue
+        if not flying:
+            raise RuntimeError("requests wait that no step can take")
         now = f.end[head]
         while arrived < n and arrival[arrived] <= now:
             arrived += 1
-        done += _end(s, f, head, produced, arrived - tried, every)
+        done += _end(s, f, head, produced, arrived - tried)
         head = (head + 1) % depth
         flying -= 1
 
@@ -534,10 +545,9 @@ def compiled() -> Any:
         table: Any,
         busy: Array,
         drawn: Array,
-        every: int,
     ) -> None:
         if stamp >= 0:
-            serve_loop(s, f, arrival, given, produced, limits, table, busy, drawn, every)
+            serve_loop(s, f, arrival, given, produced, limits, table, busy, drawn)
 
     return numba.njit(cache=True, error_model="numpy")(of_source)
 
@@ -551,6 +561,7 @@ class Served:
         preempted: How often each request lost its blocks, (requests,).
         busy: Busy seconds of each resource, (resources,).
         joules: Of all steps, NaN where prices have none.
+        means: Requests running and waiting and blocks in use, times seconds of steps, (3,).
         series: Columns of `SERIES`, (6, rows).
         steps, tokens: How many in all.
     """
@@ -559,6 +570,7 @@ class Served:
     preempted: Ints
     busy: Array
     joules: float
+    means: Array
     series: Array
     steps: int
     tokens: int
@@ -575,8 +587,7 @@ def serve_compiled(
     block_tokens: int,
     remember: bool = True,
     depth: int = 1,
-    rows: int = 100_000,
-    every: int = 1,
+    rows: int = 20_000,
     plain: bool = False,
 ) -> Served:
     """Serve requests by continuous batching.
@@ -587,11 +598,11 @@ def serve_compiled(
             be served, see `Scheduler.refusal`.
         blocks, block_tokens, remember: As for `BlockPool`.
         depth: Steps that are planned or under way at once.
-        rows, every: Most rows of the series, and steps for each.
+        rows: Most rows of the series; with more steps a row stands for several.
         plain: Run the loop uncompiled.
     """
     state = _state(len(arrival), blocks, limits.max_sequences, rows)
-    busy, drawn = np.zeros(len(prices.resources)), np.zeros(1)
+    busy, drawn = np.zeros(len(prices.resources)), np.zeros(4)
     numbers = np.array(
         [
             limits.max_sequences, limits.max_batched_tokens, limits.chunk, limits.reserve,
@@ -602,7 +613,6 @@ def serve_compiled(
     (serve_loop if plain else compiled())(
         state, _steps(depth, limits.max_sequences), np.asarray(arrival, np.float64),
         given.astype(np.int32), produced.astype(np.int32), numbers, prices.table, busy, drawn,
-        every,
     )  # fmt: skip
     steps = int(state.counts[STEPS])
     return Served(
@@ -610,7 +620,8 @@ def serve_compiled(
         state.requests[PREEMPTED],
         busy,
         float(drawn[0]),
-        state.series[:, : -(-steps // every)],
+        drawn[1:],
+        state.series[:, : -(-steps // int(state.counts[EVERY]))],
         steps,
         int(state.counts[TOKENS]),
     )
@@ -622,8 +633,8 @@ def _state(requests: int, blocks: int, sequences: int, rows: int) -> State:
     of_blocks = np.full((5, blocks + 1), NONE, np.int32)
     of_blocks[NEXT] = np.roll(np.arange(blocks + 1), -1)
     of_blocks[BEFORE] = np.roll(np.arange(blocks + 1), 1)
-    counts = np.zeros(5, np.int64)
-    counts[FREE] = blocks
+    counts = np.zeros(6, np.int64)
+    counts[FREE], counts[EVERY] = blocks, 1
     return State(
         of_requests,
         of_blocks,

@@ -37,7 +37,11 @@ def kv_blocks(placer: Placer, work: Serve) -> int:
             f"{work.model.name} has no cache that grows with its context. give "
             "scheduler.kv_blocks, which then only limits how many requests run"
         )
-    widest = Mixed(work.model, ((float(scheduling.max_batched_tokens), 0.0),))
+    # A piece is no longer than the model's context.
+    longest = work.model.max_context or scheduling.max_batched_tokens
+    whole, rest = divmod(scheduling.max_batched_tokens, longest)
+    pieces = ((float(longest), 0.0),) * whole + (((float(rest), 0.0),) if rest else ())
+    widest = Mixed(work.model, pieces)
     fixed = dict(widest.footprint(degrees))
     fixed.pop("kv", None)
     held = Decode(work.model, 1, 1).footprint(degrees)

@@ -51,30 +51,18 @@ def metrics(server: Server, serving: Serving, goal: Goal) -> dict[str, float]:
                     float(np.percentile(given, share)) if given.size else np.nan
                 )
     seconds = serving.seconds if serving.served.any() else np.nan
-    _, _, running, waiting, free, _ = serving.series
-    weights = _spans(serving)
+    running, waiting, used = serving.means / seconds
     found |= {
         "seconds": seconds,
         "requests_per_s": float(serving.served.sum()) / seconds,
         "goodput_per_s": float(good(serving, goal).sum()) / seconds,
         "tokens_per_s": float(serving.trace.output_tokens[serving.served].sum()) / seconds,
-        "running_mean": float(running @ weights),
-        "waiting_mean": float(waiting @ weights),
-        "kv_mean": float((1.0 - free / server.blocks) @ weights),
+        "running_mean": float(running),
+        "waiting_mean": float(waiting),
+        "kv_mean": float(used) / server.blocks,
         "steps": float(serving.steps),
         "preempted": float(serving.preempted.sum()),
         "rejected": float(len(serving.reasons)),
         "utilisation": max(serving.busy.values(), default=np.nan) / seconds,
     }
     return found
-
-
-def _spans(serving: Serving) -> Array:
-    """Return the share of time that each row of the series stands for, (rows,)."""
-    ends: Array = serving.series[0]
-    if not ends.size:
-        return ends
-    spans = np.diff(ends, prepend=float(serving.arrival.min()))
-    total = spans.sum()
-    shares: Array = spans / total if total > 0 else np.full(len(ends), 1.0 / len(ends))
-    return shares

@@ -53,4 +53,4 @@ class Request:
 
     def key(self, block: int) -> Hashable:
         """Return what its block with this number holds."""
-        return self.shared[block] if block < len(self.shared) else (self.index, block)
+        return self.shared[block] if block < len(self.shared) else ("own", self.index, block)

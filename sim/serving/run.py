@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from opbyte.core.errors import UncoveredError
+from opbyte.core.errors import UncoveredError, WorkloadError
 from opbyte.core.mapping import Mapping as SoftwareMapping
 from opbyte.hw_models.machine import Machine
 from opbyte.sim.result import Outcome
@@ -28,12 +28,17 @@ def run_serve(
 
     Raises:
         UncoveredError: For the fidelity `bound`, and where no model covers the engine.
+        WorkloadError: If no request can be served.
     """
     del seed
     if fidelity == "bound":
         raise UncoveredError("serving has no bound: steps depend on the times of other steps")
     server = Server.of(machine, work, mapping)
-    return outcome(machine, server, server.serve(work.trace), work)
+    serving = server.serve(work.trace)
+    if not serving.served.any():
+        why = next(iter(serving.reasons.values()))
+        raise WorkloadError(f"serve: none of {len(work.trace)} requests can be served: {why}")
+    return outcome(machine, server, serving, work)
 
 
 def outcome(machine: Machine, server: Server, serving: Serving, work: Serve) -> Outcome:

@@ -50,6 +50,7 @@ class Limits:
         chunk: Prompts may be computed in pieces.
         reserve: A request starts only where all its known tokens would fit at once.
         together: Requests start only when none runs, with the blocks of their whole answers.
+        context: Most tokens of a prompt and its answer that the model allows; 0 for any.
     """
 
     max_sequences: int = 256
@@ -57,6 +58,7 @@ class Limits:
     chunk: bool = True
     reserve: bool = True
     together: bool = False
+    context: int = 0
 
 
 class Scheduler(ABC):
@@ -75,12 +77,16 @@ class Scheduler(ABC):
 
     def refusal(self, request: Request) -> str:
         """Return why a request can never be served, empty where it can."""
-        need, pool = self.pool.needed(request.input + request.output - 1), self.pool
-        if need > pool.total:
-            return f"needs {need} KV blocks of {pool.total}"
-        if not self.limits.chunk and request.input > self.limits.max_batched_tokens:
-            most = self.limits.max_batched_tokens
-            return f"its prompt of {request.input} tokens exceeds a step's {most}, without chunks"
+        limits, pool = self.limits, self.pool
+        whole = request.input + request.output
+        if limits.context and whole > limits.context:
+            return f"its {whole} tokens exceed the model's context of {limits.context}"
+        if pool.needed(whole - 1) > pool.total:
+            return f"needs {pool.needed(whole - 1)} KV blocks of {pool.total}"
+        # Whoever loses his blocks computes prompt and answer again, at once.
+        if not limits.chunk and whole - 1 > limits.max_batched_tokens:
+            most = limits.max_batched_tokens
+            return f"its {whole - 1} tokens exceed a step's {most}, without chunks"
         return ""
 
     def add(self, request: Request) -> None:
@@ -97,8 +103,6 @@ class Scheduler(ABC):
             self.running.remove(request)
             self.pool.give(request.blocks)
             request.blocks = []
-        else:
-            self.waiting.remove(request)
 
 
 SCHEDULERS: Registry[type[Scheduler]] = Registry("scheduler")
@@ -147,7 +151,8 @@ class Continuous(Scheduler):
             victim.blocks = []
             victim.computed = victim.known = 0
             victim.preempted += 1
-            self.waiting.appendleft(victim)
+            if victim.sampled < victim.output:
+                self.waiting.appendleft(victim)
             preempted.append(victim)
             if victim is request:
                 return False

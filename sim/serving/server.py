@@ -19,7 +19,7 @@ from opbyte.hw_models.machine import Machine
 from opbyte.sim.place import Placer
 from opbyte.sim.serving.blocks import BlockPool
 from opbyte.sim.serving.compiled import SERIES, serve_compiled
-from opbyte.sim.serving.engine import Engine, feed
+from opbyte.sim.serving.engine import Clock, Engine, feed
 from opbyte.sim.serving.memory import kv_blocks
 from opbyte.sim.serving.prices import StepPrices
 from opbyte.sim.serving.requests import Request
@@ -49,6 +49,7 @@ class Serving:
         series: Columns of `SERIES`, (6, rows).
         busy: Busy seconds of each resource.
         joules: Dynamic energy of all steps, NaN where the machine does not say.
+        means: Requests running and waiting and blocks in use, times seconds of steps, (3,).
         steps, tokens: How many in all.
     """
 
@@ -60,6 +61,7 @@ class Serving:
     series: Array
     busy: dict[str, float]
     joules: float
+    means: Array
     steps: int
     tokens: int
 
@@ -108,12 +110,14 @@ class Server:
 
     Attributes:
         blocks: Blocks of its KV cache.
+        context: Most tokens of a prompt and its answer that the model allows; 0 for any.
         compiled: Use the compiled loop wherever it says the same as the plug-in.
     """
 
     prices: Prices
     scheduling: Scheduling
     blocks: int
+    context: int = 0
     compiled: bool = True
 
     @classmethod
@@ -127,13 +131,13 @@ class Server:
         """
         scheduling = work.scheduler
         if scheduling.kind not in COMPILED and scheduling.kind not in SCHEDULERS.names():
-            raise lookup_error("scheduler", scheduling.kind, [*COMPILED, *SCHEDULERS.names()])
+            raise lookup_error("scheduler", scheduling.kind, {*COMPILED, *SCHEDULERS.names()})
         blocks = scheduling.kv_blocks or kv_blocks(Placer(machine, mapping), work)
         prices = StepPrices.build(
             machine, work.model, mapping, max_tokens=scheduling.max_batched_tokens,
             max_sequences=scheduling.max_sequences, routing=work.routing,
         )  # fmt: skip
-        return cls(prices, scheduling, blocks)
+        return cls(prices, scheduling, blocks, int(work.model.max_context or 0))
 
     @property
     def limits(self) -> Limits:
@@ -141,19 +145,15 @@ class Server:
         s = self.scheduling
         return Limits(
             max_sequences=s.max_sequences, max_batched_tokens=s.max_batched_tokens, chunk=s.chunk,
-            reserve=s.reserve, **COMPILED.get(s.kind, {}),
+            reserve=s.reserve, context=self.context, **COMPILED.get(s.kind, {}),
         )  # fmt: skip
 
-    def serve(self, trace: RequestTrace, *, every: int | None = None) -> Serving:
-        """Serve a trace.
-
-        Args:
-            every: Steps for each row of the series; by default so that the series stays short.
-        """
+    def serve(self, trace: RequestTrace) -> Serving:
+        """Serve a trace."""
         s = self.scheduling
         shared = s.prefix_cache and trace.prefix is not None
         if self.compiled and s.kind in COMPILED and not shared and trace.client is None:
-            return self._by_loop(trace, every)
+            return self._by_loop(trace)
         return self._by_plug_in(trace)
 
     def _scheduler(self) -> Scheduler:
@@ -162,23 +162,27 @@ class Server:
         pool = BlockPool(self.blocks, s.block_tokens, remember=s.prefix_cache)
         return SCHEDULERS.lookup(kind)(self.limits, pool)
 
-    def _by_loop(self, trace: RequestTrace, every: int | None) -> Serving:
-        s = self.scheduling
-        needed = -(-(trace.input_tokens + trace.output_tokens - 1) // s.block_tokens)
-        bad = needed > self.blocks
+    def refused(self, trace: RequestTrace) -> dict[int, str]:
+        """Return the requests that can never be served, and why."""
+        s, whole = self.scheduling, trace.input_tokens + trace.output_tokens
+        bad = -(-(whole - 1) // s.block_tokens) > self.blocks
         if not s.chunk:
-            bad |= trace.input_tokens > s.max_batched_tokens
-        good = np.flatnonzero(~bad)
-        scheduler = self._scheduler()
-        requests = _requests(trace, s.block_tokens, rows=np.flatnonzero(bad), shared=False)
-        reasons = {r.index: scheduler.refusal(r) for r in requests}
-        if every is None:
-            # Each answer's token is a step for its request, at most.
-            every = max(1, int(trace.output_tokens.sum()) // SERIES_ROWS // 8)
+            bad |= whole - 1 > s.max_batched_tokens
+        if self.context:
+            bad |= whole > self.context
+        rows = np.flatnonzero(bad)
+        scheduler = self._scheduler() if len(rows) else None
+        requests = _requests(trace, s.block_tokens, rows=rows, shared=False)
+        return {r.index: scheduler.refusal(r) for r in requests if scheduler is not None}
+
+    def _by_loop(self, trace: RequestTrace) -> Serving:
+        s, reasons = self.scheduling, self.refused(trace)
+        good = np.ones(len(trace), bool)
+        good[list(reasons)] = False
         done = serve_compiled(
             trace.arrival_s[good], trace.input_tokens[good], trace.output_tokens[good],
             self.limits, self.prices, blocks=self.blocks, block_tokens=s.block_tokens,
-            remember=s.prefix_cache, depth=s.depth, rows=8 * SERIES_ROWS, every=every,
+            remember=s.prefix_cache, depth=s.depth, rows=SERIES_ROWS,
         )  # fmt: skip
         times = np.full((3, len(trace)), np.nan)
         times[:, good] = done.times
@@ -187,12 +191,13 @@ class Server:
         busy = dict(zip(self.prices.resources, done.busy.tolist(), strict=True))
         return Serving(
             trace, times, trace.arrival_s, reasons, preempted, done.series, busy, done.joules,
+            done.means,
             done.steps, done.tokens,
         )  # fmt: skip
 
     def _by_plug_in(self, trace: RequestTrace) -> Serving:
         s = self.scheduling
-        env = simpy.Environment()
+        env = Clock()
         engine = Engine(env, self._scheduler(), self.prices, depth=s.depth)
         requests = _requests(trace, s.block_tokens, shared=s.prefix_cache)
         if trace.client is None:
@@ -200,7 +205,7 @@ class Server:
         else:
             # Whoever is free takes the next one.
             queue = iter(requests)
-            for _ in range(trace.client.concurrency):
+            for _ in range(min(trace.client.concurrency, len(trace))):
                 env.process(_client(engine, queue, trace.client.think_s))
         env.run()
         times = np.array([[r.scheduled_s, r.first_token_s, r.last_token_s] for r in requests]).T
@@ -211,6 +216,7 @@ class Server:
             np.array([r.preempted for r in requests]),
             np.array([getattr(series, name) for name in SERIES], float),
             dict(zip(self.prices.resources, engine.busy.tolist(), strict=True)), engine.joules,
+            engine.means,
             len(series.end_s), sum(series.tokens),
         )  # fmt: skip
 

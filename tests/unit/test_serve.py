@@ -1,5 +1,7 @@
 """`Serve` and `capacity`: a trace through an engine of a machine, end to end."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,7 +9,9 @@ import pytest
 import opbyte as ob
 from opbyte.hw_models.machine import load_machine
 from opbyte.sim.serving.server import Server
+from opbyte.sweeps.experiment import load_experiment
 from opbyte.workloads.serve import Serve
+from opbyte.workloads.traces import PrefixBlocks, RequestTrace
 
 A100 = load_machine("a100-sxm-80gb")
 LLAMA = ob.load_model("llama-3.1-8b")
@@ -59,6 +63,81 @@ def test_the_compiled_loop_and_the_plug_in_say_the_same():
     assert loop.times == pytest.approx(other.times, rel=1e-12)
     assert loop.joules == pytest.approx(other.joules, rel=1e-9)
     assert list(loop.busy.values()) == pytest.approx(list(other.busy.values()), rel=1e-9)
+
+
+def test_means_are_over_time_and_nothing_runs_while_nothing_is_there():
+    rare = pd.DataFrame(
+        {"arrival_s": 100.0 * np.arange(5), "input_tokens": 500, "output_tokens": 2}
+    )
+    result = served(rare)
+    assert result.running_mean == pytest.approx(result.utilisation, rel=1e-6)
+    assert result.running_mean < 0.01
+    one = pd.DataFrame({"arrival_s": np.zeros(8), "input_tokens": 300, "output_tokens": 1})
+    busy = served(one, max_sequences=1)
+    assert busy.running_mean == pytest.approx(1.0)
+    assert busy.waiting_mean == pytest.approx(3.5, rel=0.1)
+    assert busy.kv_mean > 0
+
+
+def test_both_ways_agree_on_the_means():
+    work = Serve(LLAMA, trace(), scheduler={"kv_blocks": 300})
+    server = Server.of(A100, work, A100.mapping())
+    readable = Server(server.prices, server.scheduling, server.blocks, compiled=False)
+    loop, other = server.serve(work.trace), readable.serve(work.trace)
+    assert loop.means == pytest.approx(other.means, rel=1e-9)
+
+
+def test_numbers_of_prefix_blocks_are_names_and_no_more():
+    """A block id that equals another request's row is not that request's answer."""
+
+    def ttft(offset):
+        prefix = PrefixBlocks(np.array([5, 5]) + offset, np.array([0, 0, 1, 1, 1, 1, 2]), 512)
+        requests = RequestTrace(
+            np.arange(6) * 2.0, np.array([96, 600, 96, 96, 96, 600]), np.full(6, 200), prefix
+        )
+        return ob.simulate(A100, Serve(LLAMA, requests)).requests["first_token_s"].tolist()
+
+    assert ttft(0) == ttft(1000)
+
+
+def test_what_the_model_can_not_read_is_refused():
+    llama2 = ob.load_model("llama-2-7b")
+    frame = trace(5)
+    frame.loc[2, "input_tokens"] = 20_000
+    result = ob.simulate(A100, Serve(llama2, frame))
+    assert result.rejected == 1
+    assert "context of 4096" in result.requests["reason"][2]
+    small = ob.load_model("gpt-2-xl").with_precision(weight="bf16", activation="bf16", kv="bf16")
+    short = pd.DataFrame({"arrival_s": [0.0], "input_tokens": [100], "output_tokens": [5]})
+    assert ob.simulate(A100, Serve(small, short)).seconds > 0
+
+
+def test_no_request_that_can_be_served_is_an_error_with_the_reason():
+    frame = pd.DataFrame({"arrival_s": [0.0, 1.0], "input_tokens": 5000, "output_tokens": 5})
+    with pytest.raises(ob.WorkloadError, match="KV blocks of 10"):
+        served(frame, kv_blocks=10)
+    with pytest.raises(ob.WorkloadError, match="KV blocks of 10"):
+        ob.capacity(A100, Serve(LLAMA, frame, scheduler={"kv_blocks": 10}), {"ttft_p99": 1})
+
+
+def test_capacity_of_answers_of_one_token_and_of_limits_that_nothing_breaks():
+    frame = trace(40)
+    frame["output_tokens"] = 1
+    work = Serve(LLAMA, frame)
+    both = {"ttft_p99": 0.2, "tpot_p99": 1.0}
+    turned = dict(reversed(both.items()))
+    assert ob.capacity(A100, work, both).rate == ob.capacity(A100, work, turned).rate > 0
+    assert ob.capacity(A100, work, {"ttft_p99": "1 h"}).rate == np.inf
+
+
+def test_a_file_beside_the_experiment_is_found(tmp_path, monkeypatch):
+    rows = [{"timestamp": 0, "input_length": 100, "output_length": 3, "hash_ids": [1]}]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    work = "{kind: serve, model: llama-3.1-8b, trace: t.jsonl}"
+    text = f"kind: experiment\nmachine: a100-sxm-80gb\nworkload: {work}\n"
+    (tmp_path / "e.yaml").write_text(text)
+    monkeypatch.chdir(tmp_path.parent)
+    assert load_experiment(tmp_path / "e.yaml").simulate().rejected == 0
 
 
 def test_a_lone_request_takes_what_its_steps_take():
@@ -139,7 +218,9 @@ def test_a_goal_counts_only_what_keeps_it():
 
 
 def test_a_rate_stretches_arrivals():
-    slow, fast = (ob.simulate(A100, Serve(LLAMA, trace(), rate=rate)) for rate in (0.5, 50.0))
+    slow, fast = (
+        ob.simulate(A100, Serve(LLAMA, trace(), rate=rate)) for rate in (0.5, "50 requests/s")
+    )
     assert slow.seconds > fast.seconds
     assert slow.ttft_p99 < fast.ttft_p99
 
@@ -170,6 +251,11 @@ def test_capacity_is_the_last_rate_that_keeps_the_limits():
         ({"slo": {"ttftt": "1 s"}}, "ttft"),
         ({"slo": {"ttft": "1 GB"}}, "time"),
         ({"rate": -1.0}, "rate must be requests per second"),
+        ({"rate": "fast"}, "rate must be requests per second"),
+        ({"rate": None}, "rate must be requests per second"),
+        ({"trace": None}, "trace must be"),
+        ({"trace": [1]}, "trace must be"),
+        ({"scheduler": {"max_sequences": 10**9}}, "65536"),
         ({"trace": "no-such-trace"}, "sample-chat"),
     ],
 )
@@ -178,7 +264,18 @@ def test_mistakes_are_named(changes, says):
         ob.simulate(A100, Serve(LLAMA, **{"trace": trace(3), **changes}))
 
 
-@pytest.mark.parametrize("slo", [{}, {"ttft_p98": "1 s"}, {"ttft_p99": 0}, {"ttft_p99": "1 GB"}])
+@pytest.mark.parametrize(
+    "slo",
+    [
+        {},
+        [1],
+        {"ttft_p99": None},
+        {"ttft_p99": True},
+        {"ttft_p98": "1 s"},
+        {"ttft_p99": 0},
+        {"ttft_p99": "1 GB"},
+    ],
+)
 def test_limits_that_make_no_sense_are_refused(slo):
     with pytest.raises(ob.ConfigError):
         ob.capacity(A100, Serve(LLAMA, trace(3)), slo)

@@ -35,15 +35,14 @@ def cases(draw):
     longest = max(-(-(i + o - 1) // size) for i, o in zip(inputs, outputs, strict=True))
     gaps = draw(st.lists(st.sampled_from([0.0, 1e-4, 0.003, 0.05]), min_size=n, max_size=n))
     chunk = draw(st.booleans())
-    tokens = draw(
-        st.integers(1 if chunk else max(max(inputs) + max(outputs), 8), 64 if chunk else 90)
-    )
+    whole = max(i + o - 1 for i, o in zip(inputs, outputs, strict=True))
+    tokens = draw(st.integers(1 if chunk else whole, 64 if chunk else 100))
     limits = Limits(
         max_sequences=draw(st.integers(1, 16)), max_batched_tokens=tokens, chunk=chunk,
         reserve=draw(st.booleans()), together=draw(st.booleans()),
     )  # fmt: skip
-    blocks = longest + draw(st.integers(0, 3 * longest))
-    setting = {"depth": draw(st.integers(1, 3)), "remember": draw(st.booleans())}
+    blocks = longest + draw(st.integers(0, draw(st.sampled_from([longest // 2, 3 * longest]))))
+    setting = {"depth": draw(st.integers(1, 4)), "remember": draw(st.booleans())}
     return np.cumsum(gaps), np.array(inputs), np.array(outputs), limits, blocks, size, setting
 
 
@@ -87,6 +86,40 @@ def test_both_give_every_request_the_same_times(case):
     assert served.tokens == sum(series.tokens) >= due
     if not preempted.any():
         assert served.tokens == due
+
+
+@settings(max_examples=100, deadline=None)
+@given(cases(), st.data())
+def test_arrivals_at_the_very_end_of_a_step(case, data):
+    """Ends of steps are no sums of delays: what arrives then is there before the next plan."""
+    big = prices(128)
+    arrival, *rest = case
+    ends = by_loop(*case, priced=big).series[0]
+    moved = np.sort(data.draw(st.lists(
+        st.sampled_from(ends.tolist()), min_size=len(arrival), max_size=len(arrival)
+    )))  # fmt: skip
+    times, *_ = by_plug_in(moved, *rest, priced=big)
+    assert by_loop(moved, *rest, priced=big).times.tolist() == times.tolist()
+    assert (times[0] >= moved).all()
+
+
+def test_nothing_waits_for_a_step_that_is_too_small():
+    """Without chunks who loses his blocks computes prompt and answer at once."""
+    pool = BlockPool(17, 16, remember=False)
+    limits = Limits(max_batched_tokens=128, max_sequences=4, chunk=False)
+    scheduler = SCHEDULERS.lookup("continuous")(limits, pool)
+    assert "159 tokens exceed a step's 128" in scheduler.refusal(Request(0, 0.0, 100, 60))
+    assert not scheduler.refusal(Request(0, 0.0, 100, 29))
+
+
+def test_a_series_that_is_full_keeps_every_second_row():
+    args = ([0.0], [4], [100], Limits(), 20, 8, {"depth": 1, "remember": False})
+    arrays = [np.array(a) for a in args[:3]]
+    whole = serve_compiled(*arrays, Limits(), PRICES, blocks=20, block_tokens=8)
+    few = serve_compiled(*arrays, Limits(), PRICES, blocks=20, block_tokens=8, rows=10)
+    assert whole.steps == few.steps == 100
+    assert few.series.shape[1] <= 10
+    assert few.series.tolist() == whole.series[:, ::16].tolist()
 
 
 @settings(max_examples=40, deadline=None)
