@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["code_version", "digest", "id_of", "resolved", "seed_of", "study_key"]
 
+#: Endings of files that hold data: requests, operators.
+_DATA = (".jsonl", ".csv", ".gz", ".parquet")
 _ROOMS = ("core", "workloads", "hw_models", "sim", "sweeps")
 
 
@@ -81,13 +83,19 @@ def _files(data: Any, side: Side) -> Iterator[tuple[str, str]]:
     elif isinstance(data, list):
         for value in data:
             yield from _files(value, side)
-    elif isinstance(data, str) and is_path(data) and len(data) < 1000:
-        path = Path(side.beside(data))
+    elif isinstance(data, str) and len(data) < 1000 and _names_file(data):
         try:
+            beside = Path(side.document.name).parent / data
+            path = beside if beside.is_file() else Path(data).expanduser()
             if path.is_file():
                 yield data, hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
         except (OSError, OpbyteError, ValueError):
             return
+
+
+def _names_file(text: str) -> bool:
+    """Return whether a value may be a file's name: a config, or the data of a trace."""
+    return is_path(text) or text.endswith(_DATA)
 
 
 def study_key(data: Mapping[str, Any]) -> str:

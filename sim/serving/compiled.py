@@ -317,20 +317,26 @@ def _plan_waiting(
 def _calm_steps(s: State, given: Ints, produced: Ints, size: int) -> int:
     """Return how many steps from here on are one token for everyone who runs, and no one's last.
 
-    None if blocks might run out meanwhile, or a prompt is read token by token.
+    Only while blocks are left, and none if a prompt is read token by token.
     """
-    steps, need = MOST_STEPS, 0
+    steps = MOST_STEPS
     for i in range(s.counts[RUNNING]):
         r = s.running[i]
         sampled = s.requests[SAMPLED, r]
         if sampled == 0 or given[r] + sampled - s.requests[COMPUTED, r] != 1:
             return 0
         steps = min(steps, produced[r] - sampled - 1)
-    for i in range(s.counts[RUNNING]):
-        r = s.running[i]
-        whole = (s.requests[COMPUTED, r] + steps + size - 1) // size
-        need += max(0, whole - s.requests[HELD, r])
-    return steps if need <= s.counts[FREE] else 0
+    # As many as there are blocks for, in halves: fewer only end the run earlier.
+    while steps > 0:
+        need = 0
+        for i in range(s.counts[RUNNING]):
+            r = s.running[i]
+            whole = (s.requests[COMPUTED, r] + steps + size - 1) // size
+            need += max(0, whole - s.requests[HELD, r])
+        if need <= s.counts[FREE]:
+            break
+        steps //= 2
+    return steps
 
 
 @register_jitable

@@ -9,6 +9,7 @@ import pytest
 import opbyte as ob
 from opbyte.hw_models.machine import load_machine
 from opbyte.sim.serving.server import Server
+from opbyte.sweeps.cli import main
 from opbyte.sweeps.experiment import load_experiment
 from opbyte.workloads.serve import Serve
 from opbyte.workloads.traces import PrefixBlocks, RequestTrace
@@ -286,3 +287,26 @@ def test_serving_has_no_bound_and_no_breakdown():
         ob.simulate(A100, Serve(LLAMA, trace(3)), fidelity="bound")
     with pytest.raises(ob.UncoveredError, match="no breakdown"):
         _ = ob.simulate(A100, Serve(LLAMA, trace(3))).breakdown
+
+
+def test_a_sweep_notices_that_its_trace_has_changed(tmp_path, capsys):
+    """Limits of the scheduler are axes like any other; stored points belong to the trace's rows."""
+
+    def write(tokens):
+        row = {"input_length": tokens, "output_length": 3, "hash_ids": []}
+        lines = [json.dumps({"timestamp": 1000 * i, **row}) for i in range(4)]
+        (tmp_path / "t.jsonl").write_text("\n".join(lines) + "\n")
+
+    work = "{kind: serve, model: llama-3.1-8b, trace: t.jsonl, scheduler: {max_sequences: 8}}"
+    (tmp_path / "s.yaml").write_text(
+        f"kind: study\nbase:\n  machine: a100-sxm-80gb\n  workload: {work}\n"
+        "axes:\n  workload.scheduler.max_sequences: {values: [4, 8]}\n"
+        "objectives: {ttft_p99: min}\n"
+    )
+    sweep = ["sweep", str(tmp_path / "s.yaml"), "--out", str(tmp_path / "out"), "--quiet"]
+    write(100)
+    assert main(sweep) == 0
+    assert main(sweep) == 0
+    write(3000)
+    assert main(sweep) == 2
+    assert "t.jsonl" in capsys.readouterr().err
