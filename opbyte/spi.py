@@ -1,6 +1,6 @@
 """What a plug-in needs: base classes, registries, and checks that it keeps their contracts.
 
-A unit model, a kind of work or a runner registers itself when its module is imported:
+A unit model, a kind of work, a scheduler or a runner registers itself when its module is imported:
 
     from opbyte.spi import UNITS, UnitView, check_unit
 
@@ -23,23 +23,30 @@ from opbyte.core.parallel import Parallel
 from opbyte.core.registry import Registry
 from opbyte.hw_models.compute.base import UNITS, UnitModel, UnitView
 from opbyte.hw_models.machine import Machine
+from opbyte.sim.serving.schedulers import SCHEDULERS, Limits, Piece, Plan, Scheduler
 from opbyte.sim.simulate import RUNNERS, Runner
 from opbyte.workloads.work import WORKS, Work
 
 __all__ = [
     "COLLECTIVES",
     "RUNNERS",
+    "SCHEDULERS",
     "UNITS",
     "WORKS",
+    "Limits",
     "OpTable",
     "OpTableBuilder",
     "Parallel",
     "Phase",
+    "Piece",
+    "Plan",
     "Registry",
     "Runner",
+    "Scheduler",
     "UnitModel",
     "UnitView",
     "Work",
+    "check_scheduler",
     "check_unit",
     "check_work",
 ]
@@ -81,6 +88,51 @@ def check_unit(machine: Machine, path: str, dtype: str = "bf16") -> None:
     )
     _require(real == sorted(real), path, "more work never costs less")
     _require(bool(np.allclose(together, real, rtol=1e-12)), path, "points are independent")
+
+
+def check_scheduler(cls: type[Scheduler], *, seed: int = 0) -> None:
+    """Check that a scheduler keeps its contract.
+
+    On drawn requests, with plenty of KV blocks and with few: steps keep the limits, tokens have
+    blocks, every request gets all of its tokens, and all blocks come back.
+
+    Args:
+        seed: Of the requests.
+    Raises:
+        SimulationError: Naming the first broken rule.
+    """
+    from opbyte.sim.serving.blocks import BlockPool
+    from opbyte.sim.serving.requests import Request
+
+    limits = Limits(max_sequences=6, max_batched_tokens=24)
+    for blocks in (200, 12):
+        random = np.random.default_rng(seed)
+        pool = BlockPool(blocks, 4)
+        scheduler = cls(limits, pool)
+        requests = [
+            Request(i, 0.0, int(random.integers(1, 20)), int(random.integers(1, 20)))
+            for i in range(12)
+        ]
+        left = {request: request.output for request in requests}
+        for request in requests:
+            scheduler.add(request)
+        for _ in range(5000):
+            plan = scheduler.plan()
+            if not plan.pieces:
+                break
+            tokens = sum(piece.new for piece in plan.pieces)
+            _require(tokens <= limits.max_batched_tokens, cls.__name__, "steps keep their tokens")
+            most = len(scheduler.running) <= limits.max_sequences
+            _require(most, cls.__name__, "no more run than may")
+            for piece in plan.pieces:
+                held = len(piece.request.blocks) * pool.tokens >= piece.past + piece.new
+                _require(held, cls.__name__, "tokens have blocks")
+                if piece.samples:
+                    left[piece.request] -= 1
+                    if not left[piece.request]:
+                        scheduler.finish(piece.request)
+        _require(not any(left.values()), cls.__name__, "every request gets all of its tokens")
+        _require(pool.free == pool.total, cls.__name__, "all blocks come back")
 
 
 def check_work(work: Work, parallel: Parallel | None = None) -> None:
