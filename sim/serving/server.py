@@ -82,6 +82,11 @@ class Serving:
         import pandas as pd
 
         scheduled, first, last = self.times
+        # One code for each row, not one text.
+        texts = {text: i for i, text in enumerate(dict.fromkeys(["", *self.reasons.values()]))}
+        codes = np.zeros(len(self.arrival), np.int32)
+        codes[list(self.reasons)] = [texts[text] for text in self.reasons.values()]
+        rejected = (~self.served).astype(np.int8)
         return pd.DataFrame(
             {
                 "arrival_s": self.arrival,
@@ -91,8 +96,8 @@ class Serving:
                 "input_tokens": self.trace.input_tokens,
                 "output_tokens": self.trace.output_tokens,
                 "preempted": self.preempted,
-                "status": np.where(self.served, "served", "rejected"),
-                "reason": [self.reasons.get(i, "") for i in range(len(self.arrival))],
+                "status": pd.Categorical.from_codes(rejected, pd.Index(["served", "rejected"])),
+                "reason": pd.Categorical.from_codes(codes, pd.Index(list(texts))),
             }
         )
 
