@@ -17,7 +17,7 @@ from numba.extending import register_jitable
 
 from opbyte.core.ops import Array
 from opbyte.sim.serving.schedulers import Limits
-from opbyte.sim.serving.step_prices import Prices, step_cost
+from opbyte.sim.serving.step_prices import Prices, check_limits, step_cost
 from opbyte.sim.serving.step_table import source_stamp
 
 Ints = npt.NDArray[np.int32]
@@ -607,6 +607,7 @@ def serve_compiled(
         rows: Most rows of the series; with more steps a row stands for several.
         plain: Run the loop uncompiled.
     """
+    check_limits(prices, limits.max_batched_tokens, limits.max_sequences)
     state = _state(len(arrival), blocks, limits.max_sequences, rows)
     busy, drawn = np.zeros(len(prices.resources)), np.zeros(4)
     numbers = np.array(

@@ -18,7 +18,7 @@ import simpy
 
 from opbyte.sim.serving.requests import Request
 from opbyte.sim.serving.schedulers import Plan, Scheduler
-from opbyte.sim.serving.step_prices import Prices, compiled_step
+from opbyte.sim.serving.step_prices import Prices, check_limits, compiled_step
 
 
 @dataclass
@@ -72,7 +72,11 @@ class Engine:
 
         Args:
             depth: Steps that are planned or under way at once.
+        Raises:
+            UncoveredError: If the prices do not cover the scheduler's limits.
         """
+        limits = scheduler.limits
+        check_limits(prices, limits.max_batched_tokens, limits.max_sequences)
         self.env, self.scheduler, self.prices, self.depth = env, scheduler, prices, depth
         self.series = Series()
         self.busy, self.joules = np.zeros(len(prices.resources)), 0.0
@@ -83,7 +87,6 @@ class Engine:
         self._left: dict[Request, int] = {}
         self._answered: dict[Request, simpy.Event] = {}
         self._wake = env.event()
-        limits = scheduler.limits
         self._new = np.zeros(limits.max_sequences)
         self._past = np.zeros(limits.max_sequences)
         env.process(self._run())

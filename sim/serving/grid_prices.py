@@ -103,18 +103,18 @@ class GridPrices:
     """Prices of steps from measured tables.
 
     Attributes:
-        most_tokens, most_sequences: Of a step, as far as the tables go.
+        max_tokens, max_sequences: Of a step, as far as the tables go.
     """
 
     table: GridTable
     resources: tuple[str, ...] = ("device",)
 
     @property
-    def most_tokens(self) -> int:
+    def max_tokens(self) -> int:
         """Return the most tokens of a step that the table has."""
         return len(self.table.dense) - 1
 
     @property
-    def most_sequences(self) -> int:
+    def max_sequences(self) -> int:
         """Return the most sequences of a step that the table has."""
         return len(self.table.head) - 1

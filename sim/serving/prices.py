@@ -32,7 +32,7 @@ from opbyte.hw_models.price import Demand
 from opbyte.sim.serving.prices_probe import Key, Probe
 from opbyte.sim.serving.prices_shapes import drawn
 from opbyte.sim.serving.prices_tables import Lane, Parts, Piecewise, sweep, table_of
-from opbyte.sim.serving.step_table import compiled
+from opbyte.sim.serving.step_prices import compiled_step
 from opbyte.sim.serving.step_table_layout import B_COMPUTE, StepTable
 from opbyte.sim.simulate import evaluate, resolve_mapping, static_watts
 from opbyte.workloads.mixed import Mixed
@@ -155,7 +155,7 @@ class StepPrices:
         sizes = np.array(chunks, np.float64).reshape(-1, 2).T
         new, past = np.ascontiguousarray(sizes)
         busy = np.zeros(len(self.resources))
-        seconds, joules = compiled()(
+        seconds, joules = compiled_step()(
             self.table, new, past, len(new), float(decodes), float(context), busy
         )
         return Cost(seconds, joules, dict(zip(self.resources, busy.tolist(), strict=True)))

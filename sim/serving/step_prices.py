@@ -9,6 +9,7 @@ import numba
 from numba import types
 from numba.extending import overload
 
+from opbyte.core.errors import UncoveredError
 from opbyte.core.ops import Array
 from opbyte.sim.serving import step_table
 from opbyte.sim.serving.grid_prices import GridTable, grid_cost
@@ -30,6 +31,29 @@ class Prices(Protocol):
     @property
     def resources(self) -> tuple[str, ...]:
         """Return the resources."""
+
+    @property
+    def max_tokens(self) -> int:
+        """Return the most tokens of a step."""
+
+    @property
+    def max_sequences(self) -> int:
+        """Return the most sequences of a step."""
+
+
+def check_limits(prices: Prices, tokens: int, sequences: int) -> None:
+    """Check that prices cover the largest step that a scheduler may plan.
+
+    Raises:
+        UncoveredError: If it has more tokens or sequences than they.
+    """
+    # A sequence has a token at least.
+    sequences = min(sequences, tokens)
+    if tokens > prices.max_tokens or sequences > prices.max_sequences:
+        raise UncoveredError(
+            f"steps of {tokens} tokens and {sequences} sequences have no price: the tables end at "
+            f"{prices.max_tokens} and {prices.max_sequences}. lower the scheduler's limits"
+        )
 
 
 def step_cost(

@@ -16,19 +16,15 @@ slopes. The functions are plain Python, and compiled inside whoever calls them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
-import numba
 from numba.extending import register_jitable
 
 from opbyte.core.ops import Array
 from opbyte.hw_models.compute.gpu import attention
 from opbyte.hw_models.compute.gpu.attention import NEW, PAIRS, READS, SEQUENCES, call_seconds
-from opbyte.sim.serving import step_table_layout
 from opbyte.sim.serving.step_table_layout import (
     AROUND,
     B_BUSY,
@@ -64,7 +60,7 @@ from opbyte.sim.serving.step_table_layout import (
     reads_of,
 )
 
-__all__ = ["StepTable", "compiled", "source_stamp", "step_cost", "step_seconds"]
+__all__ = ["StepTable", "source_stamp", "step_cost", "step_seconds"]
 
 
 @register_jitable
@@ -241,38 +237,14 @@ def step_seconds(
     return step_cost(table, new, past, pieces, decodes, context, busy)[0]
 
 
-#: Files whose functions are compiled into callers.
-_SOURCES = (__file__, step_table_layout.__file__, attention.__file__)
-
-
 @cache
 def source_stamp() -> int:
     """Return a number that changes with the source of what is compiled into a caller.
 
     Numba's cache looks at the file of the function that it compiles, and not at what that calls.
-    A caller that caches itself should hold this number in a closure, as `compiled` does.
+    A caller that caches itself should hold this number in a closure, as `step_prices` does.
     """
-    text = b"".join(Path(str(f)).read_bytes() for f in _SOURCES)
+    folders = {Path(str(f)).parent for f in (__file__, attention.__file__)}
+    files = sorted(file for folder in folders for file in folder.glob("*.py"))
+    text = b"".join(file.read_bytes() for file in files)
     return int.from_bytes(sha256(text).digest()[:6], "little")
-
-
-@cache
-def compiled() -> Callable[..., Any]:
-    """Return `step_cost` compiled."""
-    stamp = source_stamp()
-
-    def of_source(
-        table: StepTable,
-        new: Array,
-        past: Array,
-        pieces: int,
-        decodes: float,
-        context: float,
-        busy: Array,
-    ) -> tuple[float, float]:
-        if stamp < 0:
-            return 0.0, 0.0
-        return step_cost(table, new, past, pieces, decodes, context, busy)
-
-    made: Callable[..., Any] = numba.njit(cache=True, error_model="numpy")(of_source)
-    return made

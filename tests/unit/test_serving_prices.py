@@ -15,7 +15,8 @@ from opbyte.core.ops import Array
 from opbyte.hw_models.machine import Machine, load_machine
 from opbyte.sim.result import PhaseRun
 from opbyte.sim.serving.prices import StepPrices
-from opbyte.sim.serving.step_table import compiled, step_cost, step_seconds
+from opbyte.sim.serving.step_prices import compiled_step
+from opbyte.sim.serving.step_table import step_cost, step_seconds
 from opbyte.sim.simulate import evaluate, resolve_mapping, total
 from opbyte.workloads.mixed import Mixed
 from opbyte.workloads.model import Model
@@ -87,7 +88,7 @@ class Drawn:
         busy = np.zeros((points, len(of.resources)))
         new, past = (np.ascontiguousarray(x.T) for x in (self.new, self.past))
         for i in range(points):
-            seconds[i], joules[i] = compiled()(
+            seconds[i], joules[i] = compiled_step()(
                 of.table, new[i], past[i], len(self.new), self.decodes[i], self.context[i], busy[i]
             )
         return seconds, joules, busy

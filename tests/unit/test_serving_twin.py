@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from opbyte.core.errors import UncoveredError
 from opbyte.sim.serving.blocks import BlockPool
 from opbyte.sim.serving.compiled import SERIES, serve_compiled
 from opbyte.sim.serving.engine import serve
@@ -24,6 +25,7 @@ def prices(tokens: int = 64, sequences: int = 16, scale: float = 1.0) -> GridPri
 
 
 PRICES = prices()
+SMALL = Limits(max_batched_tokens=64, max_sequences=16)
 
 
 @st.composite
@@ -103,6 +105,16 @@ def test_arrivals_at_the_very_end_of_a_step(case, data):
     assert (times[0] >= moved).all()
 
 
+def test_steps_beyond_the_prices_are_refused():
+    wide = Limits(max_batched_tokens=65, max_sequences=16)
+    with pytest.raises(UncoveredError, match="65 tokens"):
+        serve_compiled(*np.ones((3, 1), int), wide, PRICES, blocks=4, block_tokens=4)
+    many = Limits(max_batched_tokens=64, max_sequences=17)
+    scheduler = SCHEDULERS.lookup("continuous")(many, BlockPool(4, 4))
+    with pytest.raises(UncoveredError, match="17 sequences"):
+        serve([], scheduler, PRICES)
+
+
 def test_nothing_waits_for_a_step_that_is_too_small():
     """Without chunks who loses his blocks computes prompt and answer at once."""
     pool = BlockPool(17, 16, remember=False)
@@ -113,10 +125,10 @@ def test_nothing_waits_for_a_step_that_is_too_small():
 
 
 def test_a_series_that_is_full_keeps_every_second_row():
-    args = ([0.0], [4], [100], Limits(), 20, 8, {"depth": 1, "remember": False})
+    args = ([0.0], [4], [100], SMALL, 20, 8, {"depth": 1, "remember": False})
     arrays = [np.array(a) for a in args[:3]]
-    whole = serve_compiled(*arrays, Limits(), PRICES, blocks=20, block_tokens=8)
-    few = serve_compiled(*arrays, Limits(), PRICES, blocks=20, block_tokens=8, rows=10)
+    whole = serve_compiled(*arrays, SMALL, PRICES, blocks=20, block_tokens=8)
+    few = serve_compiled(*arrays, SMALL, PRICES, blocks=20, block_tokens=8, rows=10)
     assert whole.steps == few.steps == 100
     assert few.series.shape[1] <= 10
     assert few.series.tolist() == whole.series[:, ::16].tolist()
@@ -221,7 +233,7 @@ def test_a_second_step_is_planned_before_the_first_one_ends():
 
 def test_what_never_fits_is_refused_with_a_reason():
     pool = BlockPool(4, 4)
-    scheduler = SCHEDULERS.lookup("continuous")(Limits(max_batched_tokens=8), pool)
+    scheduler = SCHEDULERS.lookup("continuous")(Limits(max_batched_tokens=8, max_sequences=8), pool)
     requests = [Request(0, 0.0, 10, 7), Request(1, 0.0, 10, 8), Request(2, 0.5, 3, 2)]
     serve(requests, scheduler, PRICES)
     assert [bool(r.reason) for r in requests] == [False, True, False]
