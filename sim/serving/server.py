@@ -18,8 +18,9 @@ from opbyte.core.registry import lookup_error
 from opbyte.hw_models.machine import Machine
 from opbyte.sim.place import Placer
 from opbyte.sim.serving.blocks import BlockPool
-from opbyte.sim.serving.compiled import SERIES, serve_compiled
+from opbyte.sim.serving.compiled import serve_compiled
 from opbyte.sim.serving.engine import Clock, Engine, feed
+from opbyte.sim.serving.loop_state import SERIES
 from opbyte.sim.serving.memory import kv_blocks
 from opbyte.sim.serving.prices import StepPrices
 from opbyte.sim.serving.requests import Request

@@ -1,0 +1,167 @@
+"""Planning a step in the compiled serving loop: the twin of `Continuous`."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from numba.extending import register_jitable
+
+from opbyte.sim.serving.loop_blocks import know, preempt, take, unlink
+from opbyte.sim.serving.loop_state import (
+    CHAIN,
+    COMPUTED,
+    FREE,
+    HELD,
+    KNOWN,
+    LAST,
+    RUNNING,
+    SAMPLED,
+    STACKED,
+    Ints,
+    State,
+    Step,
+)
+
+
+@register_jitable
+def room(s: State, produced: Ints, r: int, need: int, remember: int) -> int:
+    """Give a running request blocks; return how many requests lost theirs, negative if it did."""
+    lost = 0
+    while need > s.counts[FREE]:
+        lost += 1
+        if preempt(s, produced, remember) == r:
+            return -lost
+    if need > 0:
+        take(s, r, need)
+    return lost
+
+
+@register_jitable
+def admitted(
+    s: State, r: int, target: int, whole: int, budget: int, limits: npt.NDArray[np.int64]
+) -> int:
+    """Give a waiting request what it starts with; return its tokens, 0 if there is no room.
+
+    Args:
+        target: Tokens that it must compute before the next one is sampled.
+        whole: Tokens that it computes in all.
+    """
+    chunk, reserve, size, together = limits[2], limits[3], limits[4], limits[6]
+    found = s.requests[KNOWN, r]
+    computed = found * size
+    new = min(target - computed, budget)
+    if chunk == 0 and new < target - computed:
+        return 0
+    held = whole if together else computed + new
+    most = max(held, target) if reserve else held
+    if (most + size - 1) // size > s.counts[FREE]:
+        return 0
+    block = s.requests[LAST, r]
+    for _ in range(found):
+        unlink(s, block)
+        block = s.blocks[CHAIN, block]
+    s.requests[HELD, r], s.requests[COMPUTED, r] = found, computed
+    take(s, r, (held + size - 1) // size - found)
+    s.running[s.counts[RUNNING]] = r
+    s.counts[RUNNING] += 1
+    return int(new)
+
+
+@register_jitable
+def note(s: State, f: Step, slot: int, r: int, new: int, target: int, produced: int) -> None:
+    """Put tokens of a request into the step that is planned."""
+    computed = s.requests[COMPUTED, r]
+    s.requests[COMPUTED, r] = computed + new
+    if new == 1:
+        f.sums[1] += 1
+        f.sums[2] += computed + 1
+    else:
+        f.new[f.sums[0]], f.past[f.sums[0]] = new, computed
+        f.sums[0] += 1
+    if computed + new == target:
+        s.requests[SAMPLED, r] += 1
+        sampled = s.requests[SAMPLED, r]
+        if sampled == 1 or sampled == produced:
+            f.marked[slot, f.marks[slot]] = r
+            f.marks[slot] += 1
+
+
+@register_jitable
+def plan_running(
+    s: State,
+    f: Step,
+    slot: int,
+    given: Ints,
+    produced: Ints,
+    limits: npt.NDArray[np.int64],
+    budget: int,
+) -> int:
+    """Give running requests their next tokens, in order; return what is left of the budget."""
+    size, remember = limits[4], limits[5]
+    decodes = context = at = 0
+    while budget > 0 and at < s.counts[RUNNING]:
+        r = s.running[at]
+        at += 1
+        computed, sampled = s.requests[COMPUTED, r], s.requests[SAMPLED, r]
+        new = given[r] + sampled - computed
+        if sampled >= produced[r]:
+            continue
+        if new == 1 and computed % size and sampled and sampled + 1 < produced[r]:
+            # A decode step within a block, neither the first nor the last token: nearly all are.
+            s.requests[COMPUTED, r], s.requests[SAMPLED, r] = computed + 1, sampled + 1
+            if remember and (computed + 1) % size == 0:
+                know(s, r, (computed + 1) // size)
+            decodes += 1
+            context += computed + 1
+            budget -= 1
+            continue
+        new = min(new, budget)
+        lost = room(
+            s, produced, r, (computed + new + size - 1) // size - s.requests[HELD, r], remember
+        )
+        f.lost[slot] += abs(lost)
+        if lost < 0:
+            break
+        note(s, f, slot, r, new, given[r] + sampled, produced[r])
+        if remember and (computed + new) // size > s.requests[KNOWN, r]:
+            know(s, r, (computed + new) // size)
+        budget -= new
+    f.sums[1] += decodes
+    f.sums[2] += context
+    return budget
+
+
+@register_jitable
+def plan_waiting(
+    s: State,
+    f: Step,
+    slot: int,
+    given: Ints,
+    produced: Ints,
+    limits: npt.NDArray[np.int64],
+    budget: int,
+    arrived: int,
+    tried: int,
+    now: float,
+) -> tuple[int, int]:
+    """Admit requests in order; return what is left of the budget, and how many had their turn."""
+    most, size, remember = limits[0], limits[4], limits[5]
+    while budget > 0 and s.counts[RUNNING] < most:
+        stacked = s.counts[STACKED]
+        if stacked == 0 and tried >= arrived:
+            break
+        r = s.stack[stacked - 1] if stacked else tried
+        target = given[r] + s.requests[SAMPLED, r]
+        new = admitted(s, r, target, given[r] + produced[r] - 1, budget, limits)
+        if new == 0:
+            break
+        if stacked:
+            s.counts[STACKED] -= 1
+        else:
+            tried += 1
+            s.times[0, r] = now
+        note(s, f, slot, r, new, target, produced[r])
+        if remember and s.requests[COMPUTED, r] // size > s.requests[KNOWN, r]:
+            know(s, r, s.requests[COMPUTED, r] // size)
+        budget -= new
+    return budget, tried

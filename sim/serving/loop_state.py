@@ -1,0 +1,106 @@
+"""What the compiled serving loop works on: arrays of requests, blocks and steps.
+
+Blocks form linked lists: the queue of free ones, and from each block of a request to the one before
+it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from opbyte.core.ops import Array
+
+Ints = npt.NDArray[np.int32]
+
+#: Rows of the state of requests.
+COMPUTED, SAMPLED, HELD, LAST, KNOWN, PREEMPTED = range(6)
+#: Rows of the blocks: neighbours in the queue of free ones (its ends are the entry behind the last
+#: block), the block before it in its request, and which block of which request it remembers.
+NEXT, BEFORE, CHAIN, OWNER, NUMBER = range(5)
+#: Entries of the counters.
+FREE, RUNNING, STACKED, STEPS, TOKENS, EVERY = range(6)
+#: Columns of the series.
+SERIES = ("end_s", "tokens", "running", "waiting", "free", "preempted")
+NONE = -1
+#: Most steps that are run on at once.
+MOST_STEPS = 2**20
+
+
+class State(NamedTuple):
+    """What the loop works on.
+
+    Attributes:
+        requests: By row as above, (6, requests).
+        blocks: By row as above, (5, blocks + 1).
+        running: Requests that hold blocks, in the order of admission, (max_sequences,).
+        stack: Preempted requests, the one that is tried first on top, (max_sequences,).
+        counts: Counters, (6,).
+        times: Scheduled, first token, last token, seconds, (3, requests).
+        series: What every n-th step found when it ended, (6, rows).
+    """
+
+    requests: Ints
+    blocks: Ints
+    running: Ints
+    stack: Ints
+    counts: npt.NDArray[np.int64]
+    times: Array
+    series: Array
+
+
+class Step(NamedTuple):
+    """Steps that are planned or under way, each a column of a ring, and room for the next one.
+
+    Attributes:
+        end: Seconds, (depth,).
+        tokens, lost, marks: Tokens, requests that lost blocks, and entries of `marked`, (depth,).
+        marked: Requests that get their first or last token from it, (depth, 2 * max_sequences).
+        new, past: Pieces of prompts of the step that is planned, (max_sequences,).
+        sums: Pieces, decodes and their context of the step that is planned, (3,).
+    """
+
+    end: Array
+    tokens: npt.NDArray[np.int64]
+    lost: npt.NDArray[np.int64]
+    marks: npt.NDArray[np.int64]
+    marked: Ints
+    new: Array
+    past: Array
+    sums: npt.NDArray[np.int64]
+
+
+def new_state(requests: int, blocks: int, sequences: int, rows: int) -> State:
+    """Return the state before anything happened: all blocks are free."""
+    of_requests = np.zeros((6, requests), np.int32)
+    of_requests[LAST] = NONE
+    of_blocks = np.full((5, blocks + 1), NONE, np.int32)
+    of_blocks[NEXT] = np.roll(np.arange(blocks + 1), -1)
+    of_blocks[BEFORE] = np.roll(np.arange(blocks + 1), 1)
+    counts = np.zeros(6, np.int64)
+    counts[FREE], counts[EVERY] = blocks, 1
+    return State(
+        of_requests,
+        of_blocks,
+        np.zeros(sequences, np.int32),
+        np.zeros(sequences + 1, np.int32),
+        counts,
+        np.full((3, requests), -1.0),
+        np.zeros((len(SERIES), rows)),
+    )
+
+
+def new_steps(depth: int, sequences: int) -> Step:
+    """Return room for the steps of an idle engine."""
+    return Step(
+        end=np.zeros(depth),
+        tokens=np.zeros(depth, np.int64),
+        lost=np.zeros(depth, np.int64),
+        marks=np.zeros(depth, np.int64),
+        marked=np.zeros((depth, 2 * sequences), np.int32),
+        new=np.zeros(sequences),
+        past=np.zeros(sequences),
+        sums=np.zeros(3, np.int64),
+    )
