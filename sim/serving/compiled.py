@@ -31,7 +31,7 @@ from opbyte.sim.serving.loop_state import (
 from opbyte.sim.serving.loop_steps import decode_on, end_step, weigh
 from opbyte.sim.serving.schedulers import Limits
 from opbyte.sim.serving.step_prices import Prices, check_limits, step_cost
-from opbyte.sim.serving.step_table import source_stamp
+from opbyte.sim.serving.step_table import LOOP, source_stamp
 
 
 @register_jitable
@@ -138,7 +138,7 @@ def compiled() -> Any:
         if stamp >= 0:
             serve_loop(s, f, arrival, given, produced, limits, table, busy, drawn)
 
-    return numba.njit(cache=True, error_model="numpy")(of_source)
+    return numba.njit(**LOOP)(of_source)
 
 
 @dataclass(frozen=True)

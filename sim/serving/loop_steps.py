@@ -129,8 +129,9 @@ def record(s: State, f: Step, slot: int, waiting: int) -> None:
         return
     row, rows = steps // s.counts[EVERY], s.series.shape[1]
     if row >= rows:
-        for i in range((rows + 1) // 2):
-            s.series[:, i] = s.series[:, 2 * i]
+        for column in range(s.series.shape[0]):
+            for i in range((rows + 1) // 2):
+                s.series[column, i] = s.series[column, 2 * i]
         s.counts[EVERY] *= 2
         if steps % s.counts[EVERY]:
             return

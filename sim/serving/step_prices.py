@@ -13,7 +13,7 @@ from opbyte.core.errors import UncoveredError
 from opbyte.core.ops import Array
 from opbyte.sim.serving import step_table
 from opbyte.sim.serving.grid_prices import GridTable, grid_cost
-from opbyte.sim.serving.step_table import StepTable, source_stamp
+from opbyte.sim.serving.step_table import LOOP, StepTable, source_stamp
 
 
 class Prices(Protocol):
@@ -107,4 +107,4 @@ def compiled_step() -> Any:
             return 0.0, 0.0
         return step_cost(table, new, past, pieces, decodes, context, busy)
 
-    return numba.njit(cache=True, error_model="numpy")(of_source)
+    return numba.njit(**LOOP)(of_source)
