@@ -201,13 +201,13 @@ def serve_compiled(
         np.int64,
     )  # fmt: skip
     (serve_loop if plain else compiled())(
-        state, new_steps(depth, limits.max_sequences), np.asarray(arrival, np.float64),
+        state, new_steps(depth, limits.max_sequences), np.array(arrival, np.float64),
         given.astype(np.int32), produced.astype(np.int32), numbers, prices.table, busy, drawn,
     )  # fmt: skip
     steps = int(state.counts[STEPS])
     return Served(
         state.times,
-        state.requests[PREEMPTED],
+        state.requests[PREEMPTED].copy(),
         busy,
         float(drawn[0]),
         drawn[1:],

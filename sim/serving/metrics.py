@@ -10,32 +10,34 @@ from opbyte.core.ops import Array
 from opbyte.sim.serving.server import Server, Serving
 from opbyte.workloads.serve import Goal
 
+#: Times of a request, and the percentiles that are given of them.
+TIMES, SHARES = ("ttft", "tpot", "latency"), (50, 90, 99)
 
-def latencies(serving: Serving) -> dict[str, Array]:
-    """Return the times of each served request, seconds, (served,).
+
+def times_of(serving: Serving, name: str) -> Array:
+    """Return one of `TIMES` of each served request, seconds, (served,).
 
     `ttft` from arrival to first token, `tpot` for each later token (NaN where there is none),
     `latency` from arrival to last token.
     """
-    rows = serving.served
-    arrival, (_, first, last) = serving.arrival[rows], serving.times[:, rows]
-    later = serving.trace.output_tokens[rows] - 1.0
-    return {
-        "ttft": first - arrival,
-        "tpot": np.where(later > 0, (last - first) / np.maximum(later, 1.0), np.nan),
-        "latency": last - arrival,
-    }
+    _, first, last = serving.times
+    if name == "tpot":
+        later = serving.trace.output_tokens - 1.0
+        later[later <= 0.0] = np.nan
+        times: Array = (last - first) / later
+    else:
+        times = (first if name == "ttft" else last) - serving.arrival
+    return times if serving.served.all() else times[serving.served]
 
 
 def good(serving: Serving, goal: Goal) -> Any:
     """Return which of the served requests keep the goal, (served,)."""
-    times = latencies(serving)
     kept = np.ones(int(serving.served.sum()), bool)
     for name in ("ttft", "tpot"):
         limit = getattr(goal, name)
         if limit is not None:
             # An answer of one token has no later ones that could be late.
-            kept &= ~(times[name] > limit.value)
+            kept &= ~(times_of(serving, name) > limit.value)
     return kept
 
 
@@ -43,13 +45,12 @@ def metrics(server: Server, serving: Serving, goal: Goal) -> dict[str, float]:
     """Return the numbers of a served trace; NaN where nothing was served."""
     found: dict[str, float] = {}
     with np.errstate(invalid="ignore"):
-        for name, values in latencies(serving).items():
-            given = values[np.isfinite(values)]
+        for name in TIMES:
+            given = times_of(serving, name)
+            given = given[np.isfinite(given)]
             found[f"{name}_mean"] = float(given.mean()) if given.size else np.nan
-            for share in (50, 90, 99):
-                found[f"{name}_p{share}"] = (
-                    float(np.percentile(given, share)) if given.size else np.nan
-                )
+            shares = np.percentile(given, SHARES) if given.size else np.full(len(SHARES), np.nan)
+            found |= {f"{name}_p{s}": float(t) for s, t in zip(SHARES, shares, strict=True)}
     seconds = serving.seconds if serving.served.any() else np.nan
     running, waiting, used = serving.means / seconds
     found |= {

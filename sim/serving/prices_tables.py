@@ -228,6 +228,7 @@ def table_of(swept: Swept, parts: Parts, most: tuple[int, int], host: float) -> 
         if piece.call is not None:
             rows[s] = piece.call.sizes[0, 0]
             facts[s] = piece.call.facts[0]
+    tiles = called[0].tiles if called else np.zeros((1, 1))
     ports = swept.resources[: swept.ports]
     operators = [
         (blocks.index(p.block), u, s, ports.index(p.home) if p.home in ports else -1, p.efficiency)
@@ -246,9 +247,10 @@ def table_of(swept: Swept, parts: Parts, most: tuple[int, int], host: float) -> 
         rows=rows,
         facts=facts,
         rules=called[0].rules if called else np.zeros(1),
-        tiles=called[0].tiles if called else np.zeros((1, 1)),
+        tiles=tiles,
         lanes=_lanes(swept, parts.lanes, blocks),
         host=host,
+        memo=np.zeros((len(spans), len(tiles) + 1, 4)),
         features=np.zeros((len(spans), len(FEATURES) + 1)),
         seconds=np.zeros(sequences + 1),
         busy=np.zeros(len(swept.resources) + len(blocks)),

@@ -79,7 +79,7 @@ class Serving:
 
     @property
     def requests(self) -> pd.DataFrame:
-        """Return one row for each request of the trace."""
+        """Return one row for each request of the trace; it shares the memory of `times`."""
         import pandas as pd
 
         scheduled, first, last = self.times
@@ -88,19 +88,18 @@ class Serving:
         codes = np.zeros(len(self.arrival), np.int32)
         codes[list(self.reasons)] = [texts[text] for text in self.reasons.values()]
         rejected = (~self.served).astype(np.int8)
-        return pd.DataFrame(
-            {
-                "arrival_s": self.arrival,
-                "scheduled_s": scheduled,
-                "first_token_s": first,
-                "last_token_s": last,
-                "input_tokens": self.trace.input_tokens,
-                "output_tokens": self.trace.output_tokens,
-                "preempted": self.preempted,
-                "status": pd.Categorical.from_codes(rejected, pd.Index(["served", "rejected"])),
-                "reason": pd.Categorical.from_codes(codes, pd.Index(list(texts))),
-            }
-        )
+        columns = {
+            "arrival_s": self.arrival.copy(),
+            "scheduled_s": scheduled,
+            "first_token_s": first,
+            "last_token_s": last,
+            "input_tokens": self.trace.input_tokens.copy(),
+            "output_tokens": self.trace.output_tokens.copy(),
+            "preempted": self.preempted,
+            "status": pd.Categorical.from_codes(rejected, pd.Index(["served", "rejected"])),
+            "reason": pd.Categorical.from_codes(codes, pd.Index(list(texts))),
+        }
+        return pd.DataFrame(columns, copy=False)
 
     @property
     def steps_frame(self) -> pd.DataFrame:
@@ -183,17 +182,19 @@ class Server:
 
     def _by_loop(self, trace: RequestTrace) -> Serving:
         s, reasons = self.scheduling, self.refused(trace)
-        good = np.ones(len(trace), bool)
-        good[list(reasons)] = False
+        good: Any = slice(None)
+        if reasons:
+            good = np.ones(len(trace), bool)
+            good[list(reasons)] = False
         done = serve_compiled(
             trace.arrival_s[good], trace.input_tokens[good], trace.output_tokens[good],
             self.limits, self.prices, blocks=self.blocks, block_tokens=s.block_tokens,
             remember=s.prefix_cache, depth=s.depth, rows=SERIES_ROWS,
         )  # fmt: skip
-        times = np.full((3, len(trace)), np.nan)
-        times[:, good] = done.times
-        preempted = np.zeros(len(trace), np.int64)
-        preempted[good] = done.preempted
+        times, preempted = done.times, done.preempted
+        if reasons:
+            times, preempted = np.full((3, len(trace)), np.nan), np.zeros(len(trace), np.int32)
+            times[:, good], preempted[good] = done.times, done.preempted
         busy = dict(zip(self.prices.resources, done.busy.tolist(), strict=True))
         return Serving(
             trace, times, trace.arrival_s, reasons, preempted, done.series, busy, done.joules,
@@ -219,7 +220,7 @@ class Server:
         return Serving(
             trace, np.where(times < 0.0, np.nan, times), np.array([r.arrival for r in requests]),
             {r.index: r.reason for r in requests if r.reason},
-            np.array([r.preempted for r in requests]),
+            np.array([r.preempted for r in requests], np.int32),
             np.array([getattr(series, name) for name in SERIES], float),
             dict(zip(self.prices.resources, engine.busy.tolist(), strict=True)), engine.joules,
             engine.means,

@@ -184,7 +184,9 @@ def step_cost(  # noqa: C901 (see its first comment)
         features[s, CALL] = 0.0
         if crowd > 0.0:
             of_call = table.seconds[:count]
-            call_seconds(of_call, rows[s, :count], table.facts[s], table.rules, table.tiles)
+            call_seconds(
+                of_call, rows[s, :count], table.facts[s], table.rules, table.tiles, table.memo[s]
+            )
             for i in range(count):
                 features[s, CALL] += crowd * of_call[i]
     resources = held.shape[0] - table.runs.shape[0]

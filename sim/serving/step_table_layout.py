@@ -68,6 +68,7 @@ class StepTable(NamedTuple):
             decodes, latency, window and chunk; slopes of compute, joules and each port's busy
             seconds over `LANE_FEATURES`, (lanes, 6 + (2 + ports) * LANE_FEATURES).
         host: Seconds that the host needs for an iteration.
+        memo: Scratch of each span's call, see `call_seconds`, (spans, tiles + 1, 4).
         features: Scratch, of each span, its call's seconds last, (spans, FEATURES + 1).
         seconds: Scratch, (rows,).
         busy: Scratch, of resources and then of the layers' paths, (resources + layers,).
@@ -87,6 +88,7 @@ class StepTable(NamedTuple):
     tiles: Array
     lanes: Array
     host: float
+    memo: Array
     features: Array
     seconds: Array
     busy: Array

@@ -151,27 +151,38 @@ def _step(x: Array, tile: Array, facts: Array, rules: Array) -> tuple[float, flo
 
 
 @register_jitable
-def _grid(x: Array, c: Call, facts: Array, rules: Array, tiles: Array) -> Grid:
+def _parts(memo: Array, ctas: float, slots: float, blocks: float) -> float:
+    """Return the parts of keys that a search finds, by the memo's last row if it was the last."""
+    if memo[-1, 0] != ctas or memo[-1, 1] != blocks:
+        memo[-1, 0], memo[-1, 1] = ctas, blocks
+        memo[-1, 2] = searched_parts(ctas, slots, blocks)
+    return float(memo[-1, 2])
+
+
+@register_jitable
+def _grid(x: Array, c: Call, facts: Array, rules: Array, tiles: Array, memo: Array) -> Grid:
     plain = not c.mixed and x[WINDOWED] == 0.0
     packed = x[GROUP] > 1.0 and (rules[PACKS] > 1.0 or (rules[PACKS] > 0.0 and plain))
     per_token = x[GROUP] if packed else 1.0
     heads = x[KV_HEADS] * x[GROUP] / per_token
     width = max(x[DIM], x[VALUE_DIM]) if rules[PADS_VALUE] > 0.0 else x[DIM]
-    tile = tiles[_tile_of(width, c.longest * per_token, x[B_KV], tiles)]
-    high, wide = tile[T_ROWS], tile[T_KEYS]
+    at = _tile_of(width, c.longest * per_token, x[B_KV], tiles)
+    high, wide = tiles[at, T_ROWS], tiles[at, T_KEYS]
     count = np.ceil(x[NEW] * per_token / high)
     first, last = _blocks(x, count, wide)
     most = heads * np.ceil(c.longest * per_token / high)
     parts = 1.0
     if rules[SPLITS] == _SEARCH and packed:
         # Two CTAs of 128 threads on an SM, whatever fits.
-        parts = searched_parts(c.sequences * most, 2.0 * facts[SMS], np.ceil(c.reads / wide))
+        parts = _parts(memo, c.sequences * most, 2.0 * facts[SMS], np.ceil(c.reads / wide))
     elif rules[SPLITS] == _SHARES:
         mean = np.ceil(c.keys / c.sequences / wide)
         parts = shared_parts(most, c.sequences, last, mean, facts[SMS])
     if parts > 1.0:
         first, last = np.ceil(first / parts), np.ceil(last / parts)
-    alone, shared, resident, loads = _step(x, tile, facts, rules)
+    if memo[at, 0] == 0.0:
+        memo[at, 0], memo[at, 1], memo[at, 2], memo[at, 3] = _step(x, tiles[at], facts, rules)
+    alone, shared, resident, loads = memo[at, 0], memo[at, 1], memo[at, 2], memo[at, 3]
     ctas = x[SEQUENCES] * heads * count * parts
     return Grid(
         count, heads, ctas, parts, resident, first, last, alone, shared, loads, high, packed
@@ -315,13 +326,18 @@ def _call(rows: Array) -> Call:
 
 
 @register_jitable
-def call_seconds(seconds: Array, rows: Array, facts: Array, rules: Array, tiles: Array) -> None:
+def call_seconds(
+    seconds: Array, rows: Array, facts: Array, rules: Array, tiles: Array, memo: Array
+) -> None:
     """Set the seconds of each row of one call; they add up to the call's.
 
     Args:
         seconds: Result, (rows,).
         rows: (rows, COLUMNS).
         facts, rules, tiles: As in `fill_seconds`, of one point.
+        memo: What was computed before for calls of the same widths, bytes and facts, at first 0:
+            by tile what `_step` says; then the CTAs, blocks and parts of the last search,
+            (tiles + 1, 4).
     """
     c = _call(rows)
     turn = 0.0 if rules[PERSISTENT] > 0.0 else facts[TURN]
@@ -334,7 +350,7 @@ def call_seconds(seconds: Array, rows: Array, facts: Array, rules: Array, tiles:
         seconds[i] = 0.0
         if not _works(x):
             continue
-        g = _grid(x, c, facts, rules, tiles)
+        g = _grid(x, c, facts, rules, tiles, memo)
         h = _share(x, g, c, turn, facts, rules)
         resident = g.resident
         few, most = min(few, g.first), max(most, g.last)
@@ -377,7 +393,7 @@ def fill_seconds(
         rules: Of the library, (RULES,).
         tiles: Of the library, (tiles, 8).
     """
-    row = 0
+    row, memo = 0, np.zeros((tiles.shape[0] + 1, 4))
     while row < seconds.shape[0]:
         end = row + 1
         while end < seconds.shape[0] and calls[end] == calls[row]:
@@ -386,7 +402,8 @@ def fill_seconds(
             rows = sizes[row:end, point if sizes.shape[1] > 1 else 0]
             of_point = facts[point if facts.shape[0] > 1 else 0]
             if of_point[: STREAM + 1].min() > 0.0:
-                call_seconds(seconds[row:end, point], rows, of_point, rules, tiles)
+                memo[:] = 0.0
+                call_seconds(seconds[row:end, point], rows, of_point, rules, tiles, memo)
                 continue
             # A rate of nothing takes for ever; who asked says which rate it is.
             for i in range(end - row):
