@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from numba.extending import register_jitable
 
+from opbyte.core.loops import LOOP
 from opbyte.core.ops import Array
 from opbyte.sim.serving.loop_plan import plan_running, plan_waiting
 from opbyte.sim.serving.loop_state import (
@@ -31,7 +32,7 @@ from opbyte.sim.serving.loop_state import (
 from opbyte.sim.serving.loop_steps import decode_on, end_step, weigh
 from opbyte.sim.serving.schedulers import Limits
 from opbyte.sim.serving.step_prices import Prices, check_limits, step_cost
-from opbyte.sim.serving.step_table import LOOP, source_stamp
+from opbyte.sim.serving.step_table import source_stamp
 
 
 @register_jitable

@@ -250,7 +250,7 @@ def table_of(swept: Swept, parts: Parts, most: tuple[int, int], host: float) -> 
         tiles=tiles,
         lanes=_lanes(swept, parts.lanes, blocks),
         host=host,
-        memo=np.zeros((len(spans), len(tiles) + 1, 4)),
+        memo=np.array([attention.new_memo(tiles) for _ in spans]).reshape(-1, len(tiles) + 1, 4),
         features=np.zeros((len(spans), len(FEATURES) + 1)),
         seconds=np.zeros(sequences + 1),
         busy=np.zeros(len(swept.resources) + len(blocks)),

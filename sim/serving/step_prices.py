@@ -10,10 +10,11 @@ from numba import types
 from numba.extending import overload
 
 from opbyte.core.errors import UncoveredError
+from opbyte.core.loops import LOOP
 from opbyte.core.ops import Array
 from opbyte.sim.serving import step_table
 from opbyte.sim.serving.grid_prices import GridTable, grid_cost
-from opbyte.sim.serving.step_table import LOOP, StepTable, source_stamp
+from opbyte.sim.serving.step_table import StepTable, source_stamp
 
 
 class Prices(Protocol):

@@ -19,7 +19,6 @@ from __future__ import annotations
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 from numba.extending import register_jitable
 
@@ -61,11 +60,7 @@ from opbyte.sim.serving.step_table_layout import (
     reads_of,
 )
 
-__all__ = ["LOOP", "StepTable", "source_stamp", "step_cost", "step_seconds"]
-
-#: How loops over steps are compiled. They allocate nothing, and their callers hold all arrays: so
-#: Numba need not count references, which took two thirds of the time of a step.
-LOOP: dict[str, Any] = {"cache": True, "error_model": "numpy", "_nrt": False}
+__all__ = ["StepTable", "source_stamp", "step_cost", "step_seconds"]
 
 
 @register_jitable

@@ -62,7 +62,8 @@ def run(*rows, library=FA2, calls=None, **changes):
     seconds = np.empty((len(rows), 1))
     ids = np.zeros(len(rows), np.int64) if calls is None else np.array(calls)
     sizes = np.array(rows)[:, None]
-    a.fill_seconds(seconds, sizes, ids, facts(**changes), library.rules, library.tiles)
+    tiles = library.tiles
+    a.fill_seconds(seconds, sizes, ids, facts(**changes), library.rules, tiles, a.new_memo(tiles))
     return seconds[:, 0]
 
 
@@ -320,7 +321,7 @@ def test_the_compiled_kernel_equals_its_plain_twin(name):
     answers = []
     for fill in (a.compiled(), a.fill_seconds):
         seconds = np.empty((400, 1))
-        fill(seconds, sizes, calls, A100, library.rules, library.tiles)
+        fill(seconds, sizes, calls, A100, library.rules, library.tiles, a.new_memo(library.tiles))
         answers.append(seconds)
     np.testing.assert_allclose(answers[0], answers[1], rtol=1e-12)
     assert (answers[0] > 0).all()
@@ -328,11 +329,28 @@ def test_the_compiled_kernel_equals_its_plain_twin(name):
 
 
 @pytest.mark.parametrize("name", LIBRARIES.names())
+def test_what_earlier_calls_left_changes_nothing(name):
+    library = LIBRARIES.lookup(name)
+    sizes, _ = many(400, 2)
+    rows, args = sizes[:, 0].copy(), (A100[0], library.rules, library.tiles)
+    own = [a.SEQUENCES, a.NEW, a.READS, a.PAIRS]
+    layer = np.delete(np.arange(a.COLUMNS), own)
+    rows[:, layer] = rows[0, layer]
+    left = a.new_memo(library.tiles)
+    for row in rows:
+        afresh, after = np.zeros(1), np.zeros(1)
+        a.call_seconds(afresh, row[None], *args, a.new_memo(library.tiles))
+        a.call_seconds(after, row[None], *args, left)
+        assert after[0] == afresh[0] > 0
+
+
+@pytest.mark.parametrize("name", LIBRARIES.names())
 def test_no_row_undercuts_the_bound(name):
     library = LIBRARIES.lookup(name)
     sizes, calls = many(2000, 1)
     seconds = np.empty((2000, 1))
-    a.compiled()(seconds, sizes, calls, A100, library.rules, library.tiles)
+    memo = a.new_memo(library.tiles)
+    a.compiled()(seconds, sizes, calls, A100, library.rules, library.tiles, memo)
     bounds = [a.bound_seconds(x, A100[0]) for x in sizes[:, 0]]
     assert (seconds[:, 0] >= np.array(bounds) * (1 - 1e-12)).all()
 
@@ -342,10 +360,11 @@ def test_points_cost_what_they_cost_alone():
     points = np.repeat(A100, 3, axis=0)
     points[:, a.STREAM] = [1e11, 1e12, 1.6e12]
     together = np.empty((50, 3))
-    a.compiled()(together, sizes, calls, points, FA2.rules, FA2.tiles)
+    memo = a.new_memo(FA2.tiles)
+    a.compiled()(together, sizes, calls, points, FA2.rules, FA2.tiles, memo)
     for point in range(3):
         alone = np.empty((50, 1))
-        a.compiled()(alone, sizes, calls, points[point : point + 1], FA2.rules, FA2.tiles)
+        a.compiled()(alone, sizes, calls, points[point : point + 1], FA2.rules, FA2.tiles, memo)
         np.testing.assert_array_equal(together[:, point], alone[:, 0])
 
 
@@ -437,7 +456,9 @@ def test_nothing_gets_slower_when_a_rate_rises_or_a_latency_falls(name, column, 
     points[:, [a.PAIRING, a.OVERLAP]] = np.maximum(points[:, [a.PAIRING, a.OVERLAP]], 1.0)
     points[1, getattr(a, column)] *= factor
     seconds = np.empty((60, 2))
-    a.compiled()(seconds, sizes, calls, points, library.rules, library.tiles)
+    a.compiled()(
+        seconds, sizes, calls, points, library.rules, library.tiles, a.new_memo(library.tiles)
+    )
     # The rows of a call share it; only their sum is the call's.
     before, after = (np.bincount(calls, seconds[:, i], 60) for i in range(2))
     if column in SLOWER:
@@ -454,7 +475,7 @@ def test_more_work_never_takes_less():
         if key:
             more[:, 0, column] *= 2
         seconds[key] = np.empty((300, 1))
-        a.compiled()(seconds[key], more, calls, A100, FA3.rules, FA3.tiles)
+        a.compiled()(seconds[key], more, calls, A100, FA3.rules, FA3.tiles, a.new_memo(FA3.tiles))
     # Fewer parts of a split may be combined: what that saves is bounded.
     assert (seconds["more"] > 0.8 * seconds[None]).all()
 

@@ -27,6 +27,7 @@ import numba
 import numpy as np
 from numba.extending import register_jitable
 
+from opbyte.core.loops import LOOP
 from opbyte.core.ops import Array
 from opbyte.hw_models.compute.gpu.kv_parts import searched_parts, shared_parts
 from opbyte.hw_models.compute.gpu.norms import joined
@@ -335,9 +336,7 @@ def call_seconds(
         seconds: Result, (rows,).
         rows: (rows, COLUMNS).
         facts, rules, tiles: As in `fill_seconds`, of one point.
-        memo: What was computed before for calls of the same widths, bytes and facts, at first 0:
-            by tile what `_step` says; then the CTAs, blocks and parts of the last search,
-            (tiles + 1, 4).
+        memo: As `new_memo` made it, or an earlier call of the same widths, bytes and facts left it.
     """
     c = _call(rows)
     turn = 0.0 if rules[PERSISTENT] > 0.0 else facts[TURN]
@@ -375,8 +374,31 @@ def call_seconds(
             seconds[i] = bound_seconds(rows[i], facts) + left * seconds[i]
 
 
+@register_jitable
+def _moves(facts: Array) -> bool:
+    """Return whether no rate of the machine is 0, or unknown."""
+    moves = True
+    for fact in range(STREAM + 1):
+        moves &= bool(facts[fact] > 0.0)
+    return moves
+
+
+def new_memo(tiles: Array) -> Array:
+    """Return room for what calls have in common, still empty, (tiles + 1, 4).
+
+    That is by tile what `_step` says, and at last the CTAs, blocks and parts of a search.
+    """
+    return np.zeros((len(tiles) + 1, 4))
+
+
 def fill_seconds(
-    seconds: Array, sizes: Array, calls: Array, facts: Array, rules: Array, tiles: Array
+    seconds: Array,
+    sizes: Array,
+    calls: Array,
+    facts: Array,
+    rules: Array,
+    tiles: Array,
+    memo: Array,
 ) -> None:
     """Set the seconds of every row at every design point.
 
@@ -392,8 +414,9 @@ def fill_seconds(
         facts: Of each point or of all, (1 or points, FACTS).
         rules: Of the library, (RULES,).
         tiles: Of the library, (tiles, 8).
+        memo: Scratch, see `new_memo`.
     """
-    row, memo = 0, np.zeros((tiles.shape[0] + 1, 4))
+    row = 0
     while row < seconds.shape[0]:
         end = row + 1
         while end < seconds.shape[0] and calls[end] == calls[row]:
@@ -401,7 +424,7 @@ def fill_seconds(
         for point in range(seconds.shape[1]):
             rows = sizes[row:end, point if sizes.shape[1] > 1 else 0]
             of_point = facts[point if facts.shape[0] > 1 else 0]
-            if of_point[: STREAM + 1].min() > 0.0:
+            if _moves(of_point):
                 memo[:] = 0.0
                 call_seconds(seconds[row:end, point], rows, of_point, rules, tiles, memo)
                 continue
@@ -414,4 +437,4 @@ def fill_seconds(
 @cache
 def compiled() -> Any:
     """Return `fill_seconds` compiled."""
-    return numba.njit(cache=True, error_model="numpy")(fill_seconds)
+    return numba.njit(**LOOP)(fill_seconds)

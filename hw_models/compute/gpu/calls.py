@@ -94,7 +94,7 @@ def attention_kernels(placed: PlacedOps, ops: Rows, view: GpuView) -> tuple[Rows
         ConfigError: If the generation has no library of such kernels.
         UncoveredError: If the unit lacks the dtype, or the library the dtype or the head_dim.
     """
-    from opbyte.hw_models.compute.gpu.attention import compiled
+    from opbyte.hw_models.compute.gpu.attention import compiled, new_memo
 
     scores, owner = _calls(placed, ops)
     plain = ~_is_latent(placed.table, scores)
@@ -110,7 +110,8 @@ def attention_kernels(placed: PlacedOps, ops: Rows, view: GpuView) -> tuple[Rows
         _refuse(view, library, dtype, sizes[:, :, 6:8].max())
         result = np.empty((len(rows), max(sizes.shape[1], facts.shape[0])))
         calls = placed.op_of[rows]
-        compiled()(result, sizes, calls, facts, library.rules, library.tiles)
+        tiles = library.tiles
+        compiled()(result, sizes, calls, facts, library.rules, tiles, new_memo(tiles))
         return result
 
     return _summed(placed.table, scores, owner, seconds)
