@@ -1,6 +1,7 @@
 """What a plug-in needs: base classes, registries, and checks that it keeps their contracts.
 
-A unit model, a kind of work, a scheduler or a runner registers itself when its module is imported:
+A unit model, a kind of work, a scheduler, a router or a runner registers itself when its module is
+imported:
 
     from opbyte.spi import UNITS, UnitView, check_unit
 
@@ -23,17 +24,20 @@ from opbyte.core.parallel import Parallel
 from opbyte.core.registry import Registry
 from opbyte.hw_models.compute.base import UNITS, UnitModel, UnitView
 from opbyte.hw_models.machine import Machine
+from opbyte.sim.serving.routers import ROUTERS, Load, Router
 from opbyte.sim.serving.schedulers import SCHEDULERS, Limits, Piece, Plan, Scheduler
 from opbyte.sim.simulate import RUNNERS, Runner
 from opbyte.workloads.work import WORKS, Work
 
 __all__ = [
     "COLLECTIVES",
+    "ROUTERS",
     "RUNNERS",
     "SCHEDULERS",
     "UNITS",
     "WORKS",
     "Limits",
+    "Load",
     "OpTable",
     "OpTableBuilder",
     "Parallel",
@@ -41,11 +45,13 @@ __all__ = [
     "Piece",
     "Plan",
     "Registry",
+    "Router",
     "Runner",
     "Scheduler",
     "UnitModel",
     "UnitView",
     "Work",
+    "check_router",
     "check_scheduler",
     "check_unit",
     "check_work",
@@ -133,6 +139,42 @@ def check_scheduler(cls: type[Scheduler], *, seed: int = 0) -> None:
                         scheduler.finish(piece.request)
         _require(not any(left.values()), cls.__name__, "every request gets all of its tokens")
         _require(pool.free == pool.total, cls.__name__, "all blocks come back")
+
+
+def check_router(cls: type[Router], *, seed: int = 0) -> None:
+    """Check that a router keeps its contract.
+
+    It chooses one of the engines that work, whatever their load and whoever has failed, and it
+    chooses the same again from the start.
+
+    Args:
+        seed: Of requests, loads and failures.
+    Raises:
+        SimulationError: Naming the first broken rule.
+    """
+    from types import SimpleNamespace
+
+    from opbyte.sim.serving.requests import Request
+
+    def choices() -> list[int]:
+        random, router, chosen = np.random.default_rng(seed), cls(4), []
+        for i in range(400):
+            working = np.flatnonzero(random.random(5) < 0.7)
+            for number in set(range(5)) - set(working.tolist()):
+                router.forget(number)
+            up: list[Load] = [
+                SimpleNamespace(number=n, outstanding=int(x), free_blocks=100 - int(x))
+                for n, x in zip(working.tolist(), random.integers(0, 20, 5), strict=False)
+            ]
+            if not up:
+                continue
+            shared = tuple(range(8 * (i % 6), 8 * (i % 6) + 8))
+            chosen.append(router.choose(Request(i, 0.1 * i, 40, 5, shared), up))
+            known = chosen[-1] in {load.number for load in up}
+            _require(known, cls.__name__, "it names one of those that work")
+        return chosen
+
+    _require(choices() == choices(), cls.__name__, "it chooses the same again")
 
 
 def check_work(work: Work, parallel: Parallel | None = None) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from opbyte.core.config import Document, validate
 from opbyte.core.errors import WorkloadError
@@ -56,6 +56,69 @@ class Scheduling(_Block):
     asynchronous scheduling)."""
 
 
+class Pools(_Block):
+    """Engines that read prompts, and engines that go on from there."""
+
+    prefill: int = Field(ge=1, le=4096)
+    """Engines that compute prompts and the first token."""
+    decode: int = Field(ge=1, le=4096)
+    """Engines that compute all later tokens."""
+
+
+class Failure(_Block):
+    """A replica that loses everything, and comes back empty."""
+
+    replica: int = Field(ge=0)
+    """Which one, counted from 0; those that prefill come first."""
+    at: Seconds
+    """When, after the trace's start."""
+    for_: Seconds = Field(alias="for")
+    """How long it is away."""
+
+
+class Fleet(_Block):
+    """Engines that serve one trace together, each on devices of its own."""
+
+    replicas: int = Field(1, ge=1, le=4096)
+    """Equal engines; each takes the devices that the mapping names."""
+    router: str = "round_robin"
+    """Who decides which engine a request goes to: round_robin, least_outstanding or
+    prefix_affinity."""
+    slack: int = Field(16, ge=0)
+    """Requests that an engine may have more than the emptiest one and still be chosen for the
+    prefix that it knows (assumed: routers in use have limits of 1 to 64)."""
+    pools: Pools | None = None
+    """Engines for prompts and others for answers, instead of `replicas`."""
+    via: str | None = None
+    """Link that carries KV caches from pool to pool; by default the one that joins them."""
+    failures: tuple[Failure, ...] = ()
+    """Replicas that fail and return."""
+
+    @property
+    def engines(self) -> int:
+        """Return how many engines there are."""
+        return self.replicas if self.pools is None else self.pools.prefill + self.pools.decode
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Fleet:
+        if self.pools is not None and self.replicas > 1:
+            raise ValueError("give either 'replicas' or 'pools'")
+        if self.via is not None and self.pools is None:
+            raise ValueError("'via' is the way from pool to pool. give 'pools' too, or leave it")
+        back: dict[int, float] = {}
+        for failure in sorted(self.failures, key=lambda f: f.at.value):
+            number, at = failure.replica, failure.at.value
+            if number >= self.engines:
+                raise ValueError(f"failures: there is no replica {number}, only {self.engines}")
+            if failure.for_.value <= 0.0 or at < back.get(number, 0.0):
+                raise ValueError(
+                    f"failures: replica {number} must be back before it fails again, and away for "
+                    "some time"
+                )
+            back[number] = at + failure.for_.value
+        return self
+
+
 class Goal(_Block):
     """What a request must keep to count as good."""
 
@@ -98,7 +161,7 @@ def _block(name: str, cls: type[_Block], given: object) -> _Block:
 @WORKS.register("serve")
 @dataclass(frozen=True)
 class Serve(ModelWork):
-    """The requests of a trace, served by one engine of the machine's mapping.
+    """The requests of a trace, served by engines of the machine's mapping.
 
     Attributes:
         model: Whole model.
@@ -107,6 +170,7 @@ class Serve(ModelWork):
         scheduler: `Scheduling`, a mapping with its keys, or the kind of scheduler alone.
         rate: Requests per second that arrivals are stretched or squeezed to; 0 keeps them.
         slo: `Goal` or a mapping with its keys: limits that goodput is counted by.
+        fleet: `Fleet` or a mapping with its keys: how many engines, and who shares out requests.
     """
 
     kind: ClassVar[str] = "serve"
@@ -128,6 +192,7 @@ class Serve(ModelWork):
     scheduler: Scheduling = field(default_factory=Scheduling)
     rate: float = 0.0
     slo: Goal = field(default_factory=Goal)
+    fleet: Fleet = field(default_factory=Fleet)
 
     def __post_init__(self) -> None:
         """Read the fields that are given by name or as mappings.
@@ -152,6 +217,7 @@ class Serve(ModelWork):
             scheduler = {"kind": scheduler}
         object.__setattr__(self, "scheduler", _block("scheduler", Scheduling, scheduler))
         object.__setattr__(self, "slo", _block("slo", Goal, self.slo))
+        object.__setattr__(self, "fleet", _block("fleet", Fleet, self.fleet))
 
     def at(self, rate: float) -> Serve:
         """Return the same requests at another rate.

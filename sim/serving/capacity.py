@@ -14,6 +14,7 @@ from opbyte.core.mapping import Mapping as SoftwareMapping
 from opbyte.core.registry import nearest
 from opbyte.core.units import parse
 from opbyte.hw_models.machine import Machine, load_machine
+from opbyte.sim.serving.fleet_server import FleetServer, server_of
 from opbyte.sim.serving.metrics import metrics
 from opbyte.sim.serving.server import Server
 from opbyte.sim.simulate import resolve_mapping
@@ -72,7 +73,7 @@ def capacity(
     """
     limits = _limits(slo)
     loaded = load_machine(machine)
-    server = Server.of(loaded, work, resolve_mapping(loaded, mapping, work.kind))
+    server = server_of(loaded, work, resolve_mapping(loaded, mapping, work.kind))
     trace = _stretchable(work.trace, server)
     tried: list[tuple[float, bool]] = []
     broken = ""
@@ -119,7 +120,7 @@ def capacity(
     return Capacity(low, best, broken, tuple(tried))
 
 
-def _stretchable(trace: RequestTrace, server: Server) -> RequestTrace:
+def _stretchable(trace: RequestTrace, server: Server | FleetServer) -> RequestTrace:
     """Return the requests that can be served.
 
     Raises:

@@ -46,8 +46,11 @@ def serve_loop(
     table: Any,
     busy: Array,
     drawn: Array,
+    until: float,
 ) -> None:
-    """Serve all requests; times, series and counters are set in the state.
+    """Go on to serve requests; times, series and counters are set in the state.
+
+    More requests may arrive, behind the others, before it goes on again.
 
     Args:
         arrival: Seconds, ascending, (requests,).
@@ -57,13 +60,30 @@ def serve_loop(
         table: Prices, see `step_cost`.
         busy: Busy seconds of each resource, added up, (resources,).
         drawn: Joules, and requests running and waiting and blocks in use times seconds, (4,).
+        until: Seconds; what happens then or later is left for another call.
     """
     n, depth = arrival.shape[0], f.end.shape[0]
-    head = flying = arrived = tried = done = calm = 0
-    now = free_at = 0.0
+    head, flying, arrived, tried, done, calm = s.place
+    now, free_at = s.clock
     while done < n:
-        while arrived < n and arrival[arrived] <= now:
-            arrived += 1
+        if flying < depth and arrived < n and (not flying or arrival[arrived] <= f.end[head]):
+            # Room for another step: what arrives is planned at once.
+            if arrival[arrived] >= until:
+                break
+            now = arrival[arrived]
+            while arrived < n and arrival[arrived] <= now:
+                arrived += 1
+        elif not flying:
+            raise RuntimeError("requests wait that no step can take")
+        else:
+            if f.end[head] >= until:
+                break
+            now = f.end[head]
+            while arrived < n and arrival[arrived] <= now:
+                arrived += 1
+            done += end_step(s, f, head, produced, arrived - tried)
+            head = (head + 1) % depth
+            flying -= 1
         while flying < depth:
             slot = (head + flying) % depth
             f.sums[:] = 0
@@ -104,20 +124,11 @@ def serve_loop(
                 head,
                 arrived,
                 tried,
+                until,
             )
             free_at, calm = f.end[(head + depth - 1) % depth], 0
-        if flying < depth and arrived < n and (not flying or arrival[arrived] <= f.end[head]):
-            # Room for another step: what arrives is planned at once.
-            now = arrival[arrived]
-            continue
-        if not flying:
-            raise RuntimeError("requests wait that no step can take")
-        now = f.end[head]
-        while arrived < n and arrival[arrived] <= now:
-            arrived += 1
-        done += end_step(s, f, head, produced, arrived - tried)
-        head = (head + 1) % depth
-        flying -= 1
+    s.place[:] = head, flying, arrived, tried, done, calm
+    s.clock[:] = now, free_at
 
 
 @cache
@@ -135,9 +146,10 @@ def compiled() -> Any:
         table: Any,
         busy: Array,
         drawn: Array,
+        until: float,
     ) -> None:
         if stamp >= 0:
-            serve_loop(s, f, arrival, given, produced, limits, table, busy, drawn)
+            serve_loop(s, f, arrival, given, produced, limits, table, busy, drawn, until)
 
     return numba.njit(**LOOP)(of_source)
 
@@ -164,6 +176,32 @@ class Served:
     series: Array
     steps: int
     tokens: int
+
+    @classmethod
+    def of(cls, state: State, busy: Array, drawn: Array) -> Served:
+        """Return what a loop that has ended leaves behind."""
+        steps = int(state.counts[STEPS])
+        return cls(
+            state.times,
+            state.requests[PREEMPTED].copy(),
+            busy,
+            float(drawn[0]),
+            drawn[1:],
+            state.series[:, : -(-steps // int(state.counts[EVERY]))],
+            steps,
+            int(state.counts[TOKENS]),
+        )
+
+
+def loop_limits(limits: Limits, block_tokens: int, *, remember: bool) -> npt.NDArray[np.int64]:
+    """Return the limits as `serve_loop` reads them."""
+    return np.array(
+        [
+            limits.max_sequences, limits.max_batched_tokens, limits.chunk, limits.reserve,
+            block_tokens, remember, limits.together,
+        ],
+        np.int64,
+    )  # fmt: skip
 
 
 def serve_compiled(
@@ -194,25 +232,10 @@ def serve_compiled(
     check_limits(prices, limits.max_batched_tokens, limits.max_sequences)
     state = new_state(len(arrival), blocks, limits.max_sequences, rows)
     busy, drawn = np.zeros(len(prices.resources)), np.zeros(4)
-    numbers = np.array(
-        [
-            limits.max_sequences, limits.max_batched_tokens, limits.chunk, limits.reserve,
-            block_tokens, remember, limits.together,
-        ],
-        np.int64,
-    )  # fmt: skip
+    numbers = loop_limits(limits, block_tokens, remember=remember)
     (serve_loop if plain else compiled())(
         state, new_steps(depth, limits.max_sequences), np.array(arrival, np.float64),
         given.astype(np.int32), produced.astype(np.int32), numbers, prices.table, busy, drawn,
+        np.inf,
     )  # fmt: skip
-    steps = int(state.counts[STEPS])
-    return Served(
-        state.times,
-        state.requests[PREEMPTED].copy(),
-        busy,
-        float(drawn[0]),
-        drawn[1:],
-        state.series[:, : -(-steps // int(state.counts[EVERY]))],
-        steps,
-        int(state.counts[TOKENS]),
-    )
+    return Served.of(state, busy, drawn)

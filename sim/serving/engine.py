@@ -8,10 +8,10 @@ device never waits for the host, and a request waits for the step that is planne
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from heapq import heappush
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import simpy
@@ -58,6 +58,9 @@ class Engine:
         busy: Busy seconds of each resource of the prices, (resources,).
         joules: Of all steps.
         means: Requests running and waiting and blocks in use, times seconds of steps, (3,).
+        on_answer: Called with a request whose last token is there, before its blocks are let go.
+        on_step: Called when a step has ended, before the next one is planned.
+        stopped: It does nothing any more.
     """
 
     def __init__(
@@ -81,6 +84,9 @@ class Engine:
         self.series = Series()
         self.busy, self.joules = np.zeros(len(prices.resources)), 0.0
         self.means = np.zeros(3)
+        self.on_answer: Callable[[Request], None] = _ignore
+        self.on_step: Callable[[], None] = _nothing
+        self.stopped = False
         self._cost = compiled_step()
         self._flight: deque[tuple[float, Plan]] = deque()
         self._free_at = 0.0
@@ -105,13 +111,41 @@ class Engine:
         request.reason = self.scheduler.refusal(request)
         if request.reason:
             return
-        self._left[request] = request.output
+        self._left[request] = request.output - request.sampled
         self.scheduler.add(request)
+        self.poke()
+
+    def resume(self, request: Request) -> None:
+        """Let a request go on whose blocks hold what was computed elsewhere."""
+        self._left[request] = request.output - request.sampled
+        self.scheduler.resume(request)
+        self.poke()
+
+    @property
+    def outstanding(self) -> int:
+        """Return the requests that have come and are not answered."""
+        return len(self._left)
+
+    def stop(self) -> list[Request]:
+        """Stop for ever; return what is not answered, without blocks, in the order it came.
+
+        Steps under way are lost, and their tokens with them; their costs stay counted.
+        """
+        self.stopped = True
+        for request, left in self._left.items():
+            request.preempted += bool(request.blocks)
+            request.blocks = []
+            request.computed = request.known = 0
+            request.sampled = request.output - left
+        return list(self._left)
+
+    def poke(self) -> None:
+        """Plan a step if one may be planned: there are new requests, or free blocks."""
         if len(self._flight) < self.depth and not self._wake.triggered:
             self._wake.succeed()
 
     def _run(self) -> Generator[simpy.Event, Any, None]:
-        while True:
+        while not self.stopped:
             self._fill()
             if not self._flight:
                 yield self._wake
@@ -124,11 +158,12 @@ class Engine:
                     self._fill()
             if not step.processed:
                 yield step
-            self._end(*self._flight.popleft())
+            if not self.stopped:
+                self._end(*self._flight.popleft())
 
     def _fill(self) -> None:
         """Plan as many steps as may be under way, and listen for arrivals again."""
-        while len(self._flight) < self.depth and self._start():
+        while not self.stopped and len(self._flight) < self.depth and self._start():
             pass
         self._wake = self.env.event()
 
@@ -174,6 +209,7 @@ class Engine:
             if self._left[request] == 0:
                 request.last_token_s = end
                 del self._left[request]
+                self.on_answer(request)
                 self.scheduler.finish(request)
                 if request in self._answered:
                     self._answered.pop(request).succeed()
@@ -184,9 +220,30 @@ class Engine:
         series.waiting.append(len(self.scheduler.waiting))
         series.free.append(self.scheduler.pool.free)
         series.preempted.append(len(plan.preempted))
+        self.on_step()
 
 
-def feed(engine: Engine, requests: Sequence[Request]) -> None:
+def _ignore(request: Request) -> None:
+    """Do nothing about an answer."""
+
+
+def _nothing() -> None:
+    """Do nothing after a step."""
+
+
+class Asked(Protocol):
+    """Whom requests arrive at: an engine, or a fleet of them."""
+
+    env: Clock
+
+    def submit(self, request: Request) -> None:
+        """Let a request arrive now."""
+
+    def answer(self, request: Request) -> simpy.Event:
+        """Return what happens when the request has its last token."""
+
+
+def feed(engine: Asked, requests: Sequence[Request]) -> None:
     """Let requests arrive at an engine, in the order of their arrival."""
     env = engine.env
 

@@ -40,6 +40,9 @@ class State(NamedTuple):
         counts: Counters, (6,).
         times: Scheduled, first token, last token, seconds, (3, requests).
         series: What every n-th step found when it ended, (6, rows).
+        place: Where the loop is: the step that ends next and how many are under way, requests
+            that have arrived, had their turn and are done, and calm steps, (6,).
+        clock: Now, and when the device is free, seconds, (2,).
     """
 
     requests: Ints
@@ -49,6 +52,8 @@ class State(NamedTuple):
     counts: npt.NDArray[np.int64]
     times: Array
     series: Array
+    place: npt.NDArray[np.int64]
+    clock: Array
 
 
 class Step(NamedTuple):
@@ -89,6 +94,8 @@ def new_state(requests: int, blocks: int, sequences: int, rows: int) -> State:
         counts,
         np.full((3, requests), -1.0),
         np.zeros((len(SERIES), rows)),
+        np.zeros(6, np.int64),
+        np.zeros(2),
     )
 
 

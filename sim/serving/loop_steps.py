@@ -69,10 +69,12 @@ def decode_on(
     head: int,
     arrived: int,
     tried: int,
+    until: float,
 ) -> tuple[int, int]:
     """End and plan steps in which everyone who runs decodes and nobody starts or ends.
 
-    It goes on until somebody is about to get a last token, or an arrival could be admitted.
+    It goes on until a time, or somebody is about to get a last token, or an arrival could be
+    admitted.
 
     Returns:
         The slot of the step that ends next, and how many requests have arrived.
@@ -84,11 +86,10 @@ def decode_on(
     free_at = f.end[(head + depth - 1) % depth]
     for _ in range(calm_steps(s, given, produced, size)):
         now = f.end[head]
-        if arrived < n and arrival[arrived] <= now:
-            if not queue:
-                break
-            while arrived < n and arrival[arrived] <= now:
-                arrived += 1
+        if now >= until or (not queue and arrived < n and arrival[arrived] <= now):
+            break
+        while arrived < n and arrival[arrived] <= now:
+            arrived += 1
         record(s, f, head, arrived - tried)
         for i in range(running):
             r = s.running[i]

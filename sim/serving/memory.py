@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from opbyte.core.errors import CapacityError, UncoveredError
+from opbyte.core.parallel import Parallel
 from opbyte.sim.place import Placer
 from opbyte.workloads.mixed import Mixed
 from opbyte.workloads.phases import Decode
@@ -14,6 +15,19 @@ from opbyte.workloads.serve import Serve
 
 #: Tokens over which the growth of a cache is measured.
 _SPAN = 1
+
+
+def token_bytes(work: Serve, degrees: Parallel) -> float:
+    """Return the bytes of KV cache that a token takes on each device, 0 where there is none."""
+    first, second = (
+        Decode(work.model, 1, 1 + _SPAN * i).footprint(degrees).get("kv", 0.0) for i in (0, 1)
+    )
+    return (float(np.max(second)) - float(np.max(first))) / _SPAN
+
+
+def state_bytes(work: Serve, degrees: Parallel) -> float:
+    """Return the bytes of a sequence on each device whatever its length: recurrent layers."""
+    return float(np.max(Decode(work.model, 1, 1).footprint(degrees).get("state", 0.0)))
 
 
 def kv_blocks(placer: Placer, work: Serve) -> int:
@@ -28,10 +42,7 @@ def kv_blocks(placer: Placer, work: Serve) -> int:
     """
     scheduling, degrees = work.scheduler, placer.mapping.degrees
     sequences = scheduling.max_sequences
-    first, second = (
-        Decode(work.model, 1, 1 + _SPAN * i).footprint(degrees).get("kv", 0.0) for i in (0, 1)
-    )
-    growth = float(np.max(second)) - float(np.max(first))
+    growth = token_bytes(work, degrees)
     if growth <= 0.0:
         raise UncoveredError(
             f"{work.model.name} has no cache that grows with its context. give "
@@ -44,11 +55,9 @@ def kv_blocks(placer: Placer, work: Serve) -> int:
     widest = Mixed(work.model, pieces)
     fixed = dict(widest.footprint(degrees))
     fixed.pop("kv", None)
-    held = Decode(work.model, 1, 1).footprint(degrees)
-    if "state" in held:
-        fixed["state"] = sequences * held["state"]
+    fixed["state"] = sequences * state_bytes(work, degrees)
     taken = placer.occupancy(fixed)
-    each = placer.occupancy({"kv": growth / _SPAN * scheduling.block_tokens})
+    each = placer.occupancy({"kv": growth * scheduling.block_tokens})
     blocks = math.inf
     for tier, size in each.items():
         room = float(np.max(placer.capacity(tier))) * scheduling.memory

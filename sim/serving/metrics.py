@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from opbyte.core.ops import Array
+from opbyte.sim.serving.fleet_server import FleetServer
 from opbyte.sim.serving.server import Server, Serving
 from opbyte.workloads.serve import Goal
 
@@ -41,8 +42,12 @@ def good(serving: Serving, goal: Goal) -> Any:
     return kept
 
 
-def metrics(server: Server, serving: Serving, goal: Goal) -> dict[str, float]:
-    """Return the numbers of a served trace; NaN where nothing was served."""
+def metrics(server: Server | FleetServer, serving: Serving, goal: Goal) -> dict[str, float]:
+    """Return the numbers of a served trace; NaN where nothing was served.
+
+    Of several engines, requests that run and wait are counted together; shares of blocks and of
+    time are means over all engines.
+    """
     found: dict[str, float] = {}
     with np.errstate(invalid="ignore"):
         for name in TIMES:
@@ -53,6 +58,7 @@ def metrics(server: Server, serving: Serving, goal: Goal) -> dict[str, float]:
             found |= {f"{name}_p{s}": float(t) for s, t in zip(SHARES, shares, strict=True)}
     seconds = serving.seconds if serving.served.any() else np.nan
     running, waiting, used = serving.means / seconds
+    engines = 1 if serving.spread is None else serving.spread.engines
     found |= {
         "seconds": seconds,
         "requests_per_s": float(serving.served.sum()) / seconds,
@@ -60,10 +66,10 @@ def metrics(server: Server, serving: Serving, goal: Goal) -> dict[str, float]:
         "tokens_per_s": float(serving.trace.output_tokens[serving.served].sum()) / seconds,
         "running_mean": float(running),
         "waiting_mean": float(waiting),
-        "kv_mean": float(used) / server.blocks,
+        "kv_mean": float(used) / server.blocks / engines,
         "steps": float(serving.steps),
         "preempted": float(serving.preempted.sum()),
         "rejected": float(len(serving.reasons)),
-        "utilisation": max(serving.busy.values(), default=np.nan) / seconds,
+        "utilisation": max(serving.busy.values(), default=np.nan) / seconds / engines,
     }
     return found

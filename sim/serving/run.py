@@ -10,6 +10,7 @@ from opbyte.core.errors import UncoveredError, WorkloadError
 from opbyte.core.mapping import Mapping as SoftwareMapping
 from opbyte.hw_models.machine import Machine
 from opbyte.sim.result import Outcome
+from opbyte.sim.serving.fleet_server import FleetServer, server_of
 from opbyte.sim.serving.metrics import metrics
 from opbyte.sim.serving.server import Server, Serving
 from opbyte.sim.simulate import RUNNERS, static_watts, with_costs
@@ -33,7 +34,7 @@ def run_serve(
     del seed
     if fidelity == "bound":
         raise UncoveredError("serving has no bound: steps depend on the times of other steps")
-    server = Server.of(machine, work, mapping)
+    server = server_of(machine, work, mapping)
     serving = server.serve(work.trace)
     if not serving.served.any():
         why = next(iter(serving.reasons.values()))
@@ -41,7 +42,9 @@ def run_serve(
     return outcome(machine, server, serving, work)
 
 
-def outcome(machine: Machine, server: Server, serving: Serving, work: Serve) -> Outcome:
+def outcome(
+    machine: Machine, server: Server | FleetServer, serving: Serving, work: Serve
+) -> Outcome:
     """Return metrics and frames of a served trace."""
     found = metrics(server, serving, work.slo)
     seconds, tokens = found["seconds"], found["tokens_per_s"]

@@ -93,6 +93,10 @@ class Scheduler(ABC):
         """Let a request wait."""
         self.waiting.append(request)
 
+    def resume(self, request: Request) -> None:
+        """Let a request run that brings blocks, and what was computed elsewhere in them."""
+        self.running.append(request)
+
     @abstractmethod
     def plan(self) -> Plan:
         """Return the next step, and note it as under way."""

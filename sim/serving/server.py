@@ -19,12 +19,13 @@ from opbyte.hw_models.machine import Machine
 from opbyte.sim.place import Placer
 from opbyte.sim.serving.blocks import BlockPool
 from opbyte.sim.serving.compiled import serve_compiled
-from opbyte.sim.serving.engine import Clock, Engine, feed
+from opbyte.sim.serving.engine import Asked, Clock, Engine, feed
 from opbyte.sim.serving.loop_state import SERIES
 from opbyte.sim.serving.memory import kv_blocks
 from opbyte.sim.serving.prices import StepPrices
 from opbyte.sim.serving.requests import Request
 from opbyte.sim.serving.schedulers import SCHEDULERS, Limits, Scheduler
+from opbyte.sim.serving.spread import Spread
 from opbyte.sim.serving.step_prices import Prices
 from opbyte.workloads.serve import Scheduling, Serve
 from opbyte.workloads.traces import RequestTrace
@@ -52,6 +53,7 @@ class Serving:
         joules: Dynamic energy of all steps, NaN where the machine does not say.
         means: Requests running and waiting and blocks in use, times seconds of steps, (3,).
         steps, tokens: How many in all.
+        spread: Which of several engines did what; None of one alone.
     """
 
     trace: RequestTrace
@@ -65,6 +67,7 @@ class Serving:
     means: Array
     steps: int
     tokens: int
+    spread: Spread | None = None
 
     @property
     def seconds(self) -> float:
@@ -98,6 +101,7 @@ class Serving:
             "preempted": self.preempted,
             "status": pd.Categorical.from_codes(rejected, pd.Index(["served", "rejected"])),
             "reason": pd.Categorical.from_codes(codes, pd.Index(list(texts))),
+            **({} if self.spread is None else self.spread.columns),
         }
         return pd.DataFrame(columns, copy=False)
 
@@ -106,7 +110,10 @@ class Serving:
         """Return what steps found when they ended: one row for each, or for every n-th."""
         import pandas as pd
 
-        return pd.DataFrame(dict(zip(SERIES, self.series, strict=True)))
+        columns: dict[str, Any] = dict(zip(SERIES, self.series, strict=True))
+        if self.spread is not None:
+            columns["replica"] = self.spread.series
+        return pd.DataFrame(columns)
 
 
 @dataclass(frozen=True)
@@ -155,11 +162,17 @@ class Server:
 
     def serve(self, trace: RequestTrace) -> Serving:
         """Serve a trace."""
+        return self._by_loop(trace) if self.loops(trace) else self._by_plug_in(trace)
+
+    def loops(self, trace: RequestTrace) -> bool:
+        """Return whether the compiled loop is used for a trace."""
         s = self.scheduling
         shared = s.prefix_cache and trace.prefix is not None
-        if self.compiled and s.kind in COMPILED and not shared and trace.client is None:
-            return self._by_loop(trace)
-        return self._by_plug_in(trace)
+        return self.compiled and s.kind in COMPILED and not shared and trace.client is None
+
+    def engine(self, env: Clock) -> Engine:
+        """Return an idle engine of the plug-in."""
+        return Engine(env, self._scheduler(), self.prices, depth=self.scheduling.depth)
 
     def _scheduler(self) -> Scheduler:
         s = self.scheduling
@@ -177,7 +190,7 @@ class Server:
             bad |= whole > self.context
         rows = np.flatnonzero(bad)
         scheduler = self._scheduler() if len(rows) else None
-        requests = _requests(trace, s.block_tokens, rows=rows, shared=False)
+        requests = requests_of(trace, s.block_tokens, rows=rows, shared=False)
         return {r.index: scheduler.refusal(r) for r in requests if scheduler is not None}
 
     def _by_loop(self, trace: RequestTrace) -> Serving:
@@ -205,15 +218,9 @@ class Server:
     def _by_plug_in(self, trace: RequestTrace) -> Serving:
         s = self.scheduling
         env = Clock()
-        engine = Engine(env, self._scheduler(), self.prices, depth=s.depth)
-        requests = _requests(trace, s.block_tokens, shared=s.prefix_cache)
-        if trace.client is None:
-            feed(engine, requests)
-        else:
-            # Whoever is free takes the next one.
-            queue = iter(requests)
-            for _ in range(min(trace.client.concurrency, len(trace))):
-                env.process(_client(engine, queue, trace.client.think_s))
+        engine = self.engine(env)
+        requests = requests_of(trace, s.block_tokens, shared=s.prefix_cache)
+        ask(engine, requests, trace)
         env.run()
         times = np.array([[r.scheduled_s, r.first_token_s, r.last_token_s] for r in requests]).T
         series = engine.series
@@ -228,7 +235,7 @@ class Server:
         )  # fmt: skip
 
 
-def _requests(
+def requests_of(
     trace: RequestTrace, block_tokens: int, *, shared: bool, rows: Any = None
 ) -> list[Request]:
     """Return requests before anything happened; with the keys of blocks that prompts share."""
@@ -255,8 +262,19 @@ def _requests(
     return made
 
 
+def ask(engine: Asked, requests: list[Request], trace: RequestTrace) -> None:
+    """Let the requests of a trace arrive: at their times, or from clients that wait for answers."""
+    if trace.client is None:
+        feed(engine, requests)
+        return
+    # Whoever is free takes the next one.
+    queue = iter(requests)
+    for _ in range(min(trace.client.concurrency, len(trace))):
+        engine.env.process(_client(engine, queue, trace.client.think_s))
+
+
 def _client(
-    engine: Engine, requests: Iterator[Request], think_s: Array
+    engine: Asked, requests: Iterator[Request], think_s: Array
 ) -> Generator[simpy.Event, Any, None]:
     """Think, ask, and wait for the answer, as long as there are requests."""
     for request in requests:

@@ -1,0 +1,239 @@
+"""Several compiled loops that advance together: the twin of a `Fleet` whose router sees load.
+
+Before each arrival all loops go on to its time; the request goes to the one with the fewest
+requests that are not answered. The arrays of all loops are stacked, engine by engine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numba
+import numpy as np
+import numpy.typing as npt
+from numba.extending import register_jitable
+
+from opbyte.core.loops import LOOP
+from opbyte.core.ops import Array
+from opbyte.sim.serving.compiled import Served, loop_limits, serve_loop
+from opbyte.sim.serving.loop_state import LAST, NONE, Ints, State, Step, new_state, new_steps
+from opbyte.sim.serving.schedulers import Limits
+from opbyte.sim.serving.step_prices import Prices, check_limits
+from opbyte.sim.serving.step_table import source_stamp
+
+#: Entry of a state's place: requests that are done.
+DONE = 4
+
+
+@register_jitable
+def _state(s: State, i: int) -> State:
+    """Return the state of one engine."""
+    return State(
+        s.requests[i],
+        s.blocks[i],
+        s.running[i],
+        s.stack[i],
+        s.counts[i],
+        s.times[i],
+        s.series[i],
+        s.place[i],
+        s.clock[i],
+    )
+
+
+@register_jitable
+def _steps(f: Step, i: int) -> Step:
+    """Return the steps of one engine."""
+    return Step(
+        f.end[i],
+        f.tokens[i],
+        f.lost[i],
+        f.marks[i],
+        f.marked[i],
+        f.new[i],
+        f.past[i],
+        f.sums[i],
+    )
+
+
+@register_jitable
+def route_loop(
+    s: State,
+    f: Step,
+    arrival: Array,
+    given: Ints,
+    produced: Ints,
+    own_arrival: Array,
+    own_given: Ints,
+    own_produced: Ints,
+    limits: npt.NDArray[np.int64],
+    table: Any,
+    busy: Array,
+    drawn: Array,
+    replica: Ints,
+    counts: npt.NDArray[np.int64],
+    first: int,
+) -> int:
+    """Share out requests from the first one on, and serve them.
+
+    Args:
+        s, f: Of all engines; their arrays have room for so many requests each.
+        arrival, given, produced: As for `serve_loop`, (requests,).
+        own_arrival, own_given, own_produced: The same of each engine, filled here, (engines, room).
+        busy, drawn: As for `serve_loop`, (engines, ..).
+        replica: Engine of each request, filled here, (requests,).
+        counts: Requests of each engine, (engines,).
+    Returns:
+        The first request for which an engine has no room; their number once all are served.
+    """
+    n = arrival.shape[0]
+    engines, room = own_arrival.shape
+    for r in range(first, n + 1):
+        until = arrival[r] if r < n else np.inf
+        best, least = -1, 0
+        for i in range(engines):
+            of = counts[i]
+            if s.place[i, DONE] < of:
+                serve_loop(
+                    _state(s, i),
+                    _steps(f, i),
+                    own_arrival[i, :of],
+                    own_given[i, :of],
+                    own_produced[i, :of],
+                    limits,
+                    table,
+                    busy[i],
+                    drawn[i],
+                    until,
+                )
+            outstanding = of - s.place[i, DONE]
+            if best < 0 or outstanding < least:
+                best, least = i, outstanding
+        if r == n:
+            break
+        at = counts[best]
+        if at == room:
+            return r
+        own_arrival[best, at] = arrival[r]
+        own_given[best, at], own_produced[best, at] = given[r], produced[r]
+        replica[r] = best
+        counts[best] += 1
+    return int(n)
+
+
+@cache
+def compiled() -> Any:
+    """Return `route_loop` compiled."""
+    stamp = source_stamp()
+
+    def of_source(
+        s: State,
+        f: Step,
+        arrival: Array,
+        given: Ints,
+        produced: Ints,
+        own_arrival: Array,
+        own_given: Ints,
+        own_produced: Ints,
+        limits: npt.NDArray[np.int64],
+        table: Any,
+        busy: Array,
+        drawn: Array,
+        replica: Ints,
+        counts: npt.NDArray[np.int64],
+        first: int,
+    ) -> int:
+        if stamp < 0:
+            return -1
+        served: int = route_loop(
+            s, f, arrival, given, produced, own_arrival, own_given, own_produced, limits, table,
+            busy, drawn, replica, counts, first,
+        )  # fmt: skip
+        return served
+
+    return numba.njit(**LOOP)(of_source)
+
+
+@dataclass(frozen=True)
+class Routed:
+    """What happened.
+
+    Attributes:
+        replica: Engine of each request, (requests,).
+        engines: What each engine did, with its own requests alone.
+    """
+
+    replica: Ints
+    engines: tuple[Served, ...]
+
+
+def route_compiled(
+    arrival: Array,
+    given: npt.NDArray[np.int64],
+    produced: npt.NDArray[np.int64],
+    limits: Limits,
+    prices: Prices,
+    *,
+    engines: int,
+    blocks: int,
+    block_tokens: int,
+    remember: bool = True,
+    depth: int = 1,
+    rows: int = 20_000,
+    room: int = 0,
+    plain: bool = False,
+) -> Routed:
+    """Serve requests by several engines, each request by whoever has fewest of them.
+
+    Args:
+        arrival, given, produced, blocks, block_tokens, remember, depth, rows, plain: As for
+            `serve_compiled`; blocks and rows of each engine.
+        room: Requests of an engine that there is room for at first.
+    """
+    check_limits(prices, limits.max_batched_tokens, limits.max_sequences)
+    n = len(arrival)
+    room = room or -(-n * 5 // (4 * engines)) + 16
+    state = State(*_stacked(new_state(room, blocks, limits.max_sequences, rows), engines))
+    steps = Step(*_stacked(new_steps(depth, limits.max_sequences), engines))
+    own = [np.zeros((engines, room), dtype) for dtype in (np.float64, np.int32, np.int32)]
+    busy, drawn = np.zeros((engines, len(prices.resources))), np.zeros((engines, 4))
+    replica, counts = np.zeros(n, np.int32), np.zeros(engines, np.int64)
+    wanted = np.array(arrival, np.float64), given.astype(np.int32), produced.astype(np.int32)
+    numbers = loop_limits(limits, block_tokens, remember=remember)
+    run: Any = route_loop if plain else compiled()
+    first = 0
+    while True:
+        first = run(
+            state, steps, *wanted, *own, numbers, prices.table, busy, drawn, replica, counts, first
+        )
+        if first == n:
+            break
+        state, own = _wider(state), [_twice(array, 0) for array in own]
+    return Routed(
+        replica,
+        tuple(_served(state, i, int(counts[i]), busy[i], drawn[i]) for i in range(engines)),
+    )
+
+
+def _stacked(arrays: tuple[Any, ...], engines: int) -> tuple[Any, ...]:
+    return tuple(np.stack([array] * engines) for array in arrays)
+
+
+def _twice(array: Any, value: float) -> Any:
+    """Return an array with twice the room along its last axis."""
+    return np.concatenate([array, np.full_like(array, value)], axis=-1)
+
+
+def _wider(s: State) -> State:
+    """Return the same state with room for twice the requests."""
+    requests = _twice(s.requests, 0)
+    requests[:, LAST, s.requests.shape[-1] :] = NONE
+    return s._replace(requests=requests, times=_twice(s.times, -1.0))
+
+
+def _served(state: State, i: int, count: int, busy: Array, drawn: Array) -> Served:
+    own = _state(state, i)
+    own = own._replace(times=own.times[:, :count], requests=own.requests[:, :count])
+    return Served.of(own, busy, drawn)

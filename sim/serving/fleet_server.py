@@ -1,0 +1,304 @@
+"""Several engines of one machine, ready to serve traces together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from opbyte.core.errors import ConfigError, UncoveredError
+from opbyte.core.mapping import Mapping as SoftwareMapping
+from opbyte.core.ops import Array
+from opbyte.hw_models.machine import Machine
+from opbyte.sim.place import Placer
+from opbyte.sim.serving.engine import Clock, Engine
+from opbyte.sim.serving.fleet import Fleet
+from opbyte.sim.serving.fleet_link import Wire, wire_of
+from opbyte.sim.serving.fleet_loop import route_compiled
+from opbyte.sim.serving.loop_state import SERIES
+from opbyte.sim.serving.memory import state_bytes, token_bytes
+from opbyte.sim.serving.pools import Pools
+from opbyte.sim.serving.routers import ROUTERS
+from opbyte.sim.serving.server import SERIES_ROWS, Server, Serving, ask, requests_of
+from opbyte.sim.serving.spread import Ints, Spread
+from opbyte.workloads.serve import Fleet as FleetBlock
+from opbyte.workloads.serve import Serve
+from opbyte.workloads.traces import RequestTrace
+
+#: Routers whose choice depends on nothing but how many requests each engine has, as long as
+#: prompts share nothing. `round_robin` does not even depend on that.
+_BY_LOAD = ("least_outstanding", "prefix_affinity")
+
+
+class Part(NamedTuple):
+    """What one engine did.
+
+    Attributes:
+        number: Which one.
+        series: Columns of `SERIES`, (6, rows).
+        busy: Busy seconds of each resource.
+        joules, means, steps, tokens: As of `Serving`.
+    """
+
+    number: int
+    series: Array
+    busy: Array
+    joules: float
+    means: Array
+    steps: int
+    tokens: int
+
+
+def server_of(machine: Machine, work: Serve, mapping: SoftwareMapping) -> Server | FleetServer:
+    """Price and measure who serves a work: one engine, or several.
+
+    Raises:
+        CapacityError: If weights and one block of cache do not fit.
+        ConfigError: If the machine has too few devices, or something is not known.
+        UncoveredError: If no model covers the machine, mapping, model or fleet.
+    """
+    fleet = work.fleet
+    if fleet.engines == 1 and not fleet.failures:
+        ROUTERS.lookup(fleet.router)
+        return Server.of(machine, work, mapping)
+    return FleetServer.of(machine, work, mapping)
+
+
+@dataclass(frozen=True)
+class FleetServer:
+    """Equal engines that serve traces of one model on one machine.
+
+    Attributes:
+        engine: Each of them.
+        fleet: How many, and who shares out requests.
+        wire: The way from pool to pool, idle, if there are pools.
+        sizes: Bytes of a block, and of the state that a sequence has whatever its length, of all
+            devices of an engine.
+    """
+
+    engine: Server
+    fleet: FleetBlock
+    wire: Wire | None = None
+    sizes: tuple[float, float] = (0.0, 0.0)
+
+    @classmethod
+    def of(cls, machine: Machine, work: Serve, mapping: SoftwareMapping) -> FleetServer:
+        """Price and measure the engines.
+
+        Raises:
+            CapacityError: If weights and one block of cache do not fit.
+            ConfigError: If the machine has too few devices, or something is not known.
+            UncoveredError: If no model covers the machine, mapping, model or fleet.
+        """
+        fleet, placer = work.fleet, Placer(machine, mapping)
+        ROUTERS.lookup(fleet.router)
+        _check_devices(placer, fleet)
+        wire = None if fleet.pools is None else wire_of(placer, fleet.engines, fleet.via)
+        if wire is not None and work.scheduler.kind == "static":
+            raise UncoveredError(
+                "pools: a static batch is read and answered by the same engine. use another "
+                "scheduler, or replicas"
+            )
+        engine = Server.of(machine, work, mapping)
+        _check_shared(placer, engine.prices.resources, fleet.engines)
+        of_token, of_state = (f(work, mapping.degrees) for f in (token_bytes, state_bytes))
+        devices = placer.devices
+        sizes = devices * of_token * work.scheduler.block_tokens, devices * of_state
+        return cls(engine, fleet, wire, sizes)
+
+    @property
+    def blocks(self) -> int:
+        """Return the blocks of one engine's KV cache."""
+        return self.engine.blocks
+
+    def refused(self, trace: RequestTrace) -> dict[int, str]:
+        """Return the requests that can never be served, and why."""
+        return self.engine.refused(trace)
+
+    def serve(self, trace: RequestTrace) -> Serving:
+        """Serve a trace."""
+        fleet = self.fleet
+        shared = trace.prefix is not None and self.engine.scheduling.prefix_cache
+        if fleet.pools is None and not fleet.failures and self.engine.loops(trace):
+            if fleet.router == "round_robin":
+                return self._in_turn(trace)
+            if fleet.router in _BY_LOAD and not (shared and fleet.router == "prefix_affinity"):
+                return self._by_load(trace)
+        return self._by_plug_in(trace)
+
+    def _in_turn(self, trace: RequestTrace) -> Serving:
+        """Serve every n-th request by an engine of its own: nothing else joins them."""
+        count, reasons = self.fleet.engines, self.refused(trace)
+        good = _good(trace, reasons)
+        times, preempted = _nothing_yet(len(trace))
+        replica, parts = np.full(len(trace), -1), []
+        for i in range(count):
+            rows = good[i::count]
+            if len(rows):
+                one = self.engine.serve(trace.take(rows))
+                times[:, rows], preempted[rows], replica[rows] = one.times, one.preempted, i
+                busy = np.array(list(one.busy.values()))
+                parts.append(
+                    Part(i, one.series, busy, one.joules, one.means, one.steps, one.tokens)
+                )
+        return self._together(trace, times, trace.arrival_s, reasons, preempted, parts, (replica,))
+
+    def _by_load(self, trace: RequestTrace) -> Serving:
+        """Serve by compiled loops that advance together."""
+        reasons, engine, s = self.refused(trace), self.engine, self.engine.scheduling
+        good = _good(trace, reasons)
+        times, preempted = _nothing_yet(len(trace))
+        done = route_compiled(
+            trace.arrival_s[good], trace.input_tokens[good], trace.output_tokens[good],
+            engine.limits, engine.prices, engines=self.fleet.engines, blocks=self.blocks,
+            block_tokens=s.block_tokens, remember=s.prefix_cache, depth=s.depth,
+            rows=max(2, SERIES_ROWS // self.fleet.engines),
+        )  # fmt: skip
+        replica, parts = np.full(len(trace), -1), []
+        for i, one in enumerate(done.engines):
+            rows = good[done.replica == i]
+            times[:, rows], preempted[rows], replica[rows] = one.times, one.preempted, i
+            parts.append(
+                Part(i, one.series, one.busy, one.joules, one.means, one.steps, one.tokens)
+            )
+        return self._together(trace, times, trace.arrival_s, reasons, preempted, parts, (replica,))
+
+    def _by_plug_in(self, trace: RequestTrace) -> Serving:
+        """Serve by readable engines under one clock."""
+        env = Clock()
+        fleet = self._fleet(env, len(trace))
+        for failure in self.fleet.failures:
+            fleet.fail(failure.replica, failure.at.value, failure.for_.value)
+        s = self.engine.scheduling
+        requests = requests_of(trace, s.block_tokens, shared=s.prefix_cache)
+        ask(fleet, requests, trace)
+        env.run()
+        times = np.array([[r.scheduled_s, r.first_token_s, r.last_token_s] for r in requests]).T
+        parts = [
+            _part(replica.number, engine)
+            for replica in fleet.replicas
+            for engine in replica.engines
+        ]
+        replica = np.array([fleet.where.get(r, -1) for r in requests])
+        spread: tuple[Any, ...] = (replica,)
+        wire = None
+        if isinstance(fleet, Pools):
+            prefill = np.array([fleet.prefill.get(r, -1) for r in requests])
+            spread, wire = (replica, prefill, fleet.moved), fleet.wire
+        return self._together(
+            trace,
+            np.where(times < 0.0, np.nan, times),
+            np.array([r.arrival for r in requests]),
+            {r.index: r.reason for r in requests if r.reason},
+            np.array([r.preempted for r in requests]),
+            parts,
+            spread,
+            wire,
+        )
+
+    def _fleet(self, env: Clock, requests: int) -> Fleet:
+        router = ROUTERS.lookup(self.fleet.router)
+        slack, pools = self.fleet.slack, self.fleet.pools
+        if pools is None or self.wire is None:
+            return Fleet(env, lambda: self.engine.engine(env), self.fleet.engines, router(slack))
+        return Pools(
+            env,
+            lambda: self.engine.engine(env),
+            (pools.prefill, pools.decode),
+            (router(slack), router(slack)),
+            self.wire.idle(),
+            self.sizes,
+            requests,
+        )
+
+    def _together(
+        self,
+        trace: RequestTrace,
+        times: Array,
+        arrival: Array,
+        reasons: dict[int, str],
+        preempted: Ints,
+        parts: Sequence[Part],
+        spread: tuple[Any, ...],
+        wire: Wire | None = None,
+    ) -> Serving:
+        """Return what engines did as one: their steps in the order in which they ended.
+
+        Args:
+            spread: Replica of each request; with pools also of its prompt, and bytes moved.
+        """
+        series = np.concatenate([np.zeros((len(SERIES), 0)), *(p.series for p in parts)], axis=1)
+        of = np.repeat([p.number for p in parts], [p.series.shape[1] for p in parts])
+        order = np.argsort(series[0], kind="stable")
+        names = self.engine.prices.resources
+        busy = dict(zip(names, np.sum([p.busy for p in parts], axis=0).tolist(), strict=True))
+        joules = float(sum(p.joules for p in parts))
+        if wire is not None:
+            busy[wire.name] = busy.get(wire.name, 0.0) + wire.busy
+            joules += wire.joules
+        replica, *between = spread
+        return Serving(
+            trace, times, arrival, reasons, preempted, series[:, order], busy, joules,
+            np.sum([p.means for p in parts], axis=0),
+            sum(p.steps for p in parts), sum(p.tokens for p in parts),
+            Spread(self.fleet.engines, replica, of[order], *between),
+        )  # fmt: skip
+
+
+def _part(number: int, engine: Engine) -> Part:
+    series = np.array([getattr(engine.series, name) for name in SERIES], float)
+    steps, tokens = len(engine.series.end_s), sum(engine.series.tokens)
+    return Part(number, series, engine.busy, engine.joules, engine.means, steps, tokens)
+
+
+def _good(trace: RequestTrace, reasons: dict[int, str]) -> Ints:
+    good = np.ones(len(trace), bool)
+    good[list(reasons)] = False
+    return np.flatnonzero(good)
+
+
+def _nothing_yet(requests: int) -> tuple[Array, Ints]:
+    return np.full((3, requests), np.nan), np.zeros(requests, np.int64)
+
+
+def _check_devices(placer: Placer, fleet: FleetBlock) -> None:
+    """Refuse more engines than there are devices for, as mappings are refused.
+
+    Raises:
+        ConfigError: Naming what is needed and what is there.
+    """
+    machine, there = placer.machine, placer.machine.counts[placer.group]
+    needed = fleet.engines * placer.devices
+    if needed > there:
+        raise ConfigError.one(
+            "",
+            "fleet",
+            f"{fleet.engines} engines of {placer.devices} devices need {needed} of "
+            f"'{placer.group}', but {machine.name} has {there}",
+            fleet.engines,
+            f"lower the engines, or raise {placer.group}.count",
+        )
+
+
+def _check_shared(placer: Placer, resources: Sequence[str], engines: int) -> None:
+    """Refuse what several engines would have to share: prices say what one has to itself.
+
+    Raises:
+        UncoveredError: Naming it.
+    """
+    machine, devices = placer.machine, engines * placer.devices
+    links = machine.config.links
+    for name in resources if engines > 1 else ():
+        if name in links:
+            shared = links[name].topology == "bus"
+        elif name in machine.units:
+            shared = machine.unit(name).count < devices
+        else:
+            shared = machine.memory(name.rpartition(".")[0]).count < devices
+        if shared:
+            raise UncoveredError(
+                f"{machine.name}: {engines} engines would share '{name}', and the prices of their "
+                "steps do not say so. use one engine, or a mapping that leaves it alone"
+            )
