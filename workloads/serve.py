@@ -110,7 +110,7 @@ class Fleet(_Block):
             number, at = failure.replica, failure.at.value
             if number >= self.engines:
                 raise ValueError(f"failures: there is no replica {number}, only {self.engines}")
-            if failure.for_.value <= 0.0 or at < back.get(number, 0.0):
+            if failure.for_.value <= 0.0 or at <= back.get(number, -1.0):
                 raise ValueError(
                     f"failures: replica {number} must be back before it fails again, and away for "
                     "some time"

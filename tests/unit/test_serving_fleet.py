@@ -312,6 +312,7 @@ def test_more_engines_than_devices_are_refused():
         ({"replicas": 2, "failures": [{"replica": 2, "at": "1 s", "for": "1 s"}]}, "no replica 2"),
         ({"failures": [{"replica": 0, "at": "1 s", "for": "0 s"}]}, "away for"),
         ({"failures": [{"replica": 0, "at": f"{t} s", "for": "2 s"} for t in (1, 2)]}, "back"),
+        ({"failures": [{"replica": 0, "at": f"{t} s", "for": "2 s"} for t in (3, 1)]}, "back"),
         ({"failures": [{"replica": 0, "at": "1 GB", "for": "2 s"}]}, "time"),
         ({"replicas": 2, "router": "round-robin"}, "Did you mean 'round_robin'"),
         ({"router": "randm"}, "no router is called 'randm'"),
