@@ -14,6 +14,7 @@ from opbyte.sim.serving.routers import ROUTERS
 from opbyte.sim.serving.schedulers import Limits
 from opbyte.sim.serving.server import Server
 from opbyte.spi import Router, check_router
+from opbyte.sweeps.cli import main
 from opbyte.workloads.serve import Fleet, Scheduling, Serve
 from opbyte.workloads.traces import ClosedLoop, PrefixBlocks, RequestTrace
 from tests.unit.test_serving_twin import prices
@@ -332,6 +333,24 @@ def test_what_engines_would_share_is_refused():
     work = Serve(LLAMA, chats(3), fleet={"replicas": 2})
     with pytest.raises(ob.UncoveredError, match="would share"):
         ob.simulate(machine, work, mapping)
+
+
+def test_a_fleet_on_the_command_line(tmp_path, capsys):
+    machine = "{kind: machine, extends: a100-sxm-80gb, name: two, parts: {gpu: {count: 2}}}"
+    (tmp_path / "two.yaml").write_text(machine)
+    fleet = "{replicas: 2, router: least_outstanding, failures: [{replica: 1, at: 9 s, for: 1 s}]}"
+    work = f"{{kind: serve, model: llama-3.1-8b, trace: sample-chat, fleet: {fleet}}}"
+    (tmp_path / "e.yaml").write_text(f"kind: experiment\nmachine: two.yaml\nworkload: {work}\n")
+    run = ["run", str(tmp_path / "e.yaml"), "--quiet", "--out", str(tmp_path / "out")]
+    assert main(run) == 0
+    frame = pd.read_parquet(tmp_path / "out" / "requests.parquet")
+    assert set(frame["replica"]) == {0, 1}
+    assert (frame["status"] == "served").all()
+    assert set(pd.read_parquet(tmp_path / "out" / "series.parquet")["replica"]) == {0, 1}
+    assert main([*run, "--set", "workload.fleet.replicas=3"]) == 2
+    assert "3 engines of 1 devices need 3 of 'gpu', but two has 2" in capsys.readouterr().err
+    assert main([*run, "--set", "workload.fleet.router=random"]) == 2
+    assert "no router is called 'random'" in capsys.readouterr().err
 
 
 # -- plug-ins ----------------------------------------------------------------------------
