@@ -22,7 +22,7 @@ from opbyte.core.mapping import Mapping as SoftwareMapping
 from opbyte.core.mapping import Placement
 from opbyte.core.ops import Array
 from opbyte.hw_models.machine import Machine
-from opbyte.hw_models.price import first_access, resource_rate
+from opbyte.sim.copies import Copy, copy_of, reading
 from opbyte.sim.place import Placer
 from opbyte.sim.residency import lru_hit_rate
 from opbyte.sim.result import Outcome
@@ -42,27 +42,17 @@ class Tiers:
 
     Attributes:
         placement: Placement of the experts' weights.
-        home: Memory that holds every expert.
-        fast: Memory that they run from.
-        expert_bytes: Weights of one expert on one device.
+        copy: One expert on its way to where it runs.
         resident: Experts that fit in the fast tier beside router, KV cache and activations.
         models_in_fast: Models that the fast tier holds when nothing else is there.
         models_max: Models that the home tier holds.
-        switch_s: Seconds to copy one expert.
-        switch_j: Energy of that, whole machine.
-        path: Ports and links of the copy.
     """
 
     placement: Placement
-    home: str
-    fast: str
-    expert_bytes: Any
+    copy: Copy
     resident: Array
     models_in_fast: Array
     models_max: Array
-    switch_s: Array
-    switch_j: Array
-    path: tuple[str, ...]
 
 
 @RUNNERS.register("coe")
@@ -72,13 +62,13 @@ def run_coe(
     """Return the outcome of a Composition of Experts.
 
     Raises:
-        UncoveredError: If experts are spread over several memories.
+        UncoveredError: If experts are spread over several memories, or not kept as LRU does.
     """
     placer = Placer(machine, mapping)
     parallel = mapping.degrees
     tiers = _tiers(placer, work, ideal=fidelity == "bound")
-    reads = _reading(placer, placer.tiers("router.weight"))
-    runs = _reading(placer, Placement.model_validate({"in": {tiers.fast: 1.0}}))
+    reads = reading(placer, placer.tiers("router.weight"))
+    runs = reading(placer, Placement.model_validate({"in": {tiers.copy.fast: 1.0}}))
     router = [run_phase(reads, work.router_phase(parallel), fidelity)]
     expert = [run_phase(runs, p, fidelity) for p in work.expert_phases(parallel)]
     distinct = work.distinct_experts
@@ -88,7 +78,7 @@ def run_coe(
     expert_only = combine(placer, expert, work.output)
     parts = {
         "router_s": router_only["seconds"],
-        "switch_s": misses * tiers.switch_s,
+        "switch_s": misses * tiers.copy.seconds,
         "expert_s": work.batch * expert_only["seconds"],
     }
     seconds = parts["router_s"] + _joined(mapping, parts)
@@ -99,14 +89,14 @@ def run_coe(
         played = play(placer, work, router, expert, tiers, seed)
         seconds, misses = np.array([played.mean_s]), np.array([played.mean_misses])
         hit_rate = np.array([played.hit_rate])
-        parts["switch_s"] = misses * tiers.switch_s
+        parts["switch_s"] = misses * tiers.copy.seconds
         detail = {"requests": played.frame, "trace_events": played.trace}
     static = static_watts(machine)
     joules = (
         router_only["joules"]
         + work.batch * expert_only["joules"]
         - static * (parts["router_s"] + parts["expert_s"])
-        + misses * tiers.switch_j
+        + misses * tiers.copy.joules
         + static * seconds
     )
     tokens = work.batch * work.output
@@ -128,7 +118,7 @@ def run_coe(
     )
     metrics |= parts
     metrics |= {
-        "switch_one_s": tiers.switch_s,
+        "switch_one_s": tiers.copy.seconds,
         "expert_one_s": expert_only["seconds"],
         "misses": misses,
         "hit_rate": hit_rate,
@@ -141,12 +131,6 @@ def run_coe(
     phases = tuple(router + [replace(r, repeats=r.repeats * work.batch) for r in expert])
     outcome = Outcome(_aligned(metrics), phases, _occupancy(placer, work, tiers), detail=detail)
     return feasible(placer, outcome, CAPACITY_METRICS)
-
-
-def _reading(placer: Placer, placement: Placement) -> Placer:
-    """Return a placer whose units read all weights, routed experts' too, from one placement."""
-    place = {**placer.mapping.place, "weight": placement, "expert.weight": placement}
-    return Placer(placer.machine, placer.mapping.model_copy(update={"place": place}))
 
 
 def _nodes(count: Any, models: Array) -> Array:
@@ -169,54 +153,28 @@ def _joined(mapping: SoftwareMapping, parts: dict[str, Array]) -> Array:
 def _tiers(placer: Placer, work: CompositionOfExperts, *, ideal: bool) -> Tiers:
     machine, devices = placer.machine, placer.devices
     placement = placer.tiers("expert.weight")
-    if len(placement.in_) != 1:
+    cache = placement.cache
+    if cache and (cache.evict != "lru" or cache.prefetch != "none"):
         raise UncoveredError(
-            f"{machine.name}: experts of a Composition of Experts live in one memory, the mapping "
-            f"spreads them over {', '.join(placement.in_)}"
+            f"{machine.name}: a Composition of Experts keeps the models used last (evict: lru) and "
+            f"copies none early, the mapping has evict: {cache.evict}, prefetch: {cache.prefetch}"
         )
-    home = next(iter(placement.in_))
-    fast = placement.cache.tier if placement.cache else home
-    per_device = np.atleast_1d(work.expert_bytes(placer.mapping.degrees))
+    copy = copy_of(placer, "expert.weight", work.expert_bytes(placer.mapping.degrees), ideal=ideal)
     used = np.zeros(1)
     for tensor, size in _beside_experts(placer, work).items():
-        used = used + np.atleast_1d(size) * placer.tiers(tensor).in_.get(fast, 0.0)
-    crowd = max(1.0, devices / machine.memory(fast).count)
-    room = np.atleast_1d(placer.capacity(fast)) / crowd
-    reserve = placement.cache.reserve if placement.cache else None
+        used = used + np.atleast_1d(size) * placer.tiers(tensor).in_.get(copy.fast, 0.0)
+    crowd = max(1.0, devices / machine.memory(copy.fast).count)
+    room = np.atleast_1d(placer.capacity(copy.fast)) / crowd
+    reserve = cache.reserve if cache else None
     spare = room - used - (reserve.value if reserve else 0.0)
-    home_room = np.atleast_1d(placer.capacity(home)) * _instances(placer, home)
-    path = tuple(_copy_path(placer, home, fast)) if fast != home else ()
-    rates = [resource_rate(machine, r, placer.instances(r), ideal=ideal) for r in path]
-    seconds = (
-        np.max(np.broadcast_arrays(*(per_device / np.atleast_1d(x) for x in rates)), axis=0)
-        if rates
-        else np.zeros(1)
-    )
-    seconds = seconds if ideal else seconds + first_access(machine, path)
-    energy = sum(8.0 * machine.values.get(f"{r}.energy", np.nan) for r in path)
+    home_room = np.atleast_1d(placer.capacity(copy.home)) * _instances(placer, copy.home)
     return Tiers(
         placement,
-        home,
-        fast,
-        per_device,
-        np.maximum(np.floor(spare / per_device), 0.0),
-        np.floor(room * (1.0 + 1e-12) / per_device),
-        np.floor(home_room * (1.0 + 1e-12) / (per_device * devices)),
-        seconds,
-        np.atleast_1d(per_device * devices * energy),
-        path,
+        copy,
+        np.maximum(np.floor(spare / copy.bytes), 0.0),
+        np.floor(room * (1.0 + 1e-12) / copy.bytes),
+        np.floor(home_room * (1.0 + 1e-12) / (copy.bytes * devices)),
     )
-
-
-def _copy_path(placer: Placer, home: str, fast: str) -> list[str]:
-    """Return the ports and links that a copy from one memory to another crosses."""
-    machine = placer.machine
-    ends = [f"{m}.{next(iter(machine.memory(m).config.ports))}" for m in (home, fast)]
-    cache = placer.tiers("expert.weight").cache
-    via = [cache.via] if cache and cache.via else None
-    if via is None:
-        via = placer.links_between(machine.memory(home).part, machine.memory(fast).part)
-    return [ends[0], *via, ends[1]]
 
 
 def _hit_rate(work: CompositionOfExperts, tiers: Tiers) -> Array:
@@ -225,7 +183,7 @@ def _hit_rate(work: CompositionOfExperts, tiers: Tiers) -> Array:
     Prompts of a batch that name an expert again find it there. They are hits of the stream of
     prompts, and no distinct experts of the batch: misses are counted over prompts.
     """
-    if tiers.fast == tiers.home:
+    if tiers.copy.fast == tiers.copy.home:
         return np.ones(1)
     count, resident = np.broadcast_arrays(np.atleast_1d(work.count), tiers.resident)
     if work.choose == "uniform":
@@ -251,13 +209,13 @@ def _occupancy(placer: Placer, work: CompositionOfExperts, tiers: Tiers) -> dict
     """Return bytes in one instance of each memory: all experts at home, residents in the cache."""
     devices = placer.devices
     used = placer.occupancy(_beside_experts(placer, work))
-    at_home = np.atleast_1d(work.count) * tiers.expert_bytes * devices
-    at_home = at_home / _instances(placer, tiers.home)
-    used[tiers.home] = used.get(tiers.home, 0.0) + at_home
-    placer.holders.setdefault(tiers.home, []).append("expert.weight")
-    if tiers.fast != tiers.home:
+    at_home = np.atleast_1d(work.count) * tiers.copy.bytes * devices
+    at_home = at_home / _instances(placer, tiers.copy.home)
+    used[tiers.copy.home] = used.get(tiers.copy.home, 0.0) + at_home
+    placer.holders.setdefault(tiers.copy.home, []).append("expert.weight")
+    if tiers.copy.fast != tiers.copy.home:
         cached = np.maximum(np.minimum(tiers.resident, work.count), 1.0)
-        crowd = max(1.0, devices / placer.machine.memory(tiers.fast).count)
-        used[tiers.fast] = used.get(tiers.fast, 0.0) + cached * tiers.expert_bytes * crowd
-        placer.holders.setdefault(tiers.fast, []).append("expert.weight")
+        crowd = max(1.0, devices / placer.machine.memory(tiers.copy.fast).count)
+        used[tiers.copy.fast] = used.get(tiers.copy.fast, 0.0) + cached * tiers.copy.bytes * crowd
+        placer.holders.setdefault(tiers.copy.fast, []).append("expert.weight")
     return used

@@ -10,6 +10,7 @@ import numpy as np
 import simpy
 
 from opbyte.core.ops import Array
+from opbyte.sim.copies import Stretch, copy_stretch, stretch_of
 from opbyte.sim.engine import FairShared
 from opbyte.sim.place import Placer
 from opbyte.sim.residency import LruSet
@@ -40,14 +41,6 @@ class Played:
     trace: list[dict[str, Any]]
 
 
-@dataclass(frozen=True)
-class Stretch:
-    """Something that streams: seconds alone, and its share of each resource at full speed."""
-
-    seconds: float
-    shares: dict[str, float]
-
-
 def play(
     placer: Placer,
     work: CompositionOfExperts,
@@ -69,8 +62,8 @@ def play(
     cache = LruSet(int(tiers.resident[0]))
     for name in reversed(_warm(rng, popularity, cache.capacity)):
         cache.touch(name)
-    run, route = _stretch(expert), _stretch(router)
-    copy = _copy(placer, tiers)
+    run, route = stretch_of(expert), stretch_of(router)
+    copy = copy_stretch(tiers.copy)
     env = simpy.Environment()
     shared = FairShared(env)
     overlap = placer.mapping.overlap == "copy"
@@ -133,27 +126,3 @@ def _warm(rng: np.random.Generator, popularity: Array, capacity: int) -> list[in
     if size <= 0:
         return []
     return [int(i) for i in rng.choice(len(popularity), size=size, replace=False, p=popularity)]
-
-
-def _stretch(runs: list[PhaseRun]) -> Stretch:
-    """Return phases as one stretch with their mean use of each resource."""
-    seconds = sum(float(r.step.seconds[0]) * float(np.ravel(r.repeats)[0]) for r in runs)
-    busy: dict[str, float] = {}
-    for r in runs:
-        for name, value in r.step.busy.items():
-            if name in r.demand.placed.resources:
-                times = float(np.ravel(r.repeats)[0])
-                busy[name] = busy.get(name, 0.0) + float(value[0]) * times
-    return Stretch(seconds, {n: min(b / seconds, 1.0) for n, b in busy.items()})
-
-
-def _copy(placer: Placer, tiers: Tiers) -> Stretch:
-    from opbyte.hw_models.price import resource_rate
-
-    seconds = float(tiers.switch_s[0])
-    size = float(tiers.expert_bytes[0])
-    shares = {
-        r: min(size / float(resource_rate(placer.machine, r, placer.instances(r))) / seconds, 1.0)
-        for r in tiers.path
-    }
-    return Stretch(seconds, shares)

@@ -1,11 +1,14 @@
-"""Which models are in the fast tier: least recently used, expected and as it happens."""
+"""What is in a fast tier, models or experts: expected, as it happens, and at best (Belady)."""
 
 from __future__ import annotations
 
+import heapq
 from collections import OrderedDict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from scipy.special import ndtr
 
 from opbyte.core.ops import Array
 
@@ -31,6 +34,135 @@ class LruSet:
         if len(self.entries) > max(self.capacity, 0):
             self.entries.popitem(last=False)
         return hit
+
+    def need(self, names: Iterable[int]) -> int:
+        """Use entries that are needed together and return how many were missing.
+
+        What is resident is used first, so that what is fetched does not push it out.
+        """
+        missing = [name for name in names if name not in self.entries]
+        absent = set(missing)
+        for name in names:
+            if name not in absent:
+                self.touch(name)
+        for name in missing:
+            self.touch(name)
+        return len(missing)
+
+
+def belady_misses(
+    needs: Sequence[Sequence[int]], capacity: int, resident: Iterable[int] = ()
+) -> list[int]:
+    """Return how many entries are missing at each need when the future is known.
+
+    What leaves is what is needed again last (Belady, IBM Syst. J. 5, 1966): no policy that fetches
+    on demand misses less on the same sequence, if all that is needed together fits.
+
+    Args:
+        needs: Entries needed together, in order.
+        capacity: Entries that fit.
+        resident: Entries that are there at first, no more than fit.
+    """
+    uses = [(at, name) for at, names in enumerate(needs) for name in names]
+    after: dict[int, int] = {}
+    following = [0] * len(uses)
+    for i in range(len(uses) - 1, -1, -1):
+        following[i] = after.get(uses[i][1], len(uses))
+        after[uses[i][1]] = i
+    held = {name: after.get(name, len(uses)) for name in resident}
+    queue = [(-use, name) for name, use in held.items()]
+    heapq.heapify(queue)
+    misses = [0] * len(needs)
+    for (at, name), use in zip(uses, following, strict=True):
+        if name not in held:
+            misses[at] += 1
+            if capacity <= 0:
+                continue
+            while len(held) >= capacity:
+                last, leaving = heapq.heappop(queue)
+                if held.get(leaving) == -last:
+                    del held[leaving]
+        held[name] = use
+        heapq.heappush(queue, (-use, name))
+    return misses
+
+
+def lru_iteration_misses(
+    visit: Array, tokens: Array, capacity: float, locality: float = 0.0
+) -> Array:
+    """Return the expected misses of each layer when iterations use one LRU set, (layers,).
+
+    Each of the n tokens of a layer keeps, with the probability l (`locality`), the entries that it
+    had there in the iteration before, and draws anew otherwise. An entry e that a drawn token
+    visits with probability v_e was visited in the last a iterations with probability
+
+        h_e(a) = 1 - (1 - v_e)^n (1 - (1 - l) v_e)^(n (a - 1)).
+
+    Last used a iterations ago, it is there if no more than `capacity` entries of all layers were
+    used since. Their number is taken as normal: Che's characteristic time (2002), not sharp. Its
+    mean is the sum of h_e(a), less half of what its own layer used before it in that iteration; its
+    variance that of n (1 + (a - 1) (1 - l)) tokens, each of which visits as many entries (Hajek
+    1964 for a token's pairs). Entries of tokens that stay were used one iteration ago; others are
+    missed with (1 - l v_e)^n - (1 - v_e)^n times the probability that they are not there.
+
+    Args:
+        visit: Probability that a token which draws visits each entry of a layer, (entries,).
+        tokens: Tokens of an iteration in each layer, (layers,).
+        capacity: Entries, of all layers, that fit.
+    """
+    if capacity >= len(visit) * len(tokens):
+        return np.zeros(len(tokens))
+    kinds, of_layer, times = np.unique(tokens, return_inverse=True, return_counts=True)
+    seen = {n: _seen(visit, n, locality) for n in kinds}
+    mean = sum(t * seen[n].sum(axis=1) for n, t in zip(kinds, times, strict=True))
+    variance = sum(
+        t * _spread(visit, n * (1.0 + (_AGES - 1.0) * (1.0 - locality)), seen[n])
+        for n, t in zip(kinds, times, strict=True)
+    )
+    found = []
+    for n in kinds:
+        before = _before(visit, n, locality)
+        wide = np.sqrt(np.maximum(variance, 0.0) + before**2 / 3.0 + 1e-12)
+        there = ndtr((capacity + 0.5 - mean + before) / wide)
+        reached = np.diff(seen[n], axis=0, prepend=0.0)
+        hit = there @ reached
+        stays = np.exp(n * _log_missed(locality * visit))
+        anew = stays - np.exp(n * _log_missed(visit))
+        found.append(float(((1.0 - hit) * anew + (1.0 - there[0]) * (1.0 - stays)).sum()))
+    return np.array(found)[of_layer]
+
+
+#: Ages of entries, in iterations: every one at first, then 4 % apart.
+_AGES = np.concatenate([np.arange(1.0, 257.0), np.geomspace(257.0, 1e9, 400)])
+
+
+def _log_missed(visit: Array) -> Array:
+    return np.asarray(np.log1p(-np.minimum(visit, 1.0 - 1e-15)))
+
+
+def _seen(visit: Array, tokens: float, locality: float) -> Array:
+    """Return the probability that each entry was used in the last iterations, (ages, entries)."""
+    later = (_AGES[:, None] - 1.0) * _log_missed((1.0 - locality) * visit)
+    return np.asarray(-np.expm1(tokens * (_log_missed(visit) + later)))
+
+
+def _spread(visit: Array, draws: Array, seen: Array) -> Array:
+    """Return the variance of how many different entries tokens visit, (ages,)."""
+    unseen = 1.0 - seen
+    single = max(float((visit * (1.0 - visit)).sum()), 1e-300)
+    together: Array = draws / single * (unseen @ visit) ** 2
+    return np.asarray((seen * unseen).sum(axis=1) - together)
+
+
+def _before(visit: Array, tokens: float, locality: float) -> Array:
+    """Return the mean entries that a layer used before one of its own, and not since, (ages,).
+
+    It lies between none and twice as many, all equally likely.
+    """
+    used = -np.expm1(tokens * _log_missed(visit))
+    later = tokens * (_AGES[:, None] - 1.0) * _log_missed((1.0 - locality) * visit)
+    others = np.exp(later) @ used * (1.0 - 1.0 / max(float(used.sum()), 1.0))
+    return np.asarray(0.5 * others)
 
 
 def lru_hit_rate(popularity: Array, capacity: float) -> float:

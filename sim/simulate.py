@@ -127,10 +127,16 @@ def evaluate(
     if work.kind in RUNNERS.names():
         return RUNNERS.lookup(work.kind)(machine, work, mapping, fidelity, seed)
     cached = [name for name, place in mapping.place.items() if place.cache]
+    if cached == ["expert.weight"]:
+        offload = import_module("opbyte.sim.expert_offload")
+        if work.kind in offload.KINDS:
+            offloaded: Outcome = offload.run_offloaded(machine, work, mapping, fidelity, seed)
+            return offloaded
     if cached:
         raise UncoveredError(
             f"mapping '{mapping.name}' of {machine.name}: a {work.kind} work has no model of the "
-            f"cache of {', '.join(cached)}. use another mapping, or a coe work"
+            f"cache of {', '.join(cached)}. use another mapping; prefill, decode and generate works "
+            "cache expert.weight, coe works models"
         )
     if work.alone:
         mapping = mapping.model_copy(update={"parallel": {}})

@@ -38,12 +38,16 @@ class Routing:
         fullest: The lowered device is the one with the most loaded experts, where experts are
             split over devices; else an average one.
         seed: Of what is drawn.
+        locality: Probability that a decode step takes, in a layer, the experts that the step
+            before took for the same sequence; otherwise it draws anew. Tokens of one iteration
+            draw independently. It matters only where experts are cached.
     """
 
     kind: Kind = "uniform"
     skew: float = 0.0
     fullest: bool = False
     seed: int = 0
+    locality: float = 0.0
 
     @classmethod
     def named(cls, text: str) -> Routing:
@@ -62,8 +66,9 @@ class Routing:
         """Check kind and skew.
 
         Raises:
-            WorkloadError: If the kind is unknown, or the skew is negative, not finite, or given
-                for a kind that has none.
+            WorkloadError: If the kind is unknown, the skew is negative, not finite, or given
+                for a kind that has none, or the locality is no probability, or given where no
+                token draws by itself.
         """
         if self.kind not in get_args(Kind):
             known = ", ".join(get_args(Kind))
@@ -73,6 +78,12 @@ class Routing:
         if self.skew and self.kind not in ("zipf", "power_law"):
             raise WorkloadError(
                 f"routing: skew belongs to the kinds 'zipf' and 'power_law', got {self.kind!r}"
+            )
+        if not 0 <= self.locality <= 1:
+            raise WorkloadError(f"routing: locality must lie in [0, 1], got {self.locality}")
+        if self.locality and self.kind not in ("uniform", "zipf"):
+            raise WorkloadError(
+                f"routing: locality belongs to the kinds 'uniform' and 'zipf', got {self.kind!r}"
             )
 
     def counts(self, experts: int, picks: int, tokens: Number, devices: int = 1) -> Array | None:

@@ -266,7 +266,7 @@ def _routing(raw: object) -> Routing:
         return raw
     if isinstance(raw, str):
         return Routing.named(raw)
-    known = ("kind", "skew", "fullest")
+    known = ("kind", "skew", "fullest", "locality")
     if not isinstance(raw, Mapping):
         raise ConfigError.one(rule="a routing is due", value=raw, remedy="Write uniform.")
     for key in raw:

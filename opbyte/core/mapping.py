@@ -62,20 +62,24 @@ class Split(_Frozen):
 
 
 class Cache(_Frozen):
-    """A faster tier that keeps what was used last.
+    """A faster tier that holds copies of what is used.
 
     Attributes:
         tier: Memory that holds the copies.
-        evict: What leaves when the tier is full.
+        evict: What leaves when the tier is full: what was used longest ago (`lru`), what is needed
+            again last (`belady`, which knows the future and bounds every policy), or everything
+            once it was used (`none`).
         via: Link that fills it.
-        prefetch: What is copied before it is needed.
+        prefetch: Routed experts that are copied while the MoE block before theirs runs: `none` of
+            them, `all` of the next block, or those that its gate, evaluated one block early,
+            names (`next_block_gate`).
         reserve: Capacity of the tier that the cache leaves free.
     """
 
     tier: str
-    evict: Literal["lru", "none"] = "lru"
+    evict: Literal["lru", "belady", "none"] = "lru"
     via: str | None = None
-    prefetch: str | None = None
+    prefetch: Literal["none", "all", "next_block_gate"] = "none"
     reserve: Bytes | None = None
 
 
@@ -212,7 +216,7 @@ class Mapping(_Frozen):
             wishes[f"place.{name}.page"] = place.page is not None
             wishes[f"place.{name}.format"] = place.format is not None
             wishes[f"place.{name}.interleave"] = place.interleave is not None
-            if place.cache and place.cache.prefetch:
+            if place.cache and place.cache.prefetch != "none" and name != "expert.weight":
                 wishes[f"place.{name}.cache.prefetch"] = True
         return tuple(name for name, wished in wishes.items() if wished)
 

@@ -1,0 +1,264 @@
+"""Expert offloading: routed experts in a slow memory, copied to the fast one when they are needed.
+
+A mapping asks for it: `place: {expert.weight: {in: {host.dram: 1.0}, cache: {tier: gpu.hbm, ..}}}`.
+The MoE blocks of an iteration (decoder layers with a gate and experts) run one after the other.
+With w_i the time from the start of block i's experts to the start of block i+1's, m_i the experts
+that block i misses and c the time of one copy, an iteration lasts as long without copies, and
+
+    prefetch: none              + m_i c                          for every block
+    prefetch: next_block_gate   + m_1 c, max(0, m_i c - w_(i-1)) for the first, for every other
+    prefetch: all               + max(0, m_i c - w_(i-1))        for every block, w of the last one
+                                                                 before the first
+
+(R. Hwang et al., Pre-gated MoE, ISCA 2024: on demand, pre-gated, and SE-MoE's prefetching). `all`
+copies every expert of a block that is not there. The link serves one block's copies at a time.
+`analytic` takes the expected misses of a block, `event` draws experts and plays the two streams.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from opbyte.core.errors import UncoveredError
+from opbyte.core.mapping import Cache, Placement
+from opbyte.core.mapping import Mapping as SoftwareMapping
+from opbyte.core.ops import Array, Phase
+from opbyte.hw_models.machine import Machine
+from opbyte.sim.copies import Copy, copy_of
+from opbyte.sim.expert_blocks import Blocks, blocks_of
+from opbyte.sim.expert_misses import expected_misses, played_misses
+from opbyte.sim.place import Placer
+from opbyte.sim.result import Outcome, PhaseRun
+from opbyte.sim.simulate import combine, feasible, run_phase
+from opbyte.workloads.ffn import MoeFfn
+from opbyte.workloads.model_work import ModelWork
+
+#: Kinds of work whose experts can be offloaded.
+KINDS = ("prefill", "decode", "generate")
+#: Metrics that offloading adds. `block_s` is the mean time of a layer with experts, waiting
+#: included, in the last phase; `copied_bytes` crosses the way to one device; `hit_rate` is the
+#: share of the experts asked for that are there; `peak_fast_bytes` is what the fast memory holds.
+METRICS = ("block_s", "copied_bytes", "hit_rate", "peak_fast_bytes")
+
+
+@dataclass(frozen=True)
+class Experts:
+    """Routed experts on one device.
+
+    Attributes:
+        ffn: Their layer; all MoE layers of the model are alike.
+        layers: MoE layers.
+        cache: How they are cached.
+        copy: One of them on its way.
+        slots: Experts that the fast memory keeps, (points,); with `evict: none` those at work.
+        working: Experts that must be there at once: those of two neighbouring blocks where the
+            next one's are copied early, else of one, (points,).
+    """
+
+    ffn: MoeFfn
+    layers: int
+    cache: Cache
+    copy: Copy
+    slots: Array
+    working: Array
+
+    @property
+    def resident(self) -> bool:
+        """Return whether the experts run from where they live."""
+        return not self.copy.path
+
+
+def run_offloaded(
+    machine: Machine, work: ModelWork, mapping: SoftwareMapping, fidelity: str, seed: int
+) -> Outcome:
+    """Return the outcome of work over a model whose experts are cached in a fast memory.
+
+    Raises:
+        UncoveredError: For work, models, parallel degrees or placements that it does not cover.
+        WorkloadError: If experts must be drawn, and the routing draws no tokens.
+    """
+    placer = Placer(machine, mapping)
+    ffn = _covered(placer, work)
+    phases = work.lowered(mapping.degrees)
+    experts = _experts(placer, work, ffn, phases, ideal=fidelity == "bound")
+    fast = Placement.model_validate({"in": {experts.copy.fast: 1.0}})
+    place = {**mapping.place, "expert.weight": fast}
+    reads = Placer(machine, mapping.model_copy(update={"place": place}))
+    played = [_phase(reads, work, experts, phase, fidelity, seed) for phase in phases]
+    runs = [p.run for p in played]
+    metrics = combine(reads, runs, work.tokens)
+    for name, phase_name in work.phase_metrics.items():
+        metrics[name] = next(r.step.seconds for r in runs if r.name == phase_name)
+    copies = _total(played, [p.misses for p in played])
+    wanted = _total(played, [p.wanted for p in played])
+    occupancy = _occupancy(placer, work, experts)
+    if not experts.resident:
+        _add_energy(metrics, copies * experts.copy.joules, work.tokens)
+    metrics |= {
+        "block_s": played[-1].block_s,
+        "copied_bytes": copies * experts.copy.bytes,
+        "hit_rate": 1.0 - copies / wanted,
+        "peak_fast_bytes": np.atleast_1d(occupancy[experts.copy.fast]),
+    }
+    frames = {p.run.name: p.frame for p in played if p.frame is not None}
+    trace = [event for p in played for event in p.trace]
+    detail = {"steps": frames, "trace_events": trace} if frames else {}
+    return feasible(
+        placer, Outcome(metrics, tuple(runs), occupancy, detail=detail), ("peak_fast_bytes",)
+    )
+
+
+def _covered(placer: Placer, work: ModelWork) -> MoeFfn:
+    """Return the layer of experts.
+
+    Raises:
+        UncoveredError: If this work, model or split is not covered.
+    """
+    model, degrees = work.model, placer.mapping.degrees  # type: ignore[attr-defined]
+    kinds = {layer.ffn for layer in model.layers if isinstance(layer.ffn, MoeFfn)}
+    if len(kinds) != 1:
+        raise UncoveredError(
+            f"{model.name}: experts are offloaded where all layers of experts are alike, it has "
+            f"{len(kinds) or 'no'} kinds of them. use a mapping without a cache of expert.weight"
+        )
+    if degrees.pp * degrees.ep * degrees.microbatches > 1:
+        raise UncoveredError(
+            f"mapping '{placer.mapping.name}': offloaded experts need pp = ep = microbatches = 1, "
+            f"got {degrees.pp}, {degrees.ep}, {degrees.microbatches}. split them by tp"
+        )
+    return kinds.pop()
+
+
+def _experts(
+    placer: Placer, work: ModelWork, ffn: MoeFfn, phases: tuple[Phase, ...], *, ideal: bool
+) -> Experts:
+    model = work.model  # type: ignore[attr-defined]
+    run = (*model.encoder, *model.order)
+    layers = sum(isinstance(model.layers[i].ffn, MoeFfn) for i in run)
+    held = work.footprint(placer.mapping.degrees)
+    copy = copy_of(placer, "expert.weight", held["expert"] / (layers * ffn.experts), ideal=ideal)
+    cache = placer.tiers("expert.weight").cache
+    assert cache is not None
+    most = [np.minimum(ffn.experts, np.ceil(t) * ffn.top_k) for t in _tokens(phases)]
+    if cache.prefetch == "all":
+        most = [np.full(1, float(ffn.experts))]
+    ahead = 1.0 if cache.prefetch == "none" else 2.0
+    everything = float(layers * ffn.experts)
+    working = np.minimum(ahead * np.max(np.broadcast_arrays(*most), axis=0), everything)
+    slots = working
+    if not copy.path:
+        slots = np.full(1, everything)
+    elif cache.evict != "none":
+        others = placer.occupancy({k: v for k, v in held.items() if k != "expert"})
+        crowd = max(1.0, placer.devices / placer.machine.memory(copy.fast).count)
+        spare = np.atleast_1d(placer.capacity(copy.fast) - others.get(copy.fast, 0.0)) / crowd
+        spare = spare - (cache.reserve.value if cache.reserve else 0.0)
+        slots = np.clip(np.floor(spare / copy.bytes), working, everything)
+    placer.holders.clear()
+    return Experts(ffn, layers, cache, copy, slots, working)
+
+
+def _tokens(phases: tuple[Phase, ...]) -> list[Array]:
+    """Return the tokens that pass each kind of MoE block."""
+    return [np.atleast_1d(s.tokens) for p in phases for s in p.table.spreads.values()]
+
+
+def _occupancy(placer: Placer, work: ModelWork, experts: Experts) -> dict[str, Any]:
+    """Return bytes in one instance of each memory: all experts at home, copies in the fast one."""
+    copy, devices = experts.copy, placer.devices
+    used = placer.occupancy(work.footprint(placer.mapping.degrees))
+    if copy.path:
+        crowd = max(1.0, devices / placer.machine.memory(copy.fast).count)
+        used[copy.fast] = used.get(copy.fast, 0.0) + experts.slots * copy.bytes * crowd
+        placer.holders.setdefault(copy.fast, []).append("expert.weight")
+    return used
+
+
+@dataclass(frozen=True)
+class Played:
+    """One phase with its copies.
+
+    Attributes:
+        misses, wanted: Experts copied and asked for in one iteration, (points,).
+        block_s: Mean time of a layer with experts, (points,).
+        frame: One row for each iteration that was played.
+        trace: Events for a timeline.
+    """
+
+    run: PhaseRun
+    misses: Array
+    wanted: Array
+    block_s: Array
+    frame: Any = None
+    trace: tuple[dict[str, Any], ...] = ()
+
+
+def _phase(
+    placer: Placer, work: ModelWork, experts: Experts, phase: Phase, fidelity: str, seed: int
+) -> Played:
+    """Return one phase: priced, and its copies beside it."""
+    run = run_phase(placer, phase, fidelity)
+    _check_way(run, experts.copy)
+    blocks = blocks_of(run)
+    frame, trace = None, ()
+    if fidelity == "event" and not experts.resident:
+        from opbyte.sim.expert_events import play
+
+        missed, wanted = played_misses(work.routing, experts, blocks, seed)
+        seconds, block_s, frame, trace = play(run, blocks, experts, missed)
+        misses, wanted = missed[1:].sum(axis=1).mean(), wanted[1:].sum(axis=1).mean()
+        misses, wanted = np.array([misses]), np.array([wanted])
+    else:
+        each, asked = expected_misses(work.routing, experts, blocks)
+        waits = block_waits(blocks, each * experts.copy.seconds, experts.cache.prefetch)
+        seconds = blocks.seconds + waits.sum(axis=0)
+        block_s = blocks.layer.mean(axis=0) + waits.mean(axis=0)
+        misses, wanted = each.sum(axis=0), asked.sum(axis=0)
+    busy = dict(run.step.busy)
+    for name, one in experts.copy.busy.items():
+        busy[name] = busy.get(name, 0.0) + misses * one
+    seconds = np.max(np.broadcast_arrays(seconds, run.step.seconds, *busy.values()), axis=0)
+    step = replace(run.step, seconds=seconds, path=seconds, busy=busy)
+    return Played(replace(run, step=step), misses, wanted, block_s, frame, tuple(trace))
+
+
+def block_waits(blocks: Blocks, serial: Array, prefetch: str) -> Array:
+    """Return how long the experts of each block wait for copies, (blocks, points).
+
+    Args:
+        serial: Seconds of each block's copies, (blocks, points).
+    """
+    if prefetch == "none":
+        return serial
+    windows = np.concatenate([blocks.last_window[None], blocks.windows])
+    waits = np.maximum(serial - windows, 0.0)
+    if prefetch == "next_block_gate":
+        waits[0] = np.broadcast_to(serial[0], waits[0].shape)
+    return waits
+
+
+def _check_way(run: PhaseRun, copy: Copy) -> None:
+    """Refuse operators that use the link or the slow memory themselves."""
+    placed = run.demand.placed
+    for i, name in enumerate(placed.resources):
+        if name in copy.path[:-1] and run.demand.busy[:, i].any():
+            raise UncoveredError(
+                f"operators and copies of experts both use '{name}', and no model shares it "
+                "between them yet. place other tensors elsewhere"
+            )
+
+
+def _total(played: list[Played], each: list[Array]) -> Array:
+    """Return a value of one iteration summed over phases and their repeats, (points,)."""
+    parts = [v * np.atleast_1d(p.run.repeats) for p, v in zip(played, each, strict=True)]
+    total: Array = np.sum(np.broadcast_arrays(*parts), axis=0)
+    return total
+
+
+def _add_energy(metrics: dict[str, Array], joules: Array, tokens: Any) -> None:
+    metrics["joules"] = metrics["joules"] + joules
+    metrics["watts"] = metrics["joules"] / metrics["seconds"]
+    metrics["joules_per_token"] = metrics["joules"] / tokens
