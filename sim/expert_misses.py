@@ -53,7 +53,8 @@ def expected_misses(routing: Routing, experts: Experts, blocks: Blocks) -> tuple
 def _of_point(routing: Routing, experts: Experts, slots: int, tokens: Array) -> Array:
     """Return the expected misses of each block, (blocks,)."""
     if experts.cache.evict == "belady":
-        return _played(routing, experts, slots, tokens, 0)[0][1:].mean(axis=0)
+        missed, _ = _played(routing, experts, slots, tokens, 0)
+        return np.asarray(missed[1:].mean(axis=0))
     visit = routing.hit_probability(experts.ffn.experts, experts.ffn.top_k)
     if experts.cache.prefetch == "all":
         visit = np.ones_like(visit)

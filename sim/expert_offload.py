@@ -203,7 +203,8 @@ def _phase(
     run = run_phase(placer, phase, fidelity)
     _check_way(run, experts.copy)
     blocks = blocks_of(run)
-    frame, trace = None, ()
+    frame: Any = None
+    trace: list[dict[str, Any]] = []
     if fidelity == "event" and not experts.resident:
         from opbyte.sim.expert_events import play
 
@@ -237,7 +238,7 @@ def block_waits(blocks: Blocks, serial: Array, prefetch: str) -> Array:
     waits = np.maximum(serial - windows, 0.0)
     if prefetch == "next_block_gate":
         waits[0] = np.broadcast_to(serial[0], waits[0].shape)
-    return waits
+    return np.asarray(waits)
 
 
 def _check_way(run: PhaseRun, copy: Copy) -> None:

@@ -55,35 +55,33 @@ def belady_misses(
 ) -> list[int]:
     """Return how many entries are missing at each need when the future is known.
 
-    What leaves is what is needed again last (Belady, IBM Syst. J. 5, 1966): no policy that fetches
-    on demand misses less on the same sequence, if all that is needed together fits.
+    What leaves is what is needed again last (Belady, IBM Syst. J. 5, 1966), never what is needed
+    together with the newcomer: no policy that fetches on demand misses less on the same sequence.
 
     Args:
         needs: Entries needed together, in order.
-        capacity: Entries that fit.
+        capacity: Entries that fit, those that are needed together at least.
         resident: Entries that are there at first, no more than fit.
     """
-    uses = [(at, name) for at, names in enumerate(needs) for name in names]
+    end = len(needs)
     after: dict[int, int] = {}
-    following = [0] * len(uses)
-    for i in range(len(uses) - 1, -1, -1):
-        following[i] = after.get(uses[i][1], len(uses))
-        after[uses[i][1]] = i
-    held = {name: after.get(name, len(uses)) for name in resident}
+    following = []
+    for at in range(end - 1, -1, -1):
+        following.append([after.get(name, end) for name in needs[at]])
+        after.update(dict.fromkeys(needs[at], at))
+    held = {name: after.get(name, end) for name in resident}
     queue = [(-use, name) for name, use in held.items()]
     heapq.heapify(queue)
-    misses = [0] * len(needs)
-    for (at, name), use in zip(uses, following, strict=True):
-        if name not in held:
-            misses[at] += 1
-            if capacity <= 0:
-                continue
-            while len(held) >= capacity:
-                last, leaving = heapq.heappop(queue)
-                if held.get(leaving) == -last:
-                    del held[leaving]
-        held[name] = use
-        heapq.heappush(queue, (-use, name))
+    misses = []
+    for names, uses in zip(needs, reversed(following), strict=True):
+        misses.append(sum(name not in held for name in names))
+        held.update(zip(names, uses, strict=True))
+        while len(held) > capacity and queue:
+            use, leaving = heapq.heappop(queue)
+            if held.get(leaving) == -use and leaving not in names:
+                del held[leaving]
+        for name, use in zip(names, uses, strict=True):
+            heapq.heappush(queue, (-use, name))
     return misses
 
 
@@ -149,7 +147,7 @@ def _seen(visit: Array, tokens: float, locality: float) -> Array:
 def _spread(visit: Array, draws: Array, seen: Array) -> Array:
     """Return the variance of how many different entries tokens visit, (ages,)."""
     unseen = 1.0 - seen
-    single = max(float((visit * (1.0 - visit)).sum()), 1e-300)
+    single = max(float((visit * (1.0 - visit)).sum()), 1e-12)
     together: Array = draws / single * (unseen @ visit) ** 2
     return np.asarray((seen * unseen).sum(axis=1) - together)
 

@@ -135,8 +135,8 @@ def evaluate(
     if cached:
         raise UncoveredError(
             f"mapping '{mapping.name}' of {machine.name}: a {work.kind} work has no model of the "
-            f"cache of {', '.join(cached)}. use another mapping; prefill, decode and generate works "
-            "cache expert.weight, coe works models"
+            f"cache of {', '.join(cached)}. use another mapping; prefill, decode and generate "
+            "works cache expert.weight, coe works models"
         )
     if work.alone:
         mapping = mapping.model_copy(update={"parallel": {}})

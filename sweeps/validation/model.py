@@ -165,6 +165,38 @@ class Comparison:
         return [k for k in self.knobs() if k.side != "workload"] + fields_of
 
 
+@dataclass(frozen=True)
+class Summary:
+    """A point that sums up several comparisons, which differ in one field of the work.
+
+    Attributes:
+        parts: The comparisons; parameters are those of the first.
+        reduce: How their values become one: mean, geomean or max.
+    """
+
+    parts: tuple[Comparison, ...]
+    reduce: str
+
+    def values(self, columns: Mapping[Knob, Array]) -> Array:
+        """Return the point's value for each entry of the columns, (points,) or (1,)."""
+        each = np.stack(np.broadcast_arrays(*(part.values(columns) for part in self.parts)))
+        if self.reduce == "geomean":
+            return np.asarray(np.exp(np.log(each).mean(axis=0)))
+        return np.asarray(each.max(axis=0) if self.reduce == "max" else each.mean(axis=0))
+
+    def knobs(self) -> list[Knob]:
+        """Return every parameter that could matter."""
+        return self.parts[0].knobs()
+
+    def knob(self, gap: Gap) -> Knob:
+        """Return the parameter that stands for a missing input, with the gap's range.
+
+        Raises:
+            ConfigError: If there is no such parameter.
+        """
+        return self.parts[0].knob(gap)
+
+
 def _hardware(side: str, machine: Machine) -> list[Knob]:
     return [
         Knob(side, path, float(p.value), p.dimension, p.source or "", p.range)
@@ -189,13 +221,21 @@ def _software(work: Work, *, every: bool = False) -> list[Knob]:
     ]
 
 
-def comparison(published: Published, document: Document, point: Point) -> Comparison:
+def comparison(published: Published, document: Document, point: Point) -> Comparison | Summary:
     """Return a point as a function of its parameters.
 
     Raises:
         OpbyteError: If machine, mapping or work do not exist or do not fit together.
     """
     ours = point.experiment.over(published.experiment)
+    if not point.over:
+        return _comparison(document, point, ours)
+    ((name, values),) = point.over.items()
+    parts = (Setup(workload={name: value}).over(ours) for value in values)
+    return Summary(tuple(_comparison(document, point, part) for part in parts), point.reduce)
+
+
+def _comparison(document: Document, point: Point, ours: Setup) -> Comparison:
     baseline = None
     if point.baseline is not None:
         baseline = _side(document, point, point.baseline.over(ours))

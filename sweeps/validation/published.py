@@ -80,6 +80,10 @@ class Point(_Frozen):
     baseline: Setup | None = None
     """With a baseline the point is baseline metric / metric, or its inverse by `ratio`."""
     ratio: Literal["baseline/ours", "ours/baseline"] = "baseline/ours"
+    over: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
+    """A field of the workload and the values that the number sums up, say models."""
+    reduce: Literal["mean", "geomean", "max"] = "mean"
+    """How it sums up the values, or the ratios, of `over`."""
     unit: str = ""
     where: str = ""
     target: Target | None = None
@@ -91,6 +95,8 @@ class Point(_Frozen):
     def _complete(self) -> Point:
         if isinstance(self.value, tuple) and self.value[0] is None and self.value[1] is None:
             raise ValueError("an interval needs at least one end")
+        if len(self.over) > 1 or any(len(values) < 2 for values in self.over.values()):
+            raise ValueError("`over` is one field of the workload with two values or more")
         if self.at_most == "open" and not self.gap:
             raise ValueError("an open point names the missing input under `gap`")
         if self.at_most is not None and not self.reason and not self.gap:

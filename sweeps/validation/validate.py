@@ -17,7 +17,7 @@ from opbyte.core.config import Document, load_document
 from opbyte.core.errors import OpbyteError
 from opbyte.core.ops import Array
 from opbyte.sweeps.validation.facts import read_facts, with_facts
-from opbyte.sweeps.validation.model import Comparison, Knob, comparison
+from opbyte.sweeps.validation.model import Comparison, Knob, Summary, comparison
 from opbyte.sweeps.validation.published import (
     CLASSES,
     Gap,
@@ -157,7 +157,7 @@ def _judge(source: str, published: Published, document: Document, point: Point) 
 
 
 def _verdict(
-    published: Published, point: Point, model: Comparison, common: dict[str, Any]
+    published: Published, point: Point, model: Comparison | Summary, common: dict[str, Any]
 ) -> Verdict:
     knobs = model.knobs()
     value, changes = _sensitivity(model, knobs)
@@ -208,7 +208,7 @@ def relative_error(value: float, published: float | tuple[float | None, float | 
     return 0.0 if np.isfinite(value) else float("nan")
 
 
-def _sensitivity(model: Comparison, knobs: list[Knob]) -> tuple[float, list[float]]:
+def _sensitivity(model: Comparison | Summary, knobs: list[Knob]) -> tuple[float, list[float]]:
     """Return our value and its largest relative change when each knob moves by 10 %."""
     count = len(knobs)
     columns = {}
@@ -226,7 +226,7 @@ def _sensitivity(model: Comparison, knobs: list[Knob]) -> tuple[float, list[floa
     return base, [float(x) for x in np.where(np.isnan(moved), np.inf, moved).max(axis=1)]
 
 
-def _envelope(model: Comparison, matter: list[Knob], value: float) -> tuple[float, float]:
+def _envelope(model: Comparison | Summary, matter: list[Knob], value: float) -> tuple[float, float]:
     """Return the least and largest result when assumed parameters move over their ranges."""
     assumed = [k for k in matter if k.standing == "assumed" and k.range is not None]
     if not assumed:
@@ -254,7 +254,7 @@ def _evidence(matter: list[Knob], point: Point) -> str:
     return evidence
 
 
-def _close(published: Published, point: Point, model: Comparison, gap: Gap) -> Closing:
+def _close(published: Published, point: Point, model: Comparison | Summary, gap: Gap) -> Closing:
     """Return the value of the missing input that makes our number the published one."""
     why = published.gaps[gap.input]
     if gap.parameter is None:

@@ -161,8 +161,8 @@ def test_lru_hits_as_often_as_expected(residents: int, locality: float) -> None:
     work = decode(routing=Routing("zipf", 0.8, locality=locality))
     expected = simulate(machine(evict="lru", residents=residents), work)
     events = simulate(machine(evict="lru", residents=residents), work, fidelity="event")
-    assert expected.hit_rate == pytest.approx(events.hit_rate, abs=0.05)
-    assert expected.hit_rate >= locality - 1e-9
+    assert expected.hit_rate == pytest.approx(events.hit_rate, abs=0.02)
+    assert expected.hit_rate >= locality - 0.01
     best = simulate(machine(evict="belady", residents=residents), work, fidelity="event")
     assert best.hit_rate > events.hit_rate
     assert best.seconds < events.seconds
@@ -176,7 +176,7 @@ def test_uniform_lru_of_one_pick_hits_by_its_share() -> None:
     held = work.footprint(m.mapping().degrees)
     beside = sum(float(np.max(v)) for k, v in held.items() if k != "expert")
     slots = (m.values["dev.hbm.capacity"] - beside) // SIZE
-    assert simulate(m, work).hit_rate == pytest.approx(slots / (4 * EXPERTS), rel=1e-9)
+    assert simulate(m, work).hit_rate == pytest.approx(slots / (4 * EXPERTS), abs=0.01)
     assert simulate(m, work, fidelity="event").hit_rate == pytest.approx(slots / 64, abs=0.01)
 
 

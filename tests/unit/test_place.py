@@ -204,9 +204,9 @@ def test_wishes_that_would_be_ignored_are_refused(mapping, wish):
 
 def test_a_cache_that_no_model_fills_is_refused():
     machine = load_machine("sn40l-node")
-    sparse = {"kind": "decode", "model": "qwen3-30b-a3b", "batch": 1, "context": 100}
+    sparse = {"kind": "moe", "tokens": 8, "hidden": 256, "ffn": 512, "experts": 8, "top_k": 2}
     with pytest.raises(UncoveredError, match=r"no model of the cache of expert.weight"):
-        simulate(machine, sparse, "coe")
+        simulate(machine, {**sparse, "dtype": "bf16"}, "coe")
 
 
 def test_several_instances_of_a_part_inside_a_device_are_refused():

@@ -1,11 +1,12 @@
 """Least recently used, exactly and by Che's approximation."""
 
 from collections import OrderedDict
+from itertools import combinations
 
 import numpy as np
 import pytest
 
-from opbyte.sim.residency import LruSet, lru_hit_rate
+from opbyte.sim.residency import LruSet, belady_misses, lru_hit_rate, lru_iteration_misses
 
 
 def test_the_least_recently_used_leaves() -> None:
@@ -70,3 +71,57 @@ def test_more_room_never_hits_less() -> None:
     assert rates[-1] == 1
     assert (np.diff(rates) > 0).all()
     assert max(rates) <= 1
+
+
+def test_what_is_needed_together_stays() -> None:
+    cache = LruSet(2)
+    assert [cache.need(x) for x in ((1, 2), (3, 1), (1, 3), (2,))] == [2, 1, 0, 1]
+    assert list(cache.entries) == [3, 2]
+
+
+def test_belady_by_hand() -> None:
+    # Room for two: at 3, of 1 and 2, what is needed later leaves.
+    assert belady_misses([[1], [2], [3], [1], [2]], 2) == [1, 1, 1, 0, 1]
+    assert belady_misses([[1], [2], [1]], 2, (1,)) == [0, 1, 0]
+    assert belady_misses([[1, 2], [3], [1, 2]], 2) == [2, 1, 1]
+
+
+def best(needs: list[list[int]], held: frozenset[int], capacity: int) -> int:
+    """Return the fewest misses by trying all that may leave."""
+    if not needs:
+        return 0
+    wanted = set(needs[0])
+    missed = len(wanted - held)
+    keep = sorted(held - wanted)
+    room = capacity - len(wanted)
+    choices = combinations(keep, min(room, len(keep)))
+    return missed + min(best(needs[1:], frozenset(c) | wanted, capacity) for c in choices)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_belady_is_the_best_of_all(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    needs = [sorted(rng.choice(6, rng.integers(1, 3), replace=False).tolist()) for _ in range(8)]
+    assert sum(belady_misses(needs, 3)) == best(needs, frozenset(), 3)
+
+
+@pytest.mark.parametrize("capacity", [4, 8, 20, 40, 63])
+def test_one_token_of_equal_entries_misses_by_their_share(capacity: int) -> None:
+    found = lru_iteration_misses(np.full(16, 1 / 16), np.ones(4), capacity)
+    np.testing.assert_allclose(found, 1 - capacity / 64, atol=0.02)
+
+
+def test_entries_that_stay_are_found_and_a_set_too_small_finds_none() -> None:
+    visit = np.full(64, 2 / 64)
+    assert lru_iteration_misses(visit, np.ones(8), 17.0, 1.0) == pytest.approx(0.0, abs=1e-6)
+    assert lru_iteration_misses(visit, np.ones(8), 13.0, 1.0) == pytest.approx(2.0, abs=1e-6)
+    assert not lru_iteration_misses(visit, np.ones(8), 512.0).any()
+
+
+def test_layers_of_few_and_many_tokens_share_one_set() -> None:
+    visit = zipf(64, 0.8)
+    misses = [lru_iteration_misses(visit, np.array([1.0, 8.0, 1.0]), c).sum() for c in range(192)]
+    assert (np.diff(misses) <= 1e-9).all()
+    one, many, same = lru_iteration_misses(visit, np.array([1.0, 8.0, 1.0]), 30.0)
+    assert one == same
+    assert one < many

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import reduce
+
 import numpy as np
 
 from opbyte.core.dtypes import lookup
@@ -44,7 +46,7 @@ def _seconds(table: OpTable, row: int, own: Array, view: GpuView) -> Array:
     sources = table.edges[table.edges[:, 1] == row, 0]
     given = table["in_bytes"][row] + table["side_bytes"][row]
     # Rows are gathered from the largest of its inputs.
-    read = np.maximum.reduce([given, *(table["out_bytes"][s] for s in sources)])
+    read = reduce(np.maximum, (table["out_bytes"][s] for s in sources), given)
     columns = (
         n,
         k,
