@@ -36,13 +36,6 @@ from opbyte.sim.simulate import combine, feasible, run_phase
 from opbyte.workloads.ffn import MoeFfn
 from opbyte.workloads.model_work import ModelWork
 
-#: Kinds of work whose experts can be offloaded.
-KINDS = ("prefill", "decode", "generate")
-#: Metrics that offloading adds. `block_s` is the mean time of a layer with experts, waiting
-#: included, in the last phase; `copied_bytes` crosses the way to one device; `hit_rate` is the
-#: share of the experts asked for that are there; `peak_fast_bytes` is what the fast memory holds.
-METRICS = ("block_s", "copied_bytes", "hit_rate", "peak_fast_bytes")
-
 
 @dataclass(frozen=True)
 class Experts:

@@ -46,6 +46,13 @@ COMMON = (
 #: servers (assumed: published accounts use three to six).
 WRITE_OFF_S = 3 * 365.25 * 86400
 
+#: Kinds of work whose routed experts a mapping may cache (`opbyte.sim.expert_offload`).
+OFFLOADED = ("prefill", "decode", "generate")
+#: Metrics that this adds. `block_s` is the mean time of a layer with experts, waiting included, in
+#: the last phase; `copied_bytes` go to one device; `hit_rate` is the share of the experts asked for
+#: that are there; `peak_fast_bytes` is what one instance of the fast memory holds.
+OFFLOAD_METRICS = ("block_s", "copied_bytes", "hit_rate", "peak_fast_bytes")
+
 Runner = Callable[[Machine, Any, SoftwareMapping, str, int], Outcome]
 #: Work kinds that are more than phases one after the other have a runner of their own.
 RUNNERS: Registry[Runner] = Registry("kind of work with a runner")
@@ -127,11 +134,10 @@ def evaluate(
     if work.kind in RUNNERS.names():
         return RUNNERS.lookup(work.kind)(machine, work, mapping, fidelity, seed)
     cached = [name for name, place in mapping.place.items() if place.cache]
-    if cached == ["expert.weight"]:
+    if cached == ["expert.weight"] and work.kind in OFFLOADED:
         offload = import_module("opbyte.sim.expert_offload")
-        if work.kind in offload.KINDS:
-            offloaded: Outcome = offload.run_offloaded(machine, work, mapping, fidelity, seed)
-            return offloaded
+        offloaded: Outcome = offload.run_offloaded(machine, work, mapping, fidelity, seed)
+        return offloaded
     if cached:
         raise UncoveredError(
             f"mapping '{mapping.name}' of {machine.name}: a {work.kind} work has no model of the "
@@ -287,10 +293,13 @@ def resolve_mapping(
     return load_mapping(mapping)
 
 
-def metrics_of(kind: str) -> tuple[str, ...]:
-    """Return the metrics that a kind of work defines.
+def metrics_of(kind: str, *mappings: SoftwareMapping) -> tuple[str, ...]:
+    """Return the metrics that a kind of work defines, under any of some mappings.
 
     Raises:
         ConfigError: For an unknown kind, with the nearest name.
     """
-    return (*COMMON, *WORKS.lookup(kind).metrics)
+    own = (*COMMON, *WORKS.lookup(kind).metrics)
+    places = [m.place["expert.weight"] for m in mappings if "expert.weight" in m.place]
+    offloads = kind in OFFLOADED and any(place.cache for place in places)
+    return (*own, *OFFLOAD_METRICS) if offloads else own

@@ -62,7 +62,10 @@ class _Checker:
         axes = self._axes(targets)
         links = self._links(targets)
         slow = slow_axes(axes, links)
-        metrics = metrics_of(work.kind)
+        mapped = [a for a in axes if a.path.partition(".")[0] == "mapping" and a.written]
+        varied = [{a.path: value} for a in mapped for value in a.written or ()]
+        mappings = self.side.mappings([{}, *varied], machines, work.kind)
+        metrics = metrics_of(work.kind, *mappings)
         baseline = self._baseline()
         space = None if trusted else self._space(axes)
         if not self.problems and not trusted:

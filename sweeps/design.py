@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from opbyte.core.catalog import is_path
 from opbyte.core.config import Document, load_document, parse_document, set_values, validate
-from opbyte.core.errors import ConfigError, Problem
+from opbyte.core.errors import ConfigError, OpbyteError, Problem
 from opbyte.core.mapping import Mapping as SoftwareMapping
 from opbyte.hw_models.machine import CATALOG, Machine, load_machine
 from opbyte.workloads.works import Work, work_from
@@ -121,6 +123,16 @@ class Side:
         if changes:
             document = set_values(document, changes, transparent=(), origin="mapping")
         return validate(SoftwareMapping, document)
+
+    def mappings(
+        self, choices: Iterable[Mapping[str, Any]], machines: Iterable[Machine], kind: str
+    ) -> list[SoftwareMapping]:
+        """Return the mappings of choices on machines, without those that can not be read."""
+        found = []
+        for choice, machine in itertools.product(choices, machines):
+            with contextlib.suppress(OpbyteError):
+                found.append(self.mapping_of(choice, machine, kind))
+        return found
 
     def sub_document(self, data: dict[str, Any], key: str) -> Document:
         """Return a mapping inside the document as a document with the same places."""

@@ -51,6 +51,69 @@ def test_table_v_is_within_a_quarter_or_names_what_would_close_it(row: str) -> N
         assert any(c.value for c in verdict.closing)
 
 
+def pregated(name: str) -> Verdict:
+    return VERDICTS["pregated_moe", name]
+
+
+def test_copies_of_experts_are_predicted_and_kernels_are_open() -> None:
+    for model in ("base-8", "base-64", "base-128", "base-256", "large-128"):
+        verdict = pregated(f"raw.block.prefetch.{model}")
+        assert verdict.evidence == "predicted", model
+        assert any("pcie.efficiency" in path for path, _, _ in verdict.matters)
+    for name in ("expert_bytes.base", "expert_bytes.large", "oom.large-128"):
+        assert pregated(name).evidence == "predicted"
+    assert pregated("raw.block.pre-gated.large-128").evidence == "predicted"
+    for name in (
+        "block_latency_vs_gpuonly.ratio",
+        "block_latency_vs_ondemand.avg",
+        "block_latency_vs_prefetch.max",
+        "raw.block.gpu-only.base-128",
+        "raw.block.on-demand.base-128",
+        "throughput_base.pre-gated",
+        "throughput_base.gpu-only",
+        "e2e_ratios.vs_gpu_only",
+    ):
+        verdict = pregated(name)
+        assert verdict.evidence == "open", name
+        kernels = next(c for c in verdict.closing if c.input == "kernels")
+        assert kernels.parameter == "machine.gpu.sm.launch.software"
+        assert kernels.value.endswith("us")
+
+
+def test_a_number_that_agrees_because_errors_cancel_is_no_evidence() -> None:
+    verdict = pregated("raw.throughput.pre-gated.large-128")
+    assert abs(verdict.error) < verdict.tolerance
+    assert verdict.evidence == "open"
+
+
+POLICY = {"machine": "a100-sxm-host", "mapping": "prefetch-all"}
+STEP = {"kind": "decode", "batch": 1, "context": 128, "input": 256}
+
+
+@pytest.mark.parametrize(("reduce", "wanted"), [("mean", 68.0), ("geomean", 32.0), ("max", 128.0)])
+def test_a_number_may_sum_up_several_models(tmp_path: Path, reduce: str, wanted: float) -> None:
+    point = {
+        "id": "sum",
+        "metric": "copied_bytes",
+        "value": 1.0,
+        "tolerance": 1e9,
+        "experiment": {**POLICY, "workload": STEP},
+        "baseline": {"mapping": "on-demand"},
+        "ratio": "ours/baseline",
+        "over": {"model": ["switch-base-8", "switch-base-128"]},
+        "reduce": reduce,
+    }
+    # Of 8 and of 128 experts, all against one.
+    assert _verdict(tmp_path, point).simulated == pytest.approx(wanted, rel=1e-9)
+
+
+@pytest.mark.parametrize("over", [{"model": ["switch-base-8"]}, {"model": [1, 2], "batch": [1, 2]}])
+def test_a_sum_of_one_or_over_two_fields_is_refused(tmp_path: Path, over: object) -> None:
+    point = {"id": "x", "metric": "seconds", "value": 1.0, "tolerance": 0.1, "over": over}
+    with pytest.raises(ConfigError, match="one field of the workload with two values"):
+        _verdict(tmp_path, point)
+
+
 def test_a_number_that_rests_on_a_fitted_parameter_is_calibrated() -> None:
     verdict = sn40l("hc24.switch_llama31_8b")
     assert verdict.evidence == "calibrated"

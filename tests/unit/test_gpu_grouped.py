@@ -15,6 +15,8 @@ from opbyte.hw_models.compute.gpu.grouped_libraries import GROUPED_LIBRARIES
 from opbyte.hw_models.compute.gpu.parameters import GpuView
 from opbyte.hw_models.machine import load_machine
 from opbyte.sim.batch import simulate_batch
+from opbyte.sim.simulate import evaluate
+from opbyte.workloads.phases import Decode
 from opbyte.workloads.routing import Routing
 
 HUGE = 1e30
@@ -377,3 +379,12 @@ def test_a_chunk_has_whole_tokens(counts, share, rows):
     assert load.hit <= load.picks
     assert load.hit <= np.count_nonzero(counts)
     assert load.hit <= load.tiles <= load.hit + load.picks / rows
+
+
+def test_experts_after_rows_of_one_value_are_priced_over_many_contexts() -> None:
+    machine, contexts = load_machine("a100-sxm-80gb"), np.array([16.0, 64.0, 200.0])
+    mapping = machine.mapping("eager")
+    together = evaluate(machine, Decode("switch-base-8", 1, contexts, 256), mapping)
+    for i, context in enumerate(contexts):
+        one = evaluate(machine, Decode("switch-base-8", 1, context, 256), mapping)
+        assert together.metrics["seconds"][i] == pytest.approx(one.metrics["seconds"][0], rel=1e-12)
