@@ -20,6 +20,8 @@ _BOUND = re.compile(r"^\s*(<=|<|>=|>)\s*([0-9.eE+-]+)\s*$")
 def read_facts(path: Path) -> dict[str, Value]:
     """Return the numeric results of a collection by id; others are left out.
 
+    Of a result with several named values each has the id `result.name`.
+
     Raises:
         ConfigError: If the file is not a collection.
     """
@@ -32,9 +34,11 @@ def read_facts(path: Path) -> dict[str, Value]:
     known: dict[str, Value] = {}
     for entry in results:
         if isinstance(entry, dict) and "id" in entry:
-            value = _value(entry.get("value"))
-            if value is not None:
-                known[str(entry["id"])] = value
+            raw, key = entry.get("value"), str(entry["id"])
+            named = (
+                {f"{key}.{k}": v for k, v in raw.items()} if isinstance(raw, dict) else {key: raw}
+            )
+            known |= {k: value for k, v in named.items() if (value := _value(v)) is not None}
     return known
 
 

@@ -167,7 +167,7 @@ def _verdict(
     low, high = _envelope(model, [k for k, _ in matter], value)
     closing: list[Closing] = []
     within = abs(error) <= point.tolerance
-    if not within:
+    if not within or evidence == "open":
         closing = [_close(published, point, model, gap) for gap in point.missing]
     reason = point.reason
     if not within and evidence != "open" and point.missing:
