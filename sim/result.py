@@ -120,7 +120,10 @@ class Result:
 
     @property
     def resources(self) -> pd.DataFrame:
-        """Return one row per phase and resource: busy seconds and utilisation."""
+        """Return one row per phase and resource: busy seconds and utilisation.
+
+        The steps of a served trace are one phase, which lasts from the first arrival to the end.
+        """
         import pandas as pd
 
         rows = [
@@ -132,6 +135,11 @@ class Result:
             }
             for p in self.outcome.phases
             for name, busy in p.step.busy.items()
+        ]
+        seconds = self.metrics["seconds"]
+        rows += [
+            {"phase": self.work, "resource": name, "busy_s": busy, "utilisation": busy / seconds}
+            for name, busy in self.outcome.detail.get("busy", {}).items()
         ]
         return pd.DataFrame(rows)
 

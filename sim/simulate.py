@@ -28,7 +28,7 @@ from opbyte.workloads.works import WORKS, Work, work_from
 Fidelity = Literal["bound", "analytic", "event"]
 FIDELITIES = ("bound", "analytic", "event")
 
-#: Metrics that every kind of work has.
+#: Metrics that every kind of work has, except those that it calls `undefined`.
 COMMON = (
     "seconds",
     "joules",
@@ -129,6 +129,8 @@ def evaluate(
         raise ConfigError.one(
             "", "fidelity", f"must be one of {', '.join(FIDELITIES)}", fidelity, "choose one"
         )
+    if why := unplayable(type(work), fidelity):
+        raise UncoveredError(why)
     if work.kind in RUNNERS_OF:
         import_module(RUNNERS_OF[work.kind])
     if work.kind in RUNNERS.names():
@@ -293,13 +295,21 @@ def resolve_mapping(
     return load_mapping(mapping)
 
 
+def unplayable(work: type[Work], fidelity: str) -> str:
+    """Return why a kind of work has no such fidelity; empty where it has."""
+    if fidelity == "bound" and work.played:
+        return f"a {work.kind} work has no bound: its steps depend on the times of other steps"
+    return ""
+
+
 def metrics_of(kind: str, *mappings: SoftwareMapping) -> tuple[str, ...]:
     """Return the metrics that a kind of work defines, under any of some mappings.
 
     Raises:
         ConfigError: For an unknown kind, with the nearest name.
     """
-    own = (*COMMON, *WORKS.lookup(kind).metrics)
+    work = WORKS.lookup(kind)
+    own = (*(name for name in COMMON if name not in work.undefined), *work.metrics)
     places = [m.place["expert.weight"] for m in mappings if "expert.weight" in m.place]
     offloads = kind in OFFLOADED and any(place.cache for place in places)
     return (*own, *OFFLOAD_METRICS) if offloads else own

@@ -18,8 +18,10 @@ _US = 1e6
 def write_perfetto(result: Result, path: str | Path) -> Path:
     """Write a result's timeline, one track per unit and link, one counter per resource.
 
+    Of a served trace it has steps, requests, and counters of what waits, runs and is held.
+
     Args:
-        result: Of fidelity `event`.
+        result: Of fidelity `event`, or of a served trace.
         path: File to write, `.json`.
     Raises:
         SimulationError: If the result has no timeline.
@@ -33,6 +35,10 @@ def write_perfetto(result: Result, path: str | Path) -> Path:
         events += phase_events(phase.name, phase.timeline, offset)
         offset += float(phase.step.seconds[0])
     events += result.outcome.detail.get("trace_events", [])
+    if "series" in result.outcome.detail:
+        from opbyte.sim.serving.timeline import serving_events
+
+        events += serving_events(result)
     if not events:
         raise SimulationError(
             f"fidelity '{result.fidelity}' records no timeline. simulate with fidelity 'event'"

@@ -12,7 +12,7 @@ from opbyte.core.config import Document
 from opbyte.core.errors import ConfigError, OpbyteError, Problem
 from opbyte.core.registry import nearest
 from opbyte.hw_models.machine import Machine
-from opbyte.sim.simulate import metrics_of
+from opbyte.sim.simulate import metrics_of, unplayable
 from opbyte.sweeps.axes import PlanAxis, resolved_axis
 from opbyte.sweeps.blame import at_fault, unplaced, whole_problems
 from opbyte.sweeps.choices import choices, listed_codes, slow_axes
@@ -72,6 +72,8 @@ class _Checker:
             self._check_designs(axes, space)
         constraints = self._constraints(axes, links, metrics)
         self._check_objectives(axes, links, metrics)
+        if why := unplayable(work, self.study.fidelity):
+            self._problem(("fidelity",), why, self.study.fidelity, "Choose analytic.")
         if baseline is not None and not trusted:
             self._check_baseline(baseline, work.kind)
         self._check_links(links, slow, axes)

@@ -20,7 +20,7 @@ __all__ = ["METRIC_DIMENSIONS", "Constraint", "metric_dimension"]
 METRIC_DIMENSIONS: Mapping[str, str] = {
     "seconds": "seconds",
     **dict.fromkeys(("ttft", "tpot", "latency"), "seconds"),
-    "joules": "joules",
+    **dict.fromkeys(("joules", "dynamic_joules", "static_joules"), "joules"),
     "watts": "watts",
     "area_m2": "area",
     "price_usd": "dollars",

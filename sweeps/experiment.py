@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from opbyte.core.config import load_document, validate
 from opbyte.core.errors import CapacityError, ConfigError
+from opbyte.sim.simulate import unplayable
 from opbyte.sweeps.console import Output, plain, shown
 from opbyte.sweeps.constraints import metric_dimension
 from opbyte.sweeps.design import Design, Side
@@ -68,7 +69,11 @@ def load_experiment(
         document = changed(document, settings, "")
     one = validate(Experiment, with_kind(document, "experiment"))
     side = Side(document, (), one.machine, one.workload, one.mapping, one.set)
-    return LoadedExperiment(one, side, side.build({}))
+    design = side.build({})
+    if why := unplayable(type(design.work), one.fidelity):
+        where = document.where(("fidelity",))
+        raise ConfigError.one(where, "fidelity", why, one.fidelity, "Choose analytic.")
+    return LoadedExperiment(one, side, design)
 
 
 def show_experiment(
@@ -80,7 +85,8 @@ def show_experiment(
         ConfigError: For a timeline of a fidelity that records none.
     """
     fidelity = loaded.experiment.fidelity
-    if timeline is not None and fidelity != "event":
+    played = loaded.design.work.played
+    if timeline is not None and fidelity != "event" and not played:
         remedy = "Add --fidelity event."
         rule = "only fidelity 'event' records a timeline"
         raise ConfigError.one("--timeline", "", rule, fidelity, remedy)
@@ -94,6 +100,7 @@ def show_experiment(
         return 0
     operators = _operators(result)
     metrics = result.metrics
+    utilisation = _utilisation(result)
     about = {"machine": result.machine, "work": result.work, "fidelity": result.fidelity}
     output.data(
         {
@@ -101,6 +108,7 @@ def show_experiment(
             **about,
             "metrics": metrics,
             "occupancy": result.occupancy,
+            **({"utilisation": utilisation} if utilisation else {}),
             "breakdown": operators,
         }
     )
@@ -112,6 +120,9 @@ def show_experiment(
     rows = [[tier, shown(size, "bytes")] for tier, size in result.occupancy.items()]
     if rows:
         output.table("Memory taken, one instance", ["memory", "bytes"], rows)
+    rows = [[name, f"{100 * share:.1f} %"] for name, share in utilisation.items()]
+    if rows:
+        output.table("Use of each resource", ["resource", "busy"], rows)
     if out is not None:
         _write(out, loaded, metrics, "ok", "")
         _write_frames(out, result)
@@ -123,6 +134,14 @@ def show_experiment(
         write_perfetto(result, timeline)
         output.line(f"timeline: {timeline} (open it in ui.perfetto.dev)")
     return 0
+
+
+def _utilisation(result: Result) -> dict[str, float]:
+    """Return the share of time in which each resource of a served trace is busy, busiest first."""
+    if "busy" not in result.outcome.detail:
+        return {}
+    found = result.resources.set_index("resource")["utilisation"]
+    return {str(k): float(v) for k, v in found.sort_values(ascending=False).items()}
 
 
 def _write_frames(out: Path, result: Result) -> None:

@@ -185,7 +185,11 @@ class Serve(ModelWork):
         "preempted",
         "rejected",
         "utilisation",
+        "dynamic_joules",
+        "static_joules",
     )
+    undefined: ClassVar[tuple[str, ...]] = ("flops", "op_per_byte", "kernels")
+    played: ClassVar[bool] = True
 
     model: Model
     trace: RequestTrace

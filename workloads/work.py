@@ -26,6 +26,8 @@ class Work(ABC):
     Attributes:
         kind: Name in files.
         metrics: Names of result columns that it defines besides those of all work.
+        undefined: Metrics of all work that this kind does not define.
+        played: Its requests pass in time at every fidelity: it has a timeline and no `bound`.
         phase_metrics: Metric -> name of the phase whose seconds it is.
         vector_fields: Fields that may hold one value for each design point.
         nested: Field -> further fields that a file may write inside of it.
@@ -38,6 +40,8 @@ class Work(ABC):
 
     kind: ClassVar[str]
     metrics: ClassVar[tuple[str, ...]] = ()
+    undefined: ClassVar[tuple[str, ...]] = ()
+    played: ClassVar[bool] = False
     phase_metrics: ClassVar[Mapping[str, str]] = {}
     vector_fields: ClassVar[tuple[str, ...]] = ()
     least: ClassVar[Mapping[str, float]] = {}

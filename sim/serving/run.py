@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from opbyte.core.errors import UncoveredError, WorkloadError
+from opbyte.core.errors import WorkloadError
 from opbyte.core.mapping import Mapping as SoftwareMapping
 from opbyte.hw_models.machine import Machine
 from opbyte.sim.result import Outcome
@@ -28,12 +28,10 @@ def run_serve(
     Steps cost what `analytic` says; queues are played, so `event` is the same.
 
     Raises:
-        UncoveredError: For the fidelity `bound`, and where no model covers the engine.
+        UncoveredError: Where no model covers the engine.
         WorkloadError: If no request can be served.
     """
-    del seed
-    if fidelity == "bound":
-        raise UncoveredError("serving has no bound: steps depend on the times of other steps")
+    del fidelity, seed
     server = server_of(machine, work, mapping)
     serving = server.serve(work.trace)
     if not serving.served.any():
@@ -48,13 +46,20 @@ def outcome(
     """Return metrics and frames of a served trace."""
     found = metrics(server, serving, work.slo)
     seconds, tokens = found["seconds"], found["tokens_per_s"]
-    joules = serving.joules + float(np.max(static_watts(machine))) * seconds
+    static = float(np.max(static_watts(machine))) * seconds
+    joules = serving.joules + static
     found |= {
         "joules": joules,
+        "dynamic_joules": serving.joules,
+        "static_joules": static,
         "watts": joules / seconds,
         "joules_per_token": joules / (tokens * seconds),
-        **dict.fromkeys(("flops", "op_per_byte", "kernels"), np.nan),
     }
     columns = {name: np.array([value]) for name, value in found.items()}
-    detail = {"requests": serving.requests, "series": serving.steps_frame, "busy": serving.busy}
+    detail = {
+        "requests": serving.requests,
+        "series": serving.steps_frame,
+        "busy": serving.busy,
+        "blocks": server.blocks,
+    }
     return Outcome(with_costs(machine, columns), (), {}, detail=detail)

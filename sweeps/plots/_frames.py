@@ -17,7 +17,16 @@ from opbyte.sweeps.store import Results
 
 #: Metrics of which more is better; for all others less is.
 MORE_IS_BETTER = frozenset(
-    {"tokens_per_s", "speedup", "op_per_byte", "hit_rate", "models_in_fast", "models_max"}
+    {
+        "tokens_per_s",
+        "requests_per_s",
+        "goodput_per_s",
+        "speedup",
+        "op_per_byte",
+        "hit_rate",
+        "models_in_fast",
+        "models_max",
+    }
 )
 OK = "ok"
 #: Status of a point that has a result, but not one that was asked for.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -60,8 +60,15 @@ _METRICS = MappingProxyType(
         "area_m2": _named("Logic die area", "mm²", "none", 1e6),
         "price_usd": _named("Price", "USD"),
         "usd_per_mtoken": _named("Cost per million tokens", "USD", "none"),
+        "dynamic_joules": _named("Energy of the steps", "J"),
+        "static_joules": _named("Energy of idle parts", "J"),
+        "goodput_per_s": _named("Goodput", "requests/s", "none"),
+        "requests_per_s": _named("Requests served", "requests/s", "none"),
+        "rate": _named("Rate of requests", "requests/s", "none"),
         "ttft": _named("Time to first token", "s"),
         "tpot": _named("Time per output token", "s"),
+        "itl": _named("Time between tokens", "s"),
+        "latency": _named("Time to last token", "s"),
         "router_s": _named("Router time", "s"),
         "switch_s": _named("Switching time", "s"),
         "expert_s": _named("Expert time", "s"),
@@ -92,6 +99,9 @@ _PARAMETERS = MappingProxyType(
         "static_power": ("W", "si"),
     }
 )
+_STATISTICS = MappingProxyType(
+    {"mean": "mean", **{f"p{n}": f"{n}th percentile" for n in (50, 90, 99)}, "max": "largest"}
+)
 _ROOTS = ("machine.", "mapping.", "workload.", "metric.")
 
 
@@ -100,6 +110,9 @@ def quantity(column: str) -> Quantity:
     path = next((column.removeprefix(r) for r in _ROOTS if column.startswith(r)), column)
     if path in _METRICS:
         return _METRICS[path]
+    time, _, statistic = path.partition("_")
+    if statistic in _STATISTICS and time in _METRICS:
+        return replace(_METRICS[time], label=f"{_METRICS[time].label}, {_STATISTICS[statistic]}")
     words = path.split(".")
     if len(words) > 1 and words[-2] in ("peak", "launch"):
         unit = "FLOP/s" if words[-2] == "peak" else "s"

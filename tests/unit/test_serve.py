@@ -9,6 +9,7 @@ import pytest
 import opbyte as ob
 from opbyte.hw_models.machine import load_machine
 from opbyte.sim.serving.server import Server
+from opbyte.sim.simulate import metrics_of, static_watts
 from opbyte.sweeps.cli import main
 from opbyte.sweeps.experiment import load_experiment
 from opbyte.workloads.serve import Serve
@@ -283,10 +284,58 @@ def test_limits_that_make_no_sense_are_refused(slo):
 
 
 def test_serving_has_no_bound_and_no_breakdown():
-    with pytest.raises(ob.UncoveredError, match="no bound"):
+    with pytest.raises(ob.UncoveredError, match="has no bound"):
         ob.simulate(A100, Serve(LLAMA, trace(3)), fidelity="bound")
     with pytest.raises(ob.UncoveredError, match="no breakdown"):
         _ = ob.simulate(A100, Serve(LLAMA, trace(3))).breakdown
+
+
+EXPERIMENT = (
+    "machine: a100-sxm-80gb\nworkload: {kind: serve, model: llama-3.1-8b, trace: sample-chat}\n"
+)
+
+
+def test_no_bound_is_asked_for_before_anything_runs(tmp_path, capsys):
+    (tmp_path / "e.yaml").write_text(f"kind: experiment\n{EXPERIMENT}fidelity: bound\n")
+    assert main(["run", str(tmp_path / "e.yaml")]) == 2
+    assert "e.yaml:4:1: fidelity: a serve work has no bound" in capsys.readouterr().err
+    base = EXPERIMENT.replace("\n", "\n  ").rstrip()
+    (tmp_path / "s.yaml").write_text(
+        f"kind: study\nfidelity: bound\nbase:\n  {base}\n"
+        "axes:\n  machine.gpu.hbm.capacity: {values: [60 GiB, 80 GiB]}\n"
+        "objectives: {flops: min, goodput_per_s: max}\n"
+    )
+    assert main(["sweep", str(tmp_path / "s.yaml"), "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert "s.yaml:2:1: fidelity: a serve work has no bound" in said
+    assert "Choose analytic." in said
+    assert "objectives.flops: a serve work defines no metric 'flops'" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_metric_is_a_number_and_says_what_it_costs(tmp_path, capsys):
+    result = served()
+    assert set(result.metrics) == set(metrics_of("serve"))
+    assert all(np.isfinite(value) for value in result.metrics.values())
+    tokens = result.requests["output_tokens"].sum()
+    # A three-year share of the price for the time of the run, over the tokens of answers.
+    share = result.price_usd * result.seconds / (3 * 365.25 * 86400)
+    assert result.usd_per_mtoken == pytest.approx(1e6 * share / tokens)
+    assert result.dynamic_joules + result.static_joules == pytest.approx(result.joules)
+    assert result.static_joules == pytest.approx(static_watts(A100) * result.seconds)
+    assert result.joules_per_token == pytest.approx(result.joules / tokens)
+
+
+def test_the_use_of_every_resource_is_told(tmp_path, capsys):
+    (tmp_path / "e.yaml").write_text(f"kind: experiment\n{EXPERIMENT}")
+    assert main(["run", str(tmp_path / "e.yaml"), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    use = told["utilisation"]
+    assert list(use.values()) == sorted(use.values(), reverse=True)
+    assert max(use.values()) == pytest.approx(told["metrics"]["utilisation"])
+    assert {"gpu.sm", "gpu.hbm.phy"} <= set(use)
+    assert main(["run", str(tmp_path / "e.yaml")]) == 0
+    assert "gpu.hbm.phy" in capsys.readouterr().out
 
 
 def test_a_sweep_notices_that_its_trace_has_changed(tmp_path, capsys):

@@ -1,0 +1,133 @@
+"""The timeline of a served trace as trace events: steps, requests, and counters beside them.
+
+Large traces stay small: a slice then stands for several steps, and every n-th request is drawn.
+The names of the tracks say so.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from opbyte.core.ops import Array
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from opbyte.sim.result import Result
+
+#: Most slices of steps, and most requests that are drawn.
+MOST_STEPS = 20_000
+MOST_REQUESTS = 5_000
+_US = 1e6
+#: Column of the series -> name of its counter.
+_COUNTERS = {"running": "running", "waiting": "waiting", "free": "KV blocks free"}
+_PHASES = ("queued", "prefill", "decode")
+
+Events = list[dict[str, Any]]
+
+
+def serving_events(result: Result) -> Events:
+    """Return steps, requests and counters; time 0 is that of the trace.
+
+    Args:
+        result: Of a served trace.
+    """
+    detail = result.outcome.detail
+    requests: pd.DataFrame = detail["requests"]
+    series: pd.DataFrame = detail["series"]
+    stride = -(-len(series) // MOST_STEPS)
+    rows = {str(name): series[name].to_numpy(float)[::stride] for name in series}
+    each = steps_in_a_row(int(result.metrics["steps"]), len(series)) * stride
+    served = requests[requests["status"] == "served"]
+    start = _starts(rows, served["arrival_s"].to_numpy(float))
+    return [
+        *_steps(result.machine, rows, start, each),
+        *_counters(result.machine, rows, start, int(detail["blocks"])),
+        *_requests(served),
+    ]
+
+
+def steps_in_a_row(steps: int, rows: int) -> int:
+    """Return for how many steps a row of a series stands, a power of two."""
+    each = 1
+    while -(-steps // each) > rows:
+        each *= 2
+    return each
+
+
+def _starts(rows: dict[str, Array], arrival: Array) -> Array:
+    """Return when the steps of each row began: after those before them, or with an arrival."""
+    end = rows["end_s"]
+    before = np.concatenate([[-np.inf], end[:-1]])
+    idle = np.concatenate([[True], (rows["running"] + rows["waiting"])[:-1] == 0])
+    ordered = np.sort(arrival)
+    at = np.minimum(np.searchsorted(ordered, before), len(ordered) - 1)
+    found: Array = np.minimum(np.where(idle, np.maximum(before, ordered[at]), before), end)
+    return found
+
+
+def _steps(pid: str, rows: dict[str, Array], start: Array, each: int) -> Events:
+    tid = "steps" if each == 1 else f"steps, {each} in each slice"
+    names = ("tokens", "running", "waiting", "preempted")
+    events: Events = []
+    for begin, end, *values in zip(
+        start.tolist(), rows["end_s"].tolist(), *(rows[name] for name in names), strict=True
+    ):
+        args = dict(zip(names, map(int, values), strict=True))
+        name = f"{args['tokens']} tokens" if each == 1 else f"{each} steps"
+        span = {"ts": begin * _US, "dur": (end - begin) * _US}
+        events.append({"ph": "X", "pid": pid, "tid": tid, "name": name, **span, "args": args})
+    return events
+
+
+def _counters(pid: str, rows: dict[str, Array], start: Array, blocks: int) -> Events:
+    """Return what holds from the end of each step on, and the tokens of steps from their start."""
+    events: Events = []
+    last: dict[str, float] = {}
+
+    def add(name: str, seconds: float, value: float) -> None:
+        if last.get(name) == value:
+            return
+        last[name] = value
+        place = {"pid": pid, "tid": name, "ts": seconds * _US}
+        events.append({"ph": "C", **place, "name": name, "args": {name: int(value)}})
+
+    ends = rows["end_s"].tolist()
+    for column, name in _COUNTERS.items():
+        add(name, float(start[0]), blocks if column == "free" else 0)
+        for end, value in zip(ends, rows[column], strict=True):
+            add(name, end, value)
+    following = [*start.tolist()[1:], np.inf]
+    for begin, end, then, tokens in zip(
+        start.tolist(), ends, following, rows["tokens"], strict=True
+    ):
+        add("tokens of a step", begin, tokens)
+        if then > end:
+            add("tokens of a step", end, 0)
+    return events
+
+
+def _requests(served: pd.DataFrame) -> Events:
+    """Return each request with its phases, as events that may overlap those of others."""
+    stride = -(-len(served) // MOST_REQUESTS)
+    drawn = served.iloc[::stride]
+    pid = "requests" if stride == 1 else f"requests, one of {stride} of {len(served):,}"
+    sizes = ("input_tokens", "output_tokens", "preempted")
+    events: Events = []
+    moments = ("arrival_s", "scheduled_s", "first_token_s", "last_token_s")
+    of_sizes = drawn[list(sizes)].to_numpy(int).tolist()
+    of_moments = (_US * drawn[list(moments)].to_numpy(float)).tolist()
+    for row, values, times in zip(drawn.index.tolist(), of_sizes, of_moments, strict=True):
+        place = {"pid": pid, "tid": "requests", "cat": "request", "id": str(row)}
+        args = {"row": row, **dict(zip(sizes, values, strict=True))}
+        # The outer one begins first and ends last.
+        whole = {**place, "name": "request"}
+        events.append({"ph": "b", **whole, "ts": times[0], "args": args})
+        for name, begin, end in zip(_PHASES, times[:-1], times[1:], strict=True):
+            if end > begin:
+                events.append({"ph": "b", **place, "name": name, "ts": begin})
+                events.append({"ph": "e", **place, "name": name, "ts": end})
+        events.append({"ph": "e", **whole, "ts": times[3]})
+    return events
