@@ -127,6 +127,8 @@ def show_experiment(
         _write(out, loaded, metrics, "ok", "")
         _write_frames(out, result)
         output.line(f"results: {out}")
+        if loaded.design.work.played:
+            output.line(f"figure: {_draw(out, result)}")
     if timeline is not None:
         from opbyte.sim.timeline import write_perfetto
 
@@ -151,6 +153,18 @@ def _write_frames(out: Path, result: Result) -> None:
     for name in ("requests", "series"):
         if name in result.outcome.detail:
             result.outcome.detail[name].to_parquet(out / f"{name}.parquet", index=False)
+
+
+def _draw(out: Path, result: Result) -> Path:
+    """Draw a served trace, as PNG and PDF, and return the PNG."""
+    import matplotlib.pyplot as plt
+
+    from opbyte.sweeps.plots import save, serving
+
+    figure = serving(result)
+    png, _ = save(figure, out / "serving")
+    plt.close(figure)
+    return png
 
 
 def _operators(result: Result) -> list[dict[str, Any]]:

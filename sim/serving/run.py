@@ -61,5 +61,6 @@ def outcome(
         "series": serving.steps_frame,
         "busy": serving.busy,
         "blocks": server.blocks,
+        "slo": {name: limit.value for name, limit in work.slo if limit is not None},
     }
     return Outcome(with_costs(machine, columns), (), {}, detail=detail)

@@ -41,7 +41,7 @@ def serving_events(result: Result) -> Events:
     rows = {str(name): series[name].to_numpy(float)[::stride] for name in series}
     each = steps_in_a_row(int(result.metrics["steps"]), len(series)) * stride
     served = requests[requests["status"] == "served"]
-    start = _starts(rows, served["arrival_s"].to_numpy(float))
+    start = step_starts(rows, served["arrival_s"].to_numpy(float))
     return [
         *_steps(result.machine, rows, start, each),
         *_counters(result.machine, rows, start, int(detail["blocks"])),
@@ -57,8 +57,13 @@ def steps_in_a_row(steps: int, rows: int) -> int:
     return each
 
 
-def _starts(rows: dict[str, Array], arrival: Array) -> Array:
-    """Return when the steps of each row began: after those before them, or with an arrival."""
+def step_starts(rows: dict[str, Array], arrival: Array) -> Array:
+    """Return when the steps of each row began: after those before them, or with an arrival.
+
+    Args:
+        rows: Columns of the series, (rows,) each.
+        arrival: Of the requests that were served, seconds.
+    """
     end = rows["end_s"]
     before = np.concatenate([[-np.inf], end[:-1]])
     idle = np.concatenate([[True], (rows["running"] + rows["waiting"])[:-1] == 0])

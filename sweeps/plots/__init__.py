@@ -5,6 +5,7 @@ from opbyte.sweeps.plots._lines import lines
 from opbyte.sweeps.plots._measured import measured_against_simulated
 from opbyte.sweeps.plots._pareto import pareto
 from opbyte.sweeps.plots._roofline import roofline
+from opbyte.sweeps.plots._serving import serving
 from opbyte.sweeps.plots._study import study_figures, study_plots
 from opbyte.sweeps.plots._style import save, styled
 from opbyte.sweeps.plots._timeline import timeline
@@ -17,6 +18,7 @@ __all__ = [
     "pareto",
     "roofline",
     "save",
+    "serving",
     "study_figures",
     "study_plots",
     "styled",
