@@ -1,7 +1,7 @@
 """What a plug-in needs: base classes, registries, and checks that it keeps their contracts.
 
-A unit model, a kind of work, a scheduler, a router or a runner registers itself when its module is
-imported:
+A unit model, a kind of work, a scheduler, a router, a trace format or a runner registers itself
+when its module is imported:
 
     from opbyte.spi import UNITS, UnitView, check_unit
 
@@ -16,6 +16,8 @@ imported:
 
 from __future__ import annotations
 
+from io import BytesIO
+
 import numpy as np
 
 from opbyte.core.errors import SimulationError
@@ -27,15 +29,20 @@ from opbyte.hw_models.machine import Machine
 from opbyte.sim.serving.routers import ROUTERS, Load, Router
 from opbyte.sim.serving.schedulers import SCHEDULERS, Limits, Piece, Plan, Scheduler
 from opbyte.sim.simulate import RUNNERS, Runner
+from opbyte.workloads.traces import FORMATS, BadRows, Columns, Head, TraceFormat, head_of
 from opbyte.workloads.work import WORKS, Work
 
 __all__ = [
     "COLLECTIVES",
+    "FORMATS",
     "ROUTERS",
     "RUNNERS",
     "SCHEDULERS",
     "UNITS",
     "WORKS",
+    "BadRows",
+    "Columns",
+    "Head",
     "Limits",
     "Load",
     "OpTable",
@@ -48,11 +55,13 @@ __all__ = [
     "Router",
     "Runner",
     "Scheduler",
+    "TraceFormat",
     "UnitModel",
     "UnitView",
     "Work",
     "check_router",
     "check_scheduler",
+    "check_trace_format",
     "check_unit",
     "check_work",
 ]
@@ -175,6 +184,47 @@ def check_router(cls: type[Router], *, seed: int = 0) -> None:
         return chosen
 
     _require(choices() == choices(), cls.__name__, "it chooses the same again")
+
+
+def check_trace_format(entry: TraceFormat, sample: bytes) -> None:
+    """Check that a reader of trace files keeps its contract.
+
+    It says what it reads, knows its own files and no others, gives every row its line and its
+    tokens, reads the same twice, and tells a row that it can not understand by its line.
+
+    Args:
+        entry: The reader.
+        sample: Content of a file in its format with two requests at least, one on each line.
+    Raises:
+        SimulationError: Naming the first broken rule.
+    """
+    name = type(entry).__name__
+    head = head_of(BytesIO(sample), "sample")
+    _require(bool(entry.about and tuple(entry.needs)), name, "it says what it reads and needs")
+    _require(entry.matches(head), name, "it knows its own files")
+    strange = head_of(BytesIO(b"neither,one,nor,the,other"), "strange")
+    _require(not entry.matches(strange), name, "it knows no other files")
+
+    def read(content: bytes) -> tuple[Columns, BadRows]:
+        bad = BadRows("sample")
+        return entry.read(BytesIO(content), head, bad, None), bad
+
+    (columns, bad), (again, _) = read(sample), read(sample)
+    rows = len(columns.lines)
+    _require(not bad.lines and rows >= 2, name, "it reads every row of its own files")
+    given = [columns.input_tokens, columns.output_tokens, *columns.others.values()]
+    given += [] if columns.arrival is None else [columns.arrival]
+    _require(all(len(each) == rows for each in given), name, "every row has every column")
+    _require(bool((np.diff(columns.lines) > 0).all()), name, "lines ascend")
+    tokens = np.concatenate([columns.input_tokens, columns.output_tokens])
+    _require(bool((tokens > 0).all()), name, "requests have tokens")
+    same = np.array_equal(columns.input_tokens, again.input_tokens)
+    _require(same, name, "it reads the same twice")
+    lines = sample.rstrip().split(b"\n")
+    broken = b"\n".join([*lines[:-1], b'"no row', b""])
+    rest, bad = read(broken)
+    told = bad.lines == {len(lines)} and len(rest.lines) == rows - 1
+    _require(told, name, "a row that it can not understand is told by its line")
 
 
 def check_work(work: Work, parallel: Parallel | None = None) -> None:

@@ -95,10 +95,51 @@ def _dtypes() -> Entries:
     ]
 
 
+def _traces() -> Entries:
+    from opbyte.workloads.traces.load import load_trace, samples
+
+    entries = []
+    for name in samples():
+        trace = load_trace(name)
+        tokens = f"{trace.input_tokens.mean():,.0f} + {trace.output_tokens.mean():,.0f}"
+        about = f"{len(trace)} requests, {trace.rate:.2g}/s, {tokens} tokens on average; made up"
+        entries.append({"name": name, "about": about})
+    return entries
+
+
+def _formats() -> Entries:
+    from opbyte.workloads.traces import FORMATS
+
+    entries = []
+    for name in FORMATS.names():
+        entry = FORMATS.lookup(name)
+        entries.append({"name": name, "about": f"{entry.about}: {', '.join(entry.needs)}"})
+    return entries
+
+
+def _schedulers() -> Entries:
+    from opbyte.sim.serving.schedulers import SCHEDULERS
+    from opbyte.sim.serving.server import COMPILED
+
+    entries = []
+    for name in sorted({*COMPILED, *SCHEDULERS.names()}):
+        if name in SCHEDULERS:
+            about = (SCHEDULERS.lookup(name).__doc__ or "").strip().partition("\n")[0]
+        else:
+            about = "Continuous batching with " + ", ".join(
+                f"`{key}`" for key, on in COMPILED[name].items() if on
+            )
+        entries.append({"name": name, "about": about})
+    return entries
+
+
 KINDS: dict[str, Callable[[], Entries]] = {
     "machines": _machines,
     "models": _models,
     "studies": _studies,
     "works": _works,
     "dtypes": _dtypes,
+    "traces": _traces,
+    "formats": _formats,
+    "schedulers": _schedulers,
 }

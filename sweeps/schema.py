@@ -10,7 +10,7 @@ from opbyte.core.registry import lookup_error
 
 __all__ = ["KINDS", "schema_of"]
 
-KINDS = ("experiment", "machine", "mapping", "study")
+KINDS = ("experiment", "machine", "mapping", "study", "trace")
 
 
 def schema_of(kind: str | None = None) -> dict[str, Any]:
@@ -34,8 +34,11 @@ def _models() -> dict[str, type[BaseModel]]:
     from opbyte.core.mapping import Mapping
     from opbyte.hw_models.machine import MachineConfig
     from opbyte.sweeps.study import Experiment, Study
+    from opbyte.workloads.traces import SyntheticTrace
 
-    return dict(zip(KINDS, (Experiment, MachineConfig, Mapping, Study), strict=True))
+    return dict(
+        zip(KINDS, (Experiment, MachineConfig, Mapping, Study, SyntheticTrace), strict=True)
+    )
 
 
 def _any_of(schemas: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -12,12 +12,15 @@ from opbyte.sweeps.commands._options import Json, Quiet
 def command(
     kind: Annotated[
         str | None,
-        typer.Argument(metavar="[KIND]", help="machines, models, studies, works or dtypes."),
+        typer.Argument(
+            metavar="[KIND]",
+            help="machines, models, studies, works, dtypes, traces, formats or schedulers.",
+        ),
     ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> int:
-    """List machines, models, studies, kinds of work and number formats."""
+    """List machines, models, studies, works, number formats, traces and schedulers."""
     from opbyte.sweeps.console import Output
     from opbyte.sweeps.listing import listed
 

@@ -12,7 +12,7 @@ from opbyte.sweeps.commands._options import Json, Quiet
 def command(
     kind: Annotated[
         str | None,
-        typer.Argument(metavar="[KIND]", help="machine, mapping, study or experiment."),
+        typer.Argument(metavar="[KIND]", help="machine, mapping, study, experiment or trace."),
     ] = None,
     json: Json = False,
     quiet: Quiet = False,

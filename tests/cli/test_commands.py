@@ -12,6 +12,7 @@ import pytest
 
 from opbyte.sweeps.cli import COMMANDS, main
 from opbyte.sweeps.store import open_results
+from opbyte.workloads.traces.load import SAMPLES
 
 PROGRAM = [sys.executable, "-m", "opbyte"]
 
@@ -254,6 +255,10 @@ def test_list(tmp_path):
     assert "coe_scaling" in names["studies"]
     assert {"decode", "coe"} <= names["works"]
     assert "bf16" in names["dtypes"]
+    assert names["traces"] == {"sample-bursts", "sample-chat"}
+    assert {"azure", "mooncake"} <= names["formats"]
+    assert {"continuous", "static"} <= names["schedulers"]
+    assert all(entry["about"] for entries in found.values() for entry in entries)
     assert set(answer(opbyte(tmp_path, "list", "studies", "--json"))) == {"studies"}
     assert "machines" in opbyte(tmp_path, "list", "machnes").stderr
 
@@ -288,6 +293,13 @@ def test_schema_accepts_the_files_and_refuses_a_wrong_one(folder):
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({**yaml.safe_load(STUDY), "axis": {}}, schema)
     refused(opbyte(folder, "schema", "studie"), "study")
+    traces = answer(opbyte(folder, "schema", "trace"))
+    for sample in sorted(SAMPLES.glob("*.yaml")):
+        written = yaml.safe_load(sample.read_text())
+        jsonschema.validate(written, traces)
+        jsonschema.validate({**written, "lengths": {"input": 5, "output": 128}}, traces)
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({**written, "lenghts": {}}, traces)
 
 
 def test_report_is_a_page(folder):

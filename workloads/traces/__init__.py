@@ -8,7 +8,7 @@ from opbyte.workloads.traces import csv_formats, jsonl_formats
 from opbyte.workloads.traces.arrivals import Bursts, Clients, Gamma, Poisson
 from opbyte.workloads.traces.blocks import PrefixBlocks
 from opbyte.workloads.traces.describe import describe
-from opbyte.workloads.traces.formats import FORMATS, Columns, Head, TraceFormat
+from opbyte.workloads.traces.formats import FORMATS, BadRows, Columns, Head, TraceFormat, head_of
 from opbyte.workloads.traces.lengths import Fixed, Lengths, Lognormal, Uniform
 from opbyte.workloads.traces.load import load_trace, read_trace
 from opbyte.workloads.traces.native import write_trace
@@ -17,6 +17,7 @@ from opbyte.workloads.traces.trace import ClosedLoop, RequestTrace
 
 __all__ = [
     "FORMATS",
+    "BadRows",
     "Bursts",
     "Clients",
     "ClosedLoop",
@@ -34,6 +35,7 @@ __all__ = [
     "TraceFormat",
     "Uniform",
     "describe",
+    "head_of",
     "load_trace",
     "read_trace",
     "retimed",

@@ -49,8 +49,13 @@ def _positive(given: Parameter) -> Parameter:
     return given
 
 
+#: How files write a rate: as text, or with where it comes from.
+_WrittenRate = Annotated[str, Field(examples=["4 requests/s"])] | dict[str, Any]
 RequestRate = Annotated[
-    Parameter, Quantity("hertz"), BeforeValidator(_as_hertz), AfterValidator(_positive)
+    Parameter,
+    Quantity("hertz"),
+    BeforeValidator(_as_hertz, json_schema_input_type=_WrittenRate),
+    AfterValidator(_positive),
 ]
 PositiveSeconds = Annotated[Parameter, Quantity("seconds"), AfterValidator(_positive)]
 

@@ -86,9 +86,9 @@ def _as_fixed(raw: Any) -> Any:
     return {"kind": "fixed", "tokens": raw} if isinstance(raw, int) else raw
 
 
+_Choice = Annotated[Fixed | Uniform | Lognormal, Field(discriminator="kind")]
 Distribution = Annotated[
-    Annotated[Fixed | Uniform | Lognormal, Field(discriminator="kind")],
-    BeforeValidator(_as_fixed),
+    _Choice, BeforeValidator(_as_fixed, json_schema_input_type=_Tokens | _Choice)
 ]
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from opbyte.workloads.traces.synthetic import SyntheticTrace
 
-__all__ = ["SAMPLES", "load_trace", "read_trace"]
+__all__ = ["SAMPLES", "load_trace", "read_trace", "samples"]
 
 #: Folder of the traces that ship with opbyte.
 SAMPLES = Path(__file__).parent / "samples"
@@ -73,10 +73,15 @@ def located(given: str | Path) -> Path:
     text = str(given)
     if path.exists() or os.sep in text or text.endswith((*SUFFIXES, *_ENDINGS)):
         return path
-    samples = {file.stem: file for file in sorted(SAMPLES.glob("*.jsonl"))}
-    if text not in samples:
-        raise lookup_error("trace", text, samples)
-    return samples[text]
+    found = samples()
+    if text not in found:
+        raise lookup_error("trace", text, found)
+    return found[text]
+
+
+def samples() -> dict[str, Path]:
+    """Return the files of the traces that ship with opbyte, by name."""
+    return {file.stem: file for file in sorted(SAMPLES.glob("*.jsonl"))}
 
 
 def read_trace(
