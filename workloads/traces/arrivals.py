@@ -10,7 +10,15 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+    model_validator,
+)
 
 from opbyte.core.errors import ConfigError
 from opbyte.core.parameters import Parameter, Quantity, Seconds
@@ -50,12 +58,13 @@ def _positive(given: Parameter) -> Parameter:
 
 
 #: How files write a rate: as text, or with where it comes from.
-_WrittenRate = Annotated[str, Field(examples=["4 requests/s"])] | dict[str, Any]
+_WRITTEN = {"anyOf": [{"type": "string", "examples": ["4 requests/s"]}, {"type": "object"}]}
 RequestRate = Annotated[
     Parameter,
     Quantity("hertz"),
-    BeforeValidator(_as_hertz, json_schema_input_type=_WrittenRate),
+    BeforeValidator(_as_hertz),
     AfterValidator(_positive),
+    WithJsonSchema(_WRITTEN),
 ]
 PositiveSeconds = Annotated[Parameter, Quantity("seconds"), AfterValidator(_positive)]
 
