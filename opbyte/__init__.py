@@ -24,6 +24,7 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
     "CompositionOfExperts": ("opbyte.workloads.coe", "CompositionOfExperts"),
     "OpTrace": ("opbyte.workloads.op_trace", "OpTrace"),
     "Serve": ("opbyte.workloads.serve", "Serve"),
+    "SpeculativeDecode": ("opbyte.workloads.speculative", "SpeculativeDecode"),
     "RequestTrace": ("opbyte.workloads.traces.trace", "RequestTrace"),
     "load_trace": ("opbyte.workloads.traces.load", "load_trace"),
     # simulate it
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
     from opbyte.workloads.phases import Mixed as Mixed
     from opbyte.workloads.phases import Prefill as Prefill
     from opbyte.workloads.serve import Serve as Serve
+    from opbyte.workloads.speculative import SpeculativeDecode as SpeculativeDecode
     from opbyte.workloads.traces.load import load_trace as load_trace
     from opbyte.workloads.traces.trace import RequestTrace as RequestTrace
 else:

@@ -16,6 +16,7 @@ when its module is imported:
 
 from __future__ import annotations
 
+from dataclasses import replace
 from io import BytesIO
 
 import numpy as np
@@ -108,8 +109,9 @@ def check_unit(machine: Machine, path: str, dtype: str = "bf16") -> None:
 def check_scheduler(cls: type[Scheduler], *, seed: int = 0) -> None:
     """Check that a scheduler keeps its contract.
 
-    On drawn requests, with plenty of KV blocks and with few: steps keep the limits, tokens have
-    blocks, every request gets all of its tokens, and all blocks come back.
+    On drawn requests, with plenty of KV blocks and with few, and with guesses if it `speculates`:
+    steps keep the limits, tokens have blocks, every request gets all of its tokens, and all blocks
+    come back.
 
     Args:
         seed: Of the requests.
@@ -118,9 +120,14 @@ def check_scheduler(cls: type[Scheduler], *, seed: int = 0) -> None:
     """
     from opbyte.sim.serving.blocks import BlockPool
     from opbyte.sim.serving.requests import Request
+    from opbyte.sim.serving.speculation import Guesses
 
-    limits = Limits(max_sequences=6, max_batched_tokens=24)
-    for blocks in (200, 12):
+    plain = Limits(max_sequences=6, max_batched_tokens=24)
+    settings = [(plain, 200), (plain, 12)]
+    if cls.speculates:
+        guesses = Guesses(widths=(1, 2), chances=(0.7, 0.5))
+        settings += [(replace(plain, guesses=guesses), blocks) for blocks in (200, 12)]
+    for limits, blocks in settings:
         random = np.random.default_rng(seed)
         pool = BlockPool(blocks, 4)
         scheduler = cls(limits, pool)
@@ -143,7 +150,7 @@ def check_scheduler(cls: type[Scheduler], *, seed: int = 0) -> None:
                 held = len(piece.request.blocks) * pool.tokens >= piece.past + piece.new
                 _require(held, cls.__name__, "tokens have blocks")
                 if piece.samples:
-                    left[piece.request] -= 1
+                    left[piece.request] -= piece.samples
                     if not left[piece.request]:
                         scheduler.finish(piece.request)
         _require(not any(left.values()), cls.__name__, "every request gets all of its tokens")

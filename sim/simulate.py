@@ -57,7 +57,11 @@ Runner = Callable[[Machine, Any, SoftwareMapping, str, int], Outcome]
 #: Work kinds that are more than phases one after the other have a runner of their own.
 RUNNERS: Registry[Runner] = Registry("kind of work with a runner")
 #: Modules whose import registers the runners that ship with opbyte; loaded when one is needed.
-RUNNERS_OF = {"coe": "opbyte.sim.coe", "serve": "opbyte.sim.serving.run"}
+RUNNERS_OF = {
+    "coe": "opbyte.sim.coe",
+    "serve": "opbyte.sim.serving.run",
+    "speculative_decode": "opbyte.sim.speculative",
+}
 
 
 def simulate(
@@ -140,12 +144,7 @@ def evaluate(
         offload = import_module("opbyte.sim.expert_offload")
         offloaded: Outcome = offload.run_offloaded(machine, work, mapping, fidelity, seed)
         return offloaded
-    if cached:
-        raise UncoveredError(
-            f"mapping '{mapping.name}' of {machine.name}: a {work.kind} work has no model of the "
-            f"cache of {', '.join(cached)}. use another mapping; prefill, decode and generate "
-            "works cache expert.weight, coe works models"
-        )
+    refuse_caches(machine, work, mapping)
     if work.alone:
         mapping = mapping.model_copy(update={"parallel": {}})
     placer = Placer(machine, mapping)
@@ -157,6 +156,21 @@ def evaluate(
     if "flops_per_s" in work.metrics:
         metrics["flops_per_s"] = metrics["flops"] / metrics["seconds"]
     return feasible(placer, Outcome(metrics, tuple(runs), occupancy))
+
+
+def refuse_caches(machine: Machine, work: Work, mapping: SoftwareMapping) -> None:
+    """Refuse a mapping that caches a tensor, which no phase has a model of.
+
+    Raises:
+        UncoveredError: If it does.
+    """
+    cached = [name for name, place in mapping.place.items() if place.cache]
+    if cached:
+        raise UncoveredError(
+            f"mapping '{mapping.name}' of {machine.name}: a {work.kind} work has no model of the "
+            f"cache of {', '.join(cached)}. use another mapping; prefill, decode and generate "
+            "works cache expert.weight, coe works models"
+        )
 
 
 def run_phase(placer: Placer, phase: Phase, fidelity: str) -> PhaseRun:

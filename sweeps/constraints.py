@@ -19,7 +19,7 @@ __all__ = ["METRIC_DIMENSIONS", "Constraint", "metric_dimension"]
 #: Dimension of the metrics whose name does not say it.
 METRIC_DIMENSIONS: Mapping[str, str] = {
     "seconds": "seconds",
-    **dict.fromkeys(("ttft", "tpot", "latency"), "seconds"),
+    **dict.fromkeys(("ttft", "tpot", "plain_tpot", "latency"), "seconds"),
     **dict.fromkeys(("joules", "dynamic_joules", "static_joules"), "joules"),
     "watts": "watts",
     "area_m2": "area",

@@ -16,6 +16,7 @@ from opbyte.core.parallel import Parallel
 from opbyte.core.parameters import Seconds
 from opbyte.workloads.model import Model
 from opbyte.workloads.model_work import ModelWork
+from opbyte.workloads.speculation import Speculation, speculation_of
 from opbyte.workloads.traces import RequestTrace, load_trace
 from opbyte.workloads.work import WORKS
 
@@ -171,6 +172,8 @@ class Serve(ModelWork):
         rate: Requests per second that arrivals are stretched or squeezed to; 0 keeps them.
         slo: `Goal` or a mapping with its keys: limits that goodput is counted by.
         fleet: `Fleet` or a mapping with its keys: how many engines, and who shares out requests.
+        speculate: `Speculation` or a mapping with its keys: tokens that are guessed ahead; None
+            for none.
     """
 
     kind: ClassVar[str] = "serve"
@@ -182,6 +185,7 @@ class Serve(ModelWork):
         "waiting_mean",
         "kv_mean",
         "steps",
+        "tokens_per_decode",
         "preempted",
         "rejected",
         "utilisation",
@@ -197,12 +201,14 @@ class Serve(ModelWork):
     rate: float = 0.0
     slo: Goal = field(default_factory=Goal)
     fleet: Fleet = field(default_factory=Fleet)
+    speculate: Speculation | Mapping[str, object] | None = None
 
     def __post_init__(self) -> None:
         """Read the fields that are given by name or as mappings.
 
         Raises:
             ConfigError: If a mapping or file has a mistake.
+            UncoveredError: If guesses can not be taken back in one of the models.
             WorkloadError: If a number makes no sense.
         """
         super().__post_init__()
@@ -222,6 +228,15 @@ class Serve(ModelWork):
         object.__setattr__(self, "scheduler", _block("scheduler", Scheduling, scheduler))
         object.__setattr__(self, "slo", _block("slo", Goal, self.slo))
         object.__setattr__(self, "fleet", _block("fleet", Fleet, self.fleet))
+        if self.speculate is not None:
+            speculation = speculation_of(self.kind, self.speculate, self.model)
+            object.__setattr__(self, "speculate", speculation)
+
+    @property
+    def speculation(self) -> Speculation | None:
+        """Return the block `speculate`."""
+        assert not isinstance(self.speculate, Mapping)
+        return self.speculate
 
     def at(self, rate: float) -> Serve:
         """Return the same requests at another rate.

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from opbyte.core.ops import Number
 from opbyte.workloads.numeric import floor_div, maximum, minimum
 
@@ -61,6 +63,11 @@ class Segment:
         """Return the tokens of all its sequences."""
         return self.sequences * self.new
 
+    @property
+    def _one_query(self) -> bool:
+        """Return whether it is plain decoding; verifying guesses is decoding with more queries."""
+        return self.phase == "decode" and not np.any(self.new > 1.0)
+
     def pairs(self, window: int = 0, chunk: int = 0) -> Number:
         """Return query-key pairs of one sequence, exactly those that a mask lets through."""
         last = self.past + self.new * self.steps
@@ -74,7 +81,7 @@ class Segment:
         their windows, min(past + new, W - 1 + new); under chunks, all from the start of the first
         query's chunk on.
         """
-        if self.phase == "decode":
+        if self._one_query:
             return self.pairs(window, chunk)
         total = self.past + self.new
         if window:
@@ -90,7 +97,7 @@ class Segment:
         A prefill's queries may pick different tokens: at most all that exist, and at most one for
         each pair.
         """
-        if self.phase == "decode":
+        if self._one_query:
             return self.pairs(topk)
         return minimum(self.past + self.new, self.pairs(topk))
 

@@ -7,7 +7,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from opbyte.core.config import Document
+from opbyte.core.config import Document, validate
 from opbyte.core.errors import ConfigError, Problem, WorkloadError, show
 from opbyte.core.registry import lookup_error, nearest
 from opbyte.core.units import parse
@@ -21,12 +21,14 @@ from opbyte.workloads import (
     op_trace,
     phases,
     serve,
+    speculative,
     vector_calls,
 )
 from opbyte.workloads.model import Model
 from opbyte.workloads.model_loader import load_model
 from opbyte.workloads.model_set import ModelSet
 from opbyte.workloads.routing import Routing
+from opbyte.workloads.speculation import Speculation
 from opbyte.workloads.work import WORKS, Work
 
 __all__ = ["WORKS", "Work", "work_from"]
@@ -42,6 +44,7 @@ REGISTERED = (
     op_trace,
     phases,
     serve,
+    speculative,
     vector_calls,
 )
 
@@ -188,6 +191,8 @@ class _Reading:
             return _model(raw)
         if "ModelSet" in own:
             return _experts(raw)
+        if "Speculation" in own and isinstance(raw, Mapping):
+            return validate(Speculation, Document(dict(raw), {}, ""))
         if own == "Routing":
             return _routing(raw)
         if "Path" in own:
@@ -223,6 +228,9 @@ class _Reading:
             for name, value in values.items():
                 if isinstance(value, Model):
                     values[name] = value.with_precision(**wanted)
+                elif isinstance(value, Speculation) and value.draft is not None:
+                    draft = value.draft.with_precision(**wanted)
+                    values[name] = value.model_copy(update={"draft": draft})
                 elif isinstance(value, ModelSet):
                     stored = value.model.with_precision(**wanted)
                     values[name] = ModelSet(stored, value.count)

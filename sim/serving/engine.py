@@ -18,7 +18,8 @@ import simpy
 
 from opbyte.sim.serving.requests import Request
 from opbyte.sim.serving.schedulers import Plan, Scheduler
-from opbyte.sim.serving.step_prices import Prices, check_limits, compiled_step
+from opbyte.sim.serving.speculation import Drafter, check_depth, check_guessing
+from opbyte.sim.serving.step_prices import Prices, compiled_step
 
 
 @dataclass
@@ -70,17 +71,24 @@ class Engine:
         prices: Prices,
         *,
         depth: int = 1,
+        drafter: Drafter | None = None,
     ) -> None:
         """Start an idle engine.
 
         Args:
             depth: Steps that are planned or under way at once.
+            drafter: Model that guesses; None where nothing is guessed, or guesses cost nothing.
         Raises:
-            UncoveredError: If the prices do not cover the scheduler's limits.
+            UncoveredError: If the prices do not cover the scheduler's limits, or guesses are
+                planned upon before it is known which of them hold.
         """
         limits = scheduler.limits
-        check_limits(prices, limits.max_batched_tokens, limits.max_sequences)
+        if limits.guesses:
+            check_depth(depth)
+        check_guessing(prices, drafter.prices if drafter else None, limits)
         self.env, self.scheduler, self.prices, self.depth = env, scheduler, prices, depth
+        self.drafter = drafter
+        self._decodes = self._decoded = 0
         self.series = Series()
         self.busy, self.joules = np.zeros(len(prices.resources)), 0.0
         self.means = np.zeros(3)
@@ -96,6 +104,11 @@ class Engine:
         self._new = np.zeros(limits.max_sequences)
         self._past = np.zeros(limits.max_sequences)
         env.process(self._run())
+
+    @property
+    def tokens_per_decode(self) -> float:
+        """Return the mean tokens that a request gets from a step after its first token."""
+        return self._decoded / self._decodes if self._decodes else 1.0
 
     def answer(self, request: Request) -> simpy.Event:
         """Return what happens when the request has its last token."""
@@ -172,7 +185,7 @@ class Engine:
         plan = self.scheduler.plan()
         if not plan.pieces:
             return False
-        now, pieces, decodes, context = self.env.now, 0, 0, 0
+        now, pieces, decodes, context, logits = self.env.now, 0, 0, 0, 0
         for piece in plan.pieces:
             if piece.request.scheduled_s < 0.0:
                 piece.request.scheduled_s = now
@@ -182,10 +195,17 @@ class Engine:
             else:
                 self._new[pieces], self._past[pieces] = piece.new, piece.past
                 pieces += 1
+                # All tokens of who verifies guesses need logits.
+                logits += piece.new - 1 if piece.depth else 0
+            if piece.samples < piece.request.sampled and piece.samples:
+                self._decodes, self._decoded = self._decodes + 1, self._decoded + piece.samples
         seconds, joules = self._cost(
             self.prices.table, self._new, self._past, pieces, float(decodes), float(context),
-            self.busy,
+            self.busy, float(logits),
         )  # fmt: skip
+        if self.drafter is not None:
+            drafted = self.drafter.cost(plan.pieces, plan.preempted)
+            seconds, joules = seconds + drafted[0], joules + drafted[1]
         self.joules += joules
         self.means += seconds * np.array(
             [len(self.scheduler.running), len(self.scheduler.waiting), self._used()]
@@ -205,7 +225,7 @@ class Engine:
             request = piece.request
             if request.first_token_s < 0.0:
                 request.first_token_s = end
-            self._left[request] -= 1
+            self._left[request] -= piece.samples
             if self._left[request] == 0:
                 request.last_token_s = end
                 del self._left[request]
@@ -257,14 +277,19 @@ def feed(engine: Asked, requests: Sequence[Request]) -> None:
 
 
 def serve(
-    requests: Sequence[Request], scheduler: Scheduler, prices: Prices, *, depth: int = 1
+    requests: Sequence[Request],
+    scheduler: Scheduler,
+    prices: Prices,
+    *,
+    depth: int = 1,
+    drafter: Drafter | None = None,
 ) -> Series:
     """Let requests arrive at one engine, in the order of their arrival, and run to the end.
 
     Times are set in the requests.
     """
     env = Clock()
-    engine = Engine(env, scheduler, prices, depth=depth)
+    engine = Engine(env, scheduler, prices, depth=depth, drafter=drafter)
     feed(engine, requests)
     env.run()
     return engine.series

@@ -51,9 +51,13 @@ class Part(NamedTuple):
     tokens: int
 
 
-def server_of(machine: Machine, work: Serve, mapping: SoftwareMapping) -> Server | FleetServer:
+def server_of(
+    machine: Machine, work: Serve, mapping: SoftwareMapping, *, seed: int = 0
+) -> Server | FleetServer:
     """Price and measure who serves a work: one engine, or several.
 
+    Args:
+        seed: Of what is drawn: whether guesses hold.
     Raises:
         CapacityError: If weights and one block of cache do not fit.
         ConfigError: If the machine has too few devices, or something is not known.
@@ -62,7 +66,7 @@ def server_of(machine: Machine, work: Serve, mapping: SoftwareMapping) -> Server
     fleet = work.fleet
     if fleet.engines == 1 and not fleet.failures:
         ROUTERS.lookup(fleet.router)
-        return Server.of(machine, work, mapping)
+        return Server.of(machine, work, mapping, seed=seed)
     return FleetServer.of(machine, work, mapping)
 
 
@@ -94,6 +98,10 @@ class FleetServer:
         """
         fleet, placer = work.fleet, Placer(machine, mapping)
         ROUTERS.lookup(fleet.router)
+        if work.speculation is not None:
+            raise UncoveredError(
+                "speculate: no model of several engines that guess, nor of one that fails. use one"
+            )
         _check_devices(placer, fleet)
         wire = None if fleet.pools is None else wire_of(placer, fleet.engines, fleet.via)
         if wire is not None and work.scheduler.kind == "static":

@@ -71,6 +71,7 @@ def grid_cost(
     decodes: float,
     context: float,
     busy: Array,
+    logits: float = 0.0,
 ) -> tuple[float, float]:
     """Return the seconds of one step, and NaN for its joules, which no such table has.
 
@@ -81,6 +82,7 @@ def grid_cost(
         decodes: Sequences that compute one token.
         context: Tokens that all of those attend to.
         busy: Of the device, (1,), added to.
+        logits: Positions whose logits are needed, beyond one of each sequence.
     """
     tokens = decodes
     total = largest = behind = 0.0
@@ -93,7 +95,7 @@ def grid_cost(
         total += attention_at(table, largest, behind, decodes, context / decodes)
         if pieces:
             total -= attention_at(table, largest, behind, 0.0, 0.0)
-    total += table.dense[int(tokens)] + table.head[int(decodes) + pieces]
+    total += table.dense[int(tokens)] + table.head[int(decodes + logits) + pieces]
     busy[0] += total
     return float(total), np.nan
 

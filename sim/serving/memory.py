@@ -7,22 +7,36 @@ import math
 import numpy as np
 
 from opbyte.core.errors import CapacityError, UncoveredError
+from opbyte.core.ops import Number
 from opbyte.core.parallel import Parallel
 from opbyte.sim.place import Placer
 from opbyte.workloads.mixed import Mixed
+from opbyte.workloads.model import Model
+from opbyte.workloads.numeric import maximum
 from opbyte.workloads.phases import Decode
-from opbyte.workloads.serve import Serve
+from opbyte.workloads.serve import Scheduling, Serve
+from opbyte.workloads.speculation import together
+from opbyte.workloads.speculative import SpeculativeDecode
 
 #: Tokens over which the growth of a cache is measured.
 _SPAN = 1
 
 
+def _models(work: Serve) -> list[Model]:
+    """Return the model, and the draft where one guesses."""
+    draft = work.speculation.draft if work.speculation else None
+    return [work.model] if draft is None else [work.model, draft]
+
+
 def token_bytes(work: Serve, degrees: Parallel) -> float:
     """Return the bytes of KV cache that a token takes on each device, 0 where there is none."""
-    first, second = (
-        Decode(work.model, 1, 1 + _SPAN * i).footprint(degrees).get("kv", 0.0) for i in (0, 1)
-    )
-    return (float(np.max(second)) - float(np.max(first))) / _SPAN
+    growth = 0.0
+    for model in _models(work):
+        first, second = (
+            Decode(model, 1, 1 + _SPAN * i).footprint(degrees).get("kv", 0.0) for i in (0, 1)
+        )
+        growth += float(np.max(second)) - float(np.max(first))
+    return growth / _SPAN
 
 
 def state_bytes(work: Serve, degrees: Parallel) -> float:
@@ -34,28 +48,29 @@ def kv_blocks(placer: Placer, work: Serve) -> int:
     """Return the blocks that fit, as few as the fullest memory allows.
 
     Every memory gives the engine `scheduler.memory` of its capacity. Of that, weights, the
-    activations of the largest step and the state of all sequences (recurrent layers) are taken.
+    activations of the largest step and the state of all sequences (recurrent layers) are taken. A
+    block holds its tokens' keys and values in a draft model too.
 
     Raises:
         CapacityError: If not one block is left.
         UncoveredError: If the model has no cache that grows with a context.
     """
     scheduling, degrees = work.scheduler, placer.mapping.degrees
-    sequences = scheduling.max_sequences
     growth = token_bytes(work, degrees)
     if growth <= 0.0:
         raise UncoveredError(
             f"{work.model.name} has no cache that grows with its context. give "
             "scheduler.kv_blocks, which then only limits how many requests run"
         )
-    # A piece is no longer than the model's context.
-    longest = work.model.max_context or scheduling.max_batched_tokens
-    whole, rest = divmod(scheduling.max_batched_tokens, longest)
-    pieces = ((float(longest), 0.0),) * whole + (((float(rest), 0.0),) if rest else ())
-    widest = Mixed(work.model, pieces)
-    fixed = dict(widest.footprint(degrees))
-    fixed.pop("kv", None)
-    fixed["state"] = sequences * state_bytes(work, degrees)
+    fixed = together(*(_fixed(model, scheduling, degrees) for model in _models(work)))
+    fixed["state"] = scheduling.max_sequences * state_bytes(work, degrees)
+    speculation = work.speculation
+    if speculation is not None:
+        # Logits of all guesses may take more than the largest step of prompts.
+        batch = max(1, scheduling.max_batched_tokens // (1 + speculation.guesses))
+        batch = min(batch, scheduling.max_sequences)
+        widest = SpeculativeDecode(work.model, batch, 1, speculation).footprint(degrees)
+        fixed["activation"] = maximum(fixed["activation"], widest["activation"])
     taken = placer.occupancy(fixed)
     each = placer.occupancy({"kv": growth * scheduling.block_tokens})
     blocks = math.inf
@@ -68,3 +83,14 @@ def kv_blocks(placer: Placer, work: Serve) -> int:
             raise CapacityError(holders, tier, needed, room)
         blocks = min(blocks, left // float(np.max(size)))
     return int(blocks)
+
+
+def _fixed(model: Model, scheduling: Scheduling, degrees: Parallel) -> dict[str, Number]:
+    """Return what a model holds whoever runs: weights, and activations of the largest step."""
+    # A piece is no longer than the model's context.
+    longest = model.max_context or scheduling.max_batched_tokens
+    whole, rest = divmod(scheduling.max_batched_tokens, longest)
+    pieces = ((float(longest), 0.0),) * whole + (((float(rest), 0.0),) if rest else ())
+    fixed = dict(Mixed(model, pieces).footprint(degrees))
+    fixed.pop("kv", None)
+    return fixed

@@ -68,6 +68,7 @@ def metrics(server: Server | FleetServer, serving: Serving, goal: Goal) -> dict[
         "waiting_mean": float(waiting),
         "kv_mean": float(used) / server.blocks / engines,
         "steps": float(serving.steps),
+        "tokens_per_decode": serving.tokens_per_decode,
         "preempted": float(serving.preempted.sum()),
         "rejected": float(len(serving.reasons)),
         "utilisation": max(serving.busy.values(), default=np.nan) / seconds / engines,

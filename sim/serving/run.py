@@ -31,8 +31,8 @@ def run_serve(
         UncoveredError: Where no model covers the engine.
         WorkloadError: If no request can be served.
     """
-    del fidelity, seed
-    server = server_of(machine, work, mapping)
+    del fidelity
+    server = server_of(machine, work, mapping, seed=seed)
     serving = server.serve(work.trace)
     if not serving.served.any():
         why = next(iter(serving.reasons.values()))

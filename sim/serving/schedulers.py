@@ -5,26 +5,30 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import deque
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
+from opbyte.core.errors import UncoveredError
 from opbyte.core.registry import Registry
 from opbyte.sim.serving.blocks import BlockPool
 from opbyte.sim.serving.requests import Request
+from opbyte.sim.serving.speculation import Guesses
 
 
 class Piece(NamedTuple):
     """Tokens of one request in one step.
 
     Attributes:
-        new: Tokens computed; one in a decode step.
+        new: Tokens computed; one in a decode step, and the guesses that it verifies.
         past: Tokens that were in the cache.
-        samples: The request's next token comes out of it.
+        samples: Tokens of the request's answer that come out of it.
+        depth: Most of the guesses that can hold; 0 without guesses.
     """
 
     request: Request
     new: int
     past: int
-    samples: bool
+    samples: int
+    depth: int = 0
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ class Limits:
         reserve: A request starts only where all its known tokens would fit at once.
         together: Requests start only when none runs, with the blocks of their whole answers.
         context: Most tokens of a prompt and its answer that the model allows; 0 for any.
+        guesses: What is guessed beyond the next token of who decodes; None for nothing.
     """
 
     max_sequences: int = 256
@@ -59,6 +64,12 @@ class Limits:
     reserve: bool = True
     together: bool = False
     context: int = 0
+    guesses: Guesses | None = None
+
+    @property
+    def ahead(self) -> int:
+        """Return the tokens of a request that are computed at once beyond its next one."""
+        return self.guesses.most if self.guesses else 0
 
 
 class Scheduler(ABC):
@@ -67,10 +78,28 @@ class Scheduler(ABC):
     Attributes:
         waiting: Requests that hold no blocks, in the order in which they will be tried.
         running: Requests that hold blocks.
+        speculates: Whether its decode steps verify the guesses of its limits. A class says so
+            itself, it inherits nothing: who plans in another way may not.
     """
 
+    speculates: ClassVar[bool] = False
+
+    def __init_subclass__(cls) -> None:
+        """Take from a class what it says of guesses, and nothing from its bases."""
+        super().__init_subclass__()
+        cls.speculates = cls.__dict__.get("speculates", False)
+
     def __init__(self, limits: Limits, pool: BlockPool) -> None:
-        """Start without requests."""
+        """Start without requests.
+
+        Raises:
+            UncoveredError: If the limits have guesses and it does not speculate.
+        """
+        if limits.guesses and not self.speculates:
+            raise UncoveredError(
+                f"scheduler {type(self).__name__} plans without guesses. use continuous, or leave "
+                "out speculate"
+            )
         self.limits, self.pool = limits, pool
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []
@@ -81,8 +110,9 @@ class Scheduler(ABC):
         whole = request.input + request.output
         if limits.context and whole > limits.context:
             return f"its {whole} tokens exceed the model's context of {limits.context}"
-        if pool.needed(whole - 1) > pool.total:
-            return f"needs {pool.needed(whole - 1)} KV blocks of {pool.total}"
+        held = whole - 1 + limits.ahead
+        if pool.needed(held) > pool.total:
+            return f"needs {pool.needed(held)} KV blocks of {pool.total}"
         # Whoever loses his blocks computes prompt and answer again, at once.
         if not limits.chunk and whole - 1 > limits.max_batched_tokens:
             most = limits.max_batched_tokens
@@ -120,7 +150,12 @@ class Continuous(Scheduler):
     prompt. Where blocks run out the request that was admitted last loses all of its own and waits
     first in line, to compute them again. Where none did, waiting requests are admitted in order
     until tokens, sequences or blocks run out (vllm/v1/core/sched/scheduler.py).
+
+    Who decodes verifies as many depths of its guesses as the budget and the model's context allow.
+    The blocks of guesses that fail stay with the request; its next tokens overwrite them.
     """
+
+    speculates = True
 
     def plan(self) -> Plan:
         """Return the next step, and note it as under way."""
@@ -128,7 +163,7 @@ class Continuous(Scheduler):
         closed = self.limits.together and bool(self.running)
         pieces: list[Piece] = []
         preempted: list[Request] = []
-        size = self.pool.tokens
+        size, guesses = self.pool.tokens, self.limits.guesses
         at = 0
         while at < len(self.running) and budget > 0:
             request = self.running[at]
@@ -136,14 +171,24 @@ class Continuous(Scheduler):
             new = min(request.left, budget)
             if new == 0:
                 continue
+            depth = self._depth(request, budget) if guesses else 0
+            new += guesses.tokens(depth) if guesses else 0
             short = request.computed + new > len(request.blocks) * size
             if short and not self._room(request, new, preempted):
                 break
-            pieces.append(self._piece(request, new))
+            pieces.append(self._piece(request, new, depth))
             budget -= new
         if not preempted and not closed:
             self._admit(budget, pieces)
         return Plan(tuple(pieces), tuple(preempted))
+
+    def _depth(self, request: Request, budget: int) -> int:
+        """Return how many depths of guesses a running request verifies in this step."""
+        guesses, context = self.limits.guesses, self.limits.context
+        if guesses is None or request.sampled == 0 or request.left != 1:
+            return 0
+        depth = guesses.depth(budget - 1)
+        return min(depth, context - request.target) if context else depth
 
     def _room(self, request: Request, new: int, preempted: list[Request]) -> bool:
         """Give a request the blocks of its next tokens; return False if it had to give up."""
@@ -172,7 +217,8 @@ class Continuous(Scheduler):
             new = min(request.target - past, budget)
             if not limits.chunk and new < request.target - past:
                 break
-            held = request.input + request.output - 1 if limits.together else past + new
+            whole = request.input + request.output - 1 + limits.ahead
+            held = whole if limits.together else past + new
             most = request.target if limits.reserve else held
             # What was found and nobody holds is among the free blocks until it is held.
             if pool.needed(max(most, held)) - len(found) + pool.idle(found) > pool.free:
@@ -193,14 +239,19 @@ class Continuous(Scheduler):
         most = (request.target - 1) // self.pool.tokens
         return self.pool.found([request.key(i) for i in range(most)])
 
-    def _piece(self, request: Request, new: int) -> Piece:
-        past = request.computed
-        end = request.computed = past + new
-        if end // self.pool.tokens > request.known:
+    def _piece(self, request: Request, new: int, depth: int = 0) -> Piece:
+        past, guesses = request.computed, self.limits.guesses
+        if depth and guesses:
+            held = guesses.accepted(request.index, request.sampled, depth)
+            samples = min(held + 1, request.output - request.sampled)
+            request.computed = past + samples
+        else:
+            request.computed = past + new
+            samples = int(request.computed == request.input + request.sampled)
+        if request.computed // self.pool.tokens > request.known:
             self._know(request)
-        samples = end == request.input + request.sampled
         request.sampled += samples
-        return Piece(request, new, past, samples)
+        return Piece(request, new, past, samples, depth)
 
     def _know(self, request: Request) -> None:
         """Note what a request's full blocks hold."""

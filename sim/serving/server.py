@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Generator, Hashable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,15 +20,19 @@ from opbyte.hw_models.machine import Machine
 from opbyte.sim.place import Placer
 from opbyte.sim.serving.blocks import BlockPool
 from opbyte.sim.serving.compiled import serve_compiled
+from opbyte.sim.serving.compiled_guesses import serve_guessing
+from opbyte.sim.serving.draft_prices import draft_prices, guesses_of, most_logits
 from opbyte.sim.serving.engine import Asked, Clock, Engine, feed
 from opbyte.sim.serving.loop_state import SERIES
 from opbyte.sim.serving.memory import kv_blocks
 from opbyte.sim.serving.prices import StepPrices
 from opbyte.sim.serving.requests import Request
 from opbyte.sim.serving.schedulers import SCHEDULERS, Limits, Scheduler
+from opbyte.sim.serving.speculation import Drafter, Guesses, check_depth
 from opbyte.sim.serving.spread import Spread
 from opbyte.sim.serving.step_prices import Prices
 from opbyte.workloads.serve import Scheduling, Serve
+from opbyte.workloads.speculation import longest_context
 from opbyte.workloads.traces import RequestTrace
 
 if TYPE_CHECKING:
@@ -54,6 +59,7 @@ class Serving:
         means: Requests running and waiting and blocks in use, times seconds of steps, (3,).
         steps, tokens: How many in all.
         spread: Which of several engines did what; None of one alone.
+        tokens_per_decode: Mean tokens that a request gets from a step after its first token.
     """
 
     trace: RequestTrace
@@ -68,6 +74,7 @@ class Serving:
     steps: int
     tokens: int
     spread: Spread | None = None
+    tokens_per_decode: float = 1.0
 
     @property
     def seconds(self) -> float:
@@ -124,6 +131,8 @@ class Server:
         blocks: Blocks of its KV cache.
         context: Most tokens of a prompt and its answer that the model allows; 0 for any.
         compiled: Use the compiled loop wherever it says the same as the plug-in.
+        guesses: What is guessed of each request.
+        draft: The prices of the model that guesses; None where guesses cost nothing.
     """
 
     prices: Prices
@@ -131,11 +140,17 @@ class Server:
     blocks: int
     context: int = 0
     compiled: bool = True
+    guesses: Guesses | None = None
+    draft: Prices | None = None
 
     @classmethod
-    def of(cls, machine: Machine, work: Serve, mapping: SoftwareMapping) -> Server:
+    def of(
+        cls, machine: Machine, work: Serve, mapping: SoftwareMapping, *, seed: int = 0
+    ) -> Server:
         """Price and measure an engine.
 
+        Args:
+            seed: Of what is drawn: whether guesses hold.
         Raises:
             CapacityError: If weights and one block of cache do not fit.
             ConfigError: If no scheduler has the name.
@@ -147,9 +162,12 @@ class Server:
         blocks = scheduling.kv_blocks or kv_blocks(Placer(machine, mapping), work)
         prices = StepPrices.build(
             machine, work.model, mapping, max_tokens=scheduling.max_batched_tokens,
-            max_sequences=scheduling.max_sequences, routing=work.routing,
+            max_sequences=most_logits(work), routing=work.routing,
         )  # fmt: skip
-        return cls(prices, scheduling, blocks, int(work.model.max_context or 0))
+        draft = draft_prices(machine, work, mapping, prices)
+        context = longest_context(work.model, work.speculation)
+        guesses = guesses_of(work, seed)
+        return cls(prices, scheduling, blocks, context, guesses=guesses, draft=draft)
 
     @property
     def limits(self) -> Limits:
@@ -157,7 +175,8 @@ class Server:
         s = self.scheduling
         return Limits(
             max_sequences=s.max_sequences, max_batched_tokens=s.max_batched_tokens, chunk=s.chunk,
-            reserve=s.reserve, context=self.context, **COMPILED.get(s.kind, {}),
+            reserve=s.reserve, context=self.context, guesses=self.guesses,
+            **COMPILED.get(s.kind, {}),
         )  # fmt: skip
 
     def serve(self, trace: RequestTrace) -> Serving:
@@ -168,11 +187,14 @@ class Server:
         """Return whether the compiled loop is used for a trace."""
         s = self.scheduling
         shared = s.prefix_cache and trace.prefix is not None
-        return self.compiled and s.kind in COMPILED and not shared and trace.client is None
+        twin = s.kind in COMPILED if self.guesses is None else s.kind == "continuous"
+        return self.compiled and twin and not shared and trace.client is None
 
     def engine(self, env: Clock) -> Engine:
         """Return an idle engine of the plug-in."""
-        return Engine(env, self._scheduler(), self.prices, depth=self.scheduling.depth)
+        drafter = Drafter(self.draft, self.guesses) if self.draft and self.guesses else None
+        depth = self.scheduling.depth
+        return Engine(env, self._scheduler(), self.prices, depth=depth, drafter=drafter)
 
     def _scheduler(self) -> Scheduler:
         s = self.scheduling
@@ -183,7 +205,7 @@ class Server:
     def refused(self, trace: RequestTrace) -> dict[int, str]:
         """Return the requests that can never be served, and why."""
         s, whole = self.scheduling, trace.input_tokens + trace.output_tokens
-        bad = -(-(whole - 1) // s.block_tokens) > self.blocks
+        bad = -(-(whole - 1 + self.limits.ahead) // s.block_tokens) > self.blocks
         if not s.chunk:
             bad |= whole - 1 > s.max_batched_tokens
         if self.context:
@@ -199,21 +221,37 @@ class Server:
         if reasons:
             good = np.ones(len(trace), bool)
             good[list(reasons)] = False
-        done = serve_compiled(
-            trace.arrival_s[good], trace.input_tokens[good], trace.output_tokens[good],
-            self.limits, self.prices, blocks=self.blocks, block_tokens=s.block_tokens,
-            remember=s.prefix_cache, depth=s.depth, rows=SERIES_ROWS,
-        )  # fmt: skip
+        rows = trace.arrival_s[good], trace.input_tokens[good], trace.output_tokens[good]
+        mean, drafted = 1.0, None
+        if self.guesses is None:
+            done = serve_compiled(
+                *rows, self.limits, self.prices, blocks=self.blocks, block_tokens=s.block_tokens,
+                remember=s.prefix_cache, depth=s.depth, rows=SERIES_ROWS,
+            )  # fmt: skip
+        else:
+            check_depth(s.depth)
+            guessed = serve_guessing(
+                *rows, self.limits, self.prices, self.draft, index=np.arange(len(trace))[good],
+                blocks=self.blocks, block_tokens=s.block_tokens, remember=s.prefix_cache,
+                rows=SERIES_ROWS,
+            )  # fmt: skip
+            done, drafted, mean = guessed.served, guessed.draft_busy, guessed.tokens_per_decode
         times, preempted = done.times, done.preempted
         if reasons:
             times, preempted = np.full((3, len(trace)), np.nan), np.zeros(len(trace), np.int32)
             times[:, good], preempted[good] = done.times, done.preempted
-        busy = dict(zip(self.prices.resources, done.busy.tolist(), strict=True))
         return Serving(
-            trace, times, trace.arrival_s, reasons, preempted, done.series, busy, done.joules,
-            done.means,
-            done.steps, done.tokens,
+            trace, times, trace.arrival_s, reasons, preempted, done.series,
+            self._busy(done.busy, drafted), done.joules, done.means, done.steps, done.tokens,
+            tokens_per_decode=mean,
         )  # fmt: skip
+
+    def _busy(self, of_model: Array, of_draft: Array | None) -> dict[str, float]:
+        """Return the busy seconds of resources that model and draft share."""
+        busy = Counter(dict(zip(self.prices.resources, of_model.tolist(), strict=True)))
+        if self.draft is not None and of_draft is not None:
+            busy.update(dict(zip(self.draft.resources, of_draft.tolist(), strict=True)))
+        return dict(busy)
 
     def _by_plug_in(self, trace: RequestTrace) -> Serving:
         s = self.scheduling
@@ -229,9 +267,9 @@ class Server:
             {r.index: r.reason for r in requests if r.reason},
             np.array([r.preempted for r in requests], np.int32),
             np.array([getattr(series, name) for name in SERIES], float),
-            dict(zip(self.prices.resources, engine.busy.tolist(), strict=True)), engine.joules,
-            engine.means,
-            len(series.end_s), sum(series.tokens),
+            self._busy(engine.busy, engine.drafter.busy if engine.drafter else None), engine.joules,
+            engine.means, len(series.end_s), sum(series.tokens),
+            tokens_per_decode=engine.tokens_per_decode,
         )  # fmt: skip
 
 

@@ -58,7 +58,14 @@ def check_limits(prices: Prices, tokens: int, sequences: int) -> None:
 
 
 def step_cost(
-    table: Any, new: Array, past: Array, pieces: int, decodes: float, context: float, busy: Array
+    table: Any,
+    new: Array,
+    past: Array,
+    pieces: int,
+    decodes: float,
+    context: float,
+    busy: Array,
+    logits: float = 0.0,
 ) -> tuple[float, float]:
     """Return the seconds and joules of one step, and add to the busy seconds of each resource.
 
@@ -68,8 +75,10 @@ def step_cost(
         decodes: Sequences that compute one token.
         context: Tokens that all of those attend to, the new ones too.
         busy: (resources,), added to.
+        logits: Positions whose logits are needed, beyond one of each piece and decode.
     """
-    return _KINDS[type(table)](table, new, past, pieces, decodes, context, busy)  # type: ignore[no-any-return]
+    price = _KINDS[type(table)]
+    return price(table, new, past, pieces, decodes, context, busy, logits)  # type: ignore[no-any-return]
 
 
 #: Class of a table -> its price.
@@ -85,6 +94,7 @@ def _compiled(
     decodes: Any,  # noqa: ARG001
     context: Any,  # noqa: ARG001
     busy: Any,  # noqa: ARG001
+    logits: Any = 0.0,  # noqa: ARG001
 ) -> Any:
     """Return the price of a kind of table."""
     return _KINDS.get(table.instance_class) if isinstance(table, types.NamedTuple) else None
@@ -103,9 +113,10 @@ def compiled_step() -> Any:
         decodes: float,
         context: float,
         busy: Array,
+        logits: float = 0.0,
     ) -> tuple[float, float]:
         if stamp < 0:
             return 0.0, 0.0
-        return step_cost(table, new, past, pieces, decodes, context, busy)
+        return step_cost(table, new, past, pieces, decodes, context, busy, logits)
 
     return numba.njit(**LOOP)(of_source)

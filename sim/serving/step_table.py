@@ -129,6 +129,7 @@ def step_cost(  # noqa: C901 (see its first comment)
     decodes: float,
     context: float,
     busy: Array,
+    logits: float = 0.0,
 ) -> tuple[float, float]:
     """Return the seconds of an iteration and the dynamic joules of all devices.
 
@@ -141,6 +142,7 @@ def step_cost(  # noqa: C901 (see its first comment)
         context: Tokens that these attend to, summed, the new ones included.
         busy: Busy seconds of every resource are added to it, in the order of
             `StepPrices.resources`, (resources,).
+        logits: Positions whose logits are needed, beyond one of each piece and decode.
     Raises:
         ValueError: If the iteration is empty, or has more tokens or sequences than the table.
     """
@@ -150,7 +152,7 @@ def step_cost(  # noqa: C901 (see its first comment)
     total = decodes
     for i in range(pieces):
         total += new[i]
-    tokens, sequences = int(total), pieces + int(decodes)
+    tokens, sequences = int(total), pieces + int(decodes + logits)
     if tokens <= 0 or tokens >= fixed.shape[0] or sequences >= head.shape[0]:
         raise ValueError("an iteration has no token, or more tokens or sequences than its table")
     count = pieces + 1 if decodes > 0.0 else pieces

@@ -23,6 +23,12 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "decode": {"model": MODEL, "batch": 4, "context": 100},
     "prefill": {"model": MODEL, "batch": 2, "input": 64},
     "generate": {"model": MODEL, "batch": 2, "input": 64, "output": 9},
+    "speculative_decode": {
+        "model": MODEL,
+        "batch": 4,
+        "context": 100,
+        "speculate": {"draft": MODEL, "tree": [2, 2], "acceptance": 0.7},
+    },
     "mixed": {"model": MODEL, "chunks": [[32, 10]], "decodes": 3, "context": 50},
     "gemm": {"m": 64, "n": 128, "k": 256},
     **{

@@ -1,0 +1,207 @@
+"""Continuous batching that verifies guesses, as a compiled loop: the twin of `Continuous`.
+
+Steps are never planned ahead, and a step gives a request as many tokens as are drawn, so that this
+loop is plainer than `compiled.serve_loop`; what both do alike they share.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numba
+import numpy as np
+import numpy.typing as npt
+from numba.extending import register_jitable
+
+from opbyte.core.loops import LOOP
+from opbyte.core.ops import Array
+from opbyte.sim.serving.compiled import Served
+from opbyte.sim.serving.loop_guesses import Ahead, draft_cost, plan_guessing, read_admitted
+from opbyte.sim.serving.loop_plan import plan_waiting
+from opbyte.sim.serving.loop_state import (
+    EVERY,
+    PREEMPTED,
+    RUNNING,
+    STEPS,
+    TOKENS,
+    Ints,
+    State,
+    Step,
+    new_state,
+    new_steps,
+)
+from opbyte.sim.serving.loop_steps import end_step, weigh
+from opbyte.sim.serving.schedulers import Limits
+from opbyte.sim.serving.speculation import Guesses, check_guessing
+from opbyte.sim.serving.step_prices import Prices, step_cost
+from opbyte.sim.serving.step_table import source_stamp
+
+
+@register_jitable
+def guess_loop(
+    s: State,
+    f: Step,
+    g: Ahead,
+    arrival: Array,
+    given: Ints,
+    produced: Ints,
+    limits: npt.NDArray[np.int64],
+    seed: Any,
+    table: Any,
+    busy: Array,
+    draft: Any,
+    draft_busy: Array,
+    totals: Array,
+) -> None:
+    """Serve all requests; times, series and counters are set in the state.
+
+    Args:
+        limits: As in `serve_loop`; then the longest context, 0 for any, and whether a draft's
+            passes are priced (0 or 1).
+        table, busy: Prices of the model, and busy seconds of its resources.
+        draft, draft_busy: The same of the draft.
+        totals: As `drawn` of `serve_loop`, (4,).
+    """
+    n, done, arrived, tried, now = arrival.shape[0], 0, 0, 0, 0.0
+    while done < n:
+        while arrived < n and arrival[arrived] <= now:
+            arrived += 1
+        f.sums[:] = 0
+        g.sums[:5] = 0
+        f.marks[0] = f.lost[0] = 0
+        budget = plan_guessing(s, f, g, given, produced, limits, seed)
+        if f.lost[0] == 0:
+            before = s.counts[RUNNING]
+            pieces, decodes, context = f.sums
+            budget, tried = plan_waiting(
+                s, f, 0, given, produced, limits, budget, arrived, tried, now
+            )
+            read_admitted(s, f, g, given, before, pieces, decodes, context)
+        if budget == limits[1]:
+            if arrived == n:
+                raise RuntimeError("requests wait that no step can take")
+            now = arrival[arrived]
+            continue
+        f.tokens[0] = limits[1] - budget
+        seconds, joules = step_cost(
+            table, f.new, f.past, f.sums[0], float(f.sums[1]), float(f.sums[2]), busy,
+            float(g.sums[4]),
+        )  # fmt: skip
+        if limits[8] > 0:
+            more = draft_cost(f, g, draft, draft_busy)
+            seconds, joules = seconds + more[0], joules + more[1]
+        weigh(s, seconds, joules, arrived - tried, totals)
+        now += seconds
+        f.end[0] = now
+        while arrived < n and arrival[arrived] <= now:
+            arrived += 1
+        done += end_step(s, f, 0, produced, arrived - tried)
+
+
+@cache
+def compiled() -> Any:
+    """Return `guess_loop` compiled."""
+    stamp = source_stamp()
+
+    def of_source(
+        s: State,
+        f: Step,
+        g: Ahead,
+        arrival: Array,
+        given: Ints,
+        produced: Ints,
+        limits: npt.NDArray[np.int64],
+        seed: Any,
+        table: Any,
+        busy: Array,
+        draft: Any,
+        draft_busy: Array,
+        totals: Array,
+    ) -> None:
+        if stamp >= 0:
+            guess_loop(
+                s, f, g, arrival, given, produced, limits, seed, table, busy, draft, draft_busy,
+                totals,
+            )  # fmt: skip
+
+    return numba.njit(**LOOP)(of_source)
+
+
+@dataclass(frozen=True)
+class Guessed:
+    """What happened.
+
+    Attributes:
+        served: As without guesses.
+        draft_busy: Busy seconds of each resource of the draft's prices.
+        decodes: Decode steps of requests.
+        tokens: Tokens that came out of them.
+    """
+
+    served: Served
+    draft_busy: Array
+    decodes: int
+    tokens: int
+
+    @property
+    def tokens_per_decode(self) -> float:
+        """Return the mean tokens that a request gets from a step after its first token."""
+        return self.tokens / self.decodes if self.decodes else 1.0
+
+
+def serve_guessing(
+    arrival: Array,
+    given: npt.NDArray[np.int64],
+    produced: npt.NDArray[np.int64],
+    limits: Limits,
+    prices: Prices,
+    draft: Prices | None = None,
+    *,
+    index: npt.NDArray[np.int64],
+    blocks: int,
+    block_tokens: int,
+    remember: bool = True,
+    rows: int = 20_000,
+) -> Guessed:
+    """Serve requests by continuous batching with the guesses of the limits.
+
+    Args:
+        limits: With guesses, not together.
+        draft: Prices of the model that guesses; None where guesses cost nothing.
+        index: Row of the trace of each request, (requests,).
+        arrival, given, produced, blocks, block_tokens, remember, rows: As in `serve_compiled`.
+    """
+    guesses, n, sequences = limits.guesses, len(arrival), limits.max_sequences
+    assert isinstance(guesses, Guesses)
+    assert not limits.together
+    check_guessing(prices, draft, limits)
+    state, priced = new_state(n, blocks, sequences, rows), draft or prices
+    busy, draft_busy, totals = (
+        np.zeros(len(prices.resources)), np.zeros(len(priced.resources)), np.zeros(4),
+    )  # fmt: skip
+    numbers = np.array(
+        [
+            sequences, limits.max_batched_tokens, limits.chunk, limits.reserve, block_tokens,
+            remember, limits.together, limits.context, draft is not None,
+        ],
+        np.int64,
+    )  # fmt: skip
+    ahead = Ahead(
+        np.array(guesses.widths, np.int64), np.array(guesses.chances), index.astype(np.int64),
+        np.zeros(n, np.int64), np.zeros(sequences), np.zeros(sequences),
+        np.zeros(sequences, np.int64), np.zeros(sequences, np.int64), np.zeros(7, np.int64),
+    )  # fmt: skip
+    compiled()(
+        state, new_steps(1, sequences), ahead, np.array(arrival, np.float64),
+        given.astype(np.int32), produced.astype(np.int32), numbers,
+        np.uint64(guesses.seed & (2**64 - 1)), prices.table, busy, priced.table, draft_busy, totals,
+    )  # fmt: skip
+    steps = int(state.counts[STEPS])
+    served = Served(
+        state.times, state.requests[PREEMPTED].copy(), busy, float(totals[0]), totals[1:],
+        state.series[:, : -(-steps // int(state.counts[EVERY]))], steps,
+        int(state.counts[TOKENS]),
+    )  # fmt: skip
+    return Guessed(served, draft_busy, int(ahead.sums[5]), int(ahead.sums[6]))
