@@ -16,6 +16,7 @@ when its module is imported:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from io import BytesIO
 
@@ -27,6 +28,7 @@ from opbyte.core.parallel import Parallel
 from opbyte.core.registry import Registry
 from opbyte.hw_models.compute.base import UNITS, UnitModel, UnitView
 from opbyte.hw_models.machine import Machine
+from opbyte.sim.serving import fair, queues  # noqa: F401  (they register themselves)
 from opbyte.sim.serving.routers import ROUTERS, Load, Router
 from opbyte.sim.serving.schedulers import SCHEDULERS, Limits, Piece, Plan, Scheduler
 from opbyte.sim.simulate import RUNNERS, Runner
@@ -109,9 +111,9 @@ def check_unit(machine: Machine, path: str, dtype: str = "bf16") -> None:
 def check_scheduler(cls: type[Scheduler], *, seed: int = 0) -> None:
     """Check that a scheduler keeps its contract.
 
-    On drawn requests, with plenty of KV blocks and with few, and with guesses if it `speculates`:
-    steps keep the limits, tokens have blocks, every request gets all of its tokens, and all blocks
-    come back.
+    On drawn requests, with plenty of KV blocks and with few, with a tier below, and with guesses
+    if it `speculates`: steps keep the limits, tokens have blocks, every request gets all of its
+    tokens, and all blocks come back.
 
     Args:
         seed: Of the requests.
@@ -123,25 +125,30 @@ def check_scheduler(cls: type[Scheduler], *, seed: int = 0) -> None:
     from opbyte.sim.serving.speculation import Guesses
 
     plain = Limits(max_sequences=6, max_batched_tokens=24)
-    settings = [(plain, 200), (plain, 12)]
+    settings = [(plain, 200, 0), (plain, 12, 0), (plain, 12, 20)]
     if cls.speculates:
         guesses = Guesses(widths=(1, 2), chances=(0.7, 0.5))
-        settings += [(replace(plain, guesses=guesses), blocks) for blocks in (200, 12)]
-    for limits, blocks in settings:
+        settings += [(replace(plain, guesses=guesses), blocks, 0) for blocks in (200, 12)]
+    for limits, blocks, below in settings:
         random = np.random.default_rng(seed)
-        pool = BlockPool(blocks, 4)
+        pool = BlockPool(blocks, 4, below=below)
         scheduler = cls(limits, pool)
         requests = [
-            Request(i, 0.0, int(random.integers(1, 20)), int(random.integers(1, 20)))
+            Request(i, 0.0, int(random.integers(1, 20)), int(random.integers(1, 20)), client=i % 3)
             for i in range(12)
         ]
         left = {request: request.output for request in requests}
         for request in requests:
             scheduler.add(request)
+        moves: list[tuple[Callable[[Request], None], Request]] = []
         for _ in range(5000):
             plan = scheduler.plan()
-            if not plan.pieces:
+            for note, request in moves:
+                note(request)
+            if not plan.pieces and not moves and not plan.outs and not plan.ins:
                 break
+            moves = [(scheduler.gone, r) for r in plan.outs]
+            moves += [(scheduler.back, r) for r in plan.ins]
             tokens = sum(piece.new for piece in plan.pieces)
             _require(tokens <= limits.max_batched_tokens, cls.__name__, "steps keep their tokens")
             most = len(scheduler.running) <= limits.max_sequences
@@ -154,7 +161,8 @@ def check_scheduler(cls: type[Scheduler], *, seed: int = 0) -> None:
                     if not left[piece.request]:
                         scheduler.finish(piece.request)
         _require(not any(left.values()), cls.__name__, "every request gets all of its tokens")
-        _require(pool.free == pool.total, cls.__name__, "all blocks come back")
+        came = pool.free == pool.total and pool.below == below
+        _require(came, cls.__name__, "all blocks come back")
 
 
 def check_router(cls: type[Router], *, seed: int = 0) -> None:

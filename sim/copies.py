@@ -78,12 +78,7 @@ def copy_of(placer: Placer, tensor: str, size: Any, *, ideal: bool) -> Copy:
 
 
 def _path(placer: Placer, placement: Placement, home: str, fast: str) -> list[str]:
-    machine = placer.machine
-    ends = [f"{m}.{next(iter(machine.memory(m).config.ports))}" for m in (home, fast)]
-    via = [placement.cache.via] if placement.cache and placement.cache.via else None
-    if via is None:
-        via = placer.links_between(machine.memory(home).part, machine.memory(fast).part)
-    return [ends[0], *via, ends[1]]
+    return placer.path(home, fast, placement.cache.via if placement.cache else None)
 
 
 def reading(placer: Placer, placement: Placement) -> Placer:

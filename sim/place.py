@@ -134,7 +134,7 @@ class Placer:
             if not np.any(size):
                 continue
             for tier, share in self.tiers(tensor).in_.items():
-                used[tier] = used.get(tier, 0.0) + np.atleast_1d(size) * share * self._crowd(tier)
+                used[tier] = used.get(tier, 0.0) + np.atleast_1d(size) * share * self.crowd(tier)
                 self.holders.setdefault(tier, []).append(tensor)
         return used
 
@@ -144,7 +144,7 @@ class Placer:
         share = self.mapping.coverage.value if self.mapping.coverage else 1.0
         return self.machine.values[f"{tier}.capacity"] * share
 
-    def _crowd(self, tier: str) -> float:
+    def crowd(self, tier: str) -> float:
         """Return how many devices of the group put their tensors into one instance of a memory."""
         return max(1.0, self.devices / self.machine.memory(tier).count)
 
@@ -176,6 +176,19 @@ class Placer:
         if memory.part == machine.unit(unit).part:
             return [out, *own]
         return [out, *self.links_between(memory.part, machine.unit(unit).part), *own]
+
+    def path(self, source: str, target: str, via: str | None = None) -> list[str]:
+        """Return the ports and links that a copy from one memory to another crosses.
+
+        Args:
+            via: Link that it takes; by default the fewest.
+        Raises:
+            ConfigError: If no chain of links joins them.
+        """
+        memories = [self.machine.memory(m) for m in (source, target)]
+        out, into = (f"{m.path}.{next(iter(m.config.ports))}" for m in memories)
+        links = [via] if via else self.links_between(memories[0].part, memories[1].part)
+        return [out, *links, into]
 
     def links_between(self, start: str, goal: str) -> list[str]:
         """Return the fewest links that lead from one part to another.

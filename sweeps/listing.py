@@ -118,19 +118,14 @@ def _formats() -> Entries:
 
 
 def _schedulers() -> Entries:
+    from opbyte.sim.serving import queues  # noqa: F401  (they register themselves)
     from opbyte.sim.serving.schedulers import SCHEDULERS
-    from opbyte.sim.serving.server import COMPILED
 
-    entries = []
-    for name in sorted({*COMPILED, *SCHEDULERS.names()}):
-        if name in SCHEDULERS:
-            about = (SCHEDULERS.lookup(name).__doc__ or "").strip().partition("\n")[0]
-        else:
-            about = "Continuous batching with " + ", ".join(
-                f"`{key}`" for key, on in COMPILED[name].items() if on
-            )
+    entries = [{"name": "static", "about": "Continuous batching that starts only when none runs."}]
+    for name in SCHEDULERS.names():
+        about = (SCHEDULERS.lookup(name).__doc__ or "").strip().partition("\n")[0]
         entries.append({"name": name, "about": about})
-    return entries
+    return sorted(entries, key=lambda entry: entry["name"])
 
 
 KINDS: dict[str, Callable[[], Entries]] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -13,7 +13,7 @@ from opbyte.core.config import Document, validate
 from opbyte.core.errors import WorkloadError
 from opbyte.core.ops import Number, Phase
 from opbyte.core.parallel import Parallel
-from opbyte.core.parameters import Seconds
+from opbyte.core.parameters import Bytes, Parameter, Seconds
 from opbyte.workloads.model import Model
 from opbyte.workloads.model_work import ModelWork
 from opbyte.workloads.speculation import Speculation, speculation_of
@@ -35,7 +35,7 @@ class Scheduling(_Block):
     """How an engine forms its steps, and the memory that it gives to caches."""
 
     kind: str = "continuous"
-    """Scheduler: continuous (as vLLM v1), or static."""
+    """Scheduler: continuous (as vLLM v1), static, shortest, prefix or fair."""
     max_sequences: int = Field(256, ge=1, le=65_536)
     """Requests that run at once."""
     max_batched_tokens: int = Field(2048, ge=1, le=1_048_576)
@@ -55,6 +55,21 @@ class Scheduling(_Block):
     depth: int = Field(1, ge=1, le=8)
     """Steps planned or under way at once: 2 hides the scheduler behind the device (vLLM's
     asynchronous scheduling)."""
+    aging: float = Field(500.0, gt=0.0, allow_inf_nan=False)
+    """Tokens that a second of waiting is worth to the schedulers shortest and prefix."""
+    lead: int | None = Field(None, ge=0)
+    """Tokens of service by which a client must be ahead for the scheduler fair to switch its
+    requests out; without it none is."""
+    preempt: Literal["recompute", "swap"] = "recompute"
+    """What becomes of the blocks of a preempted request: lost, or kept in the memory below."""
+    swap_space: Bytes = Parameter(4 * 2.0**30, "bytes", "vLLM 0.8's default for each GPU: 4 GiB")
+    """Bytes of the memory below that each device gives to them."""
+
+    @model_validator(mode="after")
+    def _switching(self) -> Scheduling:
+        if self.lead is not None and self.kind in ("continuous", "static", "shortest", "prefix"):
+            raise ValueError(f"{self.kind} knows no clients, so that `lead` does nothing. use fair")
+        return self
 
 
 class Pools(_Block):

@@ -18,11 +18,14 @@ class BlockPool:
         total: Blocks.
         tokens: Tokens of a block.
         remember: Whether content outlives its holder.
+        below: Free blocks in the tier below, where preempted requests' blocks go; 0 without one.
+        leaving: Blocks that are on their way there, and free when they are out.
     """
 
-    def __init__(self, total: int, tokens: int, *, remember: bool = True) -> None:
+    def __init__(self, total: int, tokens: int, *, remember: bool = True, below: int = 0) -> None:
         """Start with all blocks free and empty."""
         self.total, self.tokens, self.remember = total, tokens, remember
+        self.below, self.leaving = below, 0
         self._free: OrderedDict[int, None] = OrderedDict.fromkeys(range(total))
         self._holders = [0] * total
         self._key: list[Hashable | None] = [None] * total
@@ -50,6 +53,10 @@ class BlockPool:
     def idle(self, blocks: Sequence[int]) -> int:
         """Return how many of the blocks nobody holds."""
         return sum(self._holders[block] == 0 for block in blocks)
+
+    def alone(self, blocks: Sequence[int]) -> int:
+        """Return how many of the blocks have one holder."""
+        return sum(self._holders[block] == 1 for block in blocks)
 
     def hold(self, blocks: Sequence[int]) -> None:
         """Hold blocks that were found."""
@@ -89,3 +96,25 @@ class BlockPool:
             self._holders[block] -= 1
             if self._holders[block] == 0:
                 self._free[block] = None
+
+    def leave(self, blocks: Sequence[int]) -> bool:
+        """Let a sequence's blocks be on their way to the tier below; return False if it is full."""
+        if len(blocks) > self.below:
+            return False
+        self.below -= len(blocks)
+        self.leaving += len(blocks)
+        return True
+
+    def left(self, blocks: Sequence[int], shared: int) -> None:
+        """Let go of blocks that are in the tier below.
+
+        Args:
+            shared: How many of them others may look for; what was in the others is forgotten here.
+        """
+        for block in blocks[shared:]:
+            key = self._key[block]
+            if key is not None:
+                del self._known[key]
+                self._key[block] = None
+        self.leaving -= len(blocks)
+        self.give(blocks)

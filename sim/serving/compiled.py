@@ -16,9 +16,22 @@ from numba.extending import register_jitable
 
 from opbyte.core.loops import LOOP
 from opbyte.core.ops import Array
-from opbyte.sim.serving.loop_plan import plan_running, plan_waiting
+from opbyte.sim.serving.fair import Clients
+from opbyte.sim.serving.loop_moves import (
+    BUSY_S,
+    CARRIED,
+    PENDING,
+    Link,
+    arrive,
+    new_link,
+    send,
+    soonest,
+)
+from opbyte.sim.serving.loop_plan import plan_step
+from opbyte.sim.serving.loop_queue import FAIR, ORDERS, Queue, new_queue
 from opbyte.sim.serving.loop_state import (
     EVERY,
+    MOVES,
     PREEMPTED,
     RUNNING,
     STEPS,
@@ -33,12 +46,15 @@ from opbyte.sim.serving.loop_steps import decode_on, end_step, weigh
 from opbyte.sim.serving.schedulers import Limits
 from opbyte.sim.serving.step_prices import Prices, check_limits, step_cost
 from opbyte.sim.serving.step_table import source_stamp
+from opbyte.sim.serving.transfers import LinkPrice
 
 
 @register_jitable
 def serve_loop(
     s: State,
     f: Step,
+    q: Queue,
+    t: Link,
     arrival: Array,
     given: Ints,
     produced: Ints,
@@ -56,48 +72,40 @@ def serve_loop(
         arrival: Seconds, ascending, (requests,).
         given, produced: Tokens of each prompt and of each answer, (requests,).
         limits: Sequences, tokens of a step, chunks (0 or 1), reserve (0 or 1), tokens of a block,
-            remember (0 or 1), together (0 or 1).
+            remember (0 or 1), together (0 or 1), order of the queue, lead (negative for none).
         table: Prices, see `step_cost`.
         busy: Busy seconds of each resource, added up, (resources,).
         drawn: Joules, and requests running and waiting and blocks in use times seconds, (4,).
         until: Seconds; what happens then or later is left for another call.
     """
-    n, depth = arrival.shape[0], f.end.shape[0]
+    n, depth, order, remember = arrival.shape[0], f.end.shape[0], limits[7], limits[5]
     head, flying, arrived, tried, done, calm = s.place
     now, free_at = s.clock
     while done < n:
-        if flying < depth and arrived < n and (not flying or arrival[arrived] <= f.end[head]):
-            # Room for another step: what arrives is planned at once.
-            if arrival[arrived] >= until:
+        soon = soonest(t, arrival, arrived)
+        if flying < depth and soon < (f.end[head] if flying else np.inf):
+            # Room for another step: with what arrives, or comes back, one is planned at once.
+            if soon >= until:
                 break
-            now = arrival[arrived]
-            while arrived < n and arrival[arrived] <= now:
-                arrived += 1
+            now = soon
+            arrived = arrive(s, t, arrival, arrived, now, remember)
         elif not flying:
             raise RuntimeError("requests wait that no step can take")
         else:
             if f.end[head] >= until:
                 break
             now = f.end[head]
-            while arrived < n and arrival[arrived] <= now:
-                arrived += 1
+            arrived = arrive(s, t, arrival, arrived, now, remember)
             done += end_step(s, f, head, produced, arrived - tried)
             head = (head + 1) % depth
             flying -= 1
         while flying < depth:
             slot = (head + flying) % depth
-            f.sums[:] = 0
-            f.marks[slot] = f.lost[slot] = 0
             before = s.counts[RUNNING]
-            closed = limits[6] > 0 and s.counts[RUNNING] > 0
-            budget = plan_running(s, f, slot, given, produced, limits, limits[1])
-            if f.lost[slot] == 0 and not closed:
-                # Nobody is admitted by a step for which somebody lost blocks.
-                budget, tried = plan_waiting(
-                    s, f, slot, given, produced, limits, budget, arrived, tried, now
-                )
-            f.tokens[slot] = limits[1] - budget
-            if budget == limits[1]:
+            tried = plan_step(s, f, q, slot, given, produced, limits, arrived, tried, now)
+            if s.counts[MOVES]:
+                send(s, t, now, free_at)
+            if f.tokens[slot] == 0:
                 break
             pieces, decodes, context = f.sums
             seconds, joules = step_cost(
@@ -108,9 +116,9 @@ def serve_loop(
             f.end[slot] = free_at
             flying += 1
             # Everyone who runs decodes, and nobody began, lost blocks or gets an end of his answer.
-            same = pieces == 0 and f.marks[slot] == 0 and f.lost[slot] == 0
+            same = pieces + f.marks[slot] + f.lost[slot] + t.counts[PENDING] == 0
             calm = calm + 1 if same and before == s.counts[RUNNING] == decodes else 0
-        if calm >= depth and flying == depth:
+        if calm >= depth and flying == depth and (order != FAIR or tried == arrived):
             head, arrived = decode_on(
                 s,
                 f,
@@ -139,6 +147,8 @@ def compiled() -> Any:
     def of_source(
         s: State,
         f: Step,
+        q: Queue,
+        t: Link,
         arrival: Array,
         given: Ints,
         produced: Ints,
@@ -149,7 +159,7 @@ def compiled() -> Any:
         until: float,
     ) -> None:
         if stamp >= 0:
-            serve_loop(s, f, arrival, given, produced, limits, table, busy, drawn, until)
+            serve_loop(s, f, q, t, arrival, given, produced, limits, table, busy, drawn, until)
 
     return numba.njit(**LOOP)(of_source)
 
@@ -166,6 +176,8 @@ class Served:
         means: Requests running and waiting and blocks in use, times seconds of steps, (3,).
         series: Columns of `SERIES`, (6, rows).
         steps, tokens: How many in all.
+        moved_s: Seconds in which the link to the tier below was busy.
+        moved: Blocks that it carried.
     """
 
     times: Array
@@ -176,9 +188,11 @@ class Served:
     series: Array
     steps: int
     tokens: int
+    moved_s: float
+    moved: int
 
     @classmethod
-    def of(cls, state: State, busy: Array, drawn: Array) -> Served:
+    def of(cls, state: State, busy: Array, drawn: Array, link: Link) -> Served:
         """Return what a loop that has ended leaves behind."""
         steps = int(state.counts[STEPS])
         return cls(
@@ -190,15 +204,20 @@ class Served:
             state.series[:, : -(-steps // int(state.counts[EVERY]))],
             steps,
             int(state.counts[TOKENS]),
+            float(link.seconds[BUSY_S]),
+            int(link.counts[CARRIED]),
         )
 
 
-def loop_limits(limits: Limits, block_tokens: int, *, remember: bool) -> npt.NDArray[np.int64]:
+def loop_limits(
+    limits: Limits, block_tokens: int, *, remember: bool, order: str = "continuous"
+) -> npt.NDArray[np.int64]:
     """Return the limits as `serve_loop` reads them."""
     return np.array(
         [
             limits.max_sequences, limits.max_batched_tokens, limits.chunk, limits.reserve,
-            block_tokens, remember, limits.together,
+            block_tokens, remember, limits.together, ORDERS[order],
+            -1 if limits.lead is None else limits.lead,
         ],
         np.int64,
     )  # fmt: skip
@@ -216,6 +235,10 @@ def serve_compiled(
     remember: bool = True,
     depth: int = 1,
     rows: int = 20_000,
+    order: str = "continuous",
+    clients: Clients | None = None,
+    link: LinkPrice | None = None,
+    below: int = 0,
     plain: bool = False,
 ) -> Served:
     """Serve requests by continuous batching.
@@ -227,15 +250,22 @@ def serve_compiled(
         blocks, block_tokens, remember: As for `BlockPool`.
         depth: Steps that are planned or under way at once.
         rows: Most rows of the series; with more steps a row stands for several.
+        order: Scheduler, one of `ORDERS`.
+        clients: Who asks, for a fair order; by default one client asks for all.
+        link, below: The way to the tier below, and its blocks; preempted requests go there.
         plain: Run the loop uncompiled.
     """
     check_limits(prices, limits.max_batched_tokens, limits.max_sequences)
-    state = new_state(len(arrival), blocks, limits.max_sequences, rows)
+    below = below if link is not None else 0
+    state = new_state(len(arrival), blocks, limits.max_sequences, rows, below)
+    queue = new_queue(order, arrival, given, limits, clients)
+    moving = new_link(len(arrival) if below else 0, link, block_tokens)
     busy, drawn = np.zeros(len(prices.resources)), np.zeros(4)
-    numbers = loop_limits(limits, block_tokens, remember=remember)
+    numbers = loop_limits(limits, block_tokens, remember=remember, order=order)
     (serve_loop if plain else compiled())(
-        state, new_steps(depth, limits.max_sequences), np.array(arrival, np.float64),
+        state, new_steps(depth, limits.max_sequences), queue, moving,
+        np.array(arrival, np.float64),
         given.astype(np.int32), produced.astype(np.int32), numbers, prices.table, busy, drawn,
         np.inf,
     )  # fmt: skip
-    return Served.of(state, busy, drawn)
+    return Served.of(state, busy, drawn, moving)

@@ -17,15 +17,13 @@ from numba.extending import register_jitable
 
 from opbyte.core.loops import LOOP
 from opbyte.core.ops import Array
-from opbyte.sim.serving.compiled import Served
+from opbyte.sim.serving.compiled import Served, loop_limits
 from opbyte.sim.serving.loop_guesses import Ahead, draft_cost, plan_guessing, read_admitted
+from opbyte.sim.serving.loop_moves import new_link
 from opbyte.sim.serving.loop_plan import plan_waiting
+from opbyte.sim.serving.loop_queue import Queue, new_queue
 from opbyte.sim.serving.loop_state import (
-    EVERY,
-    PREEMPTED,
     RUNNING,
-    STEPS,
-    TOKENS,
     Ints,
     State,
     Step,
@@ -43,6 +41,7 @@ from opbyte.sim.serving.step_table import source_stamp
 def guess_loop(
     s: State,
     f: Step,
+    q: Queue,
     g: Ahead,
     arrival: Array,
     given: Ints,
@@ -76,7 +75,7 @@ def guess_loop(
             before = s.counts[RUNNING]
             pieces, decodes, context = f.sums
             budget, tried = plan_waiting(
-                s, f, 0, given, produced, limits, budget, arrived, tried, now
+                s, f, q, 0, given, produced, limits, budget, arrived, tried, now
             )
             read_admitted(s, f, g, given, before, pieces, decodes, context)
         if budget == limits[1]:
@@ -89,7 +88,7 @@ def guess_loop(
             table, f.new, f.past, f.sums[0], float(f.sums[1]), float(f.sums[2]), busy,
             float(g.sums[4]),
         )  # fmt: skip
-        if limits[8] > 0:
+        if limits[10] > 0:
             more = draft_cost(f, g, draft, draft_busy)
             seconds, joules = seconds + more[0], joules + more[1]
         weigh(s, seconds, joules, arrived - tried, totals)
@@ -108,6 +107,7 @@ def compiled() -> Any:
     def of_source(
         s: State,
         f: Step,
+        q: Queue,
         g: Ahead,
         arrival: Array,
         given: Ints,
@@ -122,7 +122,7 @@ def compiled() -> Any:
     ) -> None:
         if stamp >= 0:
             guess_loop(
-                s, f, g, arrival, given, produced, limits, seed, table, busy, draft, draft_busy,
+                s, f, q, g, arrival, given, produced, limits, seed, table, busy, draft, draft_busy,
                 totals,
             )  # fmt: skip
 
@@ -181,27 +181,19 @@ def serve_guessing(
     busy, draft_busy, totals = (
         np.zeros(len(prices.resources)), np.zeros(len(priced.resources)), np.zeros(4),
     )  # fmt: skip
-    numbers = np.array(
-        [
-            sequences, limits.max_batched_tokens, limits.chunk, limits.reserve, block_tokens,
-            remember, limits.together, limits.context, draft is not None,
-        ],
-        np.int64,
-    )  # fmt: skip
+    numbers = np.append(
+        loop_limits(limits, block_tokens, remember=remember), [limits.context, draft is not None]
+    )
+    queue = new_queue("continuous", arrival, given, limits, None)
     ahead = Ahead(
         np.array(guesses.widths, np.int64), np.array(guesses.chances), index.astype(np.int64),
         np.zeros(n, np.int64), np.zeros(sequences), np.zeros(sequences),
         np.zeros(sequences, np.int64), np.zeros(sequences, np.int64), np.zeros(7, np.int64),
     )  # fmt: skip
     compiled()(
-        state, new_steps(1, sequences), ahead, np.array(arrival, np.float64),
+        state, new_steps(1, sequences), queue, ahead, np.array(arrival, np.float64),
         given.astype(np.int32), produced.astype(np.int32), numbers,
         np.uint64(guesses.seed & (2**64 - 1)), prices.table, busy, priced.table, draft_busy, totals,
     )  # fmt: skip
-    steps = int(state.counts[STEPS])
-    served = Served(
-        state.times, state.requests[PREEMPTED].copy(), busy, float(totals[0]), totals[1:],
-        state.series[:, : -(-steps // int(state.counts[EVERY]))], steps,
-        int(state.counts[TOKENS]),
-    )  # fmt: skip
+    served = Served.of(state, busy, totals, new_link(0, None, block_tokens))
     return Guessed(served, draft_busy, int(ahead.sums[5]), int(ahead.sums[6]))

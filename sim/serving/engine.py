@@ -10,16 +10,19 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
-from heapq import heappush
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 import simpy
 
+from opbyte.core.errors import SimulationError
+from opbyte.sim.serving.clock import Clock
 from opbyte.sim.serving.requests import Request
 from opbyte.sim.serving.schedulers import Plan, Scheduler
 from opbyte.sim.serving.speculation import Drafter, check_depth, check_guessing
 from opbyte.sim.serving.step_prices import Prices, compiled_step
+from opbyte.sim.serving.transfers import LinkPrice, Transfers
 
 
 @dataclass
@@ -32,23 +35,6 @@ class Series:
     waiting: list[int] = field(default_factory=list)
     free: list[int] = field(default_factory=list)
     preempted: list[int] = field(default_factory=list)
-
-
-class Clock(simpy.Environment):
-    """SimPy's environment with events at exact times, which sums of delays are not."""
-
-    def at(self, time: float, *, first: bool = False) -> simpy.Event:
-        """Return an event at a time.
-
-        Args:
-            time: Seconds, not before now.
-            first: Before all else that happens then: arrivals, in compiled loops too.
-        """
-        event = simpy.Event(self)
-        event._ok, event._value = True, None
-        priority = simpy.events.URGENT if first else simpy.events.NORMAL
-        heappush(self._queue, (time, priority, next(self._eid), event))
-        return event
 
 
 class Engine:
@@ -72,12 +58,14 @@ class Engine:
         *,
         depth: int = 1,
         drafter: Drafter | None = None,
+        below: Transfers | None = None,
     ) -> None:
         """Start an idle engine.
 
         Args:
             depth: Steps that are planned or under way at once.
             drafter: Model that guesses; None where nothing is guessed, or guesses cost nothing.
+            below: The way to the tier below the cache, if the scheduler's pool has one.
         Raises:
             UncoveredError: If the prices do not cover the scheduler's limits, or guesses are
                 planned upon before it is known which of them hold.
@@ -89,6 +77,7 @@ class Engine:
         self.env, self.scheduler, self.prices, self.depth = env, scheduler, prices, depth
         self.drafter = drafter
         self._decodes = self._decoded = 0
+        self.below = below
         self.series = Series()
         self.busy, self.joules = np.zeros(len(prices.resources)), 0.0
         self.means = np.zeros(3)
@@ -183,6 +172,7 @@ class Engine:
     def _start(self) -> bool:
         """Plan a step and put it behind those under way; return False if there is nothing to do."""
         plan = self.scheduler.plan()
+        self._move(plan)
         if not plan.pieces:
             return False
         now, pieces, decodes, context, logits = self.env.now, 0, 0, 0, 0
@@ -213,6 +203,26 @@ class Engine:
         self._free_at = max(now, self._free_at) + seconds
         self._flight.append((self._free_at, plan))
         return True
+
+    def _move(self, plan: Plan) -> None:
+        """Send blocks to the tier below, once the steps under way have written them, and back."""
+        if not plan.outs and not plan.ins:
+            return
+        if self.below is None:
+            raise SimulationError("a scheduler moves blocks to a tier below, and there is none")
+        written = max(self.env.now, self._free_at)
+        for request in plan.outs:
+            self.below.send(
+                request.below, written, partial(self._moved, request, self.scheduler.gone)
+            )
+        for request in plan.ins:
+            self.below.send(
+                request.below, self.env.now, partial(self._moved, request, self.scheduler.back)
+            )
+
+    def _moved(self, request: Request, note: Callable[[Request], None]) -> None:
+        note(request)
+        self.poke()
 
     def _used(self) -> int:
         return self.scheduler.pool.total - self.scheduler.pool.free
@@ -283,13 +293,15 @@ def serve(
     *,
     depth: int = 1,
     drafter: Drafter | None = None,
+    link: LinkPrice | None = None,
 ) -> Series:
     """Let requests arrive at one engine, in the order of their arrival, and run to the end.
 
     Times are set in the requests.
     """
     env = Clock()
-    engine = Engine(env, scheduler, prices, depth=depth, drafter=drafter)
+    below = Transfers(env, link) if link is not None else None
+    engine = Engine(env, scheduler, prices, depth=depth, drafter=drafter, below=below)
     feed(engine, requests)
     env.run()
     return engine.series

@@ -9,7 +9,8 @@ from typing import Any
 import simpy
 
 from opbyte.core.errors import SimulationError
-from opbyte.sim.serving.engine import Clock, Engine
+from opbyte.sim.serving.clock import Clock
+from opbyte.sim.serving.engine import Engine
 from opbyte.sim.serving.requests import Request
 from opbyte.sim.serving.routers import Router
 

@@ -18,6 +18,8 @@ from numba.extending import register_jitable
 from opbyte.core.loops import LOOP
 from opbyte.core.ops import Array
 from opbyte.sim.serving.compiled import Served, loop_limits, serve_loop
+from opbyte.sim.serving.loop_moves import Link, new_link
+from opbyte.sim.serving.loop_queue import Queue, new_queue
 from opbyte.sim.serving.loop_state import LAST, NONE, Ints, State, Step, new_state, new_steps
 from opbyte.sim.serving.schedulers import Limits
 from opbyte.sim.serving.step_prices import Prices, check_limits
@@ -35,6 +37,7 @@ def _state(s: State, i: int) -> State:
         s.blocks[i],
         s.running[i],
         s.stack[i],
+        s.moves[i],
         s.counts[i],
         s.times[i],
         s.series[i],
@@ -62,6 +65,8 @@ def _steps(f: Step, i: int) -> Step:
 def route_loop(
     s: State,
     f: Step,
+    q: Queue,
+    t: Link,
     arrival: Array,
     given: Ints,
     produced: Ints,
@@ -80,6 +85,7 @@ def route_loop(
 
     Args:
         s, f: Of all engines; their arrays have room for so many requests each.
+        q, t: Of every engine: they order requests by arrival, and do not swap.
         arrival, given, produced: As for `serve_loop`, (requests,).
         own_arrival, own_given, own_produced: The same of each engine, filled here, (engines, room).
         busy, drawn: As for `serve_loop`, (engines, ..).
@@ -99,6 +105,8 @@ def route_loop(
                 serve_loop(
                     _state(s, i),
                     _steps(f, i),
+                    q,
+                    t,
                     own_arrival[i, :of],
                     own_given[i, :of],
                     own_produced[i, :of],
@@ -131,6 +139,8 @@ def compiled() -> Any:
     def of_source(
         s: State,
         f: Step,
+        q: Queue,
+        t: Link,
         arrival: Array,
         given: Ints,
         produced: Ints,
@@ -148,8 +158,8 @@ def compiled() -> Any:
         if stamp < 0:
             return -1
         served: int = route_loop(
-            s, f, arrival, given, produced, own_arrival, own_given, own_produced, limits, table,
-            busy, drawn, replica, counts, first,
+            s, f, q, t, arrival, given, produced, own_arrival, own_given, own_produced, limits,
+            table, busy, drawn, replica, counts, first,
         )  # fmt: skip
         return served
 
@@ -201,19 +211,33 @@ def route_compiled(
     busy, drawn = np.zeros((engines, len(prices.resources))), np.zeros((engines, 4))
     replica, counts = np.zeros(n, np.int32), np.zeros(engines, np.int64)
     wanted = np.array(arrival, np.float64), given.astype(np.int32), produced.astype(np.int32)
+    queue = new_queue("continuous", arrival, given, limits, None)
+    link = new_link(0, None, block_tokens)
     numbers = loop_limits(limits, block_tokens, remember=remember)
     run: Any = route_loop if plain else compiled()
     first = 0
     while True:
         first = run(
-            state, steps, *wanted, *own, numbers, prices.table, busy, drawn, replica, counts, first
+            state,
+            steps,
+            queue,
+            link,
+            *wanted,
+            *own,
+            numbers,
+            prices.table,
+            busy,
+            drawn,
+            replica,
+            counts,
+            first,
         )
         if first == n:
             break
         state, own = _wider(state), [_twice(array, 0) for array in own]
     return Routed(
         replica,
-        tuple(_served(state, i, int(counts[i]), busy[i], drawn[i]) for i in range(engines)),
+        tuple(_served(state, i, int(counts[i]), busy[i], drawn[i], link) for i in range(engines)),
     )
 
 
@@ -233,7 +257,7 @@ def _wider(s: State) -> State:
     return s._replace(requests=requests, times=_twice(s.times, -1.0))
 
 
-def _served(state: State, i: int, count: int, busy: Array, drawn: Array) -> Served:
+def _served(state: State, i: int, count: int, busy: Array, drawn: Array, link: Link) -> Served:
     own = _state(state, i)
     own = own._replace(times=own.times[:, :count], requests=own.requests[:, :count])
-    return Served.of(own, busy, drawn)
+    return Served.of(own, busy, drawn, link)

@@ -13,7 +13,8 @@ from opbyte.core.mapping import Mapping as SoftwareMapping
 from opbyte.core.ops import Array
 from opbyte.hw_models.machine import Machine
 from opbyte.sim.place import Placer
-from opbyte.sim.serving.engine import Clock, Engine
+from opbyte.sim.serving.clock import Clock
+from opbyte.sim.serving.engine import Engine
 from opbyte.sim.serving.fleet import Fleet
 from opbyte.sim.serving.fleet_link import Wire, wire_of
 from opbyte.sim.serving.fleet_loop import route_compiled
@@ -21,7 +22,7 @@ from opbyte.sim.serving.loop_state import SERIES
 from opbyte.sim.serving.memory import state_bytes, token_bytes
 from opbyte.sim.serving.pools import Pools
 from opbyte.sim.serving.routers import ROUTERS
-from opbyte.sim.serving.server import SERIES_ROWS, Server, Serving, ask, requests_of
+from opbyte.sim.serving.server import SERIES_ROWS, Server, Serving, ask
 from opbyte.sim.serving.spread import Ints, Spread
 from opbyte.workloads.serve import Fleet as FleetBlock
 from opbyte.workloads.serve import Serve
@@ -109,6 +110,10 @@ class FleetServer:
                 "pools: a static batch is read and answered by the same engine. use another "
                 "scheduler, or replicas"
             )
+        if work.scheduler.preempt == "swap":
+            raise UncoveredError(
+                "fleets do not swap: what engines share of a host is no model's yet"
+            )
         engine = Server.of(machine, work, mapping)
         _check_shared(placer, engine.prices.resources, fleet.engines)
         of_token, of_state = (f(work, mapping.degrees) for f in (token_bytes, state_bytes))
@@ -132,7 +137,8 @@ class FleetServer:
         if fleet.pools is None and not fleet.failures and self.engine.loops(trace):
             if fleet.router == "round_robin":
                 return self._in_turn(trace)
-            if fleet.router in _BY_LOAD and not (shared and fleet.router == "prefix_affinity"):
+            affine = shared and fleet.router == "prefix_affinity"
+            if fleet.router in _BY_LOAD and not affine and self.engine.in_order:
                 return self._by_load(trace)
         return self._by_plug_in(trace)
 
@@ -179,8 +185,7 @@ class FleetServer:
         fleet = self._fleet(env, len(trace))
         for failure in self.fleet.failures:
             fleet.fail(failure.replica, failure.at.value, failure.for_.value)
-        s = self.engine.scheduling
-        requests = requests_of(trace, s.block_tokens, shared=s.prefix_cache)
+        requests = self.engine.requests(trace)
         ask(fleet, requests, trace)
         env.run()
         times = np.array([[r.scheduled_s, r.first_token_s, r.last_token_s] for r in requests]).T

@@ -5,13 +5,18 @@ from __future__ import annotations
 from numba.extending import register_jitable
 
 from opbyte.sim.serving.loop_state import (
+    AWAY,
     BEFORE,
+    BELOW,
     CHAIN,
     COMPUTED,
     FREE,
     HELD,
     KNOWN,
     LAST,
+    LEAVING,
+    MOVES,
+    MOVING,
     NEXT,
     NONE,
     NUMBER,
@@ -89,17 +94,32 @@ def know(s: State, r: int, full: int) -> None:
 def preempt(s: State, produced: Ints, remember: int) -> int:
     """Take the blocks of the request that was admitted last; return it."""
     s.counts[RUNNING] -= 1
-    victim = s.running[s.counts[RUNNING]]
-    s.requests[COMPUTED, victim] = 0
+    victim = int(s.running[s.counts[RUNNING]])
+    lose(s, victim, produced, remember)
+    return victim
+
+
+@register_jitable
+def lose(s: State, victim: int, produced: Ints, remember: int) -> None:
+    """Take the blocks of a request that no longer runs: to the tier below if there is room."""
     s.requests[PREEMPTED, victim] += 1
-    if s.requests[SAMPLED, victim] < produced[victim]:
-        give(s, victim, remember)
-        s.stack[s.counts[STACKED]] = victim
-        s.counts[STACKED] += 1
-    else:
+    if s.requests[SAMPLED, victim] == produced[victim]:
         # Its last token is under way: it will not come back.
+        s.requests[COMPUTED, victim] = 0
         give(s, victim, 0)
-    return int(victim)
+        return
+    s.stack[s.counts[STACKED]] = victim
+    s.counts[STACKED] += 1
+    held = s.requests[HELD, victim]
+    if held > s.counts[BELOW]:
+        s.requests[COMPUTED, victim] = 0
+        give(s, victim, remember)
+        return
+    s.counts[BELOW] -= held
+    s.counts[LEAVING] += held
+    s.requests[AWAY, victim], s.requests[MOVING, victim] = held, 1
+    s.moves[s.counts[MOVES]] = victim
+    s.counts[MOVES] += 1
 
 
 @register_jitable
@@ -107,10 +127,16 @@ def finish(s: State, r: int) -> None:
     """Forget a request whose last token is there."""
     if s.requests[HELD, r] == 0:
         return
+    drop(s, r)
+    give(s, r, 0)
+
+
+@register_jitable
+def drop(s: State, r: int) -> None:
+    """Take a request out of those that run."""
     at = 0
     while s.running[at] != r:
         at += 1
     s.counts[RUNNING] -= 1
     for i in range(at, s.counts[RUNNING]):
         s.running[i] = s.running[i + 1]
-    give(s, r, 0)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from numba.extending import register_jitable
 
 from opbyte.core.ops import Array
-from opbyte.sim.serving.loop_blocks import know
+from opbyte.sim.serving.loop_blocks import know, take
 from opbyte.sim.serving.loop_plan import note, room
 from opbyte.sim.serving.loop_state import (
     COMPUTED,
@@ -117,7 +117,7 @@ def plan_guessing(
     seed: Any,
 ) -> int:
     """Give running requests their next tokens and guesses; return what is left of the budget."""
-    budget, size, remember, context, at = limits[1], limits[4], limits[5], limits[7], 0
+    budget, size, remember, context, at = limits[1], limits[4], limits[5], limits[9], 0
     while budget > 0 and at < s.counts[RUNNING]:
         r = s.running[at]
         at += 1
@@ -138,6 +138,8 @@ def plan_guessing(
             g.behind[s.stack[s.counts[STACKED] - 1 - i]] = 0
         if lost < 0:
             break
+        if need > 0:
+            take(s, r, need)
         if depth > 0:
             _verify(s, f, g, r, new, depth, produced[r], seed)
         else:

@@ -7,16 +7,24 @@ import numpy.typing as npt
 from numba.extending import register_jitable
 
 from opbyte.sim.serving.loop_blocks import know, preempt, take, unlink
+from opbyte.sim.serving.loop_fair import begin_fair, count, settle
+from opbyte.sim.serving.loop_queue import FAIR, Queue, first, leave
 from opbyte.sim.serving.loop_state import (
+    AWAY,
     CHAIN,
+    COMING,
     COMPUTED,
     FREE,
     HELD,
     KNOWN,
     LAST,
+    LEAVING,
+    MOVES,
+    MOVING,
+    NONE,
+    OWED,
     RUNNING,
     SAMPLED,
-    STACKED,
     Ints,
     State,
     Step,
@@ -25,14 +33,16 @@ from opbyte.sim.serving.loop_state import (
 
 @register_jitable
 def room(s: State, produced: Ints, r: int, need: int, remember: int) -> int:
-    """Give a running request blocks; return how many requests lost theirs, negative if it did."""
+    """Let blocks be free or on their way out for a running request.
+
+    Returns:
+        How many requests lost theirs, negative if it did.
+    """
     lost = 0
-    while need > s.counts[FREE]:
+    while need > s.counts[FREE] + s.counts[LEAVING]:
         lost += 1
         if preempt(s, produced, remember) == r:
             return -lost
-    if need > 0:
-        take(s, r, need)
     return lost
 
 
@@ -42,13 +52,16 @@ def admitted(
 ) -> int:
     """Give a waiting request what it starts with; return its tokens, 0 if there is no room.
 
+    One whose blocks are in the tier below gets as many: they are on their way back.
+
     Args:
         target: Tokens that it must compute before the next one is sampled.
         whole: Tokens that it computes in all.
     """
     chunk, reserve, size, together = limits[2], limits[3], limits[4], limits[6]
     found = s.requests[KNOWN, r]
-    computed = found * size
+    away = s.requests[AWAY, r]
+    computed = s.requests[COMPUTED, r] if away else found * size
     new = min(target - computed, budget)
     if chunk == 0 and new < target - computed:
         return 0
@@ -62,6 +75,12 @@ def admitted(
         block = s.blocks[CHAIN, block]
     s.requests[HELD, r], s.requests[COMPUTED, r] = found, computed
     take(s, r, (held + size - 1) // size - found)
+    if away:
+        s.requests[MOVING, r] = 1
+        s.counts[COMING] += 1
+        s.moves[s.counts[MOVES]] = -1 - r
+        s.counts[MOVES] += 1
+        return int(new)
     s.running[s.counts[RUNNING]] = r
     s.counts[RUNNING] += 1
     return int(new)
@@ -98,7 +117,7 @@ def plan_running(
 ) -> int:
     """Give running requests their next tokens, in order; return what is left of the budget."""
     size, remember = limits[4], limits[5]
-    decodes = context = at = 0
+    decodes = context = at = owed = 0
     while budget > 0 and at < s.counts[RUNNING]:
         r = s.running[at]
         at += 1
@@ -116,25 +135,64 @@ def plan_running(
             budget -= 1
             continue
         new = min(new, budget)
-        lost = room(
-            s, produced, r, (computed + new + size - 1) // size - s.requests[HELD, r], remember
-        )
-        f.lost[slot] += abs(lost)
-        if lost < 0:
-            break
+        need = (computed + new + size - 1) // size - s.requests[HELD, r]
+        if need > 0:
+            lost = room(s, produced, r, owed + need, remember)
+            f.lost[slot] += abs(lost)
+            if lost < 0:
+                break
+            if owed + need > s.counts[FREE]:
+                # It waits for blocks that are on their way out; nobody behind it takes them.
+                owed += need
+                continue
+            take(s, r, need)
         note(s, f, slot, r, new, given[r] + sampled, produced[r])
         if remember and (computed + new) // size > s.requests[KNOWN, r]:
             know(s, r, (computed + new) // size)
         budget -= new
     f.sums[1] += decodes
     f.sums[2] += context
+    s.counts[OWED] = owed
     return budget
+
+
+@register_jitable
+def plan_step(
+    s: State,
+    f: Step,
+    q: Queue,
+    slot: int,
+    given: Ints,
+    produced: Ints,
+    limits: npt.NDArray[np.int64],
+    arrived: int,
+    tried: int,
+    now: float,
+) -> int:
+    """Plan a step; return how many requests have had their turn."""
+    f.sums[:] = 0
+    f.marks[slot] = f.lost[slot] = switched = 0
+    if limits[7] == FAIR:
+        switched, tried = begin_fair(s, q, given, produced, limits, arrived, tried)
+    closed = limits[6] > 0 and s.counts[RUNNING] > 0
+    budget = plan_running(s, f, slot, given, produced, limits, limits[1])
+    if limits[7] == FAIR:
+        tried = settle(s, q, tried)
+    if f.lost[slot] == 0 and s.counts[OWED] == 0 and not closed:
+        # Nobody is admitted by a step for which somebody lost blocks.
+        budget, tried = plan_waiting(
+            s, f, q, slot, given, produced, limits, budget, arrived, tried, now
+        )
+    f.lost[slot] += switched
+    f.tokens[slot] = limits[1] - budget
+    return tried
 
 
 @register_jitable
 def plan_waiting(
     s: State,
     f: Step,
+    q: Queue,
     slot: int,
     given: Ints,
     produced: Ints,
@@ -146,21 +204,22 @@ def plan_waiting(
 ) -> tuple[int, int]:
     """Admit requests in order; return what is left of the budget, and how many had their turn."""
     most, size, remember = limits[0], limits[4], limits[5]
-    while budget > 0 and s.counts[RUNNING] < most:
-        stacked = s.counts[STACKED]
-        if stacked == 0 and tried >= arrived:
+    while budget > 0 and s.counts[RUNNING] + s.counts[COMING] < most:
+        r = first(s, q, limits[7], arrived, tried)
+        if r == NONE or s.requests[MOVING, r]:
             break
-        r = s.stack[stacked - 1] if stacked else tried
         target = given[r] + s.requests[SAMPLED, r]
         new = admitted(s, r, target, given[r] + produced[r] - 1, budget, limits)
         if new == 0:
             break
-        if stacked:
-            s.counts[STACKED] -= 1
-        else:
-            tried += 1
+        tried = leave(s, q, limits[7], given, r, tried)
+        if s.requests[MOVING, r]:
+            continue
+        if s.times[0, r] < 0.0:
             s.times[0, r] = now
         note(s, f, slot, r, new, target, produced[r])
+        if limits[7] == FAIR:
+            count(s, q, r)
         if remember and s.requests[COMPUTED, r] // size > s.requests[KNOWN, r]:
             know(s, r, s.requests[COMPUTED, r] // size)
         budget -= new

@@ -16,12 +16,12 @@ from opbyte.core.ops import Array
 Ints = npt.NDArray[np.int32]
 
 #: Rows of the state of requests.
-COMPUTED, SAMPLED, HELD, LAST, KNOWN, PREEMPTED = range(6)
+COMPUTED, SAMPLED, HELD, LAST, KNOWN, PREEMPTED, AWAY, MOVING = range(8)
 #: Rows of the blocks: neighbours in the queue of free ones (its ends are the entry behind the last
 #: block), the block before it in its request, and which block of which request it remembers.
 NEXT, BEFORE, CHAIN, OWNER, NUMBER = range(5)
 #: Entries of the counters.
-FREE, RUNNING, STACKED, STEPS, TOKENS, EVERY = range(6)
+FREE, RUNNING, STACKED, STEPS, TOKENS, EVERY, BELOW, LEAVING, COMING, OWED, MOVES = range(11)
 #: Columns of the series.
 SERIES = ("end_s", "tokens", "running", "waiting", "free", "preempted")
 NONE = -1
@@ -33,11 +33,13 @@ class State(NamedTuple):
     """What the loop works on.
 
     Attributes:
-        requests: By row as above, (6, requests).
+        requests: By row as above, (8, requests).
         blocks: By row as above, (5, blocks + 1).
         running: Requests that hold blocks, in the order of admission, (max_sequences,).
         stack: Preempted requests, the one that is tried first on top, (max_sequences,).
-        counts: Counters, (6,).
+        moves: Requests whose blocks the step that is planned sends to the tier below, and
+            -1 less those whose blocks it fetches, (2 * max_sequences,).
+        counts: Counters, (11,).
         times: Scheduled, first token, last token, seconds, (3, requests).
         series: What every n-th step found when it ended, (6, rows).
         place: Where the loop is: the step that ends next and how many are under way, requests
@@ -49,6 +51,7 @@ class State(NamedTuple):
     blocks: Ints
     running: Ints
     stack: Ints
+    moves: Ints
     counts: npt.NDArray[np.int64]
     times: Array
     series: Array
@@ -77,20 +80,21 @@ class Step(NamedTuple):
     sums: npt.NDArray[np.int64]
 
 
-def new_state(requests: int, blocks: int, sequences: int, rows: int) -> State:
-    """Return the state before anything happened: all blocks are free."""
-    of_requests = np.zeros((6, requests), np.int32)
+def new_state(requests: int, blocks: int, sequences: int, rows: int, below: int = 0) -> State:
+    """Return the state before anything happened: all blocks are free, `below` in the next tier."""
+    of_requests = np.zeros((8, requests), np.int32)
     of_requests[LAST] = NONE
     of_blocks = np.full((5, blocks + 1), NONE, np.int32)
     of_blocks[NEXT] = np.roll(np.arange(blocks + 1), -1)
     of_blocks[BEFORE] = np.roll(np.arange(blocks + 1), 1)
-    counts = np.zeros(6, np.int64)
-    counts[FREE], counts[EVERY] = blocks, 1
+    counts = np.zeros(11, np.int64)
+    counts[FREE], counts[EVERY], counts[BELOW] = blocks, 1, below
     return State(
         of_requests,
         of_blocks,
         np.zeros(sequences, np.int32),
         np.zeros(sequences + 1, np.int32),
+        np.zeros(2 * sequences, np.int32),
         counts,
         np.full((3, requests), -1.0),
         np.zeros((len(SERIES), rows)),

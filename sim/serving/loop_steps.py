@@ -10,6 +10,7 @@ from numba.extending import register_jitable
 
 from opbyte.core.ops import Array
 from opbyte.sim.serving.loop_blocks import finish, know, take
+from opbyte.sim.serving.loop_queue import FCFS, SHORTEST
 from opbyte.sim.serving.loop_state import (
     COMPUTED,
     EVERY,
@@ -82,7 +83,9 @@ def decode_on(
     depth, n, size, remember = f.end.shape[0], arrival.shape[0], limits[4], limits[5]
     running, context = s.counts[RUNNING], f.sums[2]
     # Whoever waits was refused by the last plan, and the free blocks only get fewer.
-    queue = s.counts[STACKED] > 0 or tried < arrived or running >= limits[0] or limits[6] > 0
+    # Orders other than that of arrival may try an arrival before them, and fair ones ask who runs.
+    queue = s.counts[STACKED] > 0 or running >= limits[0] or limits[6] > 0
+    queue = queue or tried < arrived if limits[7] == FCFS else queue and limits[7] == SHORTEST
     free_at = f.end[(head + depth - 1) % depth]
     for _ in range(calm_steps(s, given, produced, size)):
         now = f.end[head]

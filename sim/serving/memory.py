@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -55,23 +56,14 @@ def kv_blocks(placer: Placer, work: Serve) -> int:
         CapacityError: If not one block is left.
         UncoveredError: If the model has no cache that grows with a context.
     """
-    scheduling, degrees = work.scheduler, placer.mapping.degrees
-    growth = token_bytes(work, degrees)
+    scheduling = work.scheduler
+    taken = placer.occupancy(beside_cache(placer, work))
+    growth = token_bytes(work, placer.mapping.degrees)
     if growth <= 0.0:
         raise UncoveredError(
             f"{work.model.name} has no cache that grows with its context. give "
             "scheduler.kv_blocks, which then only limits how many requests run"
         )
-    fixed = together(*(_fixed(model, scheduling, degrees) for model in _models(work)))
-    fixed["state"] = scheduling.max_sequences * state_bytes(work, degrees)
-    speculation = work.speculation
-    if speculation is not None:
-        # Logits of all guesses may take more than the largest step of prompts.
-        batch = max(1, scheduling.max_batched_tokens // (1 + speculation.guesses))
-        batch = min(batch, scheduling.max_sequences)
-        widest = SpeculativeDecode(work.model, batch, 1, speculation).footprint(degrees)
-        fixed["activation"] = maximum(fixed["activation"], widest["activation"])
-    taken = placer.occupancy(fixed)
     each = placer.occupancy({"kv": growth * scheduling.block_tokens})
     blocks = math.inf
     for tier, size in each.items():
@@ -83,6 +75,27 @@ def kv_blocks(placer: Placer, work: Serve) -> int:
             raise CapacityError(holders, tier, needed, room)
         blocks = min(blocks, left // float(np.max(size)))
     return int(blocks)
+
+
+def beside_cache(placer: Placer, work: Serve) -> dict[str, Any]:
+    """Return the bytes that one device holds beside caches, by tensor class.
+
+    Weights, the activations of the largest step, and the state of all sequences; of the model that
+    guesses too.
+    """
+    scheduling, degrees = work.scheduler, placer.mapping.degrees
+    fixed: dict[str, Any] = together(
+        *(_fixed(model, scheduling, degrees) for model in _models(work))
+    )
+    fixed["state"] = scheduling.max_sequences * state_bytes(work, degrees)
+    speculation = work.speculation
+    if speculation is not None:
+        # Logits of all guesses may take more than the largest step of prompts.
+        batch = max(1, scheduling.max_batched_tokens // (1 + speculation.guesses))
+        batch = min(batch, scheduling.max_sequences)
+        widest = SpeculativeDecode(work.model, batch, 1, speculation).footprint(degrees)
+        fixed["activation"] = maximum(fixed["activation"], widest["activation"])
+    return fixed
 
 
 def _fixed(model: Model, scheduling: Scheduling, degrees: Parallel) -> dict[str, Number]:

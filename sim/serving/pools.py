@@ -16,7 +16,8 @@ import numpy as np
 import simpy
 
 from opbyte.core.ops import Array
-from opbyte.sim.serving.engine import Clock, Engine
+from opbyte.sim.serving.clock import Clock
+from opbyte.sim.serving.engine import Engine
 from opbyte.sim.serving.fleet import Fleet, Group, Replica
 from opbyte.sim.serving.fleet_link import Wire
 from opbyte.sim.serving.requests import Request

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field
+from typing import Any
+
+from opbyte.core.errors import UncoveredError
+from opbyte.workloads.traces import RequestTrace
 
 
 @dataclass(slots=True, eq=False)
@@ -20,6 +24,10 @@ class Request:
         blocks: Blocks that it holds.
         known: Leading blocks of those that are full.
         preempted: How often it lost them.
+        below: Blocks that it has in the tier below the cache.
+        moving: They are on their way there or back.
+        client: Number of whoever asks: the share of a fair scheduler.
+        priority: Larger is more urgent.
         reason: Why it is not served, empty where it is.
         scheduled_s, first_token_s, last_token_s: Seconds, negative before.
     """
@@ -34,6 +42,10 @@ class Request:
     blocks: list[int] = field(default_factory=list)
     known: int = 0
     preempted: int = 0
+    below: int = 0
+    moving: bool = False
+    client: int = 0
+    priority: int = 0
     reason: str = ""
     scheduled_s: float = -1.0
     first_token_s: float = -1.0
@@ -54,3 +66,30 @@ class Request:
     def key(self, block: int) -> Hashable:
         """Return what its block with this number holds."""
         return self.shared[block] if block < len(self.shared) else ("own", self.index, block)
+
+
+def requests_of(
+    trace: RequestTrace, block_tokens: int, *, shared: bool, rows: Any = None
+) -> list[Request]:
+    """Return requests before anything happened; with the keys of blocks that prompts share."""
+    chosen = range(len(trace)) if rows is None else rows
+    prefix = trace.prefix if shared else None
+    if prefix is not None and prefix.block_tokens % block_tokens:
+        raise UncoveredError(
+            f"prefix blocks of {prefix.block_tokens} tokens do not consist of KV blocks of "
+            f"{block_tokens}. choose another scheduler.block_tokens"
+        )
+    made = []
+    for i in chosen:
+        keys: tuple[Hashable, ...] = ()
+        if prefix is not None:
+            inside = prefix.block_tokens // block_tokens
+            full = int(trace.input_tokens[i]) // block_tokens
+            keys = tuple((int(b), j) for b in prefix.of(int(i)) for j in range(inside))[:full]
+        made.append(
+            Request(
+                int(i), float(trace.arrival_s[i]), int(trace.input_tokens[i]),
+                int(trace.output_tokens[i]), keys,
+            )
+        )  # fmt: skip
+    return made

@@ -38,10 +38,14 @@ class Plan:
     Attributes:
         pieces: What it computes.
         preempted: Requests that lost their blocks for it.
+        outs: Those of them whose blocks go to the tier below the cache.
+        ins: Requests whose blocks come back from there.
     """
 
     pieces: tuple[Piece, ...] = ()
     preempted: tuple[Request, ...] = ()
+    outs: tuple[Request, ...] = ()
+    ins: tuple[Request, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +60,8 @@ class Limits:
         together: Requests start only when none runs, with the blocks of their whole answers.
         context: Most tokens of a prompt and its answer that the model allows; 0 for any.
         guesses: What is guessed beyond the next token of who decodes; None for nothing.
+        aging: Tokens that a second of waiting is worth, where prompts are ordered by tokens.
+        lead: Tokens of service by which a client must be ahead to be switched out; None: never.
     """
 
     max_sequences: int = 256
@@ -65,6 +71,8 @@ class Limits:
     together: bool = False
     context: int = 0
     guesses: Guesses | None = None
+    aging: float = 500.0
+    lead: int | None = None
 
     @property
     def ahead(self) -> int:
@@ -77,7 +85,8 @@ class Scheduler(ABC):
 
     Attributes:
         waiting: Requests that hold no blocks, in the order in which they will be tried.
-        running: Requests that hold blocks.
+        running: Requests that hold blocks and can compute.
+        coming: Requests whose blocks are on their way back to the cache.
         speculates: Whether its decode steps verify the guesses of its limits. A class says so
             itself, it inherits nothing: who plans in another way may not.
     """
@@ -103,6 +112,7 @@ class Scheduler(ABC):
         self.limits, self.pool = limits, pool
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []
+        self.coming = 0
 
     def refusal(self, request: Request) -> str:
         """Return why a request can never be served, empty where it can."""
@@ -138,6 +148,18 @@ class Scheduler(ABC):
             self.pool.give(request.blocks)
             request.blocks = []
 
+    def gone(self, request: Request) -> None:
+        """Note that a request's blocks are in the tier below: those that it held are free."""
+        self.pool.left(request.blocks, len(request.shared))
+        request.blocks, request.known, request.moving = [], 0, False
+
+    def back(self, request: Request) -> None:
+        """Note that a request's blocks are back: it runs again."""
+        self.pool.below += request.below
+        request.below, request.moving = 0, False
+        self.coming -= 1
+        self.running.append(request)
+
 
 SCHEDULERS: Registry[type[Scheduler]] = Registry("scheduler")
 
@@ -153,18 +175,24 @@ class Continuous(Scheduler):
 
     Who decodes verifies as many depths of its guesses as the budget and the model's context allow.
     The blocks of guesses that fail stay with the request; its next tokens overwrite them.
+
+    Where there is a tier below the cache, blocks go there and come back instead of being computed
+    again, as vLLM v0's swapping did. They are free once they are out: whoever needs them waits for
+    that, others compute on, and nobody is admitted. A request whose blocks are back runs last.
     """
 
     speculates = True
 
     def plan(self) -> Plan:
         """Return the next step, and note it as under way."""
+        switched = self._switch()
         budget = self.limits.max_batched_tokens
         closed = self.limits.together and bool(self.running)
         pieces: list[Piece] = []
-        preempted: list[Request] = []
+        lost: list[Request] = []
+        ins: list[Request] = []
         size, guesses = self.pool.tokens, self.limits.guesses
-        at = 0
+        at = owed = 0
         while at < len(self.running) and budget > 0:
             request = self.running[at]
             at += 1
@@ -173,14 +201,22 @@ class Continuous(Scheduler):
                 continue
             depth = self._depth(request, budget) if guesses else 0
             new += guesses.tokens(depth) if guesses else 0
-            short = request.computed + new > len(request.blocks) * size
-            if short and not self._room(request, new, preempted):
-                break
+            if request.computed + new > len(request.blocks) * size:
+                need = self.pool.needed(request.computed + new) - len(request.blocks)
+                if not self._room(request, owed + need, lost):
+                    break
+                if owed + need > self.pool.free:
+                    # It waits for blocks that are on their way out; nobody behind it takes them.
+                    owed += need
+                    continue
+                request.blocks += self.pool.take(need)
             pieces.append(self._piece(request, new, depth))
             budget -= new
-        if not preempted and not closed:
-            self._admit(budget, pieces)
-        return Plan(tuple(pieces), tuple(preempted))
+        if not lost and not owed and not closed:
+            self._admit(budget, pieces, ins)
+        preempted = (*switched, *lost)
+        outs = tuple(request for request in preempted if request.below)
+        return Plan(tuple(pieces), preempted, outs, tuple(ins))
 
     def _depth(self, request: Request, budget: int) -> int:
         """Return how many depths of guesses a running request verifies in this step."""
@@ -190,30 +226,56 @@ class Continuous(Scheduler):
         depth = guesses.depth(budget - 1)
         return min(depth, context - request.target) if context else depth
 
-    def _room(self, request: Request, new: int, preempted: list[Request]) -> bool:
-        """Give a request the blocks of its next tokens; return False if it had to give up."""
-        pool = self.pool
-        need = pool.needed(request.computed + new) - len(request.blocks)
-        while need > pool.free:
-            victim = self.running.pop()
-            pool.give(victim.blocks)
-            victim.blocks = []
-            victim.computed = victim.known = 0
-            victim.preempted += 1
-            if victim.sampled < victim.output:
-                self.waiting.appendleft(victim)
-            preempted.append(victim)
+    def _switch(self) -> list[Request]:
+        """Take blocks of running requests that others should have; return who lost them."""
+        return []
+
+    def _room(self, request: Request, need: int, lost: list[Request]) -> bool:
+        """Let blocks be free or on their way out; return False if the request gave up its own."""
+        while need > self.pool.free + self.pool.leaving:
+            victim = self.running[-1]
+            self._lose(victim)
+            lost.append(victim)
             if victim is request:
                 return False
-        request.blocks += pool.take(need)
         return True
 
-    def _admit(self, budget: int, pieces: list[Piece]) -> None:
+    def _lose(self, victim: Request) -> None:
+        """Take a running request's blocks: they go to the tier below, or are lost if it is full."""
+        self.running.remove(victim)
+        victim.preempted += 1
+        if victim.sampled < victim.output:
+            if self.pool.leave(victim.blocks):
+                victim.below, victim.moving = len(victim.blocks), True
+                self._return(victim)
+                return
+            self._return(victim)
+        self.pool.give(victim.blocks)
+        victim.blocks = []
+        victim.computed = victim.known = 0
+
+    def _return(self, request: Request) -> None:
+        """Let a request wait that has run before: it is tried first."""
+        self.waiting.appendleft(request)
+
+    def _first(self) -> Request:
+        """Return the waiting request that is tried next."""
+        return self.waiting[0]
+
+    def _leave(self, request: Request) -> None:
+        """Take a request off the queue."""
+        self.waiting.remove(request)
+
+    def _admit(self, budget: int, pieces: list[Piece], ins: list[Request]) -> None:
         pool, limits = self.pool, self.limits
-        while self.waiting and budget > 0 and len(self.running) < limits.max_sequences:
-            request = self.waiting[0]
+        while (
+            self.waiting and budget > 0 and len(self.running) + self.coming < limits.max_sequences
+        ):
+            request = self._first()
+            if request.moving:
+                break
             found = self._found(request)
-            past = len(found) * pool.tokens
+            past = request.computed if request.below else len(found) * pool.tokens
             new = min(request.target - past, budget)
             if not limits.chunk and new < request.target - past:
                 break
@@ -223,17 +285,22 @@ class Continuous(Scheduler):
             # What was found and nobody holds is among the free blocks until it is held.
             if pool.needed(max(most, held)) - len(found) + pool.idle(found) > pool.free:
                 break
-            self.waiting.popleft()
+            self._leave(request)
             pool.hold(found)
             request.blocks = found + pool.take(pool.needed(held) - len(found))
             request.computed, request.known = past, len(found)
+            if request.below:
+                request.moving = True
+                self.coming += 1
+                ins.append(request)
+                continue
             self.running.append(request)
             pieces.append(self._piece(request, new))
             budget -= new
 
     def _found(self, request: Request) -> list[int]:
         """Return the blocks whose content a waiting request need not compute."""
-        if not self.pool.remember:
+        if not self.pool.remember or request.below:
             return []
         # The last token is always computed: its logits are needed.
         most = (request.target - 1) // self.pool.tokens
@@ -252,6 +319,11 @@ class Continuous(Scheduler):
             self._know(request)
         request.sampled += samples
         return Piece(request, new, past, samples, depth)
+
+    def back(self, request: Request) -> None:
+        """Note that a request's blocks are back: it runs again."""
+        super().back(request)
+        self._know(request)
 
     def _know(self, request: Request) -> None:
         """Note what a request's full blocks hold."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Generator, Hashable, Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -18,19 +18,25 @@ from opbyte.core.ops import Array
 from opbyte.core.registry import lookup_error
 from opbyte.hw_models.machine import Machine
 from opbyte.sim.place import Placer
+from opbyte.sim.serving import queues  # noqa: F401  (they register themselves)
 from opbyte.sim.serving.blocks import BlockPool
+from opbyte.sim.serving.clock import Clock
 from opbyte.sim.serving.compiled import serve_compiled
 from opbyte.sim.serving.compiled_guesses import serve_guessing
 from opbyte.sim.serving.draft_prices import draft_prices, guesses_of, most_logits
-from opbyte.sim.serving.engine import Asked, Clock, Engine, feed
+from opbyte.sim.serving.engine import Asked, Engine, feed
+from opbyte.sim.serving.fair import Clients
+from opbyte.sim.serving.loop_queue import FCFS, ORDERS
 from opbyte.sim.serving.loop_state import SERIES
 from opbyte.sim.serving.memory import kv_blocks
 from opbyte.sim.serving.prices import StepPrices
-from opbyte.sim.serving.requests import Request
+from opbyte.sim.serving.requests import Request, requests_of
 from opbyte.sim.serving.schedulers import SCHEDULERS, Limits, Scheduler
 from opbyte.sim.serving.speculation import Drafter, Guesses, check_depth
 from opbyte.sim.serving.spread import Spread
 from opbyte.sim.serving.step_prices import Prices
+from opbyte.sim.serving.tiers import Tier, tier_below
+from opbyte.sim.serving.transfers import Transfers
 from opbyte.workloads.serve import Scheduling, Serve
 from opbyte.workloads.speculation import longest_context
 from opbyte.workloads.traces import RequestTrace
@@ -38,8 +44,8 @@ from opbyte.workloads.traces import RequestTrace
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Schedulers with a compiled twin, and what they set of the limits.
-COMPILED: dict[str, dict[str, bool]] = {"continuous": {}, "static": {"together": True}}
+#: Schedulers with a compiled twin.
+COMPILED = tuple(ORDERS)
 #: Rows of the time series that are kept; steps between them are left out.
 SERIES_ROWS = 20_000
 
@@ -130,6 +136,7 @@ class Server:
     Attributes:
         blocks: Blocks of its KV cache.
         context: Most tokens of a prompt and its answer that the model allows; 0 for any.
+        below: Where blocks of preempted requests go; None: they are computed again.
         compiled: Use the compiled loop wherever it says the same as the plug-in.
         guesses: What is guessed of each request.
         draft: The prices of the model that guesses; None where guesses cost nothing.
@@ -139,6 +146,7 @@ class Server:
     scheduling: Scheduling
     blocks: int
     context: int = 0
+    below: Tier | None = None
     compiled: bool = True
     guesses: Guesses | None = None
     draft: Prices | None = None
@@ -153,13 +161,17 @@ class Server:
             seed: Of what is drawn: whether guesses hold.
         Raises:
             CapacityError: If weights and one block of cache do not fit.
-            ConfigError: If no scheduler has the name.
+            ConfigError: If no scheduler has the name, or there is no memory to swap to.
             UncoveredError: If no model covers the machine, mapping or model.
         """
         scheduling = work.scheduler
         if scheduling.kind not in COMPILED and scheduling.kind not in SCHEDULERS.names():
             raise lookup_error("scheduler", scheduling.kind, {*COMPILED, *SCHEDULERS.names()})
-        blocks = scheduling.kv_blocks or kv_blocks(Placer(machine, mapping), work)
+        placer = Placer(machine, mapping)
+        blocks = scheduling.kv_blocks or kv_blocks(placer, work)
+        below = tier_below(placer, work) if scheduling.preempt == "swap" else None
+        if below is not None and work.speculation is not None:
+            raise UncoveredError("no model swaps the caches of two models: speculate recomputes")
         prices = StepPrices.build(
             machine, work.model, mapping, max_tokens=scheduling.max_batched_tokens,
             max_sequences=most_logits(work), routing=work.routing,
@@ -167,7 +179,7 @@ class Server:
         draft = draft_prices(machine, work, mapping, prices)
         context = longest_context(work.model, work.speculation)
         guesses = guesses_of(work, seed)
-        return cls(prices, scheduling, blocks, context, guesses=guesses, draft=draft)
+        return cls(prices, scheduling, blocks, context, below, guesses=guesses, draft=draft)
 
     @property
     def limits(self) -> Limits:
@@ -175,8 +187,8 @@ class Server:
         s = self.scheduling
         return Limits(
             max_sequences=s.max_sequences, max_batched_tokens=s.max_batched_tokens, chunk=s.chunk,
-            reserve=s.reserve, context=self.context, guesses=self.guesses,
-            **COMPILED.get(s.kind, {}),
+            reserve=s.reserve, context=self.context, together=s.kind == "static", aging=s.aging,
+            lead=s.lead, guesses=self.guesses,
         )  # fmt: skip
 
     def serve(self, trace: RequestTrace) -> Serving:
@@ -190,16 +202,39 @@ class Server:
         twin = s.kind in COMPILED if self.guesses is None else s.kind == "continuous"
         return self.compiled and twin and not shared and trace.client is None
 
+    @property
+    def in_order(self) -> bool:
+        """Return whether requests are tried in the order of their arrival."""
+        return ORDERS.get(self.scheduling.kind) == FCFS
+
     def engine(self, env: Clock) -> Engine:
         """Return an idle engine of the plug-in."""
         drafter = Drafter(self.draft, self.guesses) if self.draft and self.guesses else None
+        below = Transfers(env, self.below.price) if self.below else None
         depth = self.scheduling.depth
-        return Engine(env, self._scheduler(), self.prices, depth=depth, drafter=drafter)
+        return Engine(
+            env, self._scheduler(), self.prices, depth=depth, drafter=drafter, below=below
+        )
+
+    def requests(self, trace: RequestTrace) -> list[Request]:
+        """Return requests before anything happened, as the plug-in takes them.
+
+        Raises:
+            WorkloadError: If the scheduler must know who asks, and the trace does not say.
+        """
+        s = self.scheduling
+        made = requests_of(trace, s.block_tokens, shared=s.prefix_cache)
+        if s.kind == "fair":
+            clients = Clients.of(trace)
+            for request, client in zip(made, clients.client.tolist(), strict=True):
+                request.client, request.priority = client, -int(clients.level[client])
+        return made
 
     def _scheduler(self) -> Scheduler:
         s = self.scheduling
-        kind = "continuous" if s.kind in COMPILED else s.kind
-        pool = BlockPool(self.blocks, s.block_tokens, remember=s.prefix_cache)
+        kind = "continuous" if s.kind == "static" else s.kind
+        below = self.below.blocks if self.below else 0
+        pool = BlockPool(self.blocks, s.block_tokens, remember=s.prefix_cache, below=below)
         return SCHEDULERS.lookup(kind)(self.limits, pool)
 
     def refused(self, trace: RequestTrace) -> dict[int, str]:
@@ -223,10 +258,15 @@ class Server:
             good[list(reasons)] = False
         rows = trace.arrival_s[good], trace.input_tokens[good], trace.output_tokens[good]
         mean, drafted = 1.0, None
+        clients = Clients.of(trace) if s.kind == "fair" else None
+        if clients is not None:
+            clients = clients._replace(client=clients.client[good])
         if self.guesses is None:
             done = serve_compiled(
                 *rows, self.limits, self.prices, blocks=self.blocks, block_tokens=s.block_tokens,
-                remember=s.prefix_cache, depth=s.depth, rows=SERIES_ROWS,
+                remember=s.prefix_cache, depth=s.depth, rows=SERIES_ROWS, order=s.kind,
+                clients=clients, link=self.below.price if self.below else None,
+                below=self.below.blocks if self.below else 0,
             )  # fmt: skip
         else:
             check_depth(s.depth)
@@ -240,10 +280,11 @@ class Server:
         if reasons:
             times, preempted = np.full((3, len(trace)), np.nan), np.zeros(len(trace), np.int32)
             times[:, good], preempted[good] = done.times, done.preempted
+        found = self._busy(done.busy, drafted)
+        busy, joules = self._with_link(found, done.joules, done.moved_s, done.moved)
         return Serving(
-            trace, times, trace.arrival_s, reasons, preempted, done.series,
-            self._busy(done.busy, drafted), done.joules, done.means, done.steps, done.tokens,
-            tokens_per_decode=mean,
+            trace, times, trace.arrival_s, reasons, preempted, done.series, busy, joules,
+            done.means, done.steps, done.tokens, tokens_per_decode=mean,
         )  # fmt: skip
 
     def _busy(self, of_model: Array, of_draft: Array | None) -> dict[str, float]:
@@ -254,50 +295,33 @@ class Server:
         return dict(busy)
 
     def _by_plug_in(self, trace: RequestTrace) -> Serving:
-        s = self.scheduling
         env = Clock()
         engine = self.engine(env)
-        requests = requests_of(trace, s.block_tokens, shared=s.prefix_cache)
+        requests = self.requests(trace)
         ask(engine, requests, trace)
         env.run()
         times = np.array([[r.scheduled_s, r.first_token_s, r.last_token_s] for r in requests]).T
-        series = engine.series
+        series, link = engine.series, engine.below
+        moved = (link.busy_s, link.blocks) if link else (0.0, 0)
+        found = self._busy(engine.busy, engine.drafter.busy if engine.drafter else None)
         return Serving(
             trace, np.where(times < 0.0, np.nan, times), np.array([r.arrival for r in requests]),
             {r.index: r.reason for r in requests if r.reason},
             np.array([r.preempted for r in requests], np.int32),
             np.array([getattr(series, name) for name in SERIES], float),
-            self._busy(engine.busy, engine.drafter.busy if engine.drafter else None), engine.joules,
-            engine.means, len(series.end_s), sum(series.tokens),
-            tokens_per_decode=engine.tokens_per_decode,
+            *self._with_link(found, engine.joules, *moved), engine.means, len(series.end_s),
+            sum(series.tokens), tokens_per_decode=engine.tokens_per_decode,
         )  # fmt: skip
 
-
-def requests_of(
-    trace: RequestTrace, block_tokens: int, *, shared: bool, rows: Any = None
-) -> list[Request]:
-    """Return requests before anything happened; with the keys of blocks that prompts share."""
-    chosen = range(len(trace)) if rows is None else rows
-    prefix = trace.prefix if shared else None
-    if prefix is not None and prefix.block_tokens % block_tokens:
-        raise UncoveredError(
-            f"prefix blocks of {prefix.block_tokens} tokens do not consist of KV blocks of "
-            f"{block_tokens}. choose another scheduler.block_tokens"
-        )
-    made = []
-    for i in chosen:
-        keys: tuple[Hashable, ...] = ()
-        if prefix is not None:
-            inside = prefix.block_tokens // block_tokens
-            full = int(trace.input_tokens[i]) // block_tokens
-            keys = tuple((int(b), j) for b in prefix.of(int(i)) for j in range(inside))[:full]
-        made.append(
-            Request(
-                int(i), float(trace.arrival_s[i]), int(trace.input_tokens[i]),
-                int(trace.output_tokens[i]), keys,
-            )
-        )  # fmt: skip
-    return made
+    def _with_link(
+        self, busy: dict[str, float], joules: float, moved_s: float, moved: int
+    ) -> tuple[dict[str, float], float]:
+        """Return busy seconds and joules of steps and of transfers to the tier below and back."""
+        if self.below is None:
+            return busy, joules
+        price = self.below.price
+        busy = {**busy, price.name: busy.get(price.name, 0.0) + moved_s}
+        return busy, joules + moved * price.block_j if moved else joules
 
 
 def ask(engine: Asked, requests: list[Request], trace: RequestTrace) -> None:

@@ -1,0 +1,58 @@
+"""KV blocks on their way between the cache and a tier below it: one link, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from opbyte.sim.serving.clock import Clock
+
+
+@dataclass(frozen=True)
+class LinkPrice:
+    """What a transfer of KV blocks costs.
+
+    Attributes:
+        name: Of the resource that it keeps busy.
+        start_s: Seconds of each transfer, whatever its size.
+        block_s: Seconds of each block.
+        block_j: Joules of each block, NaN where the machine does not say.
+    """
+
+    name: str
+    start_s: float
+    block_s: float
+    block_j: float = float("nan")
+
+
+class Transfers:
+    """A link in time: transfers take it one after the other, in the order in which they are sent.
+
+    Attributes:
+        busy_s: Seconds in which it was busy.
+        blocks: How many it carried.
+    """
+
+    def __init__(self, env: Clock, price: LinkPrice) -> None:
+        """Start idle."""
+        self.env, self.price = env, price
+        self.busy_s, self.blocks = 0.0, 0
+        self._free_at = 0.0
+
+    def send(self, blocks: int, ready: float, then: Callable[[], Any]) -> float:
+        """Send blocks; return when they are there.
+
+        Args:
+            ready: Seconds, not before now: what is sent is complete then. Until then, and while
+                it is under way, what is sent later waits.
+            then: Called when they are there, before steps of the same moment end.
+        """
+        seconds = self.price.start_s + blocks * self.price.block_s
+        self._free_at = max(ready, self._free_at) + seconds
+        self.busy_s += seconds
+        self.blocks += blocks
+        event = self.env.at(self._free_at, first=True)
+        assert event.callbacks is not None
+        event.callbacks.append(lambda _: then())
+        return self._free_at
