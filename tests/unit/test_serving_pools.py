@@ -13,7 +13,8 @@ from opbyte.sim.place import Placer
 from opbyte.sim.serving.engine import Clock
 from opbyte.sim.serving.fleet_link import Wire, wire_of
 from opbyte.sim.serving.fleet_server import FleetServer, server_of
-from opbyte.sim.serving.server import Server, ask, requests_of
+from opbyte.sim.serving.requests import requests_of
+from opbyte.sim.serving.server import Server, ask
 from opbyte.workloads.serve import Fleet, Scheduling, Serve
 from opbyte.workloads.traces import RequestTrace
 from tests.unit.test_serving_fleet import LLAMA, chats, gpus, trace
