@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from opbyte.core.errors import UncoveredError
 from opbyte.core.ops import Array
-from opbyte.core.placed import MOVED, PlacedOps
+from opbyte.core.placed import MOVED, PlacedOps, written_name
 from opbyte.hw_models import compute as _registered  # noqa: F401  (fills the registry)
 from opbyte.hw_models.compute.base import KernelPrices, UnitView
+from opbyte.hw_models.link.transfers import with_transfers
 from opbyte.hw_models.link.wires import collective_wires
 from opbyte.hw_models.machine import Machine
 
@@ -70,18 +72,21 @@ def price(placed: PlacedOps, machine: Machine, *, ideal: bool = False) -> Demand
         np.broadcast_arrays(*(_total(moved, c) for c in MOVED)), axis=1
     )
     crossing = np.zeros((len(placed), len(placed.resources), totals.shape[2]))
+    copied = _copied(placed)
     for u in range(len(views)):
         # A collective on its own reads and writes memory as kernels of the first unit do.
-        ops = (placed.unit_of == u) | ((placed.unit_of < 0) & (u == 0))
+        ops = (placed.unit_of == u) | ((placed.unit_of < 0) & ~copied & (u == 0))
         crossing[ops] = np.einsum("ocp,cr->orp", totals[ops], placed.routes[u])
     rates, latencies, energies = _resources(placed, machine, ideal=ideal)
-    busy = crossing / rates[None]
     stepping = np.zeros((len(placed), 1))
+    if placed.transfers:
+        crossing, stepping = with_transfers(placed, crossing, latencies)
+    busy = crossing / rates[None]
     if placed.collective_link.max(initial=-1) >= 0:
         wires = collective_wires(placed, machine, rates, latencies, ideal=ideal)
         crossing = crossing + wires.bytes
         busy = busy + wires.busy
-        stepping = wires.seconds
+        stepping = stepping + wires.seconds
     if kernels:
         busy = _waits_inside(placed, machine, kernels, compute, busy)
     latency, floor = _latency(placed, machine, views, totals, stepping, kernels, ideal=ideal)
@@ -98,6 +103,13 @@ def price(placed: PlacedOps, machine: Machine, *, ideal: bool = False) -> Demand
         np.broadcast_to(crossing, (len(placed), len(placed.resources), points)),
         moved,
     )
+
+
+def _copied(placed: PlacedOps) -> npt.NDArray[np.bool_]:
+    """Return which operators are transfers, (ops,)."""
+    copied = np.zeros(len(placed), bool)
+    copied[[t.op for t in placed.transfers]] = True
+    return copied
 
 
 def _total(moved: dict[tuple[str, str], Array], column: str) -> Array:
@@ -119,7 +131,7 @@ def _compute(
         if not rows.size:
             continue
         # Fewer units than devices: one serves several of them.
-        crowd = max(1.0, placed.devices / view.machine.unit(view.path).count)
+        crowd = placed.crowd[u]
         model = view.model
         if not ideal and hasattr(model, "kernel_prices"):
             whole = model.kernel_prices(placed, np.flatnonzero(placed.unit_of == u), view)
@@ -179,6 +191,11 @@ def _moved(
     alone, each of them is held against the buffer by itself; in a fused operator they stream by.
     """
     moved = {(c, "compulsory"): v for c, v in placed.moved.items()}
+    if placed.transfers:
+        # Read here and written there: no more than a copy of what is moved anyway.
+        copied, all_of = _copied(placed)[:, None], placed.moved["activation"]
+        moved["activation", "compulsory"] = np.where(copied, 0.0, all_of)
+        moved["activation", "copy"] = np.where(copied, all_of, 0.0)
     if ideal:
         return moved
     table = placed.table
@@ -240,6 +257,7 @@ def resource_rate(machine: Machine, resource: str, instances: float, *, ideal: b
     Raises:
         UncoveredError: If the port has no bandwidth.
     """
+    resource = written_name(resource)
     bandwidth = machine.values.get(f"{resource}.bandwidth")
     if bandwidth is None:
         raise UncoveredError(
@@ -258,8 +276,9 @@ def _resources(placed: PlacedOps, machine: Machine, *, ideal: bool) -> tuple[Arr
         resource_rate(machine, r, i, ideal=ideal)
         for r, i in zip(placed.resources, placed.instances, strict=True)
     ]
-    latencies = [machine.values.get(f"{r}.latency", 0.0) for r in placed.resources]
-    energies = [8.0 * machine.values.get(f"{r}.energy", np.nan) for r in placed.resources]
+    names = [written_name(r) for r in placed.resources]
+    latencies = [machine.values.get(f"{r}.latency", 0.0) for r in names]
+    energies = [8.0 * machine.values.get(f"{r}.energy", np.nan) for r in names]
     return columns(rates), columns(latencies), columns(energies)
 
 
@@ -289,11 +308,11 @@ def _latency(
         return zero, zero
     access = _first_accesses(placed, machine, totals, kernels)
     launches = [_launch(view, placed.launch) for view in views]
-    launch = zero
+    launch, copied = zero, _copied(placed)
     pipelined = np.zeros((len(placed), 1), bool)
     for u, view in enumerate(views):
         # A collective on its own is a kernel too; it starts like those of the first unit.
-        mine = (placed.unit_of == u) | ((placed.unit_of < 0) & (u == 0))
+        mine = (placed.unit_of == u) | ((placed.unit_of < 0) & ~copied & (u == 0))
         launch = launch + np.where(mine[:, None], launches[u], 0.0)
         pipelined |= ((placed.unit_of == u) & view.model.pipelines)[:, None]
     latency = launch + access + np.where(pipelined, 0.0, stepping)
@@ -354,7 +373,10 @@ def _launch(view: UnitView, mode: str) -> Any:
 def _joules(placed: PlacedOps, views: list[UnitView], crossing: Array, energies: Array) -> Array:
     """Return dynamic energy of each operator on one device, (ops, points)."""
     table = placed.table
-    moving = np.where(crossing > 0, crossing * energies[None], 0.0).sum(axis=1)
+    # What a transfer crosses is not used alike by as many devices at both ends.
+    weight = (placed.sharers[None, :] / placed.copies[:, None])[:, :, None]
+    joules = crossing * energies[None] * weight
+    moving = np.where(crossing > 0, joules, 0.0).sum(axis=1)
     computes = table["flops"].any(axis=1) & (placed.collective_link < 0)
     per_op: list[Any] = []
     for row in range(len(table)):

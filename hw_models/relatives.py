@@ -1,7 +1,9 @@
-"""`like: NAME` in a `kernel` block: what was not fitted takes the nearest relative's parameters.
+"""`like`: a part that is another machine's, and a `kernel` block with a relative's parameters.
 
-The relative's numbers are copied, with a source that says so and a range that a neighbour's fit
-leaves open. A relative may have one of its own.
+`like: MACHINE.PART` in a part of a machine is that part, with what stands beside it on top, and so
+with links: a machine of two kinds of GPU need not repeat them. `like: MACHINE` in a `kernel` block
+is for what was not fitted: the nearest relative's numbers are copied, with a source that says so
+and a range that a neighbour's fit leaves open. A relative may have one of its own.
 """
 
 from __future__ import annotations
@@ -24,19 +26,20 @@ Block = Mapping[str, Any]
 def with_relatives(
     document: Document, load: Callable[[str], Document], seen: tuple[str, ...] = ()
 ) -> Document:
-    """Return a machine document whose `kernel` blocks with `like` hold all their values.
+    """Return a machine document whose parts and `kernel` blocks with `like` hold all their values.
 
     Args:
         load: Returns the document of a catalog machine.
         seen: Relatives that led here.
     Raises:
-        ConfigError: If the relative is unknown, has no `kernel` block, or leads back to itself.
+        ConfigError: If the relative is unknown, has no such part, no `kernel` block, or leads back
+            to itself.
     """
 
     def relative(name: str) -> Document:
         if name in seen:
             raise ConfigError.one(
-                document.name, "kernel.like", "relatives lead in a circle",
+                document.name, "like", "relatives lead in a circle",
                 " -> ".join((*seen, name)), "one of them must have parameters of its own",
             )  # fmt: skip
         return with_relatives(load(name), load, (*seen, name))
@@ -44,12 +47,41 @@ def with_relatives(
     parts = document.data.get("parts")
     if not isinstance(parts, dict):
         return document
-    changed = _parts(parts, ("parts",), document, relative)
-    return (
-        document
-        if changed is parts
-        else replace(document, data={**document.data, "parts": changed})
-    )
+    links = _copied("links", document, relative)
+    changed = _parts(_copied("parts", document, relative), ("parts",), document, relative)
+    if changed is parts and links is document.data.get("links"):
+        return document
+    more = {} if links is None else {"links": links}
+    return replace(document, data={**document.data, "parts": changed, **more})
+
+
+def _copied(kind: str, document: Document, load: Callable[[str], Document]) -> Any:
+    """Return parts or links, each laid over the one that its `like` names; the same without."""
+    blocks = document.data.get(kind)
+    if not isinstance(blocks, dict):
+        return blocks
+    named = {n: b for n, b in blocks.items() if isinstance(b, dict) and "like" in b}
+    copied = {}
+    for name, block in named.items():
+        at = (kind, name, "like")
+        machine, _, inner = str(block["like"]).rpartition(".")
+        if not machine:
+            rule = "names a part or a link as machine.name"
+            raise ConfigError.one(document.where(at), ".".join(at), rule, block["like"], "")
+        there = load(machine).data.get(kind, {})
+        if inner not in there:
+            rule, known = f"{machine} has none of this name in {kind}", ", ".join(there)
+            raise ConfigError.one(document.where(at), ".".join(at), rule, inner, f"known: {known}")
+        own = {key: value for key, value in block.items() if key != "like"}
+        copied[name] = _laid(there[inner], own)
+    return {**blocks, **copied} if copied else blocks
+
+
+def _laid(below: Any, above: Any) -> Any:
+    """Return mappings merged, as `extends` does: anything else, and a value, replaces."""
+    if not isinstance(below, dict) or not isinstance(above, dict) or "value" in above:
+        return above
+    return {**below, **{k: _laid(below.get(k), v) for k, v in above.items()}}
 
 
 def _parts(

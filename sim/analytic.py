@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,16 +27,20 @@ class Step:
     busy: dict[str, Array]
 
 
-def analytic_step(demand: Demand, microbatches: int = 1) -> Step:
+def analytic_step(
+    demand: Demand, microbatches: int = 1, turns: Callable[[str], float] | None = None
+) -> Step:
     """Return the time of one run of the demand's table.
 
     The time is the largest of the longest path of one microbatch and, for each resource, what must
     pass before its first use, its busy seconds for all microbatches, and what must pass after its
-    last use. With one microbatch the outer two terms are left out.
+    last use. With one microbatch the outer two terms are left out, and with staggered batches,
+    which follow each other without end: while one leaves the last layer the next is in the first.
 
     Args:
         demand: Priced operators of one microbatch.
-        microbatches: How many of them pass through the pipeline stages.
+        microbatches: How many of them pass through the pipeline stages, or take turns.
+        turns: Of staggered batches: how many instances of a resource or unit they share.
     """
     placed = demand.placed
     duration = demand.duration
@@ -51,8 +56,9 @@ def analytic_step(demand: Demand, microbatches: int = 1) -> Step:
         for stage in range(int(stages.max(initial=0)) + 1):
             mine = np.where((stage_of_op == stage)[:, None], seconds, 0.0)
             total = microbatches * (mine * repeats).sum(axis=0)
+            total = total / turns(name) if turns else total
             busy[name] = np.maximum(busy[name], total) if name in busy else total
-            if microbatches > 1 and mine.any():
+            if microbatches > 1 and not turns and mine.any():
                 total = total + _around(demand, blocks, mine)
             limit = np.maximum(limit, total)
     return Step(limit, path, busy)

@@ -10,11 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from opbyte.core.errors import ConfigError, UncoveredError
-from opbyte.core.mapping import Mapping, Placement
-from opbyte.core.ops import BYTE_COLUMNS, CLASS_OF, COLLECTIVES, Array, OpTable
-from opbyte.core.placed import MOVED, PlacedOps, reduced
-from opbyte.core.registry import nearest
+from opbyte.core.mapping import ATTENTION, Mapping, Placement
+from opbyte.core.ops import CLASS_OF, COLLECTIVES, TRANSFER, Array, OpTable
+from opbyte.core.placed import MOVED, PlacedOps, Transfer, written_name
 from opbyte.hw_models.machine import Machine
+from opbyte.sim.attention_group import THERE
+from opbyte.sim.groups import Groups
+from opbyte.sim.moved import moved_bytes, op_edges
 
 #: Placement key of each tensor class, in order of preference.
 PLACE_KEYS = {
@@ -24,9 +26,6 @@ PLACE_KEYS = {
     "state": ("state", "kv"),
     "activation": ("activation",),
 }
-
-#: Outputs that attention consumes as they come; no unit keeps them whole.
-STREAMED = frozenset({"score", "softmax"})
 
 
 class Placer:
@@ -46,19 +45,10 @@ class Placer:
             )
         self.machine = machine
         self.mapping = mapping
-        self.group = self._group()
+        self.groups = Groups.of(machine, mapping)
+        self.group = self.groups.part
         #: Devices that run; what the others leave alone is not shared with them.
-        self.devices = mapping.degrees.devices
-        there = machine.counts[self.group]
-        if self.devices > there:
-            raise ConfigError.one(
-                "",
-                "mapping.parallel.all",
-                f"tp * pp * dp = {self.devices} devices, but {machine.name} has {there} of "
-                f"'{self.group}'",
-                self.devices,
-                "lower a degree or raise the part's count",
-            )
+        self.devices = self.groups.devices(self.group)
         self._rules = [(frozenset(r.ops), machine.unit(str(r.unit)).path) for r in mapping.run]
         for unit in (machine.unit(path) for _, path in self._rules):
             self._check_count("unit", unit.path, unit.count)
@@ -67,44 +57,32 @@ class Placer:
 
     def _check_count(self, noun: str, path: str, count: int) -> None:
         """Refuse what each device has several of: nothing spreads work or tensors over them yet."""
-        devices = self.machine.counts[self.group]
+        group = self.groups.of_path(path)
+        devices = self.machine.counts[group]
         if count > devices:
             raise UncoveredError(
                 f"{self.machine.name}: {noun} '{path}' occurs {count} times for {devices} of "
-                f"'{self.group}', and no model spreads work over several. make its part the group, "
+                f"'{group}', and no model spreads work over several. make its part the group, "
                 "or give one the rates and capacities of all"
             )
 
-    def _group(self) -> str:
-        mapping, machine = self.mapping, self.machine
-        if "all" in mapping.parallel:
-            part = mapping.groups[mapping.parallel["all"].group]
-        else:
-            part = machine.unit(str(mapping.run[-1].unit)).part
-        if part not in machine.counts:
-            guess = nearest(part, machine.counts)
-            raise ConfigError.one(
-                "",
-                "mapping.groups",
-                f"{machine.name} has no such part",
-                part,
-                f"did you mean '{guess}'?" if guess else "",
-            )
-        return part
-
     # -- tiers -----------------------------------------------------------------------------
 
-    def tiers(self, tensor: str) -> Placement:
-        """Return the placement of a tensor class; the default is the unit's largest memory."""
+    def tiers(self, tensor: str, unit: str = "") -> Placement:
+        """Return the placement of a tensor class; the default is the unit's largest memory.
+
+        Args:
+            unit: The unit whose memory is meant; by default that of the last rule.
+        """
         for key in PLACE_KEYS.get(tensor, (tensor,)):
             if key in self.mapping.place:
                 return self.mapping.place[key]
         if tensor.endswith(".weight") and "weight" in self.mapping.place:
             return self.mapping.place["weight"]
-        return Placement.model_validate({"in": {self._main_memory(): 1.0}})
+        return Placement.model_validate({"in": {self._main_memory(unit): 1.0}})
 
-    def _main_memory(self) -> str:
-        unit = self.machine.unit(self._rules[-1][1])
+    def _main_memory(self, of: str) -> str:
+        unit = self.machine.unit(of or self._rules[-1][1])
         own = {p: m for p, m in self.machine.memories.items() if m.part == unit.part}
         if not own:
             own = {
@@ -135,7 +113,8 @@ class Placer:
                 continue
             for tier, share in self.tiers(tensor).in_.items():
                 used[tier] = used.get(tier, 0.0) + np.atleast_1d(size) * share * self.crowd(tier)
-                self.holders.setdefault(tier, []).append(tensor)
+                if tensor not in self.holders.setdefault(tier, []):
+                    self.holders[tier].append(tensor)
         return used
 
     def capacity(self, tier: str) -> Any:
@@ -146,7 +125,11 @@ class Placer:
 
     def crowd(self, tier: str) -> float:
         """Return how many devices of the group put their tensors into one instance of a memory."""
-        return max(1.0, self.devices / self.machine.memory(tier).count)
+        return self._sharing(tier, self.machine.memory(tier).count)
+
+    def _sharing(self, path: str, count: int) -> float:
+        """Return how many devices share one of `count` instances, at least 1."""
+        return max(1.0, self.groups.devices(path) / count)
 
     # -- routes ----------------------------------------------------------------------------
 
@@ -155,7 +138,8 @@ class Placer:
         key = (unit, tensor)
         if key not in self._routes:
             crossing: dict[str, float] = {}
-            for tier, share in self.tiers(tensor).in_.items():
+            own = unit if self.groups.attends(unit) else ""
+            for tier, share in self.tiers(tensor, own).in_.items():
                 for resource in self.hops(tier, unit):
                     crossing[resource] = crossing.get(resource, 0.0) + share
             self._routes[key] = crossing
@@ -278,9 +262,8 @@ class Placer:
     def place(self, table: OpTable) -> PlacedOps:
         """Return the table's operators on their units, fused as the mapping says."""
         collective = np.array([k in COLLECTIVES for k in table.kinds])
-        row_units = [
-            "" if c else self.unit_of(x) for c, x in zip(collective, table.labels, strict=True)
-        ]
+        alone = collective | np.array([k == TRANSFER for k in table.kinds])
+        row_units = ["" if a else self.unit_of(x) for a, x in zip(alone, table.labels, strict=True)]
         op_of = self._fuse(table, row_units)
         count = int(op_of[-1]) + 1
         # Collectives on their own start, and reach memory, like the kernels of the default rule.
@@ -290,7 +273,7 @@ class Placer:
         for op, unit in zip(op_of, row_units, strict=True):
             if unit:
                 unit_of[op] = units.index(unit)
-        moved, live = _moved(table, op_of, count)
+        moved, live = moved_bytes(table, op_of, count)
         names: list[list[str]] = [[] for _ in range(count)]
         for op, name in zip(op_of, table.names, strict=True):
             names[op].append(name)
@@ -298,14 +281,16 @@ class Placer:
         network, local = "", float("inf")
         if collective.any():
             network, local = self._network(table["participants"][collective].max())
-        resources, routes = self._route_matrix(units, bool(collective.any()), network)
+        ways = self._ways(table)
+        crossed = [r for way in ways.values() for r in way]
+        resources, routes = self._route_matrix(units, bool(collective.any()), network, crossed)
         link = resources.index(self._collective_link()) if collective.any() else -1
         return PlacedOps(
             table,
             op_of,
             table.block_of[first],
             tuple("+".join(n) if len(n) < 4 else f"{n[0]}..{n[-1]}" for n in names),
-            _op_edges(table, op_of),
+            op_edges(table, op_of),
             units,
             unit_of,
             resources,
@@ -315,11 +300,34 @@ class Placer:
             routes,
             np.where(collective, link, -1),
             self.mapping.launch,
-            self.mapping.degrees.devices,
+            np.array([self._sharing(u, self.machine.unit(u).count) for u in units]),
+            self._copies(units, unit_of),
+            np.array([self.groups.alike(r) for r in resources]),
             resources.index(network) if network else -1,
             local,
             self.mapping.all_reduce == "direct",
+            tuple(_transfer(int(op_of[row]), way, resources) for row, way in ways.items()),
         )
+
+    def _copies(self, units: tuple[str, ...], unit_of: npt.NDArray[np.int64]) -> Array:
+        """Return how many devices run each operator alike: of what has no unit, the default's."""
+        copies = np.full(len(unit_of), self.groups.alike(self.group))
+        for u, unit in enumerate(units):
+            copies[unit_of == u] = self.groups.alike(unit)
+        return copies
+
+    def _ways(self, table: OpTable) -> dict[int, list[str]]:
+        """Return the rows that are transfers, with the port, links and port that each takes."""
+        rows = [r for r, kind in enumerate(table.kinds) if kind == TRANSFER]
+        if not rows:
+            return {}
+        groups = self.groups
+        ends = (self._rules[-1][1], self.unit_of(frozenset({ATTENTION})))
+        first, last = (self.hops(next(iter(self.tiers("activation", u).in_)), u)[0] for u in ends)
+        links = self.links_between(groups.part, groups.attention)
+        forth = [first, *(groups.direction(x, groups.part) for x in links), last]
+        back = [last, *(groups.direction(x, groups.attention) for x in links[::-1]), first]
+        return {r: forth if THERE in table.labels[r] else back for r in rows}
 
     def _fuse(self, table: OpTable, row_units: list[str]) -> npt.NDArray[np.int64]:
         """Return the operator of each row: neighbours with a common fused label are one."""
@@ -347,7 +355,7 @@ class Placer:
         return op_of
 
     def _route_matrix(
-        self, units: tuple[str, ...], collective: bool, network: str
+        self, units: tuple[str, ...], collective: bool, network: str, crossed: list[str]
     ) -> tuple[tuple[str, ...], Array]:
         shares: dict[tuple[int, int], dict[str, float]] = {}
         for u, unit in enumerate(units):
@@ -359,6 +367,7 @@ class Placer:
                 else:
                     shares[u, c] = self.route(unit, CLASS_OF.get(moved, moved))
         names = dict.fromkeys(r for crossing in shares.values() for r in crossing)
+        names |= dict.fromkeys(crossed)
         self._check_ports(tuple(names))
         if collective:
             names[self._collective_link()] = None
@@ -392,71 +401,23 @@ class Placer:
 
     def instances(self, resource: str) -> float:
         """Return how many instances of a port or link each device of the group has to itself."""
-        link = self.machine.config.links.get(resource)
+        link = self.machine.config.links.get(written_name(resource))
         if link is not None:
             node = link.ends[0]
+            if self.groups.joins(resource):
+                return 1.0 / self.groups.alike(resource) if link.topology == "bus" else 1.0
             if link.ends == (node, node) and self.group.startswith(f"{node}."):
                 return self.machine.counts[node] / self.machine.counts[self.group]
             return 1.0 / self.devices if link.topology == "bus" else 1.0
         memory = self.machine.memory(resource.rpartition(".")[0])
-        return min(1.0, memory.count / self.devices)
+        return min(1.0, memory.count / self.groups.devices(resource))
+
+
+def _transfer(op: int, way: list[str], resources: tuple[str, ...]) -> Transfer:
+    source, *links, target = (resources.index(r) for r in way)
+    return Transfer(op, source, target, tuple(links))
 
 
 def _rate(machine: Machine, memory: str) -> float:
     ports = machine.memory(memory).config.ports
     return max(float(p.bandwidth.value) if p.bandwidth else 0.0 for p in ports.values())
-
-
-def _op_edges(table: OpTable, op_of: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    edges = op_of[table.edges]
-    edges = edges[edges[:, 0] != edges[:, 1]]
-    return np.unique(edges, axis=0) if len(edges) else edges.reshape(-1, 2)
-
-
-def _moved(
-    table: OpTable, op_of: npt.NDArray[np.int64], count: int
-) -> tuple[dict[str, Array], Array]:
-    """Return the compulsory bytes of each operator by `MOVED`, and what it must keep on the chip.
-
-    An activation that is made and used inside one operator stays on the chip (`internal`); one
-    that several rows of an operator read, the block's input too, is read once.
-    """
-    points = table.points
-
-    def gather(values: Array, owner: npt.NDArray[np.int64]) -> Array:
-        total = np.zeros((count, values.shape[1]))
-        for op, value in zip(owner, values, strict=True):
-            total[op] += value
-        return total
-
-    starts = np.searchsorted(op_of, np.arange(count))
-
-    def per_op(values: Array) -> Array:
-        return reduced(values, starts)
-
-    moved = {column: per_op(table[column]) for column in BYTE_COLUMNS}
-    source, target = table.edges[:, 0], op_of[table.edges[:, 1]]
-    crossing = op_of[source] != target
-    pairs = np.unique(np.stack([source[crossing], target[crossing]], axis=1), axis=0)
-    carried = table["out_bytes"]
-    outside = np.ones(len(table), bool)
-    outside[source] = False
-    outside[pairs[:, 0]] = True
-    kept = ~outside[:, None]
-    given = reduced(table["in_bytes"], starts, np.maximum)
-    given = given + per_op(table["side_bytes"])
-    if len(pairs):
-        given = given + gather(carried[pairs[:, 0]], pairs[:, 1])
-    inner = table.edges[~crossing]
-    internal = per_op(np.where(kept, carried, 0.0))
-    if len(inner):
-        internal = internal + gather(carried[inner[:, 0]], op_of[inner[:, 0]])
-    moved["activation"] = given + per_op(np.where(kept, 0.0, carried))
-    moved["internal"] = internal
-    streamed = np.array([kind in STREAMED for kind in table.kinds])[:, None]
-    inside = np.where(kept & ~streamed, carried, 0.0)
-    live = given + reduced(inside, starts, np.maximum)
-    wide = {
-        c: np.broadcast_to(v, (count, points)) if v.shape[1] > 1 else v for c, v in moved.items()
-    }
-    return wide, live

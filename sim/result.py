@@ -175,8 +175,6 @@ def _frame(phase: PhaseRun) -> pd.DataFrame:
 
     demand, placed = phase.demand, phase.demand.placed
     runs = placed.repeats * float(np.ravel(phase.repeats)[0]) * phase.microbatches
-    # The table holds the operators of one device of each pipeline stage.
-    alike = placed.devices / (1 + int(placed.table.stage.max(initial=0)))
     duration = demand.duration[:, 0]
     columns: dict[str, Any] = {
         "phase": phase.name,
@@ -188,7 +186,7 @@ def _frame(phase: PhaseRun) -> pd.DataFrame:
         "latency_s": demand.latency[:, 0] * runs,
         "compute_s": demand.compute[:, 0] * runs,
         "flops": demand.flops[:, 0] * runs,
-        "joules": demand.joules[:, 0] * runs * alike,
+        "joules": demand.joules[:, 0] * runs * placed.copies,
     }
     for i, resource in enumerate(placed.resources):
         columns[f"{resource}_bytes"] = demand.bytes[:, i, 0] * runs

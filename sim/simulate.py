@@ -21,6 +21,8 @@ from opbyte.hw_models.cost.money import machine_price_usd
 from opbyte.hw_models.machine import Machine, load_machine
 from opbyte.hw_models.price import Demand, price
 from opbyte.sim.analytic import analytic_step
+from opbyte.sim.attention_group import pooled_footprint, pooled_phases
+from opbyte.sim.fill import filled, fills, largest_batch, smallest
 from opbyte.sim.place import Placer
 from opbyte.sim.result import Outcome, PhaseRun, Result
 from opbyte.workloads.works import WORKS, Work, work_from
@@ -135,27 +137,64 @@ def evaluate(
         )
     if why := unplayable(type(work), fidelity):
         raise UncoveredError(why)
-    if work.kind in RUNNERS_OF:
-        import_module(RUNNERS_OF[work.kind])
-    if work.kind in RUNNERS.names():
-        return RUNNERS.lookup(work.kind)(machine, work, mapping, fidelity, seed)
-    cached = [name for name, place in mapping.place.items() if place.cache]
-    if cached == ["expert.weight"] and work.kind in OFFLOADED:
-        offload = import_module("opbyte.sim.expert_offload")
-        offloaded: Outcome = offload.run_offloaded(machine, work, mapping, fidelity, seed)
-        return offloaded
-    refuse_caches(machine, work, mapping)
+    elsewhere = _run_elsewhere(machine, work, mapping, fidelity, seed)
+    if elsewhere is not None:
+        return elsewhere
     if work.alone:
-        mapping = mapping.model_copy(update={"parallel": {}})
+        mapping = mapping.model_copy(update={"parallel": {}, "pipeline": None, "overlap": "none"})
     placer = Placer(machine, mapping)
-    runs = [run_phase(placer, p, fidelity) for p in work.lowered(mapping.degrees)]
-    occupancy = placer.occupancy(work.footprint(mapping.degrees))
+    two = mapping.attention is not None
+
+    def footprint(one: Work) -> dict[str, Any]:
+        return pooled_footprint(one, mapping) if two else one.footprint(mapping.degrees)
+
+    if fills(work):
+        work = filled(placer, work, footprint(smallest(placer, work)))
+    held = footprint(work)
+    phases = pooled_phases(work, mapping) if two else work.lowered(mapping.degrees)
+    runs = [run_phase(placer, p, fidelity) for p in phases]
+    occupancy = placer.occupancy(held)
     metrics = combine(placer, runs, work.tokens)
+    kept: tuple[str, ...] = ()
+    if work.fills:
+        kept = ("batch_max", "kv_bytes")
+        metrics["batch_max"] = largest_batch(placer, held, work.sequences)
+        metrics["kv_bytes"] = np.atleast_1d(held.get("kv", 0.0))
     for name, phase in work.phase_metrics.items():
         metrics[name] = next(r.step.seconds for r in runs if r.name == phase)
     if "flops_per_s" in work.metrics:
         metrics["flops_per_s"] = metrics["flops"] / metrics["seconds"]
-    return feasible(placer, Outcome(metrics, tuple(runs), occupancy))
+    return feasible(placer, Outcome(metrics, tuple(runs), occupancy), kept)
+
+
+def _run_elsewhere(
+    machine: Machine, work: Work, mapping: SoftwareMapping, fidelity: str, seed: int
+) -> Outcome | None:
+    """Return the outcome of work that has a runner of its own, or whose experts are offloaded.
+
+    Raises:
+        UncoveredError: If it has no model of the mapping's groups or caches, or of `max`.
+    """
+    if work.kind in RUNNERS_OF:
+        import_module(RUNNERS_OF[work.kind])
+    cached = [name for name, place in mapping.place.items() if place.cache]
+    offloads = cached == ["expert.weight"] and work.kind in OFFLOADED
+    if work.kind not in RUNNERS.names() and not cached:
+        return None
+    if mapping.attention is not None or fills(work):
+        text = "decode attention on a group of its own" if mapping.attention else "`max`"
+        raise UncoveredError(
+            f"mapping '{mapping.name}' of {machine.name}: a {work.kind} work has no model of "
+            f"{text} here. use another mapping, or decode works whose weights all fit"
+        )
+    if work.kind in RUNNERS.names():
+        return RUNNERS.lookup(work.kind)(machine, work, mapping, fidelity, seed)
+    if offloads:
+        offload = import_module("opbyte.sim.expert_offload")
+        offloaded: Outcome = offload.run_offloaded(machine, work, mapping, fidelity, seed)
+        return offloaded
+    refuse_caches(machine, work, mapping)
+    return None
 
 
 def refuse_caches(machine: Machine, work: Work, mapping: SoftwareMapping) -> None:
@@ -177,13 +216,19 @@ def run_phase(placer: Placer, phase: Phase, fidelity: str) -> PhaseRun:
     """Price and time one phase."""
     demand = price(placer.place(phase.table), placer.machine, ideal=fidelity == "bound")
     microbatches = placer.mapping.degrees.microbatches
+    pipeline = placer.mapping.pipeline
     timeline = None
     if fidelity == "event":
         from opbyte.sim.event import event_step
 
+        if pipeline is not None and pipeline.replicas > 1:
+            raise UncoveredError(
+                f"{placer.machine.name}: the event kernel has no {pipeline.replicas} replicas that "
+                "staggered batches visit in turn. use two batches, or the fidelity analytic"
+            )
         step, timeline = event_step(demand, microbatches)
     else:
-        step = analytic_step(demand, microbatches)
+        step = analytic_step(demand, microbatches, placer.groups.turns if pipeline else None)
     host = placer.mapping.host
     if host is not None and fidelity != "bound":
         step = replace(step, seconds=np.maximum(step.seconds, host.value))
@@ -192,13 +237,16 @@ def run_phase(placer: Placer, phase: Phase, fidelity: str) -> PhaseRun:
 
 def combine(placer: Placer, runs: list[PhaseRun], tokens: Any) -> dict[str, Array]:
     """Return the common metrics of phases that run one after the other."""
-    degrees = placer.mapping.degrees
-    # The table holds the operators of one device of each stage.
-    copies = degrees.tp * degrees.dp * degrees.microbatches
+    # The table holds the operators of one device of each stage and group, for one microbatch.
+    many = placer.mapping.degrees.microbatches
+
+    def everywhere(run: PhaseRun, per_op: Array) -> Array:
+        return total(run.demand, per_op * run.demand.placed.copies[:, None])
+
     seconds = sum_over(runs, lambda r: r.step.seconds)
-    dynamic = sum_over(runs, lambda r: total(r.demand, r.demand.joules)) * copies
-    flops = sum_over(runs, lambda r: total(r.demand, r.demand.flops)) * copies
-    memory = sum_over(runs, lambda r: _memory_bytes(placer, r)) * copies
+    dynamic = sum_over(runs, lambda r: everywhere(r, r.demand.joules)) * many
+    flops = sum_over(runs, lambda r: everywhere(r, r.demand.flops)) * many
+    memory = sum_over(runs, lambda r: _memory_bytes(placer, r)) * many
     joules = dynamic + static_watts(placer.machine) * seconds
     kernels = sum_over(
         runs, lambda r: np.array([float(r.demand.placed.repeats.sum() * r.microbatches)])
@@ -253,13 +301,13 @@ def total(demand: Demand, per_op: Array) -> Array:
 
 
 def _memory_bytes(placer: Placer, run: PhaseRun) -> Array:
-    """Return bytes through the ports of everything that is no SRAM, (points,)."""
+    """Return bytes of all devices through ports of everything that is no SRAM, (points,)."""
     demand = run.demand
     moved: Array = np.zeros(1)
     for i, resource in enumerate(demand.placed.resources):
         tier = resource.rpartition(".")[0]
         if tier in placer.machine.memories and placer.machine.memory(tier).config.kind != "sram":
-            moved = moved + total(demand, demand.bytes[:, i])
+            moved = moved + total(demand, demand.bytes[:, i]) * demand.placed.sharers[i]
     return moved
 
 

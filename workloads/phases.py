@@ -102,7 +102,7 @@ class Decode(ModelWork):
     """One step that yields one token for each sequence.
 
     Attributes:
-        batch: Sequences.
+        batch: Sequences, or `max`: as many as the machine's memories hold.
         context: Tokens that each attends to, the new one included: `context - 1` are cached
             before the step and `context` after it.
         input: Tokens of the encoder's input, which cross attention reads (encoder-decoder models
@@ -110,7 +110,8 @@ class Decode(ModelWork):
     """
 
     kind: ClassVar[str] = "decode"
-    metrics: ClassVar[tuple[str, ...]] = ("tpot",)
+    metrics: ClassVar[tuple[str, ...]] = ("tpot", "batch_max", "kv_bytes")
+    fills: ClassVar[tuple[str, ...]] = ("batch",)
     phase_metrics: ClassVar[Mapping[str, str]] = {"tpot": "decode"}
     vector_fields: ClassVar[tuple[str, ...]] = ("batch", "context", "input")
     least: ClassVar[Mapping[str, float]] = {"input": 0.0}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -32,6 +33,7 @@ class Work(ABC):
         vector_fields: Fields that may hold one value for each design point.
         nested: Field -> further fields that a file may write inside of it.
         least: Smallest value of a field of counts where it is not 1.
+        fills: Fields that may be `max`, as many as fit; stored as infinity.
         alone: One device runs the whole of it; a group has no way to share it. Its counts are
             whole, also where each design point has its own: no operator has a mean size.
         sources: Field -> where its value comes from, as far as the file says.
@@ -45,6 +47,7 @@ class Work(ABC):
     phase_metrics: ClassVar[Mapping[str, str]] = {}
     vector_fields: ClassVar[tuple[str, ...]] = ()
     least: ClassVar[Mapping[str, float]] = {}
+    fills: ClassVar[tuple[str, ...]] = ()
     alone: ClassVar[bool] = False
     nested: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
@@ -68,7 +71,13 @@ class Work(ABC):
         counts = {}
         for name in self.vector_fields:
             least = self.least.get(name, 1.0)
-            value = checked(self.kind, name, getattr(self, name), least, whole=self.alone)
+            given = getattr(self, name)
+            if name in self.fills and (
+                given == "max" if isinstance(given, str) else _endless(given)
+            ):
+                object.__setattr__(self, name, math.inf)
+                continue
+            value = checked(self.kind, name, given, least, whole=self.alone)
             object.__setattr__(self, name, value)
             counts[name] = value
         same_points(self.kind, **counts)
@@ -116,6 +125,10 @@ def replica(batch: Number, parallel: Parallel) -> Number:
 def microbatch(batch: Number, parallel: Parallel) -> Number:
     """Return the sequences of one microbatch of one replica, rounded up."""
     return ceil_div(replica(batch, parallel), parallel.microbatches)
+
+
+def _endless(value: object) -> bool:
+    return isinstance(value, float) and value == math.inf
 
 
 def _check_plain(work: Work, name: str, due: str, value: object) -> None:

@@ -201,6 +201,8 @@ class _Reading:
             beside = self._file(raw)
             return beside if beside.is_file() else raw
         if name in self.cls.vector_fields or name == "skew":
+            if name in self.cls.fills and raw == "max":
+                return raw
             return [_number(x) for x in raw] if isinstance(raw, list) else _number(raw)
         if name == "chunks":
             return _chunks(raw)

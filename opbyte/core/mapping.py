@@ -8,6 +8,7 @@ data takes. Two mappings of one machine are two programs on the same hardware.
 from __future__ import annotations
 
 from collections.abc import Mapping as MappingType
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,6 +25,9 @@ FUSIONS: dict[str, tuple[tuple[str, ...], ...]] = {
     "attention": (("attention",),),
     "layer": (("all",),),
 }
+
+#: The operator class that may have a group of devices of its own.
+ATTENTION = "attention_decode"
 
 
 class _Frozen(BaseModel):
@@ -138,12 +142,38 @@ class Route(_Frozen):
     software: Software | None = None
 
 
+class Pipeline(_Frozen):
+    """Batches that take turns on two groups of devices.
+
+    `staggered`: each of `batches` is at another place of the layers; while one is at the group of
+    its operator class, the others are at `replicas` copies of the rest, which they visit in turn.
+
+    Attributes:
+        batches: Pieces into which the sequences are cut.
+        replicas: Copies of the default group, one fewer than batches.
+    """
+
+    kind: Literal["staggered"]
+    batches: int = Field(ge=2)
+    replicas: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _turns(self) -> Pipeline:
+        if self.replicas != self.batches - 1:
+            raise ValueError(
+                f"{self.batches} staggered batches keep {self.batches - 1} replicas busy, got "
+                f"{self.replicas}. change one"
+            )
+        return self
+
+
 class Mapping(_Frozen):
     """A mapping, as written.
 
     Attributes:
         groups: Group name -> part of the machine; every instance of the part belongs to it.
-        parallel: Operator class -> how a group shares it; `all` is the default class.
+        parallel: Operator class -> how a group shares it; `all`, or `dense` where there is no
+            `all`, is the default class: whatever no other class names.
         place: Tensor class -> placement. `expert.weight` are routed experts or the experts of a
             Composition of Experts, `router.weight` the latter's router.
         run: Rules that pick a unit.
@@ -153,7 +183,9 @@ class Mapping(_Frozen):
             `direct` kernels that read the other devices' memory, as vLLM has them.
         host: What the host needs to issue all operators of one run of a phase. Devices work
             meanwhile: the run takes the longer of both. Left out where a graph is replayed.
-        overlap: What runs at the same time; `copy` copies the next model while one runs.
+        overlap: What runs at the same time; `copy` copies the next model while one runs;
+            `q_first` sends queries before keys and values to the group that runs attention.
+        pipeline: Batches that take turns on the groups of a mapping that has two.
         coverage: Share of a tier's capacity that tensors may take.
     """
 
@@ -169,7 +201,7 @@ class Mapping(_Frozen):
     all_reduce: Literal["library", "direct"] = "library"
     overlap: Literal["none", "copy", "head", "dependency", "q_first"] = "none"
     routes: dict[str, Route] = Field(default_factory=dict)
-    pipeline: dict[str, Any] | None = None
+    pipeline: Pipeline | None = None
     kv_select: dict[str, Any] | None = None
     coverage: Ratio | None = None
     source: str | None = None
@@ -192,9 +224,29 @@ class Mapping(_Frozen):
         return FUSIONS[self.fusion] if isinstance(self.fusion, str) else self.fusion
 
     @property
+    def default(self) -> Split | None:
+        """Return how the default operator class is split, if the mapping says it."""
+        return self.parallel.get("all") or self.parallel.get("dense")
+
+    @property
     def degrees(self) -> Parallel:
         """Return the parallel degrees of the default operator class."""
-        return self.parallel["all"].degrees if "all" in self.parallel else Parallel()
+        return self._with_batches(self.default.degrees if self.default else Parallel())
+
+    @property
+    def attention(self) -> Split | None:
+        """Return how decode attention is split over a group of its own, if it has one."""
+        return self.parallel.get(ATTENTION)
+
+    @property
+    def attention_degrees(self) -> Parallel:
+        """Return the parallel degrees of decode attention on a group of its own."""
+        split = self.attention
+        assert split is not None, "asked only of a mapping with such a group"
+        return self._with_batches(Parallel(tp=split.heads or split.tp))
+
+    def _with_batches(self, degrees: Parallel) -> Parallel:
+        return replace(degrees, microbatches=self.pipeline.batches) if self.pipeline else degrees
 
     def not_modelled(self) -> tuple[str, ...]:
         """Return what this mapping asks for that no simulation honours yet.
@@ -202,12 +254,20 @@ class Mapping(_Frozen):
         Loading such a mapping is fine; simulating it would silently ignore a wish, so the
         simulation refuses.
         """
+        two = self.attention is not None
+        known = {"all", ATTENTION} if "all" in self.parallel else {"dense", ATTENTION}
+        shapes = [split.degrees for split in self.parallel.values()]
         wishes = {
-            "overlap": self.overlap not in ("none", "copy"),
-            "pipeline": self.pipeline is not None,
+            "overlap": self.overlap not in ("none", "copy", *(("q_first",) if two else ())),
+            "pipeline": self.pipeline is not None and not two,
+            "pp, ep, dp or microbatches beside a group for attention": two
+            and any(d != Parallel(tp=d.tp) for d in shapes),
+            "parallel.heads of other operators": any(
+                s.heads is not None for c, s in self.parallel.items() if c != ATTENTION
+            ),
             "kv_select": self.kv_select is not None,
             "run.split": any(r.split for r in self.run),
-            "parallel of one operator class": bool(set(self.parallel) - {"all"}),
+            "parallel of one operator class": bool(set(self.parallel) - known),
             "parallel.zero": any(s.zero for s in self.parallel.values()),
             "routes": bool(self.routes),
         }

@@ -54,6 +54,8 @@ NUMERIC = (
 _KNOWN = frozenset(NUMERIC)
 _ONES = ("groups", "heads", "sequences", "participants")
 _DEFAULTS = {name: 1.0 if name in _ONES else 0.0 for name in NUMERIC}
+#: A copy from one group of devices to another, inserted where a mapping has two groups.
+TRANSFER = "transfer"
 COLLECTIVES = frozenset({"all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send"})
 
 
@@ -99,6 +101,8 @@ class OpTable:
         order: Blocks as they run.
         edges: (edges, 2) rows of source and destination, source before destination.
         stage: Pipeline stage of each block.
+        waits: (waits, 2) rows of one block, the second of which starts when the first has ended
+            but reads nothing of it.
         spreads: Row -> how a grouped product's rows are spread, for those that know it.
     """
 
@@ -113,6 +117,7 @@ class OpTable:
     edges: npt.NDArray[np.int64]
     stage: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     spreads: Mapping[int, Spread] = field(default_factory=dict)
+    waits: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 2), np.int64))
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -207,6 +212,10 @@ class BlockBuilder:
         table.numbers.append(numbers)
         return row
 
+    def wait(self, row: int, other: int) -> None:
+        """Let a row start when an earlier one of the block has ended."""
+        self._table.waits.append((other, row))
+
     def spread(self, row: int, spread: Spread) -> None:
         """Say how a grouped product's rows are spread over its groups."""
         self._table.spreads[row] = spread
@@ -227,6 +236,7 @@ class OpTableBuilder:
         self.stages: list[int] = []
         self.order: list[int] = []
         self.spreads: dict[int, Spread] = {}
+        self.waits: list[tuple[int, int]] = []
 
     @contextmanager
     def block(self, name: str, stage: int = 0) -> Iterator[BlockBuilder]:
@@ -260,6 +270,7 @@ class OpTableBuilder:
             np.array(self.edges, np.int64).reshape(-1, 2),
             np.array(self.stages, np.int64),
             self.spreads,
+            np.array(self.waits, np.int64).reshape(-1, 2),
         )
 
     def _columns(self) -> dict[str, Array]:

@@ -23,6 +23,31 @@ MOVED = (
 )
 
 
+#: Ending of the name of a full-duplex link's other direction, from its second end to its first.
+BACK = ".back"
+
+
+def written_name(resource: str) -> str:
+    """Return the short path under which a machine gives a resource's parameters."""
+    return resource.removesuffix(BACK)
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """A copy from the memory of one group of devices to that of another.
+
+    Attributes:
+        op: Its operator, which is one row of the table.
+        source, target: Resources: the ports that are read and written.
+        links: Resources in between.
+    """
+
+    op: int
+    source: int
+    target: int
+    links: tuple[int, ...]
+
+
 @dataclass(frozen=True)
 class PlacedOps:
     """Fused operators, each on one unit, with the bytes that each must move.
@@ -45,10 +70,13 @@ class PlacedOps:
         routes: Share of each moved byte that crosses a resource, (units, MOVED, resources).
         collective_link: Resource of each row's collective, -1 for other rows, (rows,).
         launch: Launch mode.
-        devices: Devices that each run this.
+        crowd: Devices that share one instance of each unit, at least 1, (units,).
+        copies: Devices of its stage that run each operator alike, (ops,).
+        sharers: Devices of a stage that use each resource alike, (resources,).
         network: Resource that collectives of devices in several nodes cross beside, -1 for none.
         local: Devices of one node.
         direct: Small all-reduces are kernels of the serving software, not a library's.
+        transfers: Copies between groups of devices.
     """
 
     table: OpTable
@@ -65,10 +93,13 @@ class PlacedOps:
     routes: Array
     collective_link: npt.NDArray[np.int64]
     launch: str
-    devices: int
+    crowd: Array
+    copies: Array
+    sharers: Array
     network: int = -1
     local: float = math.inf
     direct: bool = False
+    transfers: tuple[Transfer, ...] = ()
 
     def __len__(self) -> int:
         """Return the number of fused operators."""

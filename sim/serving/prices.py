@@ -219,7 +219,7 @@ def _piecewise(probe: Probe, place: int, machine: Machine, model: Model) -> Piec
     view = UnitView(machine, placed.units[placed.unit_of[op]])
     call, home = _call(placed, op, view)
     mask = _mask(placed, block, model)
-    crowd = max(1.0, placed.devices / machine.unit(view.path).count)
+    crowd = float(placed.crowd[placed.unit_of[op]])
     slopes = probe.slopes(place, machine, mask, called=call is not None)
     efficiency = machine.values.get(f"{home}.efficiency", 1.0) if home else 1.0
     return Piecewise(place, block, mask, slopes, call, crowd, home, efficiency)

@@ -174,7 +174,7 @@ def _part(
     alone = np.ones(len(placed), bool)
     alone[ops] = False
     in_head = heads[placed.block_of]
-    copies = float(placed.devices)
+    copies = float(placed.copies[0])
     columns = (block_paths(demand, duration), held(demand, duration), counts, copies)
     fixed = _summed(demand, *columns, rest, alone & ~in_head)
     head = _summed(demand, *columns, heads, in_head)

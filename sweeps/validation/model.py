@@ -17,7 +17,7 @@ from opbyte.core.units import format_quantity, parse
 from opbyte.hw_models.machine import Machine, load_machine
 from opbyte.sim.simulate import evaluate, resolve_mapping
 from opbyte.sweeps.expressions import Expression
-from opbyte.sweeps.validation.published import Gap, Point, Published, Setup
+from opbyte.sweeps.validation.published import Case, Gap, Point, Published, Setup
 from opbyte.workloads.works import Work, work_from
 
 _EXPRESSION = re.compile(r"^value:\s*(.+)$")
@@ -78,22 +78,36 @@ class Side:
     def values(self, machine: Mapping[str, Array], work: Mapping[str, Array]) -> Array:
         """Return the metric over points, (points,) or (1,)."""
         expression = _EXPRESSION.match(self.metric)
-        if expression or self.work is None or self.mapping is None:
-            known = {**self.machine.values, **machine}
-            text = expression.group(1) if expression else self.metric
-            return np.atleast_1d(np.asarray(Expression.parse(text)(known), float))
-        varied = replace(self.work, **dict[str, Any](work)) if work else self.work
+        known: dict[str, Any] = {**self.machine.values, **machine}
+        if self.work is not None and self.mapping is not None:
+            metrics = self._metrics(self.work, self.mapping, machine, work)
+            if not expression:
+                return self._one(self.work.kind, metrics)
+            known |= metrics
+        text = expression.group(1) if expression else self.metric
+        return np.atleast_1d(np.asarray(Expression.parse(text)(known), float))
+
+    def _metrics(
+        self,
+        own: Work,
+        mapping: SoftwareMapping,
+        machine: Mapping[str, Array],
+        work: Mapping[str, Array],
+    ) -> dict[str, Array]:
+        varied = replace(own, **dict[str, Any](work)) if work else own
         hardware = self.machine.with_values(machine) if machine else self.machine
-        outcome = evaluate(hardware, varied, self.mapping, self.fidelity)
-        if self.metric not in outcome.metrics:
+        return evaluate(hardware, varied, mapping, self.fidelity).metrics
+
+    def _one(self, kind: str, metrics: Mapping[str, Array]) -> Array:
+        if self.metric not in metrics:
             raise ConfigError.one(
                 "",
                 "metric",
-                f"a {self.work.kind} work has no such metric",
+                f"a {kind} work has no such metric",
                 self.metric,
-                f"known: {', '.join(outcome.metrics)}",
+                f"known: {', '.join(metrics)}",
             )
-        return outcome.metrics[self.metric]
+        return metrics[self.metric]
 
 
 @dataclass(frozen=True)
@@ -102,7 +116,7 @@ class Comparison:
 
     ours: Side
     baseline: Side | None
-    inverse: bool = False
+    ratio: str = "baseline/ours"
 
     @property
     def one_machine(self) -> bool:
@@ -124,14 +138,18 @@ class Comparison:
         base = self.baseline.values(
             of("machine" if self.one_machine else "baseline"), of("workload")
         )
-        return ours / base if self.inverse else base / ours
+        if self.ratio == "gain":
+            return 100.0 * (ours / base - 1.0)
+        if self.ratio == "cut":
+            return 100.0 * (1.0 - ours / base)
+        return ours / base if self.ratio == "ours/baseline" else base / ours
 
     def knobs(self) -> list[Knob]:
         """Return every parameter that could matter."""
         knobs = _hardware("machine", self.ours.machine)
         if self.baseline is not None and not self.one_machine:
             knobs += _hardware("baseline", self.baseline.machine)
-        if self.ours.work is not None and not _EXPRESSION.match(self.ours.metric):
+        if self.ours.work is not None:
             knobs += _software(self.ours.work)
         return knobs
 
@@ -167,33 +185,34 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Summary:
-    """A point that sums up several comparisons, which differ in one field of the work.
+    """A point that sums up several comparisons.
 
     Attributes:
-        parts: The comparisons; parameters are those of the first.
         reduce: How their values become one: mean, geomean or max.
     """
 
     parts: tuple[Comparison, ...]
-    reduce: str
+    reduce: str = "mean"
 
     def values(self, columns: Mapping[Knob, Array]) -> Array:
         """Return the point's value for each entry of the columns, (points,) or (1,)."""
-        each = np.stack(np.broadcast_arrays(*(part.values(columns) for part in self.parts)))
+        # Parameters of one name may have other values in other parts: they are knobs of their own.
+        own = [set(part.knobs()) for part in self.parts]
+        values = [
+            part.values({k: v for k, v in columns.items() if k in mine})
+            for part, mine in zip(self.parts, own, strict=True)
+        ]
+        each = np.stack(np.broadcast_arrays(*values))
         if self.reduce == "geomean":
             return np.asarray(np.exp(np.log(each).mean(axis=0)))
         return np.asarray(each.max(axis=0) if self.reduce == "max" else each.mean(axis=0))
 
     def knobs(self) -> list[Knob]:
         """Return every parameter that could matter."""
-        return self.parts[0].knobs()
+        return list(dict.fromkeys(knob for part in self.parts for knob in part.knobs()))
 
     def knob(self, gap: Gap) -> Knob:
-        """Return the parameter that stands for a missing input, with the gap's range.
-
-        Raises:
-            ConfigError: If there is no such parameter.
-        """
+        """Return the parameter of the first part that stands for a missing input."""
         return self.parts[0].knob(gap)
 
 
@@ -227,19 +246,26 @@ def comparison(published: Published, document: Document, point: Point) -> Compar
     Raises:
         OpbyteError: If machine, mapping or work do not exist or do not fit together.
     """
+    cases = point.mean
+    for name, values in point.over.items():
+        cases = tuple(Case(experiment=Setup(workload={name: value})) for value in values)
+    if not cases:
+        return _comparison(published, document, point)
+    parts = []
+    for case in cases:
+        own = {"experiment": case.experiment.over(point.experiment)}
+        if case.baseline is not None:
+            own["baseline"] = case.baseline.over(point.baseline or Setup())
+        parts.append(_comparison(published, document, point.model_copy(update=own)))
+    return Summary(tuple(parts), point.reduce)
+
+
+def _comparison(published: Published, document: Document, point: Point) -> Comparison:
     ours = point.experiment.over(published.experiment)
-    if not point.over:
-        return _comparison(document, point, ours)
-    ((name, values),) = point.over.items()
-    parts = (Setup(workload={name: value}).over(ours) for value in values)
-    return Summary(tuple(_comparison(document, point, part) for part in parts), point.reduce)
-
-
-def _comparison(document: Document, point: Point, ours: Setup) -> Comparison:
     baseline = None
     if point.baseline is not None:
         baseline = _side(document, point, point.baseline.over(ours))
-    return Comparison(_side(document, point, ours), baseline, point.ratio == "ours/baseline")
+    return Comparison(_side(document, point, ours), baseline, point.ratio)
 
 
 def _side(document: Document, point: Point, setup: Setup) -> Side:
@@ -250,12 +276,13 @@ def _side(document: Document, point: Point, setup: Setup) -> Side:
     machine = load_machine(setup.machine)
     if setup.set:
         machine = machine.replace(setup.set)
-    if _EXPRESSION.match(point.metric):
-        return Side(machine, None, None, setup.fidelity, point.metric)
+    expression = _EXPRESSION.match(point.metric)
+    if expression and set(Expression.parse(expression.group(1)).names) <= set(machine.values):
+        return Side(machine, None, None, setup.fidelity or "analytic", point.metric)
     if not setup.workload:
         raise ConfigError.one(
             document.name, f"points.{point.id}", "names no workload", "", "add one"
         )
     work = work_from(Document(setup.workload, {}, f"{document.name}: {point.id}: workload"))
     mapping = resolve_mapping(machine, setup.mapping, work.kind)
-    return Side(machine, work, mapping, setup.fidelity, point.metric)
+    return Side(machine, work, mapping, setup.fidelity or "analytic", point.metric)

@@ -41,7 +41,8 @@ class Setup(_Frozen):
     workload: dict[str, Any] = Field(default_factory=dict)
     set: dict[str, Any] = Field(default_factory=dict)
     """Machine parameters that the source states otherwise, as `{value, source, range}`."""
-    fidelity: Literal["bound", "analytic"] = "analytic"
+    fidelity: Literal["bound", "analytic"] | None = None
+    """That of the setup below where it is left out, and analytic at last."""
 
     def over(self, base: Setup) -> Setup:
         """Return this setup on top of another."""
@@ -52,7 +53,7 @@ class Setup(_Frozen):
             mapping=self.mapping if self.mapping is not None else base.mapping,
             workload={**(base.workload if same else {}), **self.workload},
             set={**(base.set if self.machine in (None, base.machine) else {}), **self.set},
-            fidelity=self.fidelity,
+            fidelity=self.fidelity or base.fidelity,
         )
 
 
@@ -67,23 +68,33 @@ class Gap(_Frozen):
     """Where to look for a closing value; with units, as the parameter is written."""
 
 
+class Case(_Frozen):
+    """One of several experiments over which a number is the mean."""
+
+    experiment: Setup = Setup()
+    baseline: Setup | None = None
+
+
 class Point(_Frozen):
     """One published number."""
 
     id: str
     metric: str
-    """A metric of the work, or `value: EXPRESSION` over machine parameters."""
+    """A metric of the work, or `value: EXPRESSION` over machine parameters and metrics."""
     value: float | tuple[float | None, float | None]
     """The number, or the interval that was given."""
     tolerance: float = Field(ge=0)
     experiment: Setup = Setup()
     baseline: Setup | None = None
     """With a baseline the point is baseline metric / metric, or its inverse by `ratio`."""
-    ratio: Literal["baseline/ours", "ours/baseline"] = "baseline/ours"
     over: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
     """A field of the workload and the values that the number sums up, say models."""
     reduce: Literal["mean", "geomean", "max"] = "mean"
     """How it sums up the values, or the ratios, of `over`."""
+    mean: tuple[Case, ...] = ()
+    """Experiments and baselines, on top of the point's own, whose results are averaged."""
+    ratio: Literal["baseline/ours", "ours/baseline", "gain", "cut"] = "baseline/ours"
+    """`gain` is how much more ours is than the baseline, `cut` how much less, in percent."""
     unit: str = ""
     where: str = ""
     target: Target | None = None
@@ -97,6 +108,8 @@ class Point(_Frozen):
             raise ValueError("an interval needs at least one end")
         if len(self.over) > 1 or any(len(values) < 2 for values in self.over.values()):
             raise ValueError("`over` is one field of the workload with two values or more")
+        if self.over and self.mean:
+            raise ValueError("a number sums up `over` or is the mean of `mean`. give one of them")
         if self.at_most == "open" and not self.gap:
             raise ValueError("an open point names the missing input under `gap`")
         if self.at_most is not None and not self.reason and not self.gap:

@@ -191,7 +191,7 @@ def test_coverage_is_the_share_of_a_tier_that_tensors_may_take():
     ("mapping", "wish"),
     [
         ({"overlap": "head"}, "overlap"),
-        ({"pipeline": {"kind": "staggered"}}, "pipeline"),
+        ({"pipeline": {"kind": "staggered", "batches": 2, "replicas": 1}}, "pipeline"),
         ({"routes": {"kv": {"via": ["net"]}}}, "routes"),
         ({"place": {"kv": {"in": {"dev.hbm": 1.0}, "copies": 2}}}, "place.kv.copies"),
         ({"place": {"kv": {"in": {"dev.hbm": 1.0}, "page": "4 KiB"}}}, "place.kv.page"),

@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 import opbyte as ob
-from opbyte.hw_models.machine import load_machine
+from opbyte.core.errors import ConfigError
+from opbyte.hw_models.machine import Machine, load_machine
 
 CATALOG = Path(__file__).parents[2] / "hw_models" / "catalog" / "machines"
 
@@ -68,3 +69,37 @@ def test_relatives_in_a_circle_are_refused(tmp_path):
 def test_what_is_no_relative_is_refused(tmp_path, name, says):
     with pytest.raises(ob.ConfigError, match=says):
         load_machine(like(tmp_path, "lost", name))
+
+
+# -- parts and links of another machine ------------------------------------------------------
+
+
+def joined(**changes: Any) -> Machine:
+    part = {"like": "h20.gpu", "count": 3, "memory": {"hbm": {"capacity": "64 GB"}}}
+    link = {"like": "h20.nvlink", "ends": ["card", "card"]}
+    data = {"kind": "machine", "name": "x", "parts": {"card": part}, "links": {"wire": link}}
+    return load_machine(data | changes)
+
+
+def test_a_part_and_a_link_are_those_of_another_machine_with_changes_on_top() -> None:
+    machine, original = joined(), load_machine("h20")
+    assert machine.counts == {"card": 3}
+    assert machine.values["card.hbm.capacity"] == 64e9
+    own = {"card.hbm.capacity"}
+    for path, parameter in original.parameters.items():
+        there = path.replace("gpu.", "card.", 1).replace("nvlink.", "wire.", 1)
+        assert there in own or machine.parameters[there] == parameter
+    assert machine.config.links["wire"].ends == ("card", "card")
+
+
+@pytest.mark.parametrize(
+    ("like", "words"),
+    [
+        ("h20", "names a part or a link as machine.name"),
+        ("h20.gpus", "h20 has none of this name in parts, got gpus. known: gpu"),
+        ("h21.gpu", "h20"),
+    ],
+)
+def test_a_part_that_does_not_exist_is_said(like: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        joined(parts={"card": {"like": like}})

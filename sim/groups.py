@@ -1,0 +1,129 @@
+"""Groups of devices: who runs what alike, and who shares what.
+
+A mapping has one group, whose devices all run the same, or a second one for decode attention
+(`Mapping.attention`). Tables hold the operators of one representative device of each group.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from opbyte.core.errors import ConfigError
+from opbyte.core.mapping import ATTENTION, Mapping
+from opbyte.core.placed import BACK, written_name
+from opbyte.core.registry import nearest
+from opbyte.hw_models.machine import Machine
+
+
+@dataclass(frozen=True)
+class Groups:
+    """The groups of a mapping on a machine.
+
+    Attributes:
+        part: Part of the default group.
+        attention: Part of the group of decode attention, empty where it has none.
+    """
+
+    machine: Machine
+    mapping: Mapping
+    part: str
+    attention: str
+
+    @classmethod
+    def of(cls, machine: Machine, mapping: Mapping) -> Groups:
+        """Return the groups.
+
+        Raises:
+            ConfigError: If a group's part does not exist or has fewer devices than are to run, or
+                both groups are one.
+        """
+        if mapping.default is not None:
+            part = _part(machine, mapping.groups[mapping.default.group])
+        else:
+            part = _part(machine, machine.unit(str(mapping.run[-1].unit)).part)
+        split = mapping.attention
+        attention = _part(machine, mapping.groups[split.group]) if split else ""
+        if attention == part:
+            raise ConfigError.one(
+                "", f"mapping.parallel.{ATTENTION}", "needs a group of another part than the "
+                "default's", part, "leave the class out, or name another group",
+            )  # fmt: skip
+        groups = cls(machine, mapping, part, attention)
+        replicas = "replicas * " if mapping.pipeline else ""
+        groups._check("all", part, f"{replicas}tp * pp * dp")
+        if attention:
+            groups._check(ATTENTION, attention, "heads")
+        return groups
+
+    def _check(self, operators: str, part: str, degrees: str) -> None:
+        devices, there = self.devices(part), self.machine.counts[part]
+        if devices > there:
+            raise ConfigError.one(
+                "",
+                f"mapping.parallel.{operators}",
+                f"{degrees} = {devices} devices, but {self.machine.name} has {there} of '{part}'",
+                devices,
+                "lower a degree or raise the part's count",
+            )
+
+    def attends(self, path: str) -> bool:
+        """Return whether a part, memory, port or unit belongs to the attention group."""
+        return bool(self.attention) and f"{path}.".startswith(f"{self.attention}.")
+
+    def of_path(self, path: str) -> str:
+        """Return the part of the group that a path belongs to, the default's for all others."""
+        return self.attention if self.attends(path) else self.part
+
+    def devices(self, path: str) -> int:
+        """Return the devices that run in the group that a path belongs to."""
+        if self.attends(path):
+            return self.mapping.attention_degrees.tp
+        return self.mapping.degrees.devices * self._replicas
+
+    @property
+    def _replicas(self) -> int:
+        return self.mapping.pipeline.replicas if self.mapping.pipeline else 1
+
+    def alike(self, path: str) -> float:
+        """Return the devices of one stage and batch that use a port, link or unit alike."""
+        degrees = self.mapping.degrees
+        if self.attends(path):
+            return float(self.mapping.attention_degrees.tp)
+        if self.joins(path):
+            return float(min(degrees.tp, self.mapping.attention_degrees.tp))
+        return float(degrees.tp * degrees.dp)
+
+    def joins(self, resource: str) -> bool:
+        """Return whether a resource is a link that leads out of the attention group."""
+        link = self.machine.config.links.get(written_name(resource))
+        return link is not None and any(self.attends(e) for e in link.ends) and not all(
+            self.attends(e) for e in link.ends
+        )  # fmt: skip
+
+    def turns(self, name: str) -> float:
+        """Return how many instances of a resource or unit staggered batches use side by side."""
+        if self.attends(name):
+            return 1.0
+        if self.joins(name):
+            many = min(self.devices(self.part), self.devices(self.attention))
+            return many / self.alike(name)
+        return float(self._replicas)
+
+    def direction(self, name: str, start: str) -> str:
+        """Return the resource that stands for a link in the direction away from a part."""
+        link = self.machine.config.links[name]
+        forth = link.duplex == "half" or f"{link.ends[0]}.".startswith(f"{start}.")
+        return name if forth else f"{name}{BACK}"
+
+
+def _part(machine: Machine, part: str) -> str:
+    if part not in machine.counts:
+        guess = nearest(part, machine.counts)
+        raise ConfigError.one(
+            "",
+            "mapping.groups",
+            f"{machine.name} has no such part",
+            part,
+            f"did you mean '{guess}'?" if guess else "",
+        )
+    return part
