@@ -197,9 +197,9 @@ class Summary:
     def values(self, columns: Mapping[Knob, Array]) -> Array:
         """Return the point's value for each entry of the columns, (points,) or (1,)."""
         # Parameters of one name may have other values in other parts: they are knobs of their own.
-        own = [set(part.knobs()) for part in self.parts]
+        own = [{k.path: k.value for k in part.knobs()} for part in self.parts]
         values = [
-            part.values({k: v for k, v in columns.items() if k in mine})
+            part.values({k: v for k, v in columns.items() if mine.get(k.path, k.value) == k.value})
             for part, mine in zip(self.parts, own, strict=True)
         ]
         each = np.stack(np.broadcast_arrays(*values))

@@ -176,6 +176,19 @@ def test_a_number_may_be_the_mean_of_several_experiments(tmp_path: Path) -> None
     assert _verdict(tmp_path, most).simulated == pytest.approx(each[1])
     with pytest.raises(ConfigError, match="two values or more"):
         _verdict(tmp_path, point("x", experiment=setup(64), over={"m": [64]}))
+    source = {"gaps": {"rate": "unknown"}}
+    gap = {
+        "input": "rate",
+        "parameter": "machine.gpu.sm.peak.bf16",
+        "range": ["10 TFLOP/s", "1 PFLOP/s"],
+    }
+    far = mean | {
+        "metric": "value: flops / seconds / 1e12",
+        "value": 100,
+        "tolerance": 0.01,
+        "gap": gap,
+    }
+    assert _verdict(tmp_path, far, **source).closing[0].value.endswith("TFLOP/s")
     slow = {"workload": setup(64)["workload"]}
     base = {"experiment": setup(4096), "baseline": slow, "metric": "value: flops / seconds"}
     gain = _verdict(tmp_path, point("x", **base, ratio="gain") | base).simulated
@@ -274,10 +287,11 @@ def test_an_open_point_without_a_gap_is_refused(tmp_path: Path) -> None:
         _verdict(tmp_path, point)
 
 
-def _verdict(folder: Path, point: dict[str, object]) -> Verdict:
+def _verdict(folder: Path, point: dict[str, object], **more: object) -> Verdict:
     import yaml
 
     data = {"kind": "published", "source": {"title": "t", "target": "reported"}, "points": [point]}
+    data |= more
     path = folder / "one.yaml"
     path.write_text(yaml.safe_dump(data))
     return validate_source(str(path))[0]
