@@ -28,10 +28,11 @@ from opbyte.core.parallel import Parallel
 from opbyte.core.registry import Registry
 from opbyte.hw_models.compute.base import UNITS, UnitModel, UnitView
 from opbyte.hw_models.machine import Machine
-from opbyte.sim.serving import fair, queues  # noqa: F401  (they register themselves)
+from opbyte.sim.serving import fair, layered, queues  # noqa: F401  (they register themselves)
 from opbyte.sim.serving.routers import ROUTERS, Load, Router
-from opbyte.sim.serving.schedulers import SCHEDULERS, Limits, Piece, Plan, Scheduler
+from opbyte.sim.serving.schedulers import SCHEDULERS, Group, Limits, Piece, Plan, Scheduler
 from opbyte.sim.simulate import RUNNERS, Runner
+from opbyte.workloads.serve import Grouping
 from opbyte.workloads.traces import FORMATS, BadRows, Columns, Head, TraceFormat, head_of
 from opbyte.workloads.work import WORKS, Work
 
@@ -45,6 +46,7 @@ __all__ = [
     "WORKS",
     "BadRows",
     "Columns",
+    "Group",
     "Head",
     "Limits",
     "Load",
@@ -113,8 +115,8 @@ def check_scheduler(cls: type[Scheduler], *, seed: int = 0) -> None:
 
     On drawn requests, with plenty of KV blocks and with few, with a tier below, and with guesses
     if it `speculates`: steps keep the limits, tokens have blocks, every request gets all of its
-    tokens, and all blocks come back.
-
+    tokens, and all blocks come back. Pieces that have a group of layers pass all groups in turn
+    before their tokens count.
     Args:
         seed: Of the requests.
     Raises:
@@ -124,7 +126,8 @@ def check_scheduler(cls: type[Scheduler], *, seed: int = 0) -> None:
     from opbyte.sim.serving.requests import Request
     from opbyte.sim.serving.speculation import Guesses
 
-    plain = Limits(max_sequences=6, max_batched_tokens=24)
+    grouping = Grouping(tokens=(4,), groups=(1, 3))
+    plain = Limits(max_sequences=6, max_batched_tokens=24, grouping=grouping)
     settings = [(plain, 200, 0), (plain, 12, 0), (plain, 12, 20)]
     if cls.speculates:
         guesses = Guesses(widths=(1, 2), chances=(0.7, 0.5))
@@ -138,6 +141,7 @@ def check_scheduler(cls: type[Scheduler], *, seed: int = 0) -> None:
             for i in range(12)
         ]
         left = {request: request.output for request in requests}
+        passed: dict[Request, int] = {}
         for request in requests:
             scheduler.add(request)
         moves: list[tuple[Callable[[Request], None], Request]] = []
@@ -151,11 +155,23 @@ def check_scheduler(cls: type[Scheduler], *, seed: int = 0) -> None:
             moves += [(scheduler.back, r) for r in plan.ins]
             tokens = sum(piece.new for piece in plan.pieces)
             _require(tokens <= limits.max_batched_tokens, cls.__name__, "steps keep their tokens")
+            groups = {piece.group for piece in plan.pieces if piece.group is not None}
+            alone = all(p.new == 1 for p in plan.pieces if p.group is None) or not groups
+            one = len(groups) <= 1 and alone
+            _require(one, cls.__name__, "one group of layers reads prompts in a step")
             most = len(scheduler.running) <= limits.max_sequences
             _require(most, cls.__name__, "no more run than may")
             for piece in plan.pieces:
                 held = len(piece.request.blocks) * pool.tokens >= piece.past + piece.new
                 _require(held, cls.__name__, "tokens have blocks")
+                if piece.group is not None:
+                    # Who loses blocks begins again.
+                    due = passed.get(piece.request, 0), 0
+                    turn = piece.group.number in due and cls.divides
+                    _require(turn, cls.__name__, "groups of layers take turns")
+                    passed[piece.request] = (piece.group.number + 1) % piece.group.groups
+                    last = passed[piece.request] == 0
+                    _require(last or not piece.samples, cls.__name__, "tokens leave the last layer")
                 if piece.samples:
                     left[piece.request] -= piece.samples
                     if not left[piece.request]:

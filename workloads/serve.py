@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from opbyte.core.config import Document, validate
 from opbyte.core.errors import WorkloadError
@@ -31,11 +32,45 @@ class _Block(BaseModel):
     )
 
 
+class Grouping(_Block):
+    """Into how many groups of layers a prompt's computation is divided, by its tokens.
+
+    The default is the published configuration of layered prefill (arXiv:2510.08055).
+    """
+
+    tokens: tuple[Annotated[int, Field(ge=1)], ...] = (512, 1024, 2048, 4096)
+    """Ends of ranges of tokens, ascending, each included in its range."""
+    groups: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = (1, 2, 4, 8, 16)
+    """Groups of each range, and of what has more tokens."""
+
+    @model_validator(mode="after")
+    def _matched(self) -> Grouping:
+        if len(self.groups) != len(self.tokens) + 1:
+            raise ValueError(
+                f"{len(self.tokens)} ends make {len(self.tokens) + 1} ranges, but groups are given "
+                f"for {len(self.groups)}"
+            )
+        if list(self.tokens) != sorted(set(self.tokens)):
+            raise ValueError("tokens must ascend")
+        return self
+
+    def of(self, tokens: int) -> int:
+        """Return the groups of prompts that have so many tokens together."""
+        return self.groups[bisect_left(self.tokens, tokens)]
+
+
+def _grouping(given: Any) -> Any:
+    """Read a bare number: as many groups for all prompts."""
+    whole = isinstance(given, int) and not isinstance(given, bool)
+    return {"tokens": (), "groups": (given,)} if whole else given
+
+
 class Scheduling(_Block):
     """How an engine forms its steps, and the memory that it gives to caches."""
 
     kind: str = "continuous"
-    """Scheduler: continuous (as vLLM v1), static, shortest, prefix or fair."""
+    """Scheduler: continuous (as vLLM v1), static, layered (layered prefill), shortest, prefix or
+    fair."""
     max_sequences: int = Field(256, ge=1, le=65_536)
     """Requests that run at once."""
     max_batched_tokens: int = Field(2048, ge=1, le=1_048_576)
@@ -52,6 +87,8 @@ class Scheduling(_Block):
     """Share of each memory that the engine uses: weights, activations, caches (vLLM's default)."""
     prefix_cache: bool = True
     """Freed blocks can be found again by who needs the same content."""
+    groups: Annotated[Grouping, BeforeValidator(_grouping)] = Grouping()
+    """Of `layered`: groups of layers, a number or `{tokens: [512], groups: [1, 2]}`."""
     depth: int = Field(1, ge=1, le=8)
     """Steps planned or under way at once: 2 hides the scheduler behind the device (vLLM's
     asynchronous scheduling)."""
@@ -203,6 +240,8 @@ class Serve(ModelWork):
         "tokens_per_decode",
         "preempted",
         "rejected",
+        "weight_bytes_per_token",
+        "expert_bytes_per_token",
         "utilisation",
         "dynamic_joules",
         "static_joules",

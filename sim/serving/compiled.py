@@ -27,7 +27,7 @@ from opbyte.sim.serving.loop_moves import (
     send,
     soonest,
 )
-from opbyte.sim.serving.loop_plan import plan_step
+from opbyte.sim.serving.loop_next import plan_step
 from opbyte.sim.serving.loop_queue import FAIR, ORDERS, Queue, new_queue
 from opbyte.sim.serving.loop_state import (
     EVERY,
@@ -44,8 +44,9 @@ from opbyte.sim.serving.loop_state import (
 )
 from opbyte.sim.serving.loop_steps import decode_on, end_step, weigh
 from opbyte.sim.serving.schedulers import Limits
-from opbyte.sim.serving.step_prices import Prices, check_limits, step_cost
+from opbyte.sim.serving.step_prices import Prices, check_divided, check_limits, group_cost
 from opbyte.sim.serving.step_table import source_stamp
+from opbyte.sim.serving.step_table_layout import TRAFFIC
 from opbyte.sim.serving.transfers import LinkPrice
 
 
@@ -74,7 +75,7 @@ def serve_loop(
         limits: Sequences, tokens of a step, chunks (0 or 1), reserve (0 or 1), tokens of a block,
             remember (0 or 1), together (0 or 1), order of the queue, lead (negative for none).
         table: Prices, see `step_cost`.
-        busy: Busy seconds of each resource, added up, (resources,).
+        busy: Busy seconds of each resource, added up, and bytes, (resources + TRAFFIC,).
         drawn: Joules, and requests running and waiting and blocks in use times seconds, (4,).
         until: Seconds; what happens then or later is left for another call.
     """
@@ -105,11 +106,11 @@ def serve_loop(
             tried = plan_step(s, f, q, slot, given, produced, limits, arrived, tried, now)
             if s.counts[MOVES]:
                 send(s, t, now, free_at)
-            if f.tokens[slot] == 0:
+            pieces, decodes, context, group, groups = f.sums
+            if pieces + decodes == 0:
                 break
-            pieces, decodes, context = f.sums
-            seconds, joules = step_cost(
-                table, f.new, f.past, pieces, float(decodes), float(context), busy
+            seconds, joules = group_cost(
+                table, group, groups, f.new, f.past, pieces, float(decodes), float(context), busy
             )
             free_at = max(now, free_at) + seconds
             weigh(s, seconds, joules, arrived - tried, drawn)
@@ -172,6 +173,7 @@ class Served:
         times: Scheduled, first token, last token, seconds, (3, requests).
         preempted: How often each request lost its blocks, (requests,).
         busy: Busy seconds of each resource, (resources,).
+        traffic: Bytes of each class of `TRAFFIC` that steps read, NaN where prices have none.
         joules: Of all steps, NaN where prices have none.
         means: Requests running and waiting and blocks in use, times seconds of steps, (3,).
         series: Columns of `SERIES`, (6, rows).
@@ -183,6 +185,7 @@ class Served:
     times: Array
     preempted: Ints
     busy: Array
+    traffic: Array
     joules: float
     means: Array
     series: Array
@@ -198,7 +201,8 @@ class Served:
         return cls(
             state.times,
             state.requests[PREEMPTED].copy(),
-            busy,
+            busy[: -len(TRAFFIC)],
+            busy[-len(TRAFFIC) :],
             float(drawn[0]),
             drawn[1:],
             state.series[:, : -(-steps // int(state.counts[EVERY]))],
@@ -221,6 +225,12 @@ def loop_limits(
         ],
         np.int64,
     )  # fmt: skip
+
+
+def groups_of(limits: Limits) -> Ints:
+    """Return the groups of layers of each number of tokens, empty where there are none."""
+    tokens = range(limits.max_batched_tokens + 1 if limits.layered else 0)
+    return np.array([limits.grouping.of(t) for t in tokens], np.int32)
 
 
 def serve_compiled(
@@ -256,11 +266,12 @@ def serve_compiled(
         plain: Run the loop uncompiled.
     """
     check_limits(prices, limits.max_batched_tokens, limits.max_sequences)
+    check_divided(prices, needed=limits.layered)
     below = below if link is not None else 0
-    state = new_state(len(arrival), blocks, limits.max_sequences, rows, below)
+    state = new_state(len(arrival), blocks, limits.max_sequences, rows, below, groups_of(limits))
     queue = new_queue(order, arrival, given, limits, clients)
     moving = new_link(len(arrival) if below else 0, link, block_tokens)
-    busy, drawn = np.zeros(len(prices.resources)), np.zeros(4)
+    busy, drawn = np.zeros(len(prices.resources) + len(TRAFFIC)), np.zeros(4)
     numbers = loop_limits(limits, block_tokens, remember=remember, order=order)
     (serve_loop if plain else compiled())(
         state, new_steps(depth, limits.max_sequences), queue, moving,

@@ -35,6 +35,7 @@ from opbyte.sim.serving.schedulers import Limits
 from opbyte.sim.serving.speculation import Guesses, check_guessing
 from opbyte.sim.serving.step_prices import Prices, step_cost
 from opbyte.sim.serving.step_table import source_stamp
+from opbyte.sim.serving.step_table_layout import TRAFFIC
 
 
 @register_jitable
@@ -73,7 +74,7 @@ def guess_loop(
         budget = plan_guessing(s, f, g, given, produced, limits, seed)
         if f.lost[0] == 0:
             before = s.counts[RUNNING]
-            pieces, decodes, context = f.sums
+            pieces, decodes, context, _, _ = f.sums
             budget, tried = plan_waiting(
                 s, f, q, 0, given, produced, limits, budget, arrived, tried, now
             )
@@ -179,7 +180,8 @@ def serve_guessing(
     check_guessing(prices, draft, limits)
     state, priced = new_state(n, blocks, sequences, rows), draft or prices
     busy, draft_busy, totals = (
-        np.zeros(len(prices.resources)), np.zeros(len(priced.resources)), np.zeros(4),
+        np.zeros(len(prices.resources) + len(TRAFFIC)), np.zeros(len(priced.resources)),
+        np.zeros(4),
     )  # fmt: skip
     numbers = np.append(
         loop_limits(limits, block_tokens, remember=remember), [limits.context, draft is not None]

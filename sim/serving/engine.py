@@ -21,7 +21,8 @@ from opbyte.sim.serving.clock import Clock
 from opbyte.sim.serving.requests import Request
 from opbyte.sim.serving.schedulers import Plan, Scheduler
 from opbyte.sim.serving.speculation import Drafter, check_depth, check_guessing
-from opbyte.sim.serving.step_prices import Prices, compiled_step
+from opbyte.sim.serving.step_prices import Prices, check_divided, compiled_group
+from opbyte.sim.serving.step_table_layout import TRAFFIC
 from opbyte.sim.serving.transfers import LinkPrice, Transfers
 
 
@@ -43,6 +44,7 @@ class Engine:
     Attributes:
         series: What steps found when they ended.
         busy: Busy seconds of each resource of the prices, (resources,).
+        traffic: Bytes of each class of `TRAFFIC` that steps read, NaN where prices have none.
         joules: Of all steps.
         means: Requests running and waiting and blocks in use, times seconds of steps, (3,).
         on_answer: Called with a request whose last token is there, before its blocks are let go.
@@ -73,18 +75,21 @@ class Engine:
         limits = scheduler.limits
         if limits.guesses:
             check_depth(depth)
+        check_divided(prices, needed=scheduler.divides)
         check_guessing(prices, drafter.prices if drafter else None, limits)
         self.env, self.scheduler, self.prices, self.depth = env, scheduler, prices, depth
         self.drafter = drafter
         self._decodes = self._decoded = 0
         self.below = below
         self.series = Series()
-        self.busy, self.joules = np.zeros(len(prices.resources)), 0.0
+        self._held = np.zeros(len(prices.resources) + len(TRAFFIC))
+        self.busy, self.traffic = np.split(self._held, [len(prices.resources)])
+        self.joules = 0.0
         self.means = np.zeros(3)
         self.on_answer: Callable[[Request], None] = _ignore
         self.on_step: Callable[[], None] = _nothing
         self.stopped = False
-        self._cost = compiled_step()
+        self._cost = compiled_group()
         self._flight: deque[tuple[float, Plan]] = deque()
         self._free_at = 0.0
         self._left: dict[Request, int] = {}
@@ -176,10 +181,13 @@ class Engine:
         if not plan.pieces:
             return False
         now, pieces, decodes, context, logits = self.env.now, 0, 0, 0, 0
+        group, groups = 0, 0
         for piece in plan.pieces:
             if piece.request.scheduled_s < 0.0:
                 piece.request.scheduled_s = now
-            if piece.new == 1:
+            if piece.group is not None:
+                group, groups = piece.group
+            if piece.new == 1 and piece.group is None:
                 decodes += 1
                 context += piece.past + 1
             else:
@@ -190,8 +198,8 @@ class Engine:
             if piece.samples < piece.request.sampled and piece.samples:
                 self._decodes, self._decoded = self._decodes + 1, self._decoded + piece.samples
         seconds, joules = self._cost(
-            self.prices.table, self._new, self._past, pieces, float(decodes), float(context),
-            self.busy, float(logits),
+            self.prices.table, group, groups, self._new, self._past, pieces, float(decodes),
+            float(context), self._held, float(logits),
         )  # fmt: skip
         if self.drafter is not None:
             drafted = self.drafter.cost(plan.pieces, plan.preempted)
@@ -245,7 +253,7 @@ class Engine:
                     self._answered.pop(request).succeed()
         series = self.series
         series.end_s.append(end)
-        series.tokens.append(sum(piece.new for piece in plan.pieces))
+        series.tokens.append(sum(piece.tokens for piece in plan.pieces))
         series.running.append(len(self.scheduler.running))
         series.waiting.append(len(self.scheduler.waiting))
         series.free.append(self.scheduler.pool.free)

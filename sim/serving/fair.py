@@ -11,7 +11,7 @@ import numpy.typing as npt
 from opbyte.core.errors import WorkloadError
 from opbyte.sim.serving.blocks import BlockPool
 from opbyte.sim.serving.requests import Request
-from opbyte.sim.serving.schedulers import SCHEDULERS, Continuous, Limits, Piece
+from opbyte.sim.serving.schedulers import SCHEDULERS, Continuous, Group, Limits, Piece
 from opbyte.workloads.traces import RequestTrace
 
 
@@ -111,8 +111,10 @@ class Fair(Continuous):
         if not request.preempted:
             self.service[request.client] += INPUT * request.input
 
-    def _piece(self, request: Request, new: int, depth: int = 0) -> Piece:
-        piece = super()._piece(request, new, depth)
+    def _piece(
+        self, request: Request, new: int, depth: int = 0, group: Group | None = None
+    ) -> Piece:
+        piece = super()._piece(request, new, depth, group)
         self.service[request.client] += OUTPUT * piece.samples
         return piece
 

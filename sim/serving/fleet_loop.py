@@ -17,13 +17,14 @@ from numba.extending import register_jitable
 
 from opbyte.core.loops import LOOP
 from opbyte.core.ops import Array
-from opbyte.sim.serving.compiled import Served, loop_limits, serve_loop
+from opbyte.sim.serving.compiled import Served, groups_of, loop_limits, serve_loop
 from opbyte.sim.serving.loop_moves import Link, new_link
 from opbyte.sim.serving.loop_queue import Queue, new_queue
 from opbyte.sim.serving.loop_state import LAST, NONE, Ints, State, Step, new_state, new_steps
 from opbyte.sim.serving.schedulers import Limits
-from opbyte.sim.serving.step_prices import Prices, check_limits
+from opbyte.sim.serving.step_prices import Prices, check_divided, check_limits
 from opbyte.sim.serving.step_table import source_stamp
+from opbyte.sim.serving.step_table_layout import TRAFFIC
 
 #: Entry of a state's place: requests that are done.
 DONE = 4
@@ -43,6 +44,7 @@ def _state(s: State, i: int) -> State:
         s.series[i],
         s.place[i],
         s.clock[i],
+        s.groups[i],
     )
 
 
@@ -203,12 +205,15 @@ def route_compiled(
         room: Requests of an engine that there is room for at first.
     """
     check_limits(prices, limits.max_batched_tokens, limits.max_sequences)
+    check_divided(prices, needed=limits.layered)
     n = len(arrival)
     room = room or -(-n * 5 // (4 * engines)) + 16
-    state = State(*_stacked(new_state(room, blocks, limits.max_sequences, rows), engines))
+    one = new_state(room, blocks, limits.max_sequences, rows, groups=groups_of(limits))
+    state = State(*_stacked(one, engines))
     steps = Step(*_stacked(new_steps(depth, limits.max_sequences), engines))
     own = [np.zeros((engines, room), dtype) for dtype in (np.float64, np.int32, np.int32)]
-    busy, drawn = np.zeros((engines, len(prices.resources))), np.zeros((engines, 4))
+    columns = len(prices.resources) + len(TRAFFIC)
+    busy, drawn = np.zeros((engines, columns)), np.zeros((engines, 4))
     replica, counts = np.zeros(n, np.int32), np.zeros(engines, np.int64)
     wanted = np.array(arrival, np.float64), given.astype(np.int32), produced.astype(np.int32)
     queue = new_queue("continuous", arrival, given, limits, None)

@@ -24,6 +24,7 @@ from opbyte.sim.serving.pools import Pools
 from opbyte.sim.serving.routers import ROUTERS
 from opbyte.sim.serving.server import SERIES_ROWS, Server, Serving, ask
 from opbyte.sim.serving.spread import Ints, Spread
+from opbyte.sim.serving.step_table_layout import TRAFFIC
 from opbyte.workloads.serve import Fleet as FleetBlock
 from opbyte.workloads.serve import Serve
 from opbyte.workloads.traces import RequestTrace
@@ -40,12 +41,14 @@ class Part(NamedTuple):
         number: Which one.
         series: Columns of `SERIES`, (6, rows).
         busy: Busy seconds of each resource.
+        traffic: Bytes of each class of `TRAFFIC`.
         joules, means, steps, tokens: As of `Serving`.
     """
 
     number: int
     series: Array
     busy: Array
+    traffic: Array
     joules: float
     means: Array
     steps: int
@@ -153,10 +156,9 @@ class FleetServer:
             if len(rows):
                 one = self.engine.serve(trace.take(rows))
                 times[:, rows], preempted[rows], replica[rows] = one.times, one.preempted, i
-                busy = np.array(list(one.busy.values()))
-                parts.append(
-                    Part(i, one.series, busy, one.joules, one.means, one.steps, one.tokens)
-                )
+                busy, traffic = (np.array(list(d.values())) for d in (one.busy, one.traffic))
+                counts = one.joules, one.means, one.steps, one.tokens
+                parts.append(Part(i, one.series, busy, traffic, *counts))
         return self._together(trace, times, trace.arrival_s, reasons, preempted, parts, (replica,))
 
     def _by_load(self, trace: RequestTrace) -> Serving:
@@ -174,9 +176,8 @@ class FleetServer:
         for i, one in enumerate(done.engines):
             rows = good[done.replica == i]
             times[:, rows], preempted[rows], replica[rows] = one.times, one.preempted, i
-            parts.append(
-                Part(i, one.series, one.busy, one.joules, one.means, one.steps, one.tokens)
-            )
+            counts = one.joules, one.means, one.steps, one.tokens
+            parts.append(Part(i, one.series, one.busy, one.traffic, *counts))
         return self._together(trace, times, trace.arrival_s, reasons, preempted, parts, (replica,))
 
     def _by_plug_in(self, trace: RequestTrace) -> Serving:
@@ -247,13 +248,15 @@ class FleetServer:
         order = np.argsort(series[0], kind="stable")
         names = self.engine.prices.resources
         busy = dict(zip(names, np.sum([p.busy for p in parts], axis=0).tolist(), strict=True))
+        read = np.sum([p.traffic for p in parts], axis=0).tolist()
         joules = float(sum(p.joules for p in parts))
         if wire is not None:
             busy[wire.name] = busy.get(wire.name, 0.0) + wire.busy
             joules += wire.joules
         replica, *between = spread
         return Serving(
-            trace, times, arrival, reasons, preempted, series[:, order], busy, joules,
+            trace, times, arrival, reasons, preempted, series[:, order], busy,
+            dict(zip(TRAFFIC, read, strict=True)), joules,
             np.sum([p.means for p in parts], axis=0),
             sum(p.steps for p in parts), sum(p.tokens for p in parts),
             Spread(self.fleet.engines, replica, of[order], *between),
@@ -263,7 +266,8 @@ class FleetServer:
 def _part(number: int, engine: Engine) -> Part:
     series = np.array([getattr(engine.series, name) for name in SERIES], float)
     steps, tokens = len(engine.series.end_s), sum(engine.series.tokens)
-    return Part(number, series, engine.busy, engine.joules, engine.means, steps, tokens)
+    busy, traffic = engine.busy, engine.traffic
+    return Part(number, series, busy, traffic, engine.joules, engine.means, steps, tokens)
 
 
 def _good(trace: RequestTrace, reasons: dict[int, str]) -> Ints:

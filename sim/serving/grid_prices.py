@@ -73,7 +73,7 @@ def grid_cost(
     busy: Array,
     logits: float = 0.0,
 ) -> tuple[float, float]:
-    """Return the seconds of one step, and NaN for its joules, which no such table has.
+    """Return the seconds of one step, and NaN for joules and traffic, which no such table has.
 
     Pieces of prompts add up; what decodes cost beside them is what they add to the largest piece.
 
@@ -81,7 +81,7 @@ def grid_cost(
         new, past: Tokens of each piece of a prompt and of its past, the first `pieces` of each.
         decodes: Sequences that compute one token.
         context: Tokens that all of those attend to.
-        busy: Of the device, (1,), added to.
+        busy: Of the device, added to, and traffic if it is longer than (1,).
         logits: Positions whose logits are needed, beyond one of each sequence.
     """
     tokens = decodes
@@ -97,6 +97,7 @@ def grid_cost(
             total -= attention_at(table, largest, behind, 0.0, 0.0)
     total += table.dense[int(tokens)] + table.head[int(decodes + logits) + pieces]
     busy[0] += total
+    busy[1:] = np.nan
     return float(total), np.nan
 
 

@@ -25,6 +25,7 @@ from opbyte.sim.serving.loop_state import (
     RUNNING,
     SAMPLED,
     STACKED,
+    WAVE,
     Ints,
     State,
 )
@@ -94,6 +95,7 @@ def know(s: State, r: int, full: int) -> None:
 def preempt(s: State, produced: Ints, remember: int) -> int:
     """Take the blocks of the request that was admitted last; return it."""
     s.counts[RUNNING] -= 1
+    s.counts[WAVE] = max(s.counts[WAVE] - 1, 0)
     victim = int(s.running[s.counts[RUNNING]])
     lose(s, victim, produced, remember)
     return victim

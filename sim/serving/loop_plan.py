@@ -7,7 +7,7 @@ import numpy.typing as npt
 from numba.extending import register_jitable
 
 from opbyte.sim.serving.loop_blocks import know, preempt, take, unlink
-from opbyte.sim.serving.loop_fair import begin_fair, count, settle
+from opbyte.sim.serving.loop_fair import count
 from opbyte.sim.serving.loop_queue import FAIR, Queue, first, leave
 from opbyte.sim.serving.loop_state import (
     AWAY,
@@ -25,6 +25,7 @@ from opbyte.sim.serving.loop_state import (
     OWED,
     RUNNING,
     SAMPLED,
+    WAVE,
     Ints,
     State,
     Step,
@@ -90,13 +91,20 @@ def admitted(
 def note(s: State, f: Step, slot: int, r: int, new: int, target: int, produced: int) -> None:
     """Put tokens of a request into the step that is planned."""
     computed = s.requests[COMPUTED, r]
-    s.requests[COMPUTED, r] = computed + new
     if new == 1:
         f.sums[1] += 1
         f.sums[2] += computed + 1
     else:
         f.new[f.sums[0]], f.past[f.sums[0]] = new, computed
         f.sums[0] += 1
+    advance(s, f, slot, r, new, target, produced)
+
+
+@register_jitable
+def advance(s: State, f: Step, slot: int, r: int, new: int, target: int, produced: int) -> None:
+    """Count tokens of a request as computed, and the next one as sampled where it is."""
+    computed = s.requests[COMPUTED, r]
+    s.requests[COMPUTED, r] = computed + new
     if computed + new == target:
         s.requests[SAMPLED, r] += 1
         sampled = s.requests[SAMPLED, r]
@@ -118,7 +126,7 @@ def plan_running(
     """Give running requests their next tokens, in order; return what is left of the budget."""
     size, remember = limits[4], limits[5]
     decodes = context = at = owed = 0
-    while budget > 0 and at < s.counts[RUNNING]:
+    while budget > 0 and at < s.counts[RUNNING] - s.counts[WAVE]:
         r = s.running[at]
         at += 1
         computed, sampled = s.requests[COMPUTED, r], s.requests[SAMPLED, r]
@@ -154,38 +162,6 @@ def plan_running(
     f.sums[2] += context
     s.counts[OWED] = owed
     return budget
-
-
-@register_jitable
-def plan_step(
-    s: State,
-    f: Step,
-    q: Queue,
-    slot: int,
-    given: Ints,
-    produced: Ints,
-    limits: npt.NDArray[np.int64],
-    arrived: int,
-    tried: int,
-    now: float,
-) -> int:
-    """Plan a step; return how many requests have had their turn."""
-    f.sums[:] = 0
-    f.marks[slot] = f.lost[slot] = switched = 0
-    if limits[7] == FAIR:
-        switched, tried = begin_fair(s, q, given, produced, limits, arrived, tried)
-    closed = limits[6] > 0 and s.counts[RUNNING] > 0
-    budget = plan_running(s, f, slot, given, produced, limits, limits[1])
-    if limits[7] == FAIR:
-        tried = settle(s, q, tried)
-    if f.lost[slot] == 0 and s.counts[OWED] == 0 and not closed:
-        # Nobody is admitted by a step for which somebody lost blocks.
-        budget, tried = plan_waiting(
-            s, f, q, slot, given, produced, limits, budget, arrived, tried, now
-        )
-    f.lost[slot] += switched
-    f.tokens[slot] = limits[1] - budget
-    return tried
 
 
 @register_jitable

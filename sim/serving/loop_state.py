@@ -20,8 +20,10 @@ COMPUTED, SAMPLED, HELD, LAST, KNOWN, PREEMPTED, AWAY, MOVING = range(8)
 #: Rows of the blocks: neighbours in the queue of free ones (its ends are the entry behind the last
 #: block), the block before it in its request, and which block of which request it remembers.
 NEXT, BEFORE, CHAIN, OWNER, NUMBER = range(5)
-#: Entries of the counters.
+#: Entries of the counters. Of layered prefill: the requests at the end of `running` whose prompts
+#: are under way, their tokens, and which group of layers is next of how many, 0 before the first.
 FREE, RUNNING, STACKED, STEPS, TOKENS, EVERY, BELOW, LEAVING, COMING, OWED, MOVES = range(11)
+WAVE, WAVE_TOKENS, GROUP, GROUPS = range(11, 15)
 #: Columns of the series.
 SERIES = ("end_s", "tokens", "running", "waiting", "free", "preempted")
 NONE = -1
@@ -39,12 +41,13 @@ class State(NamedTuple):
         stack: Preempted requests, the one that is tried first on top, (max_sequences,).
         moves: Requests whose blocks the step that is planned sends to the tier below, and
             -1 less those whose blocks it fetches, (2 * max_sequences,).
-        counts: Counters, (11,).
+        counts: Counters, (15,).
         times: Scheduled, first token, last token, seconds, (3, requests).
         series: What every n-th step found when it ended, (6, rows).
         place: Where the loop is: the step that ends next and how many are under way, requests
             that have arrived, had their turn and are done, and calm steps, (6,).
         clock: Now, and when the device is free, seconds, (2,).
+        groups: Groups of layers by tokens of prompts, empty where all layers run together.
     """
 
     requests: Ints
@@ -57,6 +60,7 @@ class State(NamedTuple):
     series: Array
     place: npt.NDArray[np.int64]
     clock: Array
+    groups: Ints
 
 
 class Step(NamedTuple):
@@ -67,7 +71,8 @@ class Step(NamedTuple):
         tokens, lost, marks: Tokens, requests that lost blocks, and entries of `marked`, (depth,).
         marked: Requests that get their first or last token from it, (depth, 2 * max_sequences).
         new, past: Pieces of prompts of the step that is planned, (max_sequences,).
-        sums: Pieces, decodes and their context of the step that is planned, (3,).
+        sums: Pieces, decodes and their context, group and groups of layers of the pieces, of the
+            step that is planned, (5,).
     """
 
     end: Array
@@ -80,14 +85,21 @@ class Step(NamedTuple):
     sums: npt.NDArray[np.int64]
 
 
-def new_state(requests: int, blocks: int, sequences: int, rows: int, below: int = 0) -> State:
+def new_state(
+    requests: int,
+    blocks: int,
+    sequences: int,
+    rows: int,
+    below: int = 0,
+    groups: Ints | None = None,
+) -> State:
     """Return the state before anything happened: all blocks are free, `below` in the next tier."""
     of_requests = np.zeros((8, requests), np.int32)
     of_requests[LAST] = NONE
     of_blocks = np.full((5, blocks + 1), NONE, np.int32)
     of_blocks[NEXT] = np.roll(np.arange(blocks + 1), -1)
     of_blocks[BEFORE] = np.roll(np.arange(blocks + 1), 1)
-    counts = np.zeros(11, np.int64)
+    counts = np.zeros(15, np.int64)
     counts[FREE], counts[EVERY], counts[BELOW] = blocks, 1, below
     return State(
         of_requests,
@@ -100,6 +112,7 @@ def new_state(requests: int, blocks: int, sequences: int, rows: int, below: int 
         np.zeros((len(SERIES), rows)),
         np.zeros(6, np.int64),
         np.zeros(2),
+        np.zeros(0, np.int32) if groups is None else groups,
     )
 
 
@@ -113,5 +126,5 @@ def new_steps(depth: int, sequences: int) -> Step:
         marked=np.zeros((depth, 2 * sequences), np.int32),
         new=np.zeros(sequences),
         past=np.zeros(sequences),
-        sums=np.zeros(3, np.int64),
+        sums=np.zeros(5, np.int64),
     )

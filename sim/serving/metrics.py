@@ -59,11 +59,12 @@ def metrics(server: Server | FleetServer, serving: Serving, goal: Goal) -> dict[
     seconds = serving.seconds if serving.served.any() else np.nan
     running, waiting, used = serving.means / seconds
     engines = 1 if serving.spread is None else serving.spread.engines
+    tokens = serving.trace.output_tokens[serving.served].sum()
     found |= {
         "seconds": seconds,
         "requests_per_s": float(serving.served.sum()) / seconds,
         "goodput_per_s": float(good(serving, goal).sum()) / seconds,
-        "tokens_per_s": float(serving.trace.output_tokens[serving.served].sum()) / seconds,
+        "tokens_per_s": float(tokens) / seconds,
         "running_mean": float(running),
         "waiting_mean": float(waiting),
         "kv_mean": float(used) / server.blocks / engines,
@@ -71,6 +72,10 @@ def metrics(server: Server | FleetServer, serving: Serving, goal: Goal) -> dict[
         "tokens_per_decode": serving.tokens_per_decode,
         "preempted": float(serving.preempted.sum()),
         "rejected": float(len(serving.reasons)),
+        **{
+            f"{name}_bytes_per_token": read / (float(tokens) if tokens else np.nan)
+            for name, read in serving.traffic.items()
+        },
         "utilisation": max(serving.busy.values(), default=np.nan) / seconds / engines,
     }
     return found

@@ -14,7 +14,7 @@ pairs and in tokens read, and so are scans, exactly on units without tiles, and 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,15 @@ from opbyte.hw_models.machine import Machine, load_machine
 from opbyte.hw_models.price import Demand
 from opbyte.sim.serving.prices_probe import Key, Probe
 from opbyte.sim.serving.prices_shapes import drawn
-from opbyte.sim.serving.prices_tables import Lane, Parts, Piecewise, sweep, table_of
+from opbyte.sim.serving.prices_tables import (
+    ByBlock,
+    Lane,
+    Parts,
+    Piecewise,
+    by_block,
+    sweep,
+    table_of,
+)
 from opbyte.sim.serving.step_prices import compiled_step
 from opbyte.sim.serving.step_table_layout import B_COMPUTE, StepTable
 from opbyte.sim.simulate import evaluate, resolve_mapping, static_watts
@@ -72,6 +80,7 @@ class StepPrices:
         static_watts: Power that flows whether or not anything runs, watts.
         linear_error: Largest relative error of an iteration's seconds against its direct price,
             over `4 * CHECKED` shapes that were drawn; 0 where attention is a kernel's own price.
+        blocks: What of it is whose: layers, embedding, LM head.
     """
 
     table: StepTable
@@ -80,6 +89,7 @@ class StepPrices:
     max_sequences: int
     static_watts: float
     linear_error: float
+    blocks: ByBlock
 
     @classmethod
     def build(
@@ -125,7 +135,8 @@ class StepPrices:
         table = table_of(swept, parts, most, _host(software))
         _finite(loaded, table)
         watts = float(np.max(static_watts(loaded)))
-        prices = cls(table, swept.resources, *most, watts, 0.0)
+        blocks = by_block(swept, parts, most[0], probe.placed)
+        prices = cls(table, swept.resources, *most, watts, 0.0, blocks)
         if not parts.lanes and all(p.call is not None for p in parts.shared):
             return prices
         error = _error(prices, loaded, model, software, how)
@@ -135,7 +146,7 @@ class StepPrices:
                 f"pairs and tokens read, by {error:.0%}. use a mapping that fuses attention, or "
                 "price each iteration as `Mixed`"
             )
-        return cls(table, swept.resources, *most, watts, error)
+        return replace(prices, linear_error=error)
 
     def cost(
         self,

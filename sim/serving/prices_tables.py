@@ -30,6 +30,7 @@ from opbyte.sim.serving.step_table_layout import (
     JOULES,
     LANE_FEATURES,
     SECONDS,
+    TRAFFIC,
     StepTable,
 )
 from opbyte.workloads.model import Model
@@ -106,21 +107,44 @@ class Swept:
         resources: Ports and links, then units.
         ports: How many of the resources are ports and links.
         copies: Devices that each draw the joules of one.
-        runs: As in `StepTable`, (layers,).
+        counts: How often each block runs, (blocks,).
+        head: Which block is the LM head.
         unit: As in `StepTable`, (operators,).
-        fixed, head: As in `StepTable`, (points + 1, 2 + resources).
+        blocks: What is `fixed` in `StepTable`, of one run of each block,
+            (blocks, points + 1, columns).
         paths, base: As in `StepTable`, (layers or operators, points + 1, ...).
     """
 
     resources: tuple[str, ...]
     ports: int
     copies: float
-    runs: Array
+    counts: Array
+    head: int
     unit: npt.NDArray[np.int64]
-    fixed: Array
-    head: Array
+    blocks: Array
     paths: Array
     base: Array
+
+
+@dataclass(frozen=True)
+class ByBlock:
+    """What a table says of each block on its own.
+
+    Attributes:
+        fixed: What is `fixed` in `StepTable`, of one run, (blocks, tokens + 1, columns).
+        order: Blocks as they run: the embedding, layers, the LM head.
+        paths: Blocks that `StepTable.paths` has, in its order.
+    """
+
+    fixed: Array
+    order: npt.NDArray[np.int64]
+    paths: npt.NDArray[np.int64]
+
+
+def by_block(swept: Swept, parts: Parts, tokens: int, reference: PlacedOps) -> ByBlock:
+    """Return what a table of so many tokens says of each block."""
+    paths = np.array(parts.blocks, np.int64)
+    return ByBlock(swept.blocks[:, : tokens + 1], reference.table.order, paths)
 
 
 def sweep(
@@ -147,15 +171,11 @@ def sweep(
         found.append(_part(demand, aligned, machine, shapes, parts))
     one = found[0]
     # Nothing has 0 tokens; an index is a number of tokens.
-    fixed, head = (
-        np.pad(np.concatenate([getattr(f, n) for f in found]), ((1, 0), (0, 0)))
-        for n in ("fixed", "head")
-    )
-    paths, base = (
+    blocks, paths, base = (
         np.pad(np.concatenate([getattr(f, n) for f in found], axis=1), ((0, 0), (1, 0), (0, 0)))
-        for n in ("paths", "base")
+        for n in ("blocks", "paths", "base")
     )
-    return replace(one, fixed=fixed, head=head, paths=paths, base=base)
+    return replace(one, blocks=blocks, paths=paths, base=base)
 
 
 def _part(
@@ -168,16 +188,10 @@ def _part(
     shared = aligned.shared[[p.place for p in parts.shared]]
     ops = np.concatenate([shared, np.array([op for _, _, op in aligned.lanes], np.int64)])
     blocks = np.array(parts.blocks, np.int64)
-    heads = np.array([name == "head" for name in table.blocks])
-    rest = ~heads
-    rest[blocks] = False
     alone = np.ones(len(placed), bool)
     alone[ops] = False
-    in_head = heads[placed.block_of]
     copies = float(placed.copies[0])
-    columns = (block_paths(demand, duration), held(demand, duration), counts, copies)
-    fixed = _summed(demand, *columns, rest, alone & ~in_head)
-    head = _summed(demand, *columns, heads, in_head)
+    fixed = _summed(demand, alone, np.setdiff1d(np.arange(len(counts)), blocks), copies)
     paths = np.empty((len(blocks), duration.shape[1], 2))
     # A path without these operators, and one through them that do not count.
     for column, nothing in ((BESIDE, -np.inf), (AROUND, 0.0)):
@@ -193,25 +207,32 @@ def _part(
         values = components(demand, int(op), machine, called=piece.call is not None)
         mine[B_COMPUTE:] = values - piece.slopes @ shapes.features(*piece.mask)
         mine[B_JOULES] *= copies
-    return Swept(resources, ports, copies, counts[blocks], unit, fixed, head, paths, base)
+    head = table.blocks.index("head")
+    return Swept(resources, ports, copies, counts, head, unit, fixed, paths, base)
 
 
 def _summed(
-    demand: Demand,
-    paths: Array,
-    held_by: list[tuple[str, Array]],
-    counts: Array,
-    copies: float,
-    blocks: npt.NDArray[np.bool_],
-    ops: npt.NDArray[np.bool_],
+    demand: Demand, alone: npt.NDArray[np.bool_], rest: npt.NDArray[np.int64], copies: float
 ) -> Array:
-    """Return path, joules and busy seconds of some blocks and operators, (points, columns)."""
-    runs = (counts[demand.placed.block_of] * ops)[:, None]
-    summed = np.zeros((paths.shape[1], BUSY + len(held_by)))
-    summed[:, SECONDS] = ((counts * blocks)[:, None] * paths).sum(axis=0)
-    summed[:, JOULES] = copies * (runs * np.where(ops[:, None], demand.joules, 0.0)).sum(axis=0)
-    for r, (_, seconds) in enumerate(held_by):
-        summed[:, BUSY + r] = (runs * seconds).sum(axis=0)
+    """Return path, joules, busy seconds and traffic of each block, (blocks, points, columns).
+
+    Args:
+        alone: Operators that count, all but for traffic, (ops,).
+        rest: Blocks whose path counts.
+    """
+    placed, duration = demand.placed, demand.duration
+    columns = [(JOULES, copies * demand.joules)]
+    columns += [(BUSY + r, seconds) for r, (_, seconds) in enumerate(held(demand, duration))]
+    points, busy = duration.shape[1], len(columns) - 1
+    summed = np.zeros((len(placed.table.blocks), points, BUSY + busy + len(TRAFFIC)))
+    summed[rest, :, SECONDS] = block_paths(demand, duration)[rest]
+    for column, values in columns:
+        counted = np.where(alone[:, None], values, 0.0)
+        np.add.at(summed[:, :, column], placed.block_of, counted)
+    for (name, _cause), moved in demand.moved.items():
+        if name in TRAFFIC:
+            column = BUSY + busy + TRAFFIC.index(name)
+            np.add.at(summed[:, :, column], placed.block_of, copies * moved)
     return summed
 
 
@@ -230,16 +251,18 @@ def table_of(swept: Swept, parts: Parts, most: tuple[int, int], host: float) -> 
             facts[s] = piece.call.facts[0]
     tiles = called[0].tiles if called else np.zeros((1, 1))
     ports = swept.resources[: swept.ports]
+    body = np.delete(np.arange(len(swept.counts)), swept.head)
+    fixed = np.tensordot(swept.counts[body], swept.blocks[body, : tokens + 1], axes=1)
     operators = [
         (blocks.index(p.block), u, s, ports.index(p.home) if p.home in ports else -1, p.efficiency)
         for p, u, s in zip(pieces, swept.unit, span_of, strict=True)
     ]
     masks = [(*p.mask, p.crowd if p.call is not None else 0.0) for p in spans]
     return StepTable(
-        fixed=np.ascontiguousarray(swept.fixed[: tokens + 1]),
-        head=np.ascontiguousarray(swept.head[: sequences + 1]),
+        fixed=np.ascontiguousarray(fixed),
+        head=np.ascontiguousarray(swept.blocks[swept.head, : sequences + 1]),
         paths=np.ascontiguousarray(swept.paths[:, : tokens + 1]),
-        runs=swept.runs,
+        runs=swept.counts[blocks],
         base=np.ascontiguousarray(swept.base[:, : tokens + 1]),
         slopes=_trimmed(_slopes([p.slopes for p in pieces], len(FEATURES), swept)),
         operators=np.array(operators, np.float64).reshape(-1, 5),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
 from opbyte.core.errors import UncoveredError
@@ -12,6 +12,19 @@ from opbyte.core.registry import Registry
 from opbyte.sim.serving.blocks import BlockPool
 from opbyte.sim.serving.requests import Request
 from opbyte.sim.serving.speculation import Guesses
+from opbyte.workloads.serve import Grouping
+
+
+class Group(NamedTuple):
+    """One of several contiguous groups of layers, which together are the model.
+
+    Attributes:
+        number: Which one, the first is 0.
+        groups: How many there are.
+    """
+
+    number: int
+    groups: int
 
 
 class Piece(NamedTuple):
@@ -22,6 +35,8 @@ class Piece(NamedTuple):
         past: Tokens that were in the cache.
         samples: Tokens of the request's answer that come out of it.
         depth: Most of the guesses that can hold; 0 without guesses.
+        group: Layers that compute them, None for all. All pieces of a step that have a group have
+            the same one.
     """
 
     request: Request
@@ -29,6 +44,13 @@ class Piece(NamedTuple):
     past: int
     samples: int
     depth: int = 0
+    group: Group | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Return the tokens that are computed to the last layer."""
+        group = self.group
+        return self.new if group is None or group.number == group.groups - 1 else 0
 
 
 @dataclass(frozen=True)
@@ -59,6 +81,8 @@ class Limits:
         reserve: A request starts only where all its known tokens would fit at once.
         together: Requests start only when none runs, with the blocks of their whole answers.
         context: Most tokens of a prompt and its answer that the model allows; 0 for any.
+        layered: Prompts run on one group of layers in each step.
+        grouping: How many groups, by tokens of prompts.
         guesses: What is guessed beyond the next token of who decodes; None for nothing.
         aging: Tokens that a second of waiting is worth, where prompts are ordered by tokens.
         lead: Tokens of service by which a client must be ahead to be switched out; None: never.
@@ -70,6 +94,8 @@ class Limits:
     reserve: bool = True
     together: bool = False
     context: int = 0
+    layered: bool = False
+    grouping: Grouping = field(default_factory=Grouping)
     guesses: Guesses | None = None
     aging: float = 500.0
     lead: int | None = None
@@ -84,6 +110,7 @@ class Scheduler(ABC):
     """Decides the next step.
 
     Attributes:
+        divides: Whether pieces may have a group of layers.
         waiting: Requests that hold no blocks, in the order in which they will be tried.
         running: Requests that hold blocks and can compute.
         coming: Requests whose blocks are on their way back to the cache.
@@ -91,6 +118,7 @@ class Scheduler(ABC):
             itself, it inherits nothing: who plans in another way may not.
     """
 
+    divides: ClassVar[bool] = False
     speculates: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
@@ -245,7 +273,7 @@ class Continuous(Scheduler):
         self.running.remove(victim)
         victim.preempted += 1
         if victim.sampled < victim.output:
-            if self.pool.leave(victim.blocks):
+            if self._swapped(victim):
                 victim.below, victim.moving = len(victim.blocks), True
                 self._return(victim)
                 return
@@ -253,6 +281,10 @@ class Continuous(Scheduler):
         self.pool.give(victim.blocks)
         victim.blocks = []
         victim.computed = victim.known = 0
+
+    def _swapped(self, victim: Request) -> bool:
+        """Send a request's blocks to the tier below; return whether there is room."""
+        return self.pool.leave(victim.blocks)
 
     def _return(self, request: Request) -> None:
         """Let a request wait that has run before: it is tried first."""
@@ -267,28 +299,12 @@ class Continuous(Scheduler):
         self.waiting.remove(request)
 
     def _admit(self, budget: int, pieces: list[Piece], ins: list[Request]) -> None:
-        pool, limits = self.pool, self.limits
-        while (
-            self.waiting and budget > 0 and len(self.running) + self.coming < limits.max_sequences
-        ):
+        most = self.limits.max_sequences
+        while self.waiting and budget > 0 and len(self.running) + self.coming < most:
             request = self._first()
-            if request.moving:
+            new = self._start(request, budget)
+            if new == 0:
                 break
-            found = self._found(request)
-            past = request.computed if request.below else len(found) * pool.tokens
-            new = min(request.target - past, budget)
-            if not limits.chunk and new < request.target - past:
-                break
-            whole = request.input + request.output - 1 + limits.ahead
-            held = whole if limits.together else past + new
-            most = request.target if limits.reserve else held
-            # What was found and nobody holds is among the free blocks until it is held.
-            if pool.needed(max(most, held)) - len(found) + pool.idle(found) > pool.free:
-                break
-            self._leave(request)
-            pool.hold(found)
-            request.blocks = found + pool.take(pool.needed(held) - len(found))
-            request.computed, request.known = past, len(found)
             if request.below:
                 request.moving = True
                 self.coming += 1
@@ -298,6 +314,28 @@ class Continuous(Scheduler):
             pieces.append(self._piece(request, new))
             budget -= new
 
+    def _start(self, request: Request, budget: int) -> int:
+        """Give a waiting request its first blocks; return its tokens, 0 if it can not start."""
+        pool, limits = self.pool, self.limits
+        if request.moving:
+            return 0
+        found = self._found(request)
+        past = request.computed if request.below else len(found) * pool.tokens
+        new = min(request.target - past, budget)
+        if not limits.chunk and new < request.target - past:
+            return 0
+        whole = request.input + request.output - 1 + limits.ahead
+        held = whole if limits.together else past + new
+        most = request.target if limits.reserve else held
+        # What was found and nobody holds is among the free blocks until it is held.
+        if pool.needed(max(most, held)) - len(found) + pool.idle(found) > pool.free:
+            return 0
+        self._leave(request)
+        pool.hold(found)
+        request.blocks = found + pool.take(pool.needed(held) - len(found))
+        request.computed, request.known = past, len(found)
+        return new
+
     def _found(self, request: Request) -> list[int]:
         """Return the blocks whose content a waiting request need not compute."""
         if not self.pool.remember or request.below:
@@ -306,7 +344,9 @@ class Continuous(Scheduler):
         most = (request.target - 1) // self.pool.tokens
         return self.pool.found([request.key(i) for i in range(most)])
 
-    def _piece(self, request: Request, new: int, depth: int = 0) -> Piece:
+    def _piece(
+        self, request: Request, new: int, depth: int = 0, group: Group | None = None
+    ) -> Piece:
         past, guesses = request.computed, self.limits.guesses
         if depth and guesses:
             held = guesses.accepted(request.index, request.sampled, depth)
@@ -318,7 +358,7 @@ class Continuous(Scheduler):
         if request.computed // self.pool.tokens > request.known:
             self._know(request)
         request.sampled += samples
-        return Piece(request, new, past, samples, depth)
+        return Piece(request, new, past, samples, depth, group)
 
     def back(self, request: Request) -> None:
         """Note that a request's blocks are back: it runs again."""

@@ -18,7 +18,7 @@ from opbyte.core.ops import Array
 from opbyte.core.registry import lookup_error
 from opbyte.hw_models.machine import Machine
 from opbyte.sim.place import Placer
-from opbyte.sim.serving import queues  # noqa: F401  (they register themselves)
+from opbyte.sim.serving import layered, queues  # noqa: F401  (they register themselves)
 from opbyte.sim.serving.blocks import BlockPool
 from opbyte.sim.serving.clock import Clock
 from opbyte.sim.serving.compiled import serve_compiled
@@ -26,6 +26,7 @@ from opbyte.sim.serving.compiled_guesses import serve_guessing
 from opbyte.sim.serving.draft_prices import draft_prices, guesses_of, most_logits
 from opbyte.sim.serving.engine import Asked, Engine, feed
 from opbyte.sim.serving.fair import Clients
+from opbyte.sim.serving.layer_prices import LayerPrices
 from opbyte.sim.serving.loop_queue import FCFS, ORDERS
 from opbyte.sim.serving.loop_state import SERIES
 from opbyte.sim.serving.memory import kv_blocks
@@ -35,6 +36,7 @@ from opbyte.sim.serving.schedulers import SCHEDULERS, Limits, Scheduler
 from opbyte.sim.serving.speculation import Drafter, Guesses, check_depth
 from opbyte.sim.serving.spread import Spread
 from opbyte.sim.serving.step_prices import Prices
+from opbyte.sim.serving.step_table_layout import TRAFFIC
 from opbyte.sim.serving.tiers import Tier, tier_below
 from opbyte.sim.serving.transfers import Transfers
 from opbyte.workloads.serve import Scheduling, Serve
@@ -61,6 +63,7 @@ class Serving:
         preempted: How often each request lost its blocks, (requests,).
         series: Columns of `SERIES`, (6, rows).
         busy: Busy seconds of each resource.
+        traffic: Bytes that steps read of weights and of experts, NaN where prices have none.
         joules: Dynamic energy of all steps, NaN where the machine does not say.
         means: Requests running and waiting and blocks in use, times seconds of steps, (3,).
         steps, tokens: How many in all.
@@ -75,6 +78,7 @@ class Serving:
     preempted: npt.NDArray[Any]
     series: Array
     busy: dict[str, float]
+    traffic: dict[str, float]
     joules: float
     means: Array
     steps: int
@@ -172,13 +176,18 @@ class Server:
         below = tier_below(placer, work) if scheduling.preempt == "swap" else None
         if below is not None and work.speculation is not None:
             raise UncoveredError("no model swaps the caches of two models: speculate recomputes")
-        prices = StepPrices.build(
+        prices: Prices
+        prices = whole = StepPrices.build(
             machine, work.model, mapping, max_tokens=scheduling.max_batched_tokens,
             max_sequences=most_logits(work), routing=work.routing,
         )  # fmt: skip
-        draft = draft_prices(machine, work, mapping, prices)
+        draft = draft_prices(machine, work, mapping, whole)
         context = longest_context(work.model, work.speculation)
         guesses = guesses_of(work, seed)
+        if _plug_in(scheduling.kind).divides:
+            if below is not None:
+                raise UncoveredError("layered prefill does not swap: leave out preempt")
+            prices = LayerPrices.of(whole, scheduling.groups.groups)
         return cls(prices, scheduling, blocks, context, below, guesses=guesses, draft=draft)
 
     @property
@@ -188,7 +197,7 @@ class Server:
         return Limits(
             max_sequences=s.max_sequences, max_batched_tokens=s.max_batched_tokens, chunk=s.chunk,
             reserve=s.reserve, context=self.context, together=s.kind == "static", aging=s.aging,
-            lead=s.lead, guesses=self.guesses,
+            lead=s.lead, layered=s.kind == "layered", grouping=s.groups, guesses=self.guesses,
         )  # fmt: skip
 
     def serve(self, trace: RequestTrace) -> Serving:
@@ -232,10 +241,9 @@ class Server:
 
     def _scheduler(self) -> Scheduler:
         s = self.scheduling
-        kind = "continuous" if s.kind == "static" else s.kind
         below = self.below.blocks if self.below else 0
         pool = BlockPool(self.blocks, s.block_tokens, remember=s.prefix_cache, below=below)
-        return SCHEDULERS.lookup(kind)(self.limits, pool)
+        return _plug_in(s.kind)(self.limits, pool)
 
     def refused(self, trace: RequestTrace) -> dict[int, str]:
         """Return the requests that can never be served, and why."""
@@ -283,7 +291,8 @@ class Server:
         found = self._busy(done.busy, drafted)
         busy, joules = self._with_link(found, done.joules, done.moved_s, done.moved)
         return Serving(
-            trace, times, trace.arrival_s, reasons, preempted, done.series, busy, joules,
+            trace, times, trace.arrival_s, reasons, preempted, done.series, busy,
+            dict(zip(TRAFFIC, done.traffic.tolist(), strict=True)), joules,
             done.means, done.steps, done.tokens, tokens_per_decode=mean,
         )  # fmt: skip
 
@@ -304,12 +313,14 @@ class Server:
         series, link = engine.series, engine.below
         moved = (link.busy_s, link.blocks) if link else (0.0, 0)
         found = self._busy(engine.busy, engine.drafter.busy if engine.drafter else None)
+        busy, joules = self._with_link(found, engine.joules, *moved)
         return Serving(
             trace, np.where(times < 0.0, np.nan, times), np.array([r.arrival for r in requests]),
             {r.index: r.reason for r in requests if r.reason},
             np.array([r.preempted for r in requests], np.int32),
             np.array([getattr(series, name) for name in SERIES], float),
-            *self._with_link(found, engine.joules, *moved), engine.means, len(series.end_s),
+            busy, dict(zip(TRAFFIC, engine.traffic.tolist(), strict=True)), joules,
+            engine.means, len(series.end_s),
             sum(series.tokens), tokens_per_decode=engine.tokens_per_decode,
         )  # fmt: skip
 
@@ -322,6 +333,11 @@ class Server:
         price = self.below.price
         busy = {**busy, price.name: busy.get(price.name, 0.0) + moved_s}
         return busy, joules + moved * price.block_j if moved else joules
+
+
+def _plug_in(kind: str) -> type[Scheduler]:
+    """Return the readable scheduler of a kind."""
+    return SCHEDULERS.lookup(kind if kind in SCHEDULERS.names() else "continuous")
 
 
 def ask(engine: Asked, requests: list[Request], trace: RequestTrace) -> None:

@@ -12,8 +12,9 @@ from numba.extending import overload
 from opbyte.core.errors import UncoveredError
 from opbyte.core.loops import LOOP
 from opbyte.core.ops import Array
-from opbyte.sim.serving import step_table
+from opbyte.sim.serving import layer_table, step_table
 from opbyte.sim.serving.grid_prices import GridTable, grid_cost
+from opbyte.sim.serving.layer_table import LayerTable
 from opbyte.sim.serving.step_table import StepTable, source_stamp
 
 
@@ -40,6 +41,19 @@ class Prices(Protocol):
     @property
     def max_sequences(self) -> int:
         """Return the most sequences of a step."""
+
+
+def check_divided(prices: Prices, *, needed: bool) -> None:
+    """Check that prices know groups of layers, if they are needed.
+
+    Raises:
+        UncoveredError: If they are of all layers.
+    """
+    if needed and not isinstance(prices.table, LayerTable):
+        raise UncoveredError(
+            "steps of groups of layers have no price: these are of all layers together. divide "
+            "them, see `LayerPrices`"
+        )
 
 
 def check_limits(prices: Prices, tokens: int, sequences: int) -> None:
@@ -82,7 +96,11 @@ def step_cost(
 
 
 #: Class of a table -> its price.
-_KINDS: dict[type, Any] = {GridTable: grid_cost, StepTable: step_table.step_cost}
+_KINDS: dict[type, Any] = {
+    GridTable: grid_cost,
+    StepTable: step_table.step_cost,
+    LayerTable: layer_table.whole_cost,
+}
 
 
 @overload(step_cost, strict=False)
@@ -98,6 +116,91 @@ def _compiled(
 ) -> Any:
     """Return the price of a kind of table."""
     return _KINDS.get(table.instance_class) if isinstance(table, types.NamedTuple) else None
+
+
+def group_cost(
+    table: Any,
+    group: int,
+    groups: int,
+    new: Array,
+    past: Array,
+    pieces: int,
+    decodes: float,
+    context: float,
+    busy: Array,
+    logits: float = 0.0,
+) -> tuple[float, float]:
+    """Return the price of one step whose pieces run on one group of layers, decodes on all.
+
+    Args:
+        table: Of prices; one that is not divided has all layers in every step.
+        group: Which group, the first one is 0.
+        groups: How many there are, 0 for all layers together.
+        new, past, pieces, decodes, context, busy, logits: As for `step_cost`.
+    """
+    if isinstance(table, LayerTable):
+        return layer_table.group_cost(
+            table, group, groups, new, past, pieces, decodes, context, busy, logits
+        )
+    return step_cost(table, new, past, pieces, decodes, context, busy, logits)
+
+
+@overload(group_cost, strict=False)
+def _compiled_group(
+    table: Any,
+    group: Any,  # noqa: ARG001
+    groups: Any,  # noqa: ARG001
+    new: Any,  # noqa: ARG001
+    past: Any,  # noqa: ARG001
+    pieces: Any,  # noqa: ARG001
+    decodes: Any,  # noqa: ARG001
+    context: Any,  # noqa: ARG001
+    busy: Any,  # noqa: ARG001
+    logits: Any = 0.0,  # noqa: ARG001
+) -> Any:
+    """Return the price of a kind of table."""
+    if isinstance(table, types.NamedTuple) and table.instance_class is LayerTable:
+        return layer_table.group_cost
+
+    def undivided(
+        table: Any,
+        group: int,  # noqa: ARG001
+        groups: int,  # noqa: ARG001
+        new: Array,
+        past: Array,
+        pieces: int,
+        decodes: float,
+        context: float,
+        busy: Array,
+        logits: float = 0.0,
+    ) -> tuple[float, float]:
+        return step_cost(table, new, past, pieces, decodes, context, busy, logits)
+
+    return undivided
+
+
+@cache
+def compiled_group() -> Any:
+    """Return `group_cost` compiled on its own."""
+    stamp = source_stamp()
+
+    def of_source(
+        table: Any,
+        group: int,
+        groups: int,
+        new: Array,
+        past: Array,
+        pieces: int,
+        decodes: float,
+        context: float,
+        busy: Array,
+        logits: float = 0.0,
+    ) -> tuple[float, float]:
+        if stamp < 0:
+            return 0.0, 0.0
+        return group_cost(table, group, groups, new, past, pieces, decodes, context, busy, logits)
+
+    return numba.njit(**LOOP)(of_source)
 
 
 @cache

@@ -60,12 +60,13 @@ from opbyte.sim.serving.step_table_layout import (
     reads_of,
 )
 
-__all__ = ["StepTable", "source_stamp", "step_cost", "step_seconds"]
+__all__ = ["StepTable", "pieces_cost", "source_stamp", "step_cost", "step_seconds"]
 
 
 @register_jitable
 def _lanes(
     table: StepTable,
+    runs: Array,
     new: Array,
     past: Array,
     pieces: int,
@@ -77,10 +78,12 @@ def _lanes(
 
     Adds what they keep busy, and the longest segment to the path of each layer.
     """
-    lanes, held, runs = table.lanes, table.busy, table.runs
+    lanes, held = table.lanes, table.busy
     resources, width = held.shape[0] - runs.shape[0], len(LANE_FEATURES)
     joules = 0.0
     for b in range(runs.shape[0]):
+        if runs[b] == 0.0:
+            continue
         longest = 0.0
         for i in range(pieces + 1 if decodes > 0.0 else pieces):
             kind = 0.0 if i < pieces else 1.0
@@ -120,41 +123,29 @@ def _lanes(
     return joules
 
 
-@register_jitable
-def step_cost(  # noqa: C901 (see its first comment)
+@register_jitable(inline="always")
+def pieces_cost(  # noqa: C901 (see its first comment)
     table: StepTable,
+    runs: Array,
     new: Array,
     past: Array,
     pieces: int,
     decodes: float,
     context: float,
-    busy: Array,
-    logits: float = 0.0,
+    total: float,
 ) -> tuple[float, float]:
-    """Return the seconds of an iteration and the dynamic joules of all devices.
+    """Return the path and the joules of what depends on the pieces; add to `table.busy`.
 
     Args:
-        table: `StepPrices.table`.
-        new: Tokens of each piece of a prompt, (at least `pieces`,).
-        past: Tokens that the cache already holds of each piece's sequence, the same shape.
-        pieces: Pieces of prompts.
-        decodes: Sequences that decode, each one token.
-        context: Tokens that these attend to, summed, the new ones included.
-        busy: Busy seconds of every resource are added to it, in the order of
-            `StepPrices.resources`, (resources,).
-        logits: Positions whose logits are needed, beyond one of each piece and decode.
-    Raises:
-        ValueError: If the iteration is empty, or has more tokens or sequences than the table.
+        runs: Of each layer that has such operators, (layers,).
+        total: Tokens.
     """
     # One function, since every array that a compiled function is given costs it 10 ns or more.
-    fixed, head, base, slopes = table.fixed, table.head, table.base, table.slopes
-    features, held, rows = table.features, table.busy, table.rows
-    total = decodes
-    for i in range(pieces):
-        total += new[i]
-    tokens, sequences = int(total), pieces + int(decodes + logits)
-    if tokens <= 0 or tokens >= fixed.shape[0] or sequences >= head.shape[0]:
-        raise ValueError("an iteration has no token, or more tokens or sequences than its table")
+    base, slopes, features, held, rows = (
+        table.base, table.slopes, table.features, table.busy, table.rows
+    )  # fmt: skip
+    tokens, resources = int(total), held.shape[0] - runs.shape[0]
+    seconds = joules = 0.0
     count = pieces + 1 if decodes > 0.0 else pieces
     for s in range(table.spans.shape[0]):
         window, chunk, crowd = table.spans[s, WINDOW], table.spans[s, CHUNK], table.spans[s, CROWD]
@@ -186,15 +177,10 @@ def step_cost(  # noqa: C901 (see its first comment)
             )
             for i in range(count):
                 features[s, CALL] += crowd * of_call[i]
-    resources = held.shape[0] - table.runs.shape[0]
     held[resources:] = 0.0
-    for r in range(resources):
-        held[r] = fixed[tokens, BUSY + r] + head[sequences, BUSY + r]
-    seconds = fixed[tokens, SECONDS] + head[sequences, SECONDS]
-    joules = fixed[tokens, JOULES] + head[sequences, JOULES]
     for v in range(table.operators.shape[0]):
         b, s = int(table.operators[v, O_LAYER]), int(table.operators[v, O_SPAN])
-        home, runs = B_BUSY + int(table.operators[v, O_HOME]), table.runs[b]
+        home, times = B_BUSY + int(table.operators[v, O_HOME]), runs[b]
         compute, stream = 0.0, base[v, tokens, B_FLOOR]
         for column in range(B_COMPUTE, base.shape[2]):
             value = base[v, tokens, column]
@@ -202,7 +188,7 @@ def step_cost(  # noqa: C901 (see its first comment)
                 value += slopes[v, column - B_COMPUTE, i] * features[s, i]
             value = positive(value)
             if column == B_JOULES:
-                joules += runs * value
+                joules += times * value
                 continue
             if column == B_COMPUTE:
                 value += features[s, CALL]
@@ -210,16 +196,60 @@ def step_cost(  # noqa: C901 (see its first comment)
             elif column == home:
                 value = min(value, max(compute, value * table.operators[v, O_EFFICIENCY]))
             if column >= B_BUSY:
-                held[column - B_BUSY] += runs * value
+                held[column - B_BUSY] += times * value
             stream = max(stream, value)
         lasts = base[v, tokens, B_LATENCY] + stream
-        held[int(table.operators[v, O_UNIT])] += runs * lasts
+        held[int(table.operators[v, O_UNIT])] += times * lasts
         held[resources + b] += lasts
     if table.lanes.shape[0] > 0:
-        joules += _lanes(table, new, past, pieces, decodes, context, total)
-    for b in range(table.runs.shape[0]):
+        joules += _lanes(table, runs, new, past, pieces, decodes, context, total)
+    for b in range(runs.shape[0]):
         around = table.paths[b, tokens, AROUND] + held[resources + b]
-        seconds += table.runs[b] * max(table.paths[b, tokens, BESIDE], around)
+        seconds += runs[b] * max(table.paths[b, tokens, BESIDE], around)
+    return seconds, joules
+
+
+@register_jitable
+def step_cost(
+    table: StepTable,
+    new: Array,
+    past: Array,
+    pieces: int,
+    decodes: float,
+    context: float,
+    busy: Array,
+    logits: float = 0.0,
+) -> tuple[float, float]:
+    """Return the seconds of an iteration and the dynamic joules of all devices.
+
+    Args:
+        table: `StepPrices.table`.
+        new: Tokens of each piece of a prompt, (at least `pieces`,).
+        past: Tokens that the cache already holds of each piece's sequence, the same shape.
+        pieces: Pieces of prompts.
+        decodes: Sequences that decode, each one token.
+        context: Tokens that these attend to, summed, the new ones included.
+        busy: Busy seconds of every resource are added to it, in the order of
+            `StepPrices.resources`, (resources,). If it is longer, bytes of `TRAFFIC` too.
+        logits: Positions whose logits are needed, beyond one of each piece and decode.
+    Raises:
+        ValueError: If the iteration is empty, or has more tokens or sequences than the table.
+    """
+    fixed, head, held, runs = table.fixed, table.head, table.busy, table.runs
+    total = decodes
+    for i in range(pieces):
+        total += new[i]
+    tokens, sequences = int(total), pieces + int(decodes + logits)
+    if tokens <= 0 or tokens >= fixed.shape[0] or sequences >= head.shape[0]:
+        raise ValueError("an iteration has no token, or more tokens or sequences than its table")
+    resources = held.shape[0] - runs.shape[0]
+    for r in range(resources):
+        held[r] = fixed[tokens, BUSY + r] + head[sequences, BUSY + r]
+    for r in range(resources, busy.shape[0]):
+        busy[r] += fixed[tokens, BUSY + r] + head[sequences, BUSY + r]
+    seconds, joules = pieces_cost(table, runs, new, past, pieces, decodes, context, total)
+    seconds += fixed[tokens, SECONDS] + head[sequences, SECONDS]
+    joules += fixed[tokens, JOULES] + head[sequences, JOULES]
     seconds = max(seconds, table.host)
     for r in range(resources):
         seconds = max(seconds, held[r])

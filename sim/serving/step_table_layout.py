@@ -10,8 +10,10 @@ from numba.extending import register_jitable
 from opbyte.core.ops import Array
 from opbyte.workloads.mamba_ops import SSD_BLOCK
 
-# Columns of `fixed` and `head`; busy seconds of each resource follow.
+# Columns of `fixed` and `head`; busy seconds of each resource follow, and the bytes of `TRAFFIC`.
 SECONDS, JOULES, BUSY = range(3)
+#: Tensor classes whose bytes are counted, of all devices; they depend on the tokens alone.
+TRAFFIC = ("weight", "expert")
 # Columns of `base`; busy seconds of each port follow. Slopes begin at B_COMPUTE.
 B_LATENCY, B_FLOOR, B_COMPUTE, B_JOULES, B_BUSY = range(5)
 # Columns of `paths`.
@@ -46,8 +48,9 @@ class StepTable(NamedTuple):
     Calls write to the scratch arrays: threads need a table each.
 
     Attributes:
-        fixed: By tokens: path, joules, busy seconds of each resource, (tokens + 1, 2 + resources).
-        head: By sequences: the same of the LM head, (sequences + 1, 2 + resources).
+        fixed: By tokens: path, joules, busy seconds of each resource, bytes of `TRAFFIC`,
+            (tokens + 1, 2 + resources + TRAFFIC).
+        head: By sequences: the same of the LM head, (sequences + 1, 2 + resources + TRAFFIC).
         paths: By layer that has operators that depend on the pieces, and tokens: the path beside
             them, and that around them, (layers, tokens + 1, 2).
         runs: Of each of these layers, (layers,).

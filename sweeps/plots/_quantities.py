@@ -57,6 +57,8 @@ _METRICS = MappingProxyType(
         "op_per_byte": _named("Operational intensity", "FLOP/B", "none"),
         "tokens_per_s": _named("Throughput", "tokens/s", "none"),
         "joules_per_token": _named("Energy per token", "J"),
+        "weight_bytes_per_token": _named("Weights loaded per token, without experts", "B"),
+        "expert_bytes_per_token": _named("Experts loaded per token", "B"),
         "area_m2": _named("Logic die area", "mm²", "none", 1e6),
         "price_usd": _named("Price", "USD"),
         "usd_per_mtoken": _named("Cost per million tokens", "USD", "none"),

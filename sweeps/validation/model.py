@@ -17,9 +17,13 @@ from opbyte.core.units import format_quantity, parse
 from opbyte.hw_models.machine import Machine, load_machine
 from opbyte.sim.simulate import evaluate, resolve_mapping
 from opbyte.sweeps.expressions import Expression
+from opbyte.sweeps.validation.played import Memory, Played, played
 from opbyte.sweeps.validation.published import Case, Gap, Point, Published, Setup
 from opbyte.workloads.works import Work, work_from
 
+#: What a parameter moves no iteration by moves no played work by a hundredth: queues add up what
+#: iterations cost, and near saturation twice as much.
+MOVES = 0.005
 _EXPRESSION = re.compile(r"^value:\s*(.+)$")
 
 
@@ -67,13 +71,18 @@ class Knob:
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two simulations of a comparison."""
+    """One of the two simulations of a comparison.
+
+    Attributes:
+        played: The work, where it is played one design point after the other.
+    """
 
     machine: Machine
     work: Work | None
     mapping: SoftwareMapping | None
     fidelity: str
     metric: str
+    played: Played | None = None
 
     def values(self, machine: Mapping[str, Array], work: Mapping[str, Array]) -> Array:
         """Return the metric over points, (points,) or (1,)."""
@@ -94,6 +103,8 @@ class Side:
         machine: Mapping[str, Array],
         work: Mapping[str, Array],
     ) -> dict[str, Array]:
+        if self.played is not None:
+            return self.played.values(machine, work)
         varied = replace(own, **dict[str, Any](work)) if work else own
         hardware = self.machine.with_values(machine) if machine else self.machine
         return evaluate(hardware, varied, mapping, self.fidelity).metrics
@@ -117,6 +128,11 @@ class Comparison:
     ours: Side
     baseline: Side | None
     ratio: str = "baseline/ours"
+
+    @property
+    def played(self) -> bool:
+        """Return whether each value costs a simulation of its own."""
+        return self.ours.played is not None
 
     @property
     def one_machine(self) -> bool:
@@ -146,12 +162,10 @@ class Comparison:
 
     def knobs(self) -> list[Knob]:
         """Return every parameter that could matter."""
-        knobs = _hardware("machine", self.ours.machine)
+        knobs = _hardware("machine", self.ours)
         if self.baseline is not None and not self.one_machine:
-            knobs += _hardware("baseline", self.baseline.machine)
-        if self.ours.work is not None:
-            knobs += _software(self.ours.work)
-        return knobs
+            knobs += _hardware("baseline", self.baseline)
+        return knobs + _software(self.ours)
 
     def knob(self, gap: Gap) -> Knob:
         """Return the parameter that stands for a missing input, with the gap's range.
@@ -161,7 +175,7 @@ class Comparison:
         """
         assert gap.parameter is not None
         side, _, name = gap.parameter.partition(".")
-        known = {k.path: k for k in self._all_knobs()}
+        known = {k.path: k for k in self._every_knob()}
         if side == "machine":
             name = self.ours.machine.path(name)
         elif side == "baseline" and self.baseline is not None:
@@ -177,10 +191,11 @@ class Comparison:
         low, high = (parse(x, knob.dimension) for x in gap.range)
         return replace(knob, range=(low, high))
 
-    def _all_knobs(self) -> list[Knob]:
-        work = self.ours.work
-        fields_of = [] if work is None else _software(work, every=True)
-        return [k for k in self.knobs() if k.side != "workload"] + fields_of
+    def _every_knob(self) -> list[Knob]:
+        knobs = _parameters("machine", self.ours.machine)
+        if self.baseline is not None and not self.one_machine:
+            knobs += _parameters("baseline", self.baseline.machine)
+        return knobs + _software(self.ours, every=True)
 
 
 @dataclass(frozen=True)
@@ -211,20 +226,55 @@ class Summary:
         """Return every parameter that could matter."""
         return list(dict.fromkeys(knob for part in self.parts for knob in part.knobs()))
 
+    @property
+    def played(self) -> bool:
+        """Return whether each value costs simulations of its own."""
+        return any(part.played for part in self.parts)
+
     def knob(self, gap: Gap) -> Knob:
         """Return the parameter of the first part that stands for a missing input."""
         return self.parts[0].knob(gap)
 
 
-def _hardware(side: str, machine: Machine) -> list[Knob]:
+def _parameters(side: str, machine: Machine) -> list[Knob]:
     return [
         Knob(side, path, float(p.value), p.dimension, p.source or "", p.range)
         for path, p in machine.parameters.items()
     ]
 
 
-def _software(work: Work, *, every: bool = False) -> list[Knob]:
+def _hardware(name: str, side: Side) -> list[Knob]:
+    """Return the parameters of a machine that could matter.
+
+    Each of them costs a played work a table of prices. There only those are tried whose class is
+    not the best, and that move an iteration's price.
+    """
+    knobs = _parameters(name, side.machine)
+    if side.played is None:
+        return knobs
+    knobs = [k for k in knobs if k.standing != "published"]
+    count = len(knobs)
+    columns = {}
+    for i, knob in enumerate(knobs):
+        columns[knob.name] = np.full(1 + 2 * count, knob.value)
+        columns[knob.name][1 + 2 * i : 3 + 2 * i] = knob.scaled(1.1), knob.scaled(0.9)
+    moves = side.played.moves(columns)[1:].reshape(count, 2).max(axis=1)
+    return [k for k, moved in zip(knobs, moves, strict=True) if not moved <= MOVES]
+
+
+def _software(side: Side, *, every: bool = False) -> list[Knob]:
     """Return the numeric fields of a work that carry a source, or all of them."""
+    work, played = side.work, side.played
+    if work is None:
+        return []
+    if played is not None:
+        stated = "stated with the published number", None
+        sourced = {path: played.sources.get(path, stated) for path in played.numbers()}
+        return [
+            Knob("workload", path, value, "count", *sourced[path])
+            for path, value in played.numbers().items()
+            if every or path in played.sources
+        ]
     return [
         Knob(
             "workload",
@@ -240,35 +290,42 @@ def _software(work: Work, *, every: bool = False) -> list[Knob]:
     ]
 
 
-def comparison(published: Published, document: Document, point: Point) -> Comparison | Summary:
+def comparison(
+    published: Published, document: Document, point: Point, memory: Memory | None = None
+) -> Comparison | Summary:
     """Return a point as a function of its parameters.
 
+    Args:
+        memory: What points of one source share.
     Raises:
         OpbyteError: If machine, mapping or work do not exist or do not fit together.
     """
+    memory = memory or Memory()
     cases = point.mean
     for name, values in point.over.items():
         cases = tuple(Case(experiment=Setup(workload={name: value})) for value in values)
     if not cases:
-        return _comparison(published, document, point)
+        return _comparison(published, document, point, memory)
     parts = []
     for case in cases:
         own = {"experiment": case.experiment.over(point.experiment)}
         if case.baseline is not None:
             own["baseline"] = case.baseline.over(point.baseline or Setup())
-        parts.append(_comparison(published, document, point.model_copy(update=own)))
+        parts.append(_comparison(published, document, point.model_copy(update=own), memory))
     return Summary(tuple(parts), point.reduce)
 
 
-def _comparison(published: Published, document: Document, point: Point) -> Comparison:
+def _comparison(
+    published: Published, document: Document, point: Point, memory: Memory
+) -> Comparison:
     ours = point.experiment.over(published.experiment)
     baseline = None
     if point.baseline is not None:
-        baseline = _side(document, point, point.baseline.over(ours))
-    return Comparison(_side(document, point, ours), baseline, point.ratio)
+        baseline = _side(document, point, point.baseline.over(ours), memory)
+    return Comparison(_side(document, point, ours, memory), baseline, point.ratio)
 
 
-def _side(document: Document, point: Point, setup: Setup) -> Side:
+def _side(document: Document, point: Point, setup: Setup, memory: Memory) -> Side:
     if setup.machine is None:
         raise ConfigError.one(
             document.name, f"points.{point.id}", "names no machine", "", "add one"
@@ -283,6 +340,12 @@ def _side(document: Document, point: Point, setup: Setup) -> Side:
         raise ConfigError.one(
             document.name, f"points.{point.id}", "names no workload", "", "add one"
         )
-    work = work_from(Document(setup.workload, {}, f"{document.name}: {point.id}: workload"))
+    where = f"{document.name}: {point.id}: workload"
+    fidelity = setup.fidelity or "analytic"
+    if setup.workload.get("kind") == "serve":
+        mapping = resolve_mapping(machine, setup.mapping, "serve")
+        one = played(machine, mapping, setup.workload, where, memory)
+        return Side(machine, one.work(), mapping, fidelity, point.metric, one)
+    work = work_from(Document(setup.workload, {}, where))
     mapping = resolve_mapping(machine, setup.mapping, work.kind)
-    return Side(machine, work, mapping, setup.fidelity or "analytic", point.metric)
+    return Side(machine, work, mapping, fidelity, point.metric)

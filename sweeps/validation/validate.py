@@ -18,6 +18,7 @@ from opbyte.core.errors import OpbyteError
 from opbyte.core.ops import Array
 from opbyte.sweeps.validation.facts import read_facts, with_facts
 from opbyte.sweeps.validation.model import Comparison, Knob, Summary, comparison
+from opbyte.sweeps.validation.played import Memory
 from opbyte.sweeps.validation.published import (
     CLASSES,
     Gap,
@@ -30,6 +31,8 @@ from opbyte.sweeps.validation.published import (
 STEP = 0.10
 MATTERS = 0.01
 _SCAN = 401
+#: As many for played works, each of which takes a simulation of its own.
+_FEW = 8
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,8 @@ def validate_source(name: str, folder: Path | None = None) -> list[Verdict]:
     unmatched: list[str] = []
     if facts is not None:
         published, unmatched = with_facts(source, published, facts)
-    verdicts = [_judge(source, published, document, p) for p in published.points]
+    memory = Memory()
+    verdicts = [_judge(source, published, document, p, memory) for p in published.points]
     nan = float("nan")
     return verdicts + [
         Verdict(
@@ -136,7 +140,9 @@ def _is_published(path: Path) -> bool:
     return load_document(path, any_keys=True).data.get("kind") == "published"
 
 
-def _judge(source: str, published: Published, document: Document, point: Point) -> Verdict:
+def _judge(
+    source: str, published: Published, document: Document, point: Point, memory: Memory
+) -> Verdict:
     common: dict[str, Any] = {
         "source": source,
         "id": point.id,
@@ -147,7 +153,7 @@ def _judge(source: str, published: Published, document: Document, point: Point) 
         "tolerance": point.tolerance,
     }
     try:
-        model = comparison(published, document, point)
+        model = comparison(published, document, point, memory)
         return _verdict(published, point, model, common)
     except OpbyteError as error:
         nan = float("nan")
@@ -262,17 +268,28 @@ def _close(published: Published, point: Point, model: Comparison | Summary, gap:
     knob = model.knob(gap)
     assert knob.range is not None
     low, high = knob.range
-    grid = np.geomspace(low, high, _SCAN) if low > 0 else np.linspace(low, high, _SCAN)
+    shown = f"{knob.show(low)} to {knob.show(high)}"
+    value = _root(model, knob, point, _FEW if model.played else _SCAN)
+    return Closing(gap.input, why, knob.path, "" if value is None else knob.show(value), shown)
+
+
+def _root(model: Comparison | Summary, knob: Knob, point: Point, count: int) -> float | None:
+    """Return the first value in a parameter's range that gives the published number, if any.
+
+    Args:
+        count: Values that are tried; between them the result is taken to be linear.
+    """
+    assert knob.range is not None
+    low, high = knob.range
+    grid = np.geomspace(low, high, count) if low > 0 else np.linspace(low, high, count)
     values = np.broadcast_to(model.values({knob: grid}), grid.shape)
     miss = np.array([relative_error(float(v), point.value) for v in values])
-    shown = f"{knob.show(low)} to {knob.show(high)}"
     exact = np.flatnonzero(miss == 0)
     if exact.size:
-        return Closing(gap.input, why, knob.path, knob.show(float(grid[exact[0]])), shown)
+        return float(grid[exact[0]])
     cross = np.flatnonzero(np.sign(miss[:-1]) * np.sign(miss[1:]) < 0)
     if not cross.size:
-        return Closing(gap.input, why, knob.path, "", shown)
+        return None
     i = int(cross[0])
     part = miss[i] / (miss[i] - miss[i + 1])
-    value = float(grid[i] + part * (grid[i + 1] - grid[i]))
-    return Closing(gap.input, why, knob.path, knob.show(value), shown)
+    return float(grid[i] + part * (grid[i + 1] - grid[i]))

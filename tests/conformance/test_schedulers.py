@@ -5,8 +5,9 @@ import pandas as pd
 import pytest
 
 import opbyte as ob
+from opbyte.sim.serving.layered import Layered
 from opbyte.sim.serving.schedulers import Continuous
-from opbyte.spi import SCHEDULERS, Plan, Scheduler, check_scheduler
+from opbyte.spi import SCHEDULERS, Group, Plan, Scheduler, check_scheduler
 
 
 @pytest.mark.parametrize("name", SCHEDULERS.names())
@@ -68,7 +69,19 @@ class Greedy(Scheduler):
         return whole.plan()
 
 
-@pytest.mark.parametrize(("cls", "rule"), [(Forgetful, "all of its tokens"), (Greedy, "keep")])
+class Hasty(Layered):
+    """Leaves out the groups between the first and the last."""
+
+    def _advance(self):
+        if self.group is not None and self.group.number == 1:
+            self.group = Group(self.group.groups - 1, self.group.groups)
+        return super()._advance()
+
+
+@pytest.mark.parametrize(
+    ("cls", "rule"),
+    [(Forgetful, "all of its tokens"), (Greedy, "keep"), (Hasty, "take turns")],
+)
 def test_broken_schedulers_are_noticed(cls, rule):
     with pytest.raises(ob.SimulationError, match=rule):
         check_scheduler(cls)

@@ -13,7 +13,10 @@ from opbyte.sweeps.validation import Verdict, load_published, sources_of, valida
 from opbyte.sweeps.validation.facts import read_facts
 from opbyte.sweeps.validation.published import CLASSES
 
-VERDICTS = {(name, v.id): v for name in sources_of() for v in validate_source(name)}
+#: Sources whose works are played in time take a minute: a test of their own has them.
+PLAYED = {"layered_prefill"}
+NAMES = [name for name in sources_of() if name not in PLAYED]
+VERDICTS = {(name, v.id): v for name in NAMES for v in validate_source(name)}
 
 
 @pytest.mark.parametrize("key", list(VERDICTS), ids=lambda k: f"{k[0]}.{k[1]}")
@@ -298,7 +301,7 @@ def _verdict(folder: Path, point: dict[str, object], **more: object) -> Verdict:
 
 
 def test_our_published_values_are_those_of_the_collected_facts(reference: Path) -> None:
-    for name in sources_of():
+    for name in NAMES:
         path = reference / "published" / f"{name}.yaml"
         facts = read_facts(path)
         published, _ = load_published(name)
