@@ -121,7 +121,10 @@ def _schedulers() -> Entries:
     from opbyte.sim.serving import queues  # noqa: F401  (they register themselves)
     from opbyte.sim.serving.schedulers import SCHEDULERS
 
-    entries = [{"name": "static", "about": "Continuous batching that starts only when none runs."}]
+    entries = [
+        {"name": "static", "about": "Continuous batching that starts only when none runs."},
+        {"name": "chunked", "about": "Continuous batching with a small budget of tokens."},
+    ]
     for name in SCHEDULERS.names():
         about = (SCHEDULERS.lookup(name).__doc__ or "").strip().partition("\n")[0]
         entries.append({"name": name, "about": about})

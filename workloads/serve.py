@@ -24,6 +24,8 @@ from opbyte.workloads.work import WORKS
 #: Which requests' times a metric is of.
 _TIMES = ("ttft", "tpot", "latency")
 _STATISTICS = ("mean", "p50", "p90", "p99")
+#: Tokens of a step of the scheduler chunked.
+CHUNKED_TOKENS = 512
 
 
 class _Block(BaseModel):
@@ -69,12 +71,13 @@ class Scheduling(_Block):
     """How an engine forms its steps, and the memory that it gives to caches."""
 
     kind: str = "continuous"
-    """Scheduler: continuous (as vLLM v1), static, layered (layered prefill), shortest, prefix or
-    fair."""
+    """Scheduler: continuous (as vLLM v1), chunked (the same with a small budget of tokens, for
+    decodes that do not stall), static, layered (layered prefill), shortest, prefix or fair."""
     max_sequences: int = Field(256, ge=1, le=65_536)
     """Requests that run at once."""
     max_batched_tokens: int = Field(2048, ge=1, le=1_048_576)
-    """Tokens of one step."""
+    """Tokens of one step; 512 by default with chunked, as published comparisons have it
+    (Sarathi-Serve, arXiv:2403.02310; layered prefill, arXiv:2510.08055)."""
     chunk: bool = True
     """Prompts may be computed in pieces."""
     reserve: bool = True
@@ -102,9 +105,17 @@ class Scheduling(_Block):
     swap_space: Bytes = Parameter(4 * 2.0**30, "bytes", "vLLM 0.8's default for each GPU: 4 GiB")
     """Bytes of the memory below that each device gives to them."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _budget(cls, given: Any) -> Any:
+        if isinstance(given, Mapping) and given.get("kind") == "chunked":
+            return {"max_batched_tokens": CHUNKED_TOKENS, **given}
+        return given
+
     @model_validator(mode="after")
     def _switching(self) -> Scheduling:
-        if self.lead is not None and self.kind in ("continuous", "static", "shortest", "prefix"):
+        without = ("continuous", "chunked", "static", "layered", "shortest", "prefix")
+        if self.lead is not None and self.kind in without:
             raise ValueError(f"{self.kind} knows no clients, so that `lead` does nothing. use fair")
         return self
 

@@ -16,8 +16,8 @@ from opbyte.sim.serving.schedulers import Limits
 FCFS, SHORTEST, FAIR = range(3)
 #: Scheduler -> order. Without shared prefixes the longest known one is that of all: none.
 ORDERS = {
-    "continuous": FCFS, "static": FCFS, "layered": FCFS, "prefix": FCFS, "shortest": SHORTEST,
-    "fair": FAIR,
+    "continuous": FCFS, "chunked": FCFS, "static": FCFS, "layered": FCFS, "prefix": FCFS,
+    "shortest": SHORTEST, "fair": FAIR,
 }  # fmt: skip
 #: Entries of `Queue.counts`: requests that joined, entries of the heap, clients that wait, and the
 #: smallest place in line.

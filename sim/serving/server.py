@@ -208,7 +208,7 @@ class Server:
         """Return whether the compiled loop is used for a trace."""
         s = self.scheduling
         shared = s.prefix_cache and trace.prefix is not None
-        twin = s.kind in COMPILED if self.guesses is None else s.kind == "continuous"
+        twin = s.kind in COMPILED if self.guesses is None else s.kind in ("continuous", "chunked")
         return self.compiled and twin and not shared and trace.client is None
 
     @property

@@ -12,7 +12,7 @@ from opbyte.sim.serving.server import Server
 from opbyte.sim.simulate import metrics_of, static_watts
 from opbyte.sweeps.cli import main
 from opbyte.sweeps.experiment import load_experiment
-from opbyte.workloads.serve import Serve
+from opbyte.workloads.serve import Scheduling, Serve
 from opbyte.workloads.traces import PrefixBlocks, RequestTrace
 
 A100 = load_machine("a100-sxm-80gb")
@@ -177,6 +177,18 @@ def test_requests_that_never_fit_are_counted_with_a_reason():
     assert np.isnan(row["last_token_s"])
     assert result.rejected == 1
     assert result.requests["status"].eq("served").sum() == 19
+
+
+def test_chunked_is_continuous_batching_with_a_small_budget():
+    assert Serve("llama-3.2-1b", "sample-chat", scheduler="chunked").scheduler == Scheduling(
+        kind="chunked", max_batched_tokens=512
+    )
+    chosen = {"kind": "chunked", "max_batched_tokens": 300}
+    one = ob.simulate(A100, Serve("llama-3.2-1b", "sample-chat", scheduler=chosen))
+    other = ob.simulate(
+        A100, Serve("llama-3.2-1b", "sample-chat", scheduler={**chosen, "kind": "continuous"})
+    )
+    assert one.requests.equals(other.requests)
 
 
 def test_a_batch_that_waits_for_its_longest_answer_is_slower():
