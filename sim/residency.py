@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -34,6 +34,20 @@ class LruSet:
         if len(self.entries) > max(self.capacity, 0):
             self.entries.popitem(last=False)
         return hit
+
+    def fetch(self, name: int, held: Container[int] = ()) -> bool:
+        """Take in an entry that is not there, and return whether there was room.
+
+        Args:
+            held: Entries that can not leave. What was used longest ago of the others does.
+        """
+        if len(self.entries) >= self.capacity:
+            leaving = next((entry for entry in self.entries if entry not in held), None)
+            if leaving is None:
+                return False
+            del self.entries[leaving]
+        self.entries[name] = None
+        return True
 
     def need(self, names: Iterable[int]) -> int:
         """Use entries that are needed together and return how many were missing.

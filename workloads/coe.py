@@ -20,9 +20,8 @@ from opbyte.workloads.model import Model
 from opbyte.workloads.model_set import ModelSet
 from opbyte.workloads.numeric import is_array, maximum
 from opbyte.workloads.phases import Generate, Prefill
+from opbyte.workloads.popularity import Choose, popularity
 from opbyte.workloads.work import WORKS, Work
-
-Choose = Literal["uniform", "zipf"]
 
 
 @WORKS.register("coe")
@@ -145,10 +144,7 @@ class CompositionOfExperts(Work):
 
     def popularity(self, count: Number) -> Array:
         """Return the probability of each expert, (experts,), most popular first."""
-        ranks = np.arange(1, int(float(count)) + 1, dtype=np.float64)
-        weights: Array = ranks ** -(self.skew if self.choose == "zipf" else 0.0)
-        weights /= weights.sum()
-        return weights
+        return popularity(int(float(count)), self.choose, self.skew)
 
     @property
     def distinct_experts(self) -> Number:

@@ -61,10 +61,11 @@ class Adapter:
         for target in self.targets:
             if target not in known | {"all"}:
                 raise lookup_error(f"matrix of {model.name}", target, sorted(known | {"all"}))
-        chosen = [module for module in inside if self._covers(module)]
+        chosen = [module for module in inside if self.covers(module)]
         return sum(self.rank * (m.inputs + m.outputs) * m.copies for m in chosen)
 
-    def _covers(self, module: Module) -> bool:
+    def covers(self, module: Module) -> bool:
+        """Return whether a matrix of a layer is a target."""
         return "all" in self.targets or any(name in self.targets for name in module.words[-1])
 
     def weight_bytes(self, model: Model) -> float:

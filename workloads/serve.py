@@ -6,7 +6,7 @@ from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -17,6 +17,7 @@ from opbyte.core.parallel import Parallel
 from opbyte.core.parameters import Bytes, Parameter, Seconds
 from opbyte.workloads.model import Model
 from opbyte.workloads.model_work import ModelWork
+from opbyte.workloads.residents import Adapters, Models
 from opbyte.workloads.speculation import Speculation, speculation_of
 from opbyte.workloads.traces import RequestTrace, load_trace
 from opbyte.workloads.work import WORKS
@@ -24,8 +25,13 @@ from opbyte.workloads.work import WORKS
 #: Which requests' times a metric is of.
 _TIMES = ("ttft", "tpot", "latency")
 _STATISTICS = ("mean", "p50", "p90", "p99")
+#: Metrics of copies of adapters or models to the fast memory (docs/serving-many.md).
+COPYING = ("hit_rate", "copies", "copied_bytes", "copy_wait_s", "copy_busy_s", "switches")
 #: Tokens of a step of the scheduler chunked.
 CHUNKED_TOKENS = 512
+
+
+_Given = TypeVar("_Given", bound=BaseModel)
 
 
 class _Block(BaseModel):
@@ -208,7 +214,7 @@ def _rate(given: object) -> float:
     return rate
 
 
-def _block(name: str, cls: type[_Block], given: object) -> _Block:
+def _block(name: str, cls: type[_Given], given: object) -> _Given:
     """Return a block that may be given as a mapping.
 
     Raises:
@@ -237,6 +243,8 @@ class Serve(ModelWork):
         fleet: `Fleet` or a mapping with its keys: how many engines, and who shares out requests.
         speculate: `Speculation` or a mapping with its keys: tokens that are guessed ahead; None
             for none.
+        adapters: `Adapters` or a mapping with its keys: adapters over the model, if there are any.
+        models: `Models` or a mapping with its keys: models of that shape, if there are several.
     """
 
     kind: ClassVar[str] = "serve"
@@ -254,6 +262,7 @@ class Serve(ModelWork):
         "weight_bytes_per_token",
         "expert_bytes_per_token",
         "utilisation",
+        *COPYING,
         "dynamic_joules",
         "static_joules",
     )
@@ -267,6 +276,8 @@ class Serve(ModelWork):
     slo: Goal = field(default_factory=Goal)
     fleet: Fleet = field(default_factory=Fleet)
     speculate: Speculation | Mapping[str, object] | None = None
+    adapters: Adapters | None = None
+    models: Models | None = None
 
     def __post_init__(self) -> None:
         """Read the fields that are given by name or as mappings.
@@ -296,6 +307,28 @@ class Serve(ModelWork):
         if self.speculate is not None:
             speculation = speculation_of(self.kind, self.speculate, self.model)
             object.__setattr__(self, "speculate", speculation)
+        self._choose()
+
+    def _choose(self) -> None:
+        """Read adapters and models, and let each request ask for one.
+
+        Raises:
+            ConfigError: If a mapping has a mistake, or the model lacks an adapter's target.
+            WorkloadError: If a request asks for one that there is not.
+        """
+        if self.adapters is not None and self.models is not None:
+            raise WorkloadError("serve: give either adapters or models")
+        for name, cls, least in (("adapters", Adapters, -1), ("models", Models, 0)):
+            given = getattr(self, name)
+            if given is None:
+                continue
+            block: Any = _block(name, cls, given)
+            column = name[:-1]
+            numbers = block.chosen(getattr(self.trace, column), len(self.trace), column, least)
+            object.__setattr__(self, name, block)
+            object.__setattr__(self, "trace", replace(self.trace, **{column: numbers}))
+        if self.adapters is not None:
+            self.adapters.adapter.parameters(self.model)
 
     @property
     def speculation(self) -> Speculation | None:

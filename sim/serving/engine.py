@@ -19,6 +19,7 @@ import simpy
 from opbyte.core.errors import SimulationError
 from opbyte.sim.serving.clock import Clock
 from opbyte.sim.serving.requests import Request
+from opbyte.sim.serving.residents import Beside
 from opbyte.sim.serving.schedulers import Plan, Scheduler
 from opbyte.sim.serving.speculation import Drafter, check_depth, check_guessing
 from opbyte.sim.serving.step_prices import Prices, check_divided, compiled_group
@@ -61,6 +62,7 @@ class Engine:
         depth: int = 1,
         drafter: Drafter | None = None,
         below: Transfers | None = None,
+        beside: Beside | None = None,
     ) -> None:
         """Start an idle engine.
 
@@ -68,6 +70,7 @@ class Engine:
             depth: Steps that are planned or under way at once.
             drafter: Model that guesses; None where nothing is guessed, or guesses cost nothing.
             below: The way to the tier below the cache, if the scheduler's pool has one.
+            beside: What steps cost beside the model, if anything.
         Raises:
             UncoveredError: If the prices do not cover the scheduler's limits, or guesses are
                 planned upon before it is known which of them hold.
@@ -80,7 +83,7 @@ class Engine:
         self.env, self.scheduler, self.prices, self.depth = env, scheduler, prices, depth
         self.drafter = drafter
         self._decodes = self._decoded = 0
-        self.below = below
+        self.below, self.beside = below, beside
         self.series = Series()
         self._held = np.zeros(len(prices.resources) + len(TRAFFIC))
         self.busy, self.traffic = np.split(self._held, [len(prices.resources)])
@@ -127,6 +130,11 @@ class Engine:
         self._left[request] = request.output - request.sampled
         self.scheduler.resume(request)
         self.poke()
+
+    @property
+    def planned_until(self) -> float:
+        """Return when all steps have ended that are planned, seconds."""
+        return self._free_at
 
     @property
     def outstanding(self) -> int:
@@ -197,6 +205,7 @@ class Engine:
                 logits += piece.new - 1 if piece.depth else 0
             if piece.samples < piece.request.sampled and piece.samples:
                 self._decodes, self._decoded = self._decodes + 1, self._decoded + piece.samples
+        before = self.busy.copy() if self.beside is not None else self.busy
         seconds, joules = self._cost(
             self.prices.table, group, groups, self._new, self._past, pieces, float(decodes),
             float(context), self._held, float(logits),
@@ -204,11 +213,13 @@ class Engine:
         if self.drafter is not None:
             drafted = self.drafter.cost(plan.pieces, plan.preempted)
             seconds, joules = seconds + drafted[0], joules + drafted[1]
+        start = max(now, self._free_at)
+        if self.beside is not None:
+            busy = self.busy - before
+            seconds, joules = self.beside.step(plan, start, seconds, joules, busy)
         self.joules += joules
-        self.means += seconds * np.array(
-            [len(self.scheduler.running), len(self.scheduler.waiting), self._used()]
-        )
-        self._free_at = max(now, self._free_at) + seconds
+        self.means += seconds * np.array([*self.scheduler.counts, self._used()])
+        self._free_at = start + seconds
         self._flight.append((self._free_at, plan))
         return True
 
@@ -254,8 +265,9 @@ class Engine:
         series = self.series
         series.end_s.append(end)
         series.tokens.append(sum(piece.tokens for piece in plan.pieces))
-        series.running.append(len(self.scheduler.running))
-        series.waiting.append(len(self.scheduler.waiting))
+        running, waiting = self.scheduler.counts
+        series.running.append(running)
+        series.waiting.append(waiting)
         series.free.append(self.scheduler.pool.free)
         series.preempted.append(len(plan.preempted))
         self.on_step()

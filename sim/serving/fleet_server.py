@@ -106,6 +106,10 @@ class FleetServer:
             raise UncoveredError(
                 "speculate: no model of several engines that guess, nor of one that fails. use one"
             )
+        if work.adapters is not None or work.models is not None:
+            raise UncoveredError(
+                "no router knows what adapters or models an engine has. serve them by one engine"
+            )
         _check_devices(placer, fleet)
         wire = None if fleet.pools is None else wire_of(placer, fleet.engines, fleet.via)
         if wire is not None and work.scheduler.kind == "static":

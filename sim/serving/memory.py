@@ -11,6 +11,7 @@ from opbyte.core.errors import CapacityError, UncoveredError
 from opbyte.core.ops import Number
 from opbyte.core.parallel import Parallel
 from opbyte.sim.place import Placer
+from opbyte.sim.serving.below import one_bytes, slots_of
 from opbyte.workloads.mixed import Mixed
 from opbyte.workloads.model import Model
 from opbyte.workloads.numeric import maximum
@@ -81,13 +82,18 @@ def beside_cache(placer: Placer, work: Serve) -> dict[str, Any]:
     """Return the bytes that one device holds beside caches, by tensor class.
 
     Weights, the activations of the largest step, and the state of all sequences; of the model that
-    guesses too.
+    guesses too; and the slots of adapters or models.
     """
     scheduling, degrees = work.scheduler, placer.mapping.degrees
     fixed: dict[str, Any] = together(
         *(_fixed(model, scheduling, degrees) for model in _models(work))
     )
     fixed["state"] = scheduling.max_sequences * state_bytes(work, degrees)
+    slots = slots_of(work, degrees)
+    if work.adapters is not None:
+        fixed["adapter.weight"] = slots * one_bytes(work, degrees)
+    if work.models is not None:
+        fixed |= {name: slots * fixed[name] for name in ("weight", "expert") if name in fixed}
     speculation = work.speculation
     if speculation is not None:
         # Logits of all guesses may take more than the largest step of prompts.

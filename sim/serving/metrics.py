@@ -8,8 +8,9 @@ import numpy as np
 
 from opbyte.core.ops import Array
 from opbyte.sim.serving.fleet_server import FleetServer
+from opbyte.sim.serving.residents import Copied
 from opbyte.sim.serving.server import Server, Serving
-from opbyte.workloads.serve import Goal
+from opbyte.workloads.serve import COPYING, Goal
 
 #: Times of a request, and the percentiles that are given of them.
 TIMES, SHARES = ("ttft", "tpot", "latency"), (50, 90, 99)
@@ -76,6 +77,17 @@ def metrics(server: Server | FleetServer, serving: Serving, goal: Goal) -> dict[
             f"{name}_bytes_per_token": read / (float(tokens) if tokens else np.nan)
             for name, read in serving.traffic.items()
         },
+        **copying(serving.copied),
         "utilisation": max(serving.busy.values(), default=np.nan) / seconds / engines,
     }
     return found
+
+
+def copying(copied: Copied | None) -> dict[str, float]:
+    """Return `COPYING`: zeros and NaN where there are neither adapters nor models."""
+    given = copied or Copied()
+    waited = given.waited_s / given.asked if given.asked else np.nan
+    values = (
+        given.hit_rate, given.copies, given.bytes, waited, given.busy_s, max(given.switches - 1, 0),
+    )  # fmt: skip
+    return {name: float(value) for name, value in zip(COPYING, values, strict=True)}

@@ -28,6 +28,8 @@ class Request:
         moving: They are on their way there or back.
         client: Number of whoever asks: the share of a fair scheduler.
         priority: Larger is more urgent.
+        adapter: Number of the adapter that answers, -1 for none.
+        model: Number of the model that answers.
         reason: Why it is not served, empty where it is.
         scheduled_s, first_token_s, last_token_s: Seconds, negative before.
     """
@@ -46,6 +48,8 @@ class Request:
     moving: bool = False
     client: int = 0
     priority: int = 0
+    adapter: int = -1
+    model: int = 0
     reason: str = ""
     scheduled_s: float = -1.0
     first_token_s: float = -1.0
@@ -81,15 +85,20 @@ def requests_of(
         )
     made = []
     for i in chosen:
+        adapter = -1 if trace.adapter is None else int(trace.adapter[i])
+        model = 0 if trace.model is None else int(trace.model[i])
         keys: tuple[Hashable, ...] = ()
         if prefix is not None:
             inside = prefix.block_tokens // block_tokens
             full = int(trace.input_tokens[i]) // block_tokens
-            keys = tuple((int(b), j) for b in prefix.of(int(i)) for j in range(inside))[:full]
+            # Another adapter or model computes other keys and values of the same text.
+            keys = tuple(
+                (int(b), j, adapter, model) for b in prefix.of(int(i)) for j in range(inside)
+            )[:full]
         made.append(
             Request(
                 int(i), float(trace.arrival_s[i]), int(trace.input_tokens[i]),
-                int(trace.output_tokens[i]), keys,
+                int(trace.output_tokens[i]), keys, adapter=adapter, model=model,
             )
         )  # fmt: skip
     return made

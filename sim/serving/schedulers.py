@@ -142,6 +142,11 @@ class Scheduler(ABC):
         self.running: list[Request] = []
         self.coming = 0
 
+    @property
+    def counts(self) -> tuple[int, int]:
+        """Return the requests that run and wait."""
+        return len(self.running), len(self.waiting)
+
     def refusal(self, request: Request) -> str:
         """Return why a request can never be served, empty where it can."""
         limits, pool = self.limits, self.pool
@@ -175,6 +180,14 @@ class Scheduler(ABC):
             self.running.remove(request)
             self.pool.give(request.blocks)
             request.blocks = []
+
+    def drop(self) -> None:
+        """Take the blocks of all running requests, which compute them again.
+
+        Raises:
+            UncoveredError: If it does not know how.
+        """
+        raise UncoveredError(f"scheduler {type(self).__name__} takes no blocks back. use kv: stay")
 
     def gone(self, request: Request) -> None:
         """Note that a request's blocks are in the tier below: those that it held are free."""
@@ -281,6 +294,11 @@ class Continuous(Scheduler):
         self.pool.give(victim.blocks)
         victim.blocks = []
         victim.computed = victim.known = 0
+
+    def drop(self) -> None:
+        """Take the blocks of all running requests, the last one's first."""
+        while self.running:
+            self._lose(self.running[-1])
 
     def _swapped(self, victim: Request) -> bool:
         """Send a request's blocks to the tier below; return whether there is room."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,9 +29,11 @@ from opbyte.sim.serving.fair import Clients
 from opbyte.sim.serving.layer_prices import LayerPrices
 from opbyte.sim.serving.loop_queue import FCFS, ORDERS
 from opbyte.sim.serving.loop_state import SERIES
+from opbyte.sim.serving.many import Many, steps_of
 from opbyte.sim.serving.memory import kv_blocks
 from opbyte.sim.serving.prices import StepPrices
 from opbyte.sim.serving.requests import Request, requests_of
+from opbyte.sim.serving.residents import Copied
 from opbyte.sim.serving.schedulers import SCHEDULERS, Limits, Scheduler
 from opbyte.sim.serving.speculation import Drafter, Guesses, check_depth
 from opbyte.sim.serving.spread import Spread
@@ -69,6 +71,7 @@ class Serving:
         steps, tokens: How many in all.
         spread: Which of several engines did what; None of one alone.
         tokens_per_decode: Mean tokens that a request gets from a step after its first token.
+        copied: What became of adapters or models, None where there are neither.
     """
 
     trace: RequestTrace
@@ -85,6 +88,7 @@ class Serving:
     tokens: int
     spread: Spread | None = None
     tokens_per_decode: float = 1.0
+    copied: Copied | None = None
 
     @property
     def seconds(self) -> float:
@@ -144,6 +148,7 @@ class Server:
         compiled: Use the compiled loop wherever it says the same as the plug-in.
         guesses: What is guessed of each request.
         draft: The prices of the model that guesses; None where guesses cost nothing.
+        many: Adapters or models, of which not all are in the fast memory.
     """
 
     prices: Prices
@@ -154,6 +159,7 @@ class Server:
     compiled: bool = True
     guesses: Guesses | None = None
     draft: Prices | None = None
+    many: Many | None = None
 
     @classmethod
     def of(
@@ -172,13 +178,15 @@ class Server:
         if scheduling.kind not in COMPILED and scheduling.kind not in SCHEDULERS.names():
             raise lookup_error("scheduler", scheduling.kind, {*COMPILED, *SCHEDULERS.names()})
         placer = Placer(machine, mapping)
-        blocks = scheduling.kv_blocks or kv_blocks(placer, work)
+        steps = steps_of(placer, work, divides=_plug_in(scheduling.kind).divides)
+        blocks = scheduling.kv_blocks or kv_blocks(steps, work)
+        many = Many.of(placer, steps, work)
         below = tier_below(placer, work) if scheduling.preempt == "swap" else None
         if below is not None and work.speculation is not None:
             raise UncoveredError("no model swaps the caches of two models: speculate recomputes")
         prices: Prices
         prices = whole = StepPrices.build(
-            machine, work.model, mapping, max_tokens=scheduling.max_batched_tokens,
+            machine, work.model, steps.mapping, max_tokens=scheduling.max_batched_tokens,
             max_sequences=most_logits(work), routing=work.routing,
         )  # fmt: skip
         draft = draft_prices(machine, work, mapping, whole)
@@ -188,7 +196,9 @@ class Server:
             if below is not None:
                 raise UncoveredError("layered prefill does not swap: leave out preempt")
             prices = LayerPrices.of(whole, scheduling.groups.groups)
-        return cls(prices, scheduling, blocks, context, below, guesses=guesses, draft=draft)
+        return cls(
+            prices, scheduling, blocks, context, below, guesses=guesses, draft=draft, many=many
+        )
 
     @property
     def limits(self) -> Limits:
@@ -209,7 +219,8 @@ class Server:
         s = self.scheduling
         shared = s.prefix_cache and trace.prefix is not None
         twin = s.kind in COMPILED if self.guesses is None else s.kind in ("continuous", "chunked")
-        return self.compiled and twin and not shared and trace.client is None
+        plain = not shared and trace.client is None and self.many is None
+        return self.compiled and twin and plain
 
     @property
     def in_order(self) -> bool:
@@ -220,9 +231,11 @@ class Server:
         """Return an idle engine of the plug-in."""
         drafter = Drafter(self.draft, self.guesses) if self.draft and self.guesses else None
         below = Transfers(env, self.below.price) if self.below else None
-        depth = self.scheduling.depth
+        depth, pool = self.scheduling.depth, self._pool()
+        if self.many is not None:
+            return self.many.engine(env, partial(self._scheduler, pool), self.prices, depth)
         return Engine(
-            env, self._scheduler(), self.prices, depth=depth, drafter=drafter, below=below
+            env, self._scheduler(pool), self.prices, depth=depth, drafter=drafter, below=below
         )
 
     def requests(self, trace: RequestTrace) -> list[Request]:
@@ -239,11 +252,13 @@ class Server:
                 request.client, request.priority = client, -int(clients.level[client])
         return made
 
-    def _scheduler(self) -> Scheduler:
+    def _pool(self) -> BlockPool:
         s = self.scheduling
         below = self.below.blocks if self.below else 0
-        pool = BlockPool(self.blocks, s.block_tokens, remember=s.prefix_cache, below=below)
-        return _plug_in(s.kind)(self.limits, pool)
+        return BlockPool(self.blocks, s.block_tokens, remember=s.prefix_cache, below=below)
+
+    def _scheduler(self, pool: BlockPool) -> Scheduler:
+        return _plug_in(self.scheduling.kind)(self.limits, pool)
 
     def refused(self, trace: RequestTrace) -> dict[int, str]:
         """Return the requests that can never be served, and why."""
@@ -254,7 +269,7 @@ class Server:
         if self.context:
             bad |= whole > self.context
         rows = np.flatnonzero(bad)
-        scheduler = self._scheduler() if len(rows) else None
+        scheduler = self._scheduler(self._pool()) if len(rows) else None
         requests = requests_of(trace, s.block_tokens, rows=rows, shared=False)
         return {r.index: scheduler.refusal(r) for r in requests if scheduler is not None}
 
@@ -314,6 +329,12 @@ class Server:
         moved = (link.busy_s, link.blocks) if link else (0.0, 0)
         found = self._busy(engine.busy, engine.drafter.busy if engine.drafter else None)
         busy, joules = self._with_link(found, engine.joules, *moved)
+        copied = None
+        if engine.beside is not None:
+            beside = engine.beside.all_busy
+            busy = {**busy, **{n: busy.get(n, 0.0) + more for n, more in beside.items()}}
+            copied = engine.beside.shelf.copied
+            joules += copied.joules
         return Serving(
             trace, np.where(times < 0.0, np.nan, times), np.array([r.arrival for r in requests]),
             {r.index: r.reason for r in requests if r.reason},
@@ -321,7 +342,7 @@ class Server:
             np.array([getattr(series, name) for name in SERIES], float),
             busy, dict(zip(TRAFFIC, engine.traffic.tolist(), strict=True)), joules,
             engine.means, len(series.end_s),
-            sum(series.tokens), tokens_per_decode=engine.tokens_per_decode,
+            sum(series.tokens), tokens_per_decode=engine.tokens_per_decode, copied=copied,
         )  # fmt: skip
 
     def _with_link(

@@ -12,7 +12,7 @@ from opbyte.workloads.traces.formats import FORMATS, BadRows, Columns, Head, Tra
 from opbyte.workloads.traces.lengths import Fixed, Lengths, Lognormal, Uniform
 from opbyte.workloads.traces.load import load_trace, read_trace
 from opbyte.workloads.traces.native import write_trace
-from opbyte.workloads.traces.synthetic import SharedPrefix, SyntheticTrace, retimed
+from opbyte.workloads.traces.synthetic import Names, SharedPrefix, SyntheticTrace, retimed
 from opbyte.workloads.traces.trace import ClosedLoop, RequestTrace
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "Head",
     "Lengths",
     "Lognormal",
+    "Names",
     "Poisson",
     "PrefixBlocks",
     "RequestTrace",

@@ -6,6 +6,7 @@ in pieces of whole lines, each as columns, so that memory stays small and a bad 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 __all__ = ["CsvFormat"]
 
 _PIECE_BYTES = 2**23
+#: Columns of names or numbers, which a file may have.
+_NAMES = ("session", "adapter", "model")
+_WHOLE = re.compile(r"[+-]?\d{1,18}")
 _RULES = {
     "clock": "must be a time such as 2023-11-16 18:17:03.979",
     "number": "must be a number",
@@ -41,6 +45,7 @@ class CsvFormat:
         input_tokens: The same for prompts.
         output_tokens: The same for answers.
         session: The same for conversations; optional in a file.
+        adapter, model: The same for the adapter or model that answers.
         clock: Arrivals are dates with times (UTC where they do not say), not seconds.
         arrival_needed: Whether a file without arrivals has another format.
         from_first: Arrivals are counted from the first one on.
@@ -53,6 +58,8 @@ class CsvFormat:
     input_tokens: Sequence[str]
     output_tokens: Sequence[str]
     session: Sequence[str] = ()
+    adapter: Sequence[str] = ()
+    model: Sequence[str] = ()
     clock: bool = False
     arrival_needed: bool = True
     from_first: bool = False
@@ -74,7 +81,7 @@ class CsvFormat:
         """Return the position of each of our columns that the header has."""
         positions = head.positions()
         found = {}
-        for ours in ("arrival", "input_tokens", "output_tokens", "session"):
+        for ours in ("arrival", "input_tokens", "output_tokens", *_NAMES):
             names: Sequence[str] = getattr(self, ours)
             there = [positions[n.casefold()] for n in names if n.casefold() in positions]
             if there:
@@ -108,13 +115,12 @@ class CsvFormat:
         return self._columns(whole)
 
     def _columns(self, whole: dict[str, npt.NDArray[Any]]) -> Columns:
-        session = whole.get("session")
         columns = Columns(
             whole["lines"],
             whole.get("arrival"),
             whole["input_tokens"],
             whole["output_tokens"],
-            others={} if session is None else {"session": numbered(session.tolist())},
+            others={n: _numbers(n, whole[n].tolist()) for n in _NAMES if n in whole},
             from_first=self.from_first,
         )
         if self.zero_is_failure:
@@ -134,7 +140,7 @@ class CsvFormat:
         read: dict[str, npt.NDArray[Any]] = {}
         for ours, position in at.items():
             column = table.column(str(position)).combine_chunks()
-            if ours == "session":
+            if ours in _NAMES:
                 read[ours] = column.to_numpy(zero_copy_only=False)
                 continue
             kind = "clock" if ours == "arrival" and self.clock else "number"
@@ -150,6 +156,13 @@ class CsvFormat:
                     bad.add(int(lines[row]), head.names[position], _RULES[kind], repr(text))
             good &= fits
         return {ours: values[good] for ours, values in (read | {"lines": lines}).items()}
+
+
+def _numbers(name: str, texts: list[str]) -> Ints:
+    """Return the numbers of names; adapters and models that have numbers already keep them."""
+    if name != "session" and all(_WHOLE.fullmatch(text.strip()) for text in texts):
+        return np.array([int(text) for text in texts], np.int64)
+    return numbered(texts)
 
 
 def _has_time(head: Head) -> bool:
@@ -285,6 +298,8 @@ for _format in (
         input_tokens=("input_tokens", "input_length", "num_prefill_tokens", "prompt_tokens"),
         output_tokens=("output_tokens", "output_length", "num_decode_tokens", "completion_tokens"),
         session=("session",),
+        adapter=("adapter",),
+        model=("model",),
         arrival_needed=False,
     ),
 ):

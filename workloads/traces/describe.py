@@ -41,8 +41,10 @@ def describe(trace: RequestTrace) -> dict[str, Any]:
     }
     for name in ("input_tokens", "output_tokens"):
         found |= _spread(name, getattr(trace, name))
-    if trace.session is not None:
-        found["sessions"] = len(np.unique(trace.session))
+    for name in ("session", "adapter", "model"):
+        values = getattr(trace, name)
+        if values is not None:
+            found[f"{name}s"] = len(np.unique(values[values >= 0]))
     if trace.prefix is not None:
         found |= _reuse(trace.prefix, trace.input_tokens)
     return found

@@ -106,7 +106,7 @@ class Columns:
         input_tokens: As read, (rows,).
         output_tokens: As read, (rows,).
         prefix: Block ids, or None.
-        others: session, tenant, priority as far as the file has them, (rows,) each.
+        others: session, tenant, priority, adapter, model as far as the file has them, (rows,) each.
         from_first: Whether arrivals are counted from the first one on (the file has a clock's).
         failed: Rows of requests that the traced service did not answer; they are left out.
     """

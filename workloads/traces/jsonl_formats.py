@@ -20,7 +20,13 @@ __all__ = ["NATIVE_BLOCK_TOKENS", "JsonlFormat"]
 #: Tokens of a block where a Mooncake file does not say (FAST'25 traces).
 NATIVE_BLOCK_TOKENS = 512
 
-_COLUMNS = {"session_id": "session", "tenant": "tenant", "priority": "priority"}
+_COLUMNS = {
+    "session_id": "session",
+    "tenant": "tenant",
+    "priority": "priority",
+    "adapter": "adapter",
+    "model": "model",
+}
 _LARGEST = 2**62
 
 

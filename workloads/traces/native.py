@@ -15,7 +15,13 @@ from opbyte.workloads.traces.trace import RequestTrace
 
 __all__ = ["write_trace"]
 
-_KEYS = {"session": "session_id", "tenant": "tenant", "priority": "priority"}
+_KEYS = {
+    "session": "session_id",
+    "tenant": "tenant",
+    "priority": "priority",
+    "adapter": "adapter",
+    "model": "model",
+}
 
 
 def write_trace(trace: RequestTrace, path: str | Path) -> Path:
@@ -23,8 +29,8 @@ def write_trace(trace: RequestTrace, path: str | Path) -> Path:
 
     A line has `timestamp` (milliseconds; none where the trace is not timed), `input_length`,
     `output_length`, and as far as the trace has them `hash_ids`, `block_size` (where it is not
-    512), `session_id`, `tenant`, `priority`. Timestamps are decimals that `read_trace` brings
-    back to the very same float. The client of a closed loop is not written.
+    512), `session_id`, `tenant`, `priority`, `adapter`, `model`. Timestamps are decimals that
+    `read_trace` brings back to the very same float. The client of a closed loop is not written.
 
     Raises:
         ConfigError: If the file can not be written; an existing one is then unchanged.

@@ -1,4 +1,4 @@
-"""Traces that are made: an arrival process, lengths, and prefixes that requests share.
+"""Traces that are made: arrivals, lengths, prefixes that requests share, adapters or models.
 
 kind: trace
 requests: 1000
@@ -17,13 +17,14 @@ import numpy as np
 from pydantic import Field
 
 from opbyte.core.config import Document, validate
+from opbyte.workloads.popularity import Choose, popularity
 from opbyte.workloads.traces._rules import MOST_TOKENS, Floats, Ints
 from opbyte.workloads.traces.arrivals import Arrivals, Clients, Config
 from opbyte.workloads.traces.blocks import PrefixBlocks
 from opbyte.workloads.traces.lengths import Lengths
 from opbyte.workloads.traces.trace import ClosedLoop, RequestTrace
 
-__all__ = ["SharedPrefix", "SyntheticTrace", "retimed", "synthetic_from"]
+__all__ = ["Names", "SharedPrefix", "SyntheticTrace", "retimed", "synthetic_from"]
 
 
 class SharedPrefix(Config):
@@ -53,11 +54,27 @@ class SharedPrefix(Config):
         return PrefixBlocks(np.where(shared, text * common + inside, own), offsets, size)
 
 
+class Names(Config):
+    """Which of several adapters, or models, each request asks for."""
+
+    count: int = Field(ge=1, le=10_000_000)
+    """How many there are."""
+    choose: Choose = "uniform"
+    """All equally likely, or by a power law of their number (zipf)."""
+    skew: float = Field(1.0, ge=0.0, allow_inf_nan=False)
+    """Exponent of the power law; S-LoRA's and Punica's skewed loads have 1 to 1.5."""
+
+    def draw(self, requests: int, random: np.random.Generator) -> Ints:
+        """Return the number of each request's, from 0, the most popular first, (requests,)."""
+        chance = popularity(self.count, self.choose, self.skew)
+        return random.choice(self.count, requests, p=chance)
+
+
 class SyntheticTrace(Config):
     """Requests that are drawn; equal definitions draw equal requests.
 
-    Arrivals, lengths and prefixes draw from streams of their own: another arrival process leaves
-    the lengths as they are.
+    Arrivals, lengths, prefixes, adapters and models draw from streams of their own: another
+    arrival process leaves the lengths as they are.
     """
 
     kind: Literal["trace"] = "trace"
@@ -69,6 +86,10 @@ class SyntheticTrace(Config):
     """How long prompts and answers are."""
     prefix: SharedPrefix | None = None
     """Beginnings that prompts share; without it the trace has no block ids."""
+    adapter: Names | None = None
+    """Adapters of the requests."""
+    model: Names | None = None
+    """Models of the requests."""
     seed: int = Field(0, ge=0)
     """Seed of what is drawn."""
 
@@ -78,7 +99,7 @@ class SyntheticTrace(Config):
         Raises:
             ConfigError: If the trace of the lengths can not be read, or periods are too short.
         """
-        timing, sizes, texts = _streams(self.seed)
+        timing, sizes, texts, adapters, models = _streams(self.seed)
         input_tokens, output_tokens = self.lengths.draw(self.requests, sizes)
         arrival_s, client = _timed(self.arrivals, self.requests, timing)
         return RequestTrace(
@@ -86,6 +107,8 @@ class SyntheticTrace(Config):
             input_tokens,
             output_tokens,
             prefix=self.prefix.draw(input_tokens, texts) if self.prefix else None,
+            adapter=self.adapter.draw(self.requests, adapters) if self.adapter else None,
+            model=self.model.draw(self.requests, models) if self.model else None,
             name=name,
             source=f"synthetic: {self.arrivals.kind}, seed {self.seed}",
             timed=client is None,
@@ -118,8 +141,8 @@ def synthetic_from(document: Document, at: tuple[str | int, ...] = ()) -> Synthe
 
 
 def _streams(seed: int) -> list[np.random.Generator]:
-    """Return the generators of arrivals, lengths and prefixes."""
-    return [np.random.default_rng(part) for part in np.random.SeedSequence(seed).spawn(3)]
+    """Return the generators of arrivals, lengths, prefixes, adapters and models."""
+    return [np.random.default_rng(part) for part in np.random.SeedSequence(seed).spawn(5)]
 
 
 def _timed(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ClosedLoop", "RequestTrace"]
 
-_OPTIONAL = ("session", "tenant", "priority")
+_OPTIONAL = ("session", "tenant", "priority", "adapter", "model")
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +62,8 @@ class RequestTrace:
         session: Number of the conversation that a request belongs to, (requests,), or None.
         tenant: Number of whoever asks, (requests,), or None.
         priority: Larger is more urgent, (requests,), or None.
+        adapter: Number of the adapter that answers, -1 for none, (requests,), or None.
+        model: Number of the model that answers, (requests,), or None.
         name: What results call the trace.
         source: Where it comes from: a file, or how it was made.
         timed: Whether the arrivals mean anything. A trace of lengths alone is not timed.
@@ -77,6 +79,8 @@ class RequestTrace:
     session: Ints | None = None
     tenant: Ints | None = None
     priority: Ints | None = None
+    adapter: Ints | None = None
+    model: Ints | None = None
     name: str = "trace"
     source: str = ""
     timed: bool = True
@@ -238,7 +242,7 @@ class RequestTrace:
         """Return the trace of a frame with one row for each request.
 
         Columns are input_tokens and output_tokens, and as far as there are any arrival_s, session,
-        tenant and priority.
+        tenant, priority, adapter and model.
 
         Raises:
             ConfigError: If a column is missing or unknown; with the nearest name.
