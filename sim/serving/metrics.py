@@ -84,10 +84,8 @@ def metrics(server: Server | FleetServer, serving: Serving, goal: Goal) -> dict[
 
 
 def copying(copied: Copied | None) -> dict[str, float]:
-    """Return `COPYING`: zeros and NaN where there are neither adapters nor models."""
+    """Return `COPYING`; where there are neither adapters nor models, of nothing copied."""
     given = copied or Copied()
-    waited = given.waited_s / given.asked if given.asked else np.nan
-    values = (
-        given.hit_rate, given.copies, given.bytes, waited, given.busy_s, max(given.switches - 1, 0),
-    )  # fmt: skip
+    again = max(given.switches - 1, 0)
+    values = given.hit_rate, given.copies, given.bytes, given.wait_s, given.busy_s, again
     return {name: float(value) for name, value in zip(COPYING, values, strict=True)}

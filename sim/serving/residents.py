@@ -44,8 +44,13 @@ class Copied:
 
     @property
     def hit_rate(self) -> float:
-        """Return the share of hits, NaN where nobody asked."""
-        return self.hits / self.asked if self.asked else np.nan
+        """Return the share of hits; 1 where nobody asked, as all that was needed was there."""
+        return self.hits / self.asked if self.asked else 1.0
+
+    @property
+    def wait_s(self) -> float:
+        """Return the mean seconds from asking to having it."""
+        return self.waited_s / self.asked if self.asked else 0.0
 
 
 class Shelf:
