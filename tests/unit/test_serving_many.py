@@ -465,6 +465,13 @@ def test_experts_fleets_and_busy_links_are_refused():
     four = load_machine("dgx-a100")
     with pytest.raises(UncoveredError, match="one engine"):
         ob.simulate(four, Serve(LLAMA, frame(2), adapters=BLOCK, fleet={"replicas": 2}))
+    for kind, text in (
+        ({"scheduler": {"preempt": "swap"}}, "swap"),
+        ({"scheduler": "layered"}, "divided by layers"),
+        ({"speculate": {"draft": None, "tokens": 2, "acceptance": 0.7}}, "guesses"),
+    ):
+        with pytest.raises(UncoveredError, match=text):
+            ob.simulate("dgx-a100", Serve(LLAMA, frame(2), adapters=BLOCK, **kind))
     taken = machine(**{"fill.bandwidth": 9e12, "dev.ddr.bus.bandwidth": 9e12})
     with pytest.raises(UncoveredError, match=r"steps use 'dev\.hbm\.phy'"):
         ob.simulate(taken, Serve(SMALL, frame(2), adapters=BLOCK))
