@@ -62,7 +62,7 @@ class Names(Config):
     choose: Choose = "uniform"
     """All equally likely, or by a power law of their number (zipf)."""
     skew: float = Field(1.0, ge=0.0, allow_inf_nan=False)
-    """Exponent of the power law; S-LoRA's and Punica's skewed loads have 1 to 1.5."""
+    """Exponent of the power law; by default Zipf's own."""
 
     def draw(self, requests: int, random: np.random.Generator) -> Ints:
         """Return the number of each request's, from 0, the most popular first, (requests,)."""
