@@ -118,8 +118,11 @@ class Side:
             document = Document(dict(data), {}, f"mapping {source} of {machine.name}")
         elif isinstance(source, str):
             document = load_document(self.beside(source))
-        else:
+        elif isinstance(source, Mapping):
             document = self.sub_document(dict(source), "mapping")
+        else:
+            rule = "must be a name, a file or a mapping"
+            raise ConfigError.one(self.document.name, "mapping", rule, source, "")
         if changes:
             document = set_values(document, changes, transparent=(), origin="mapping")
         return validate(SoftwareMapping, document)

@@ -177,14 +177,15 @@ def test_a_board_at_its_power_limit_runs_slower_by_the_root():
 # -- the machine ---------------------------------------------------------------------------
 
 WITH_KERNEL = [
-    name
+    (name, path)
     for name in CATALOG.names()
-    if any(u.config.kernel for u in load_machine(name).units.values())
+    for path, unit in load_machine(name).units.items()
+    if unit.config.kernel
 ]
 
 
-def view(name):
-    found = GpuView.of(UnitView(load_machine(name), "gpu.sm"))
+def view(name, path="gpu.sm"):
+    found = GpuView.of(UnitView(load_machine(name), path))
     assert found is not None
     return found
 
@@ -207,16 +208,16 @@ def test_the_compiled_kernel_equals_its_plain_twin(name, groups):
     assert (answers[0] > 0).all()
 
 
-@pytest.mark.parametrize("name", WITH_KERNEL)
-def test_the_facts_of_a_machine_fill_every_column(name):
-    gpu = view(name)
+@pytest.mark.parametrize(("name", "path"), WITH_KERNEL)
+def test_the_facts_of_a_machine_fill_every_column(name, path):
+    gpu = view(name, path)
     for dtype in ("bf16", "fp32", "int8"):
         columns = gpu.facts(dtype)
         assert columns.shape == (1, kernel.FACTS)
         assert (columns[:, : kernel.MATRIX] > 0).all()
     values = load_machine(name).values
-    assert columns[0, kernel.TAIL] == values["gpu.sm.kernel.tail"]
-    assert columns[0, kernel.MATRIX] == values["gpu.sm.kernel.matrix"]
+    assert columns[0, kernel.TAIL] == values[f"{path}.kernel.tail"]
+    assert columns[0, kernel.MATRIX] == values[f"{path}.kernel.matrix"]
 
 
 @pytest.mark.parametrize("name", GENERATIONS.names())
