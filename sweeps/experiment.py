@@ -113,7 +113,8 @@ def show_experiment(
         }
     )
     title = f"{result.work} on {result.machine}, {result.fidelity}"
-    rows = [[name, shown(value, metric_dimension(name))] for name, value in metrics.items()]
+    told = {name: metrics[name] for name in metrics if name not in loaded.design.work.silent}
+    rows = [[name, shown(value, metric_dimension(name))] for name, value in told.items()]
     output.table(title, ["metric", "value"], rows)
     if operators:
         _show_operators(operators, output)

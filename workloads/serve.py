@@ -345,6 +345,16 @@ class Serve(ModelWork):
         return replace(self, trace=self.trace.scaled(rate), rate=0.0)
 
     @property
+    def silent(self) -> tuple[str, ...]:
+        """Return metrics of adapters, models, guesses and experts that it does not have."""
+        several = self.adapters is not None or self.models is not None
+        return (
+            *(() if several else COPYING),
+            *(() if self.speculation is not None else ("tokens_per_decode",)),
+            *(() if self.model.moe_layers else ("expert_bytes_per_token",)),
+        )
+
+    @property
     def tokens(self) -> Number:
         """Return the tokens of all answers."""
         return float(self.trace.output_tokens.sum())

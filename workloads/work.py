@@ -56,6 +56,11 @@ class Work(ABC):
         default_factory=dict, compare=False, repr=False
     )
 
+    @property
+    def silent(self) -> tuple[str, ...]:
+        """Return its metrics that say nothing here: of what this work does not have."""
+        return ()
+
     def __post_init__(self) -> None:
         """Load models that are given by name; bring counts to floats or float64 arrays.
 

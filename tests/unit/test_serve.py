@@ -191,6 +191,18 @@ def test_chunked_is_continuous_batching_with_a_small_budget():
     assert one.requests.equals(other.requests)
 
 
+def test_the_table_leaves_out_what_a_work_does_not_have(tmp_path, capsys):
+    path = tmp_path / "plain.yaml"
+    text = "kind: experiment\nmachine: a100-sxm-80gb\nworkload: {kind: serve, trace: sample-chat, "
+    path.write_text(text + "model: llama-3.2-1b}\n")
+    assert main(["run", str(path)]) == 0
+    shown = capsys.readouterr().out
+    assert "ttft_p99" in shown
+    for name in ("hit_rate", "switches", "tokens_per_decode", "expert_bytes_per_token"):
+        assert name not in shown
+    assert "expert_bytes_per_token" not in Serve("mixtral-8x7b", "sample-chat").silent
+
+
 def test_a_batch_that_waits_for_its_longest_answer_is_slower():
     continuous, static = served(kind="continuous"), served(kind="static")
     assert static.latency_mean > 1.2 * continuous.latency_mean
