@@ -96,6 +96,12 @@ class Scheduling(_Block):
     """Share of each memory that the engine uses: weights, activations, caches (vLLM's default)."""
     prefix_cache: bool = True
     """Freed blocks can be found again by who needs the same content."""
+    windows: Literal["kept", "freed"] = "kept"
+    """What lies outside the window of a layer: kept like all else, or its memory is free again
+    (vLLM's hybrid cache manager)."""
+    kv_budget: int | None = Field(None, ge=1)
+    """Tokens of a sequence that the cache keeps at most in each layer, by whatever rule (the first
+    and the latest: StreamingLLM; those that weigh most: H2O); by default all."""
     groups: Annotated[Grouping, BeforeValidator(_grouping)] = Grouping()
     """Of `layered`: groups of layers, a number or `{tokens: [512], groups: [1, 2]}`."""
     depth: int = Field(1, ge=1, le=8)
@@ -123,6 +129,16 @@ class Scheduling(_Block):
         without = ("continuous", "chunked", "static", "layered", "shortest", "prefix")
         if self.lead is not None and self.kind in without:
             raise ValueError(f"{self.kind} knows no clients, so that `lead` does nothing. use fair")
+        return self
+
+    @model_validator(mode="after")
+    def _forgetting(self) -> Scheduling:
+        if self.prefix_cache and (self.windows == "freed" or self.kv_budget is not None):
+            what = "kv_budget" if self.windows == "kept" else "windows: freed"
+            raise ValueError(
+                f"{what} forgets tokens, whose blocks nobody can find again. set prefix_cache to "
+                "false too"
+            )
         return self
 
 
@@ -259,6 +275,7 @@ class Serve(ModelWork):
         "tokens_per_decode",
         "preempted",
         "rejected",
+        "kv_hit_rate",
         "weight_bytes_per_token",
         "expert_bytes_per_token",
         "utilisation",

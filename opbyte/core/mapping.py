@@ -87,6 +87,20 @@ class Cache(_Frozen):
     reserve: Bytes | None = None
 
 
+class Spill(_Frozen):
+    """A memory that takes what leaves the one above it.
+
+    Attributes:
+        tier: The memory.
+        via: Link to the memory above; by default the fewest links.
+        capacity: Bytes that it takes in one instance; by default all that nothing else is in.
+    """
+
+    tier: str
+    via: str | None = None
+    capacity: Bytes | None = None
+
+
 class Placement(_Frozen):
     """Where a tensor class lives: shares of memories that add up to one."""
 
@@ -96,6 +110,7 @@ class Placement(_Frozen):
     page: Bytes | None = None
     interleave: Bytes | None = None
     format: str | None = None
+    spill: tuple[Spill, ...] = ()
 
     @model_validator(mode="after")
     def _shares(self) -> Placement:
@@ -103,6 +118,9 @@ class Placement(_Frozen):
             raise ValueError("shares of memories must lie in (0, 1]. give at least one memory")
         if abs(sum(self.in_.values()) - 1) > 1e-9:
             raise ValueError(f"shares must add up to 1, got {sum(self.in_.values()):g}")
+        below = [*self.in_, *(s.tier for s in self.spill)]
+        if len(set(below)) < len(below):
+            raise ValueError("a memory occurs twice. spill to memories below those of `in`")
         return self
 
 
@@ -274,6 +292,7 @@ class Mapping(_Frozen):
         for name, place in self.place.items():
             wishes[f"place.{name}.copies"] = place.copies is not None
             wishes[f"place.{name}.page"] = place.page is not None
+            wishes[f"place.{name}.spill"] = bool(place.spill) and name != "kv"
             wishes[f"place.{name}.format"] = place.format is not None
             wishes[f"place.{name}.interleave"] = place.interleave is not None
             if place.cache and place.cache.prefetch != "none" and name != "expert.weight":

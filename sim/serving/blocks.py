@@ -3,7 +3,27 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
+from typing import NamedTuple, Protocol
+
+
+class Contents(Protocol):
+    """What tiers below a cache hold."""
+
+    def leading(self, keys: Iterable[Hashable]) -> tuple[Hashable, ...]:
+        """Return the leading contents that are there, up to the first that is not."""
+
+
+class Growth(NamedTuple):
+    """Layers whose caches grow alike.
+
+    Attributes:
+        size: Of a token's keys and values in all of them; only its share of the whole matters.
+        limit: Tokens of a sequence that they keep at most, 0 for all.
+    """
+
+    size: int
+    limit: int
 
 
 class BlockPool:
@@ -20,12 +40,28 @@ class BlockPool:
         remember: Whether content outlives its holder.
         below: Free blocks in the tier below, where preempted requests' blocks go; 0 without one.
         leaving: Blocks that are on their way there, and free when they are out.
+        contents: What tiers below hold of what the cache has forgotten; None without any.
+        asked: Tokens that requests had to compute when they were admitted, ..
+        hit: .. and those of them that the cache held.
+        growth: How the cache of a sequence grows; empty where all layers keep all tokens.
     """
 
-    def __init__(self, total: int, tokens: int, *, remember: bool = True, below: int = 0) -> None:
+    def __init__(
+        self,
+        total: int,
+        tokens: int,
+        *,
+        remember: bool = True,
+        below: int = 0,
+        contents: Contents | None = None,
+        growth: Sequence[Growth] = (),
+    ) -> None:
         """Start with all blocks free and empty."""
+        assert not (growth and remember), "blocks that lose tokens can not be found again"
+        self.growth = growth
+        self.asked = self.hit = 0
         self.total, self.tokens, self.remember = total, tokens, remember
-        self.below, self.leaving = below, 0
+        self.below, self.leaving, self.contents = below, 0, contents
         self._free: OrderedDict[int, None] = OrderedDict.fromkeys(range(total))
         self._holders = [0] * total
         self._key: list[Hashable | None] = [None] * total
@@ -37,8 +73,19 @@ class BlockPool:
         return len(self._free)
 
     def needed(self, tokens: int) -> int:
-        """Return the blocks of so many tokens."""
-        return -(-tokens // self.tokens)
+        """Return the blocks of a sequence of so many tokens.
+
+        A block is the memory of so many tokens in all layers. Where layers keep fewer, each takes
+        its share of a block for every block of tokens that it keeps; the sum is rounded up.
+        """
+        if not self.growth:
+            return -(-tokens // self.tokens)
+        taken = whole = 0
+        for size, limit in self.growth:
+            kept = min(tokens, limit) if limit else tokens
+            taken += size * -(-kept // self.tokens)
+            whole += size
+        return -(-taken // whole)
 
     def found(self, keys: Sequence[Hashable]) -> list[int]:
         """Return the blocks that hold the leading contents, up to the first that none holds."""

@@ -5,6 +5,7 @@ The same decisions in the same order, so the same times: `tests/unit/test_servin
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -16,6 +17,7 @@ from numba.extending import register_jitable
 
 from opbyte.core.loops import LOOP
 from opbyte.core.ops import Array
+from opbyte.sim.serving.blocks import Growth
 from opbyte.sim.serving.fair import Clients
 from opbyte.sim.serving.loop_moves import (
     BUSY_S,
@@ -30,7 +32,9 @@ from opbyte.sim.serving.loop_moves import (
 from opbyte.sim.serving.loop_next import plan_step
 from opbyte.sim.serving.loop_queue import FAIR, ORDERS, Queue, new_queue
 from opbyte.sim.serving.loop_state import (
+    ASKED,
     EVERY,
+    FOUND,
     MOVES,
     PREEMPTED,
     RUNNING,
@@ -178,6 +182,8 @@ class Served:
         means: Requests running and waiting and blocks in use, times seconds of steps, (3,).
         series: Columns of `SERIES`, (6, rows).
         steps, tokens: How many in all.
+        asked, found: Tokens that requests had to compute when they were admitted, and those of
+            them that the cache held.
         moved_s: Seconds in which the link to the tier below was busy.
         moved: Blocks that it carried.
     """
@@ -191,6 +197,8 @@ class Served:
     series: Array
     steps: int
     tokens: int
+    asked: int
+    found: int
     moved_s: float
     moved: int
 
@@ -208,6 +216,8 @@ class Served:
             state.series[:, : -(-steps // int(state.counts[EVERY]))],
             steps,
             int(state.counts[TOKENS]),
+            int(state.counts[ASKED]),
+            int(state.counts[FOUND]),
             float(link.seconds[BUSY_S]),
             int(link.counts[CARRIED]),
         )
@@ -249,6 +259,7 @@ def serve_compiled(
     clients: Clients | None = None,
     link: LinkPrice | None = None,
     below: int = 0,
+    growth: Sequence[Growth] = (),
     plain: bool = False,
 ) -> Served:
     """Serve requests by continuous batching.
@@ -257,7 +268,7 @@ def serve_compiled(
         arrival: Seconds, ascending, (requests,).
         given, produced: Tokens of each prompt and of each answer, (requests,). Each of them can
             be served, see `Scheduler.refusal`.
-        blocks, block_tokens, remember: As for `BlockPool`.
+        blocks, block_tokens, remember, growth: As for `BlockPool`.
         depth: Steps that are planned or under way at once.
         rows: Most rows of the series; with more steps a row stands for several.
         order: Scheduler, one of `ORDERS`.
@@ -268,7 +279,9 @@ def serve_compiled(
     check_limits(prices, limits.max_batched_tokens, limits.max_sequences)
     check_divided(prices, needed=limits.layered)
     below = below if link is not None else 0
-    state = new_state(len(arrival), blocks, limits.max_sequences, rows, below, groups_of(limits))
+    state = new_state(
+        len(arrival), blocks, limits.max_sequences, rows, below, groups_of(limits), growth
+    )
     queue = new_queue(order, arrival, given, limits, clients)
     moving = new_link(len(arrival) if below else 0, link, block_tokens)
     busy, drawn = np.zeros(len(prices.resources) + len(TRAFFIC)), np.zeros(4)

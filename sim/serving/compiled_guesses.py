@@ -6,6 +6,7 @@ loop is plainer than `compiled.serve_loop`; what both do alike they share.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -17,6 +18,7 @@ from numba.extending import register_jitable
 
 from opbyte.core.loops import LOOP
 from opbyte.core.ops import Array
+from opbyte.sim.serving.blocks import Growth
 from opbyte.sim.serving.compiled import Served, loop_limits
 from opbyte.sim.serving.loop_guesses import Ahead, draft_cost, plan_guessing, read_admitted
 from opbyte.sim.serving.loop_moves import new_link
@@ -165,6 +167,7 @@ def serve_guessing(
     block_tokens: int,
     remember: bool = True,
     rows: int = 20_000,
+    growth: Sequence[Growth] = (),
 ) -> Guessed:
     """Serve requests by continuous batching with the guesses of the limits.
 
@@ -172,13 +175,15 @@ def serve_guessing(
         limits: With guesses, not together.
         draft: Prices of the model that guesses; None where guesses cost nothing.
         index: Row of the trace of each request, (requests,).
-        arrival, given, produced, blocks, block_tokens, remember, rows: As in `serve_compiled`.
+        arrival, given, produced, blocks, block_tokens, remember, growth, rows: As in
+            `serve_compiled`.
     """
     guesses, n, sequences = limits.guesses, len(arrival), limits.max_sequences
     assert isinstance(guesses, Guesses)
     assert not limits.together
     check_guessing(prices, draft, limits)
-    state, priced = new_state(n, blocks, sequences, rows), draft or prices
+    state = new_state(n, blocks, sequences, rows, growth=growth)
+    priced = draft or prices
     busy, draft_busy, totals = (
         np.zeros(len(prices.resources) + len(TRAFFIC)), np.zeros(len(priced.resources)),
         np.zeros(4),

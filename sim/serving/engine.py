@@ -18,6 +18,7 @@ import simpy
 
 from opbyte.core.errors import SimulationError
 from opbyte.sim.serving.clock import Clock
+from opbyte.sim.serving.contents import LowerTiers
 from opbyte.sim.serving.requests import Request
 from opbyte.sim.serving.residents import Beside
 from opbyte.sim.serving.schedulers import Plan, Scheduler
@@ -63,6 +64,8 @@ class Engine:
         drafter: Drafter | None = None,
         below: Transfers | None = None,
         beside: Beside | None = None,
+        contents: LowerTiers | None = None,
+        budget: int = 0,
     ) -> None:
         """Start an idle engine.
 
@@ -71,6 +74,9 @@ class Engine:
             drafter: Model that guesses; None where nothing is guessed, or guesses cost nothing.
             below: The way to the tier below the cache, if the scheduler's pool has one.
             beside: What steps cost beside the model, if anything.
+            contents: Tiers below the cache that the scheduler's pool looks into.
+            budget: Tokens of a sequence that the cache keeps at most, 0 for all: what a step
+                computes attends to no more of those before it.
         Raises:
             UncoveredError: If the prices do not cover the scheduler's limits, or guesses are
                 planned upon before it is known which of them hold.
@@ -84,6 +90,7 @@ class Engine:
         self.drafter = drafter
         self._decodes = self._decoded = 0
         self.below, self.beside = below, beside
+        self.contents, self.budget = contents, budget
         self.series = Series()
         self._held = np.zeros(len(prices.resources) + len(TRAFFIC))
         self.busy, self.traffic = np.split(self._held, [len(prices.resources)])
@@ -195,11 +202,12 @@ class Engine:
                 piece.request.scheduled_s = now
             if piece.group is not None:
                 group, groups = piece.group
+            past = min(piece.past, self.budget) if self.budget else piece.past
             if piece.new == 1 and piece.group is None:
                 decodes += 1
-                context += piece.past + 1
+                context += min(past + 1, self.budget) if self.budget else past + 1
             else:
-                self._new[pieces], self._past[pieces] = piece.new, piece.past
+                self._new[pieces], self._past[pieces] = piece.new, past
                 pieces += 1
                 # All tokens of who verifies guesses need logits.
                 logits += piece.new - 1 if piece.depth else 0
@@ -227,6 +235,11 @@ class Engine:
         """Send blocks to the tier below, once the steps under way have written them, and back."""
         if not plan.outs and not plan.ins:
             return
+        if self.contents is not None:
+            for request in plan.ins:
+                back = partial(self._moved, request, self.scheduler.back)
+                self.contents.load(request.fetch, back)
+            return
         if self.below is None:
             raise SimulationError("a scheduler moves blocks to a tier below, and there is none")
         written = max(self.env.now, self._free_at)
@@ -243,11 +256,21 @@ class Engine:
         note(request)
         self.poke()
 
+    def _save(self, contents: LowerTiers, plan: Plan) -> None:
+        """Send the blocks that a step has filled down."""
+        size = self.scheduler.pool.tokens
+        for piece in plan.pieces:
+            before, full = piece.past // size, (piece.past + piece.new) // size
+            if full > before:
+                contents.save([piece.request.key(i) for i in range(full)], before)
+
     def _used(self) -> int:
         return self.scheduler.pool.total - self.scheduler.pool.free
 
     def _end(self, end: float, plan: Plan) -> None:
         """Hand out the tokens of a step."""
+        if self.contents is not None:
+            self._save(self.contents, plan)
         for piece in plan.pieces:
             if not piece.samples:
                 continue

@@ -6,6 +6,7 @@ requests that are not answered. The arrays of all loops are stacked, engine by e
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -17,6 +18,7 @@ from numba.extending import register_jitable
 
 from opbyte.core.loops import LOOP
 from opbyte.core.ops import Array
+from opbyte.sim.serving.blocks import Growth
 from opbyte.sim.serving.compiled import Served, groups_of, loop_limits, serve_loop
 from opbyte.sim.serving.loop_moves import Link, new_link
 from opbyte.sim.serving.loop_queue import Queue, new_queue
@@ -45,6 +47,7 @@ def _state(s: State, i: int) -> State:
         s.place[i],
         s.clock[i],
         s.groups[i],
+        s.growth[i],
     )
 
 
@@ -194,13 +197,14 @@ def route_compiled(
     remember: bool = True,
     depth: int = 1,
     rows: int = 20_000,
+    growth: Sequence[Growth] = (),
     room: int = 0,
     plain: bool = False,
 ) -> Routed:
     """Serve requests by several engines, each request by whoever has fewest of them.
 
     Args:
-        arrival, given, produced, blocks, block_tokens, remember, depth, rows, plain: As for
+        arrival, given, produced, blocks, block_tokens, remember, growth, depth, rows, plain: As for
             `serve_compiled`; blocks and rows of each engine.
         room: Requests of an engine that there is room for at first.
     """
@@ -208,7 +212,8 @@ def route_compiled(
     check_divided(prices, needed=limits.layered)
     n = len(arrival)
     room = room or -(-n * 5 // (4 * engines)) + 16
-    one = new_state(room, blocks, limits.max_sequences, rows, groups=groups_of(limits))
+    groups = groups_of(limits)
+    one = new_state(room, blocks, limits.max_sequences, rows, groups=groups, growth=growth)
     state = State(*_stacked(one, engines))
     steps = Step(*_stacked(new_steps(depth, limits.max_sequences), engines))
     own = [np.zeros((engines, room), dtype) for dtype in (np.float64, np.int32, np.int32)]

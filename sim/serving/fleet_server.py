@@ -42,7 +42,7 @@ class Part(NamedTuple):
         series: Columns of `SERIES`, (6, rows).
         busy: Busy seconds of each resource.
         traffic: Bytes of each class of `TRAFFIC`.
-        joules, means, steps, tokens: As of `Serving`.
+        joules, means, steps, tokens, hits: As of `Serving`.
     """
 
     number: int
@@ -53,6 +53,7 @@ class Part(NamedTuple):
     means: Array
     steps: int
     tokens: int
+    hits: dict[str, int]
 
 
 def server_of(
@@ -121,6 +122,11 @@ class FleetServer:
             raise UncoveredError(
                 "fleets do not swap: what engines share of a host is no model's yet"
             )
+        if placer.tiers("kv").spill:
+            raise UncoveredError(
+                "fleets do not spill: what engines share of a host is no model's yet. use one "
+                "engine, or leave out `spill`"
+            )
         engine = Server.of(machine, work, mapping)
         _check_shared(placer, engine.prices.resources, fleet.engines)
         of_token, of_state = (f(work, mapping.degrees) for f in (token_bytes, state_bytes))
@@ -161,7 +167,7 @@ class FleetServer:
                 one = self.engine.serve(trace.take(rows))
                 times[:, rows], preempted[rows], replica[rows] = one.times, one.preempted, i
                 busy, traffic = (np.array(list(d.values())) for d in (one.busy, one.traffic))
-                counts = one.joules, one.means, one.steps, one.tokens
+                counts = one.joules, one.means, one.steps, one.tokens, one.hits
                 parts.append(Part(i, one.series, busy, traffic, *counts))
         return self._together(trace, times, trace.arrival_s, reasons, preempted, parts, (replica,))
 
@@ -174,13 +180,14 @@ class FleetServer:
             trace.arrival_s[good], trace.input_tokens[good], trace.output_tokens[good],
             engine.limits, engine.prices, engines=self.fleet.engines, blocks=self.blocks,
             block_tokens=s.block_tokens, remember=s.prefix_cache, depth=s.depth,
-            rows=max(2, SERIES_ROWS // self.fleet.engines),
+            rows=max(2, SERIES_ROWS // self.fleet.engines), growth=engine.growth,
         )  # fmt: skip
         replica, parts = np.full(len(trace), -1), []
         for i, one in enumerate(done.engines):
             rows = good[done.replica == i]
             times[:, rows], preempted[rows], replica[rows] = one.times, one.preempted, i
-            counts = one.joules, one.means, one.steps, one.tokens
+            hits = engine.hits(one.asked, one.found)
+            counts = one.joules, one.means, one.steps, one.tokens, hits
             parts.append(Part(i, one.series, one.busy, one.traffic, *counts))
         return self._together(trace, times, trace.arrival_s, reasons, preempted, parts, (replica,))
 
@@ -195,7 +202,7 @@ class FleetServer:
         env.run()
         times = np.array([[r.scheduled_s, r.first_token_s, r.last_token_s] for r in requests]).T
         parts = [
-            _part(replica.number, engine)
+            self._part(replica.number, engine)
             for replica in fleet.replicas
             for engine in replica.engines
         ]
@@ -264,14 +271,18 @@ class FleetServer:
             np.sum([p.means for p in parts], axis=0),
             sum(p.steps for p in parts), sum(p.tokens for p in parts),
             Spread(self.fleet.engines, replica, of[order], *between),
+            hits={name: sum(p.hits[name] for p in parts) for name in self.engine.hits(0, 0)},
         )  # fmt: skip
 
-
-def _part(number: int, engine: Engine) -> Part:
-    series = np.array([getattr(engine.series, name) for name in SERIES], float)
-    steps, tokens = len(engine.series.end_s), sum(engine.series.tokens)
-    busy, traffic = engine.busy, engine.traffic
-    return Part(number, series, busy, traffic, engine.joules, engine.means, steps, tokens)
+    def _part(self, number: int, engine: Engine) -> Part:
+        """Return what a readable engine did."""
+        series = np.array([getattr(engine.series, name) for name in SERIES], float)
+        steps, tokens = len(engine.series.end_s), sum(engine.series.tokens)
+        hits = self.engine.hits(engine.scheduler.pool.asked, engine.scheduler.pool.hit)
+        return Part(
+            number, series, engine.busy, engine.traffic, engine.joules, engine.means, steps, tokens,
+            hits,
+        )  # fmt: skip
 
 
 def _good(trace: RequestTrace, reasons: dict[int, str]) -> Ints:

@@ -65,7 +65,7 @@ class Layered(Continuous):
                 break
             if request.left == 0:
                 continue
-            if request.computed == len(request.blocks) * self.pool.tokens:
+            if self.pool.needed(request.computed + 1) > len(request.blocks):
                 if not self._room(request, 1, preempted):
                     break
                 request.blocks += self.pool.take(1)

@@ -32,6 +32,20 @@ from opbyte.sim.serving.loop_state import (
 
 
 @register_jitable
+def needed(s: State, tokens: int, size: int) -> int:
+    """Return the blocks of a sequence of so many tokens."""
+    if s.growth.shape[0] == 0:
+        return (tokens + size - 1) // size
+    taken = whole = 0
+    for i in range(s.growth.shape[0]):
+        share, limit = s.growth[i, 0], s.growth[i, 1]
+        kept = min(tokens, limit) if limit > 0 else tokens
+        taken += share * ((kept + size - 1) // size)
+        whole += share
+    return int((taken + whole - 1) // whole)
+
+
+@register_jitable
 def unlink(s: State, block: int) -> None:
     """Take a block out of the queue of free ones."""
     before, after = s.blocks[BEFORE, block], s.blocks[NEXT, block]

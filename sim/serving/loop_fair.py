@@ -7,7 +7,7 @@ import numpy.typing as npt
 from numba.extending import register_jitable
 
 from opbyte.sim.serving.fair import OUTPUT
-from opbyte.sim.serving.loop_blocks import drop, lose
+from opbyte.sim.serving.loop_blocks import drop, lose, needed
 from opbyte.sim.serving.loop_queue import ACTIVE, FRONT, JOINED, Queue, first_fair
 from opbyte.sim.serving.loop_state import (
     COMING,
@@ -121,7 +121,7 @@ def switch(s: State, q: Queue, given: Ints, produced: Ints, limits: npt.NDArray[
     if s.requests[MOVING, first]:
         return 0
     size = limits[4]
-    need = (given[first] + s.requests[SAMPLED, first] + size - 1) // size
+    need = needed(s, given[first] + s.requests[SAMPLED, first], size)
     slots = limits[0] - s.counts[RUNNING] - s.counts[COMING]
     room = s.counts[FREE] + s.counts[LEAVING]
     picked = 0

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from numba.extending import register_jitable
 
 from opbyte.core.ops import Array
-from opbyte.sim.serving.loop_blocks import know, take
+from opbyte.sim.serving.loop_blocks import know, needed, take
 from opbyte.sim.serving.loop_plan import note, room
 from opbyte.sim.serving.loop_state import (
     COMPUTED,
@@ -131,7 +131,7 @@ def plan_guessing(
             while depth < most and new + g.widths[depth] <= budget:
                 new += g.widths[depth]
                 depth += 1
-        need = (computed + new + size - 1) // size - s.requests[HELD, r]
+        need = needed(s, computed + new, size) - s.requests[HELD, r]
         lost = room(s, produced, r, need, remember)
         f.lost[0] += abs(lost)
         for i in range(abs(lost)):

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from numba.extending import register_jitable
 
-from opbyte.sim.serving.loop_blocks import know, take
+from opbyte.sim.serving.loop_blocks import know, needed, take
 from opbyte.sim.serving.loop_plan import admitted, advance, room
 from opbyte.sim.serving.loop_queue import Queue, first, leave
 from opbyte.sim.serving.loop_state import (
@@ -103,7 +103,7 @@ def begin_wave(
         tokens = min(given[r] + s.requests[SAMPLED, r] - computed, budget)
         if tokens == 0:
             return tried
-        need = (computed + tokens + size - 1) // size - s.requests[HELD, r]
+        need = needed(s, computed + tokens, size) - s.requests[HELD, r]
         lost = room(s, produced, r, need, limits[5])
         f.lost[slot] += abs(lost)
         if lost < 0:

@@ -6,14 +6,16 @@ import numpy as np
 import numpy.typing as npt
 from numba.extending import register_jitable
 
-from opbyte.sim.serving.loop_blocks import know, preempt, take, unlink
+from opbyte.sim.serving.loop_blocks import know, needed, preempt, take, unlink
 from opbyte.sim.serving.loop_fair import count
 from opbyte.sim.serving.loop_queue import FAIR, Queue, first, leave
 from opbyte.sim.serving.loop_state import (
+    ASKED,
     AWAY,
     CHAIN,
     COMING,
     COMPUTED,
+    FOUND,
     FREE,
     HELD,
     KNOWN,
@@ -68,14 +70,17 @@ def admitted(
         return 0
     held = whole if together else computed + new
     most = max(held, target) if reserve else held
-    if (most + size - 1) // size > s.counts[FREE]:
+    if needed(s, most, size) > s.counts[FREE]:
         return 0
     block = s.requests[LAST, r]
     for _ in range(found):
         unlink(s, block)
         block = s.blocks[CHAIN, block]
+    if not away:
+        s.counts[ASKED] += target
+        s.counts[FOUND] += computed
     s.requests[HELD, r], s.requests[COMPUTED, r] = found, computed
-    take(s, r, (held + size - 1) // size - found)
+    take(s, r, needed(s, held, size) - found)
     if away:
         s.requests[MOVING, r] = 1
         s.counts[COMING] += 1
@@ -143,7 +148,7 @@ def plan_running(
             budget -= 1
             continue
         new = min(new, budget)
-        need = (computed + new + size - 1) // size - s.requests[HELD, r]
+        need = needed(s, computed + new, size) - s.requests[HELD, r]
         if need > 0:
             lost = room(s, produced, r, owed + need, remember)
             f.lost[slot] += abs(lost)

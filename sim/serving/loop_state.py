@@ -6,12 +6,14 @@ it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from opbyte.core.ops import Array
+from opbyte.sim.serving.blocks import Growth
 
 Ints = npt.NDArray[np.int32]
 
@@ -24,6 +26,8 @@ NEXT, BEFORE, CHAIN, OWNER, NUMBER = range(5)
 #: are under way, their tokens, and which group of layers is next of how many, 0 before the first.
 FREE, RUNNING, STACKED, STEPS, TOKENS, EVERY, BELOW, LEAVING, COMING, OWED, MOVES = range(11)
 WAVE, WAVE_TOKENS, GROUP, GROUPS = range(11, 15)
+#: Tokens that requests had to compute when they were admitted, and those that the cache held.
+ASKED, FOUND = 15, 16
 #: Columns of the series.
 SERIES = ("end_s", "tokens", "running", "waiting", "free", "preempted")
 NONE = -1
@@ -41,13 +45,15 @@ class State(NamedTuple):
         stack: Preempted requests, the one that is tried first on top, (max_sequences,).
         moves: Requests whose blocks the step that is planned sends to the tier below, and
             -1 less those whose blocks it fetches, (2 * max_sequences,).
-        counts: Counters, (15,).
+        counts: Counters, (17,).
         times: Scheduled, first token, last token, seconds, (3, requests).
         series: What every n-th step found when it ended, (6, rows).
         place: Where the loop is: the step that ends next and how many are under way, requests
             that have arrived, had their turn and are done, and calm steps, (6,).
         clock: Now, and when the device is free, seconds, (2,).
         groups: Groups of layers by tokens of prompts, empty where all layers run together.
+        growth: Size and limit of layers whose caches grow alike, empty where all layers keep all
+            tokens, (kinds, 2).
     """
 
     requests: Ints
@@ -61,6 +67,7 @@ class State(NamedTuple):
     place: npt.NDArray[np.int64]
     clock: Array
     groups: Ints
+    growth: npt.NDArray[np.int64]
 
 
 class Step(NamedTuple):
@@ -92,6 +99,7 @@ def new_state(
     rows: int,
     below: int = 0,
     groups: Ints | None = None,
+    growth: Sequence[Growth] = (),
 ) -> State:
     """Return the state before anything happened: all blocks are free, `below` in the next tier."""
     of_requests = np.zeros((8, requests), np.int32)
@@ -99,7 +107,7 @@ def new_state(
     of_blocks = np.full((5, blocks + 1), NONE, np.int32)
     of_blocks[NEXT] = np.roll(np.arange(blocks + 1), -1)
     of_blocks[BEFORE] = np.roll(np.arange(blocks + 1), 1)
-    counts = np.zeros(15, np.int64)
+    counts = np.zeros(17, np.int64)
     counts[FREE], counts[EVERY], counts[BELOW] = blocks, 1, below
     return State(
         of_requests,
@@ -113,6 +121,7 @@ def new_state(
         np.zeros(6, np.int64),
         np.zeros(2),
         np.zeros(0, np.int32) if groups is None else groups,
+        np.array(growth, np.int64).reshape(-1, 2),
     )
 
 

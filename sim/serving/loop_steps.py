@@ -9,7 +9,7 @@ import numpy.typing as npt
 from numba.extending import register_jitable
 
 from opbyte.core.ops import Array
-from opbyte.sim.serving.loop_blocks import finish, know, take
+from opbyte.sim.serving.loop_blocks import finish, know, needed, take
 from opbyte.sim.serving.loop_queue import FCFS, SHORTEST
 from opbyte.sim.serving.loop_state import (
     COMPUTED,
@@ -48,7 +48,7 @@ def calm_steps(s: State, given: Ints, produced: Ints, size: int) -> int:
         need = 0
         for i in range(s.counts[RUNNING]):
             r = s.running[i]
-            whole = (s.requests[COMPUTED, r] + steps + size - 1) // size
+            whole = needed(s, s.requests[COMPUTED, r] + steps, size)
             need += max(0, whole - s.requests[HELD, r])
         if need <= s.counts[FREE]:
             break
@@ -100,7 +100,7 @@ def decode_on(
             if computed % size == 0:
                 if remember:
                     know(s, r, computed // size)
-                if s.requests[HELD, r] * size <= computed:
+                if needed(s, computed + 1, size) > s.requests[HELD, r]:
                     take(s, r, 1)
             s.requests[COMPUTED, r] = computed + 1
             s.requests[SAMPLED, r] += 1

@@ -114,6 +114,8 @@ def steps_of(placer: Placer, work: Serve, *, divides: bool) -> Placer:
         (work.speculation is not None, "guesses (speculate)"),
         (work.scheduler.preempt == "swap", "caches that go to the memory below (preempt: swap)"),
         (divides, "steps divided by layers"),
+        (bool(placer.tiers("kv").spill), "contents below the cache (spill)"),
+        (work.scheduler.kv_budget is not None, "a kv_budget"),
     ):
         if bad:
             raise UncoveredError(f"no model joins {what} with adapters or models. leave one out")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from opbyte.core.ops import Number
 from opbyte.core.parallel import Parallel
 from opbyte.sim.place import Placer
 from opbyte.sim.serving.below import one_bytes, slots_of
+from opbyte.sim.serving.blocks import Growth
+from opbyte.workloads.footprint import layer_cache_bytes
 from opbyte.workloads.mixed import Mixed
 from opbyte.workloads.model import Model
 from opbyte.workloads.numeric import maximum
@@ -39,6 +42,25 @@ def token_bytes(work: Serve, degrees: Parallel) -> float:
         )
         growth += float(np.max(second)) - float(np.max(first))
     return growth / _SPAN
+
+
+def growth_of(work: Serve, degrees: Parallel) -> tuple[Growth, ...]:
+    """Return how the cache of a sequence grows, empty where all layers keep all tokens.
+
+    A layer keeps `kv_budget` tokens at most, and those of its window or chunk where `windows` are
+    freed. Its share is that of a token's bytes on a device, in 64ths of a byte.
+    """
+    freed, budget = work.scheduler.windows == "freed", work.scheduler.kv_budget
+    sizes: Counter[int] = Counter()
+    for model in _models(work):
+        for index in model.order:
+            layer = model.layers[index]
+            size = float(np.max(layer_cache_bytes(layer, model, degrees, 1.0, 0.0)))
+            limits = [getattr(layer.mixer, name, 0) for name in ("window", "chunk")]
+            kept = [limit for limit in (*(limits if freed else ()), budget) if limit]
+            sizes[min(kept, default=0)] += round(64 * size)
+    grown = tuple(Growth(size, limit) for limit, size in sorted(sizes.items()) if size)
+    return () if all(limit == 0 for _, limit in grown) else grown
 
 
 def state_bytes(work: Serve, degrees: Parallel) -> float:

@@ -73,6 +73,7 @@ def metrics(server: Server | FleetServer, serving: Serving, goal: Goal) -> dict[
         "tokens_per_decode": serving.tokens_per_decode,
         "preempted": float(serving.preempted.sum()),
         "rejected": float(len(serving.reasons)),
+        "kv_hit_rate": 1.0 - serving.hits["computed"] / max(1, sum(serving.hits.values())),
         **{
             f"{name}_bytes_per_token": read / (float(tokens) if tokens else np.nan)
             for name, read in serving.traffic.items()

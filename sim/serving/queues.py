@@ -31,8 +31,11 @@ class Ordered(Continuous):
         return fresh, self.order(request) if fresh else 0.0
 
     def known_tokens(self, request: Request) -> int:
-        """Return how many tokens of a waiting prompt the cache holds."""
-        return len(self._found(request)) * self.pool.tokens if request.shared else 0
+        """Return how many tokens of a waiting prompt the cache and tiers below it hold."""
+        if not request.shared:
+            return 0
+        found = len(self._found(request))
+        return (found + len(self._below(request, found))) * self.pool.tokens
 
 
 @SCHEDULERS.register("shortest")

@@ -25,7 +25,8 @@ class Request:
         known: Leading blocks of those that are full.
         preempted: How often it lost them.
         below: Blocks that it has in the tier below the cache.
-        moving: They are on their way there or back.
+        fetch: Contents of its blocks that come up from tiers below the cache.
+        moving: Blocks of its own are on their way down or back.
         client: Number of whoever asks: the share of a fair scheduler.
         priority: Larger is more urgent.
         adapter: Number of the adapter that answers, -1 for none.
@@ -45,6 +46,7 @@ class Request:
     known: int = 0
     preempted: int = 0
     below: int = 0
+    fetch: tuple[Hashable, ...] = ()
     moving: bool = False
     client: int = 0
     priority: int = 0

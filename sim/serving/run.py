@@ -61,6 +61,8 @@ def outcome(
         "series": serving.steps_frame,
         "busy": serving.busy,
         "blocks": server.blocks,
+        "hits": serving.hits,
+        "moved_bytes": serving.moved,
         "slo": {name: limit.value for name, limit in work.slo if limit is not None},
     }
     return Outcome(with_costs(machine, columns), (), {}, detail=detail)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
@@ -197,7 +198,7 @@ class Scheduler(ABC):
     def back(self, request: Request) -> None:
         """Note that a request's blocks are back: it runs again."""
         self.pool.below += request.below
-        request.below, request.moving = 0, False
+        request.below, request.fetch, request.moving = 0, (), False
         self.coming -= 1
         self.running.append(request)
 
@@ -220,6 +221,9 @@ class Continuous(Scheduler):
     Where there is a tier below the cache, blocks go there and come back instead of being computed
     again, as vLLM v0's swapping did. They are free once they are out: whoever needs them waits for
     that, others compute on, and nobody is admitted. A request whose blocks are back runs last.
+
+    Where tiers below keep contents, what they have of a waiting request behind what the cache has
+    comes up into blocks that it is given, whatever that takes; it runs when all of it is there.
     """
 
     speculates = True
@@ -242,8 +246,10 @@ class Continuous(Scheduler):
                 continue
             depth = self._depth(request, budget) if guesses else 0
             new += guesses.tokens(depth) if guesses else 0
+            need = 0
             if request.computed + new > len(request.blocks) * size:
                 need = self.pool.needed(request.computed + new) - len(request.blocks)
+            if need > 0:
                 if not self._room(request, owed + need, lost):
                     break
                 if owed + need > self.pool.free:
@@ -323,7 +329,7 @@ class Continuous(Scheduler):
             new = self._start(request, budget)
             if new == 0:
                 break
-            if request.below:
+            if request.below or request.fetch:
                 request.moving = True
                 self.coming += 1
                 ins.append(request)
@@ -338,7 +344,9 @@ class Continuous(Scheduler):
         if request.moving:
             return 0
         found = self._found(request)
-        past = request.computed if request.below else len(found) * pool.tokens
+        fetch = self._below(request, len(found))
+        past = (len(found) + len(fetch)) * pool.tokens
+        past = request.computed if request.below else past
         new = min(request.target - past, budget)
         if not limits.chunk and new < request.target - past:
             return 0
@@ -351,16 +359,28 @@ class Continuous(Scheduler):
         self._leave(request)
         pool.hold(found)
         request.blocks = found + pool.take(pool.needed(held) - len(found))
-        request.computed, request.known = past, len(found)
+        if not request.below:
+            pool.asked += request.target
+            pool.hit += len(found) * pool.tokens
+        request.computed, request.known, request.fetch = past, len(found), fetch
         return new
 
     def _found(self, request: Request) -> list[int]:
         """Return the blocks whose content a waiting request need not compute."""
         if not self.pool.remember or request.below:
             return []
+        return self.pool.found([request.key(i) for i in range(self._most(request))])
+
+    def _below(self, request: Request, found: int) -> tuple[Hashable, ...]:
+        """Return the contents behind those that were found in the cache that tiers below hold."""
+        if self.pool.contents is None:
+            return ()
+        return self.pool.contents.leading(map(request.key, range(found, self._most(request))))
+
+    def _most(self, request: Request) -> int:
+        """Return the leading blocks that need not be computed, wherever they are."""
         # The last token is always computed: its logits are needed.
-        most = (request.target - 1) // self.pool.tokens
-        return self.pool.found([request.key(i) for i in range(most)])
+        return (request.target - 1) // self.pool.tokens
 
     def _piece(
         self, request: Request, new: int, depth: int = 0, group: Group | None = None
@@ -385,6 +405,8 @@ class Continuous(Scheduler):
 
     def _know(self, request: Request) -> None:
         """Note what a request's full blocks hold."""
+        if not self.pool.remember:
+            return
         full = request.computed // self.pool.tokens
         for block in range(request.known, full):
             self.pool.know(request.blocks[block], request.key(block))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +20,11 @@ from opbyte.core.registry import lookup_error
 from opbyte.hw_models.machine import Machine
 from opbyte.sim.place import Placer
 from opbyte.sim.serving import layered, queues  # noqa: F401  (they register themselves)
-from opbyte.sim.serving.blocks import BlockPool
+from opbyte.sim.serving.blocks import BlockPool, Growth
 from opbyte.sim.serving.clock import Clock
 from opbyte.sim.serving.compiled import serve_compiled
 from opbyte.sim.serving.compiled_guesses import serve_guessing
+from opbyte.sim.serving.contents import LowerTiers
 from opbyte.sim.serving.draft_prices import draft_prices, guesses_of, most_logits
 from opbyte.sim.serving.engine import Asked, Engine, feed
 from opbyte.sim.serving.fair import Clients
@@ -30,7 +32,7 @@ from opbyte.sim.serving.layer_prices import LayerPrices
 from opbyte.sim.serving.loop_queue import FCFS, ORDERS
 from opbyte.sim.serving.loop_state import SERIES
 from opbyte.sim.serving.many import Many, steps_of
-from opbyte.sim.serving.memory import kv_blocks
+from opbyte.sim.serving.memory import growth_of, kv_blocks
 from opbyte.sim.serving.prices import StepPrices
 from opbyte.sim.serving.requests import Request, requests_of
 from opbyte.sim.serving.residents import Copied
@@ -39,8 +41,8 @@ from opbyte.sim.serving.speculation import Drafter, Guesses, check_depth
 from opbyte.sim.serving.spread import Spread
 from opbyte.sim.serving.step_prices import Prices
 from opbyte.sim.serving.step_table_layout import TRAFFIC
-from opbyte.sim.serving.tiers import Tier, tier_below
-from opbyte.sim.serving.transfers import Transfers
+from opbyte.sim.serving.tiers import Tier, cache_tiers, tier_below
+from opbyte.sim.serving.transfers import Carried, Transfers, moved_bytes, with_links
 from opbyte.workloads.serve import Scheduling, Serve
 from opbyte.workloads.speculation import longest_context
 from opbyte.workloads.traces import RequestTrace
@@ -72,6 +74,9 @@ class Serving:
         spread: Which of several engines did what; None of one alone.
         tokens_per_decode: Mean tokens that a request gets from a step after its first token.
         copied: What became of adapters or models, None where there are neither.
+        hits: Tokens that requests had when they were admitted, by where they were found: `cache`,
+            memories below it, nowhere (`computed`).
+        moved: Bytes that each link carried between the cache and tiers below it.
     """
 
     trace: RequestTrace
@@ -89,6 +94,8 @@ class Serving:
     spread: Spread | None = None
     tokens_per_decode: float = 1.0
     copied: Copied | None = None
+    hits: dict[str, int] = field(default_factory=dict)
+    moved: dict[str, float] = field(default_factory=dict)
 
     @property
     def seconds(self) -> float:
@@ -145,6 +152,8 @@ class Server:
         blocks: Blocks of its KV cache.
         context: Most tokens of a prompt and its answer that the model allows; 0 for any.
         below: Where blocks of preempted requests go; None: they are computed again.
+        tiers: Where contents are kept below the cache, the nearest first.
+        growth: How the cache of a sequence grows, see `BlockPool`.
         compiled: Use the compiled loop wherever it says the same as the plug-in.
         guesses: What is guessed of each request.
         draft: The prices of the model that guesses; None where guesses cost nothing.
@@ -156,6 +165,8 @@ class Server:
     blocks: int
     context: int = 0
     below: Tier | None = None
+    tiers: tuple[Tier, ...] = ()
+    growth: tuple[Growth, ...] = ()
     compiled: bool = True
     guesses: Guesses | None = None
     draft: Prices | None = None
@@ -181,6 +192,7 @@ class Server:
         steps = steps_of(placer, work, divides=_plug_in(scheduling.kind).divides)
         blocks = scheduling.kv_blocks or kv_blocks(steps, work)
         many = Many.of(placer, steps, work)
+        tiers = cache_tiers(placer, work)
         below = tier_below(placer, work) if scheduling.preempt == "swap" else None
         if below is not None and work.speculation is not None:
             raise UncoveredError("no model swaps the caches of two models: speculate recomputes")
@@ -190,15 +202,18 @@ class Server:
             max_sequences=most_logits(work), routing=work.routing,
         )  # fmt: skip
         draft = draft_prices(machine, work, mapping, whole)
+        if work.speculation is not None and scheduling.kv_budget is not None:
+            raise UncoveredError("no model guesses within a kv_budget: leave out one of them")
         context = longest_context(work.model, work.speculation)
         guesses = guesses_of(work, seed)
         if _plug_in(scheduling.kind).divides:
-            if below is not None:
-                raise UncoveredError("layered prefill does not swap: leave out preempt")
+            if below is not None or tiers:
+                raise UncoveredError("layered prefill does not swap: leave out preempt and `spill`")
             prices = LayerPrices.of(whole, scheduling.groups.groups)
         return cls(
-            prices, scheduling, blocks, context, below, guesses=guesses, draft=draft, many=many
-        )
+            prices, scheduling, blocks, context, below, tiers, growth_of(work, mapping.degrees),
+            guesses=guesses, draft=draft, many=many,
+        )  # fmt: skip
 
     @property
     def limits(self) -> Limits:
@@ -220,7 +235,7 @@ class Server:
         shared = s.prefix_cache and trace.prefix is not None
         twin = s.kind in COMPILED if self.guesses is None else s.kind in ("continuous", "chunked")
         plain = not shared and trace.client is None and self.many is None
-        return self.compiled and twin and plain
+        return self.compiled and twin and plain and not self.tiers and s.kv_budget is None
 
     @property
     def in_order(self) -> bool:
@@ -231,12 +246,14 @@ class Server:
         """Return an idle engine of the plug-in."""
         drafter = Drafter(self.draft, self.guesses) if self.draft and self.guesses else None
         below = Transfers(env, self.below.price) if self.below else None
-        depth, pool = self.scheduling.depth, self._pool()
+        tiers = LowerTiers(env, [(t.blocks, t.price) for t in self.tiers]) if self.tiers else None
+        depth, pool = self.scheduling.depth, self._pool(tiers)
         if self.many is not None:
             return self.many.engine(env, partial(self._scheduler, pool), self.prices, depth)
         return Engine(
-            env, self._scheduler(pool), self.prices, depth=depth, drafter=drafter, below=below
-        )
+            env, self._scheduler(pool), self.prices, depth=depth, drafter=drafter, below=below,
+            contents=tiers, budget=self.scheduling.kv_budget or 0,
+        )  # fmt: skip
 
     def requests(self, trace: RequestTrace) -> list[Request]:
         """Return requests before anything happened, as the plug-in takes them.
@@ -252,10 +269,12 @@ class Server:
                 request.client, request.priority = client, -int(clients.level[client])
         return made
 
-    def _pool(self) -> BlockPool:
+    def _pool(self, contents: LowerTiers | None = None) -> BlockPool:
         s = self.scheduling
-        below = self.below.blocks if self.below else 0
-        return BlockPool(self.blocks, s.block_tokens, remember=s.prefix_cache, below=below)
+        return BlockPool(
+            self.blocks, s.block_tokens, remember=s.prefix_cache, contents=contents,
+            below=self.below.blocks if self.below else 0, growth=self.growth,
+        )  # fmt: skip
 
     def _scheduler(self, pool: BlockPool) -> Scheduler:
         return _plug_in(self.scheduling.kind)(self.limits, pool)
@@ -263,7 +282,10 @@ class Server:
     def refused(self, trace: RequestTrace) -> dict[int, str]:
         """Return the requests that can never be served, and why."""
         s, whole = self.scheduling, trace.input_tokens + trace.output_tokens
-        bad = -(-(whole - 1 + self.limits.ahead) // s.block_tokens) > self.blocks
+        pool = BlockPool(0, s.block_tokens, remember=s.prefix_cache, growth=self.growth)
+        # The fewest tokens that have no room.
+        held, tokens = whole - 1 + self.limits.ahead, range(int(whole.max()) + self.limits.ahead)
+        bad = held >= bisect_right(tokens, self.blocks, key=pool.needed)
         if not s.chunk:
             bad |= whole - 1 > s.max_batched_tokens
         if self.context:
@@ -289,14 +311,14 @@ class Server:
                 *rows, self.limits, self.prices, blocks=self.blocks, block_tokens=s.block_tokens,
                 remember=s.prefix_cache, depth=s.depth, rows=SERIES_ROWS, order=s.kind,
                 clients=clients, link=self.below.price if self.below else None,
-                below=self.below.blocks if self.below else 0,
+                below=self.below.blocks if self.below else 0, growth=self.growth,
             )  # fmt: skip
         else:
             check_depth(s.depth)
             guessed = serve_guessing(
                 *rows, self.limits, self.prices, self.draft, index=np.arange(len(trace))[good],
                 blocks=self.blocks, block_tokens=s.block_tokens, remember=s.prefix_cache,
-                rows=SERIES_ROWS,
+                rows=SERIES_ROWS, growth=self.growth,
             )  # fmt: skip
             done, drafted, mean = guessed.served, guessed.draft_busy, guessed.tokens_per_decode
         times, preempted = done.times, done.preempted
@@ -304,11 +326,13 @@ class Server:
             times, preempted = np.full((3, len(trace)), np.nan), np.zeros(len(trace), np.int32)
             times[:, good], preempted[good] = done.times, done.preempted
         found = self._busy(done.busy, drafted)
-        busy, joules = self._with_link(found, done.joules, done.moved_s, done.moved)
+        carried = [Carried(self.below.price, done.moved_s, done.moved)] if self.below else []
+        busy, joules = with_links(found, done.joules, carried)
         return Serving(
             trace, times, trace.arrival_s, reasons, preempted, done.series, busy,
             dict(zip(TRAFFIC, done.traffic.tolist(), strict=True)), joules,
             done.means, done.steps, done.tokens, tokens_per_decode=mean,
+            hits=self.hits(done.asked, done.found), moved=moved_bytes(carried),
         )  # fmt: skip
 
     def _busy(self, of_model: Array, of_draft: Array | None) -> dict[str, float]:
@@ -325,10 +349,15 @@ class Server:
         ask(engine, requests, trace)
         env.run()
         times = np.array([[r.scheduled_s, r.first_token_s, r.last_token_s] for r in requests]).T
-        series, link = engine.series, engine.below
-        moved = (link.busy_s, link.blocks) if link else (0.0, 0)
+        series, pool = engine.series, engine.scheduler.pool
+        links = [
+            *([engine.below] if engine.below else ()),
+            *(engine.contents.links if engine.contents else ()),
+        ]
+        carried = [link.carried for link in links]
+        loaded = engine.contents.loaded if engine.contents else ()
         found = self._busy(engine.busy, engine.drafter.busy if engine.drafter else None)
-        busy, joules = self._with_link(found, engine.joules, *moved)
+        busy, joules = with_links(found, engine.joules, carried)
         copied = None
         if engine.beside is not None:
             beside = engine.beside.all_busy
@@ -343,17 +372,20 @@ class Server:
             busy, dict(zip(TRAFFIC, engine.traffic.tolist(), strict=True)), joules,
             engine.means, len(series.end_s),
             sum(series.tokens), tokens_per_decode=engine.tokens_per_decode, copied=copied,
+            hits=self.hits(pool.asked, pool.hit, loaded), moved=moved_bytes(carried),
         )  # fmt: skip
 
-    def _with_link(
-        self, busy: dict[str, float], joules: float, moved_s: float, moved: int
-    ) -> tuple[dict[str, float], float]:
-        """Return busy seconds and joules of steps and of transfers to the tier below and back."""
-        if self.below is None:
-            return busy, joules
-        price = self.below.price
-        busy = {**busy, price.name: busy.get(price.name, 0.0) + moved_s}
-        return busy, joules + moved * price.block_j if moved else joules
+    def hits(self, asked: int, found: int, loaded: Sequence[int] = ()) -> dict[str, int]:
+        """Return the tokens of admitted requests by where they were found.
+
+        Args:
+            asked: Of all.
+            found: In the cache.
+            loaded: Blocks of each tier.
+        """
+        size = self.scheduling.block_tokens
+        below = {tier.memory: n * size for tier, n in zip(self.tiers, loaded, strict=bool(loaded))}
+        return {"cache": found, **below, "computed": asked - found - sum(below.values())}
 
 
 def _plug_in(kind: str) -> type[Scheduler]:

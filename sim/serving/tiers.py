@@ -1,4 +1,4 @@
-"""The tier below the KV cache: which memory it is, how far it is, and how much it holds."""
+"""Tiers below the KV cache: which memories they are, how far away, and how much they hold."""
 
 from __future__ import annotations
 
@@ -44,21 +44,10 @@ def tier_below(placer: Placer, work: Serve) -> Tier:
         ConfigError: If there is no such memory, or several.
         UncoveredError: If caches lie in several memories, or sequences have a state of fixed size.
     """
-    machine, scheduling = placer.machine, work.scheduler
-    home = placer.tiers("kv").in_
-    if len(home) != 1:
-        raise UncoveredError(
-            f"{machine.name}: the mapping spreads KV caches over {', '.join(home)}, and no model "
-            "swaps those. place `kv` in one memory"
-        )
-    fast = next(iter(home))
+    scheduling = work.scheduler
+    fast = _home(placer)
     memory = _memory(placer, fast)
-    path = placer.path(fast, memory)
-    each = token_bytes(work, placer.mapping.degrees) * scheduling.block_tokens
-    if each <= 0.0 or state_bytes(work, placer.mapping.degrees) > 0.0:
-        raise UncoveredError(
-            f"{work.model.name} keeps a state of fixed size, and no model swaps that. use recompute"
-        )
+    each = _block_bytes(placer, work)
     blocks = int(scheduling.swap_space.value // each)
     taken = placer.occupancy(beside_cache(placer, work) | {SWAPPED: scheduling.swap_space.value})
     room = float(np.max(placer.capacity(memory)))
@@ -67,15 +56,101 @@ def tier_below(placer: Placer, work: Serve) -> Tier:
         placed += scheduling.swap_space.value * placer.crowd(memory)
     if placed > room or blocks < 1:
         raise CapacityError([SWAPPED], memory, max(placed, each), room)
+    return Tier(memory, blocks, _hop(placer, placer.path(fast, memory), each))
+
+
+def cache_tiers(placer: Placer, work: Serve) -> tuple[Tier, ...]:
+    """Return where contents of the KV cache are kept below it, the nearest memory first.
+
+    The memories of `spill` of the mapping's placement of `kv`. Each is joined to the one above it,
+    the first to the memory of the cache.
+
+    Raises:
+        CapacityError: If a memory does not hold its capacity, or not one block.
+        ConfigError: If contents are not remembered, or no link leads from memory to memory.
+        UncoveredError: If caches lie in several memories, sequences have a state of fixed size,
+            preempted requests are swapped, or two ways share a link.
+    """
+    spills = placer.tiers("kv").spill
+    if not spills:
+        return ()
+    _check_spill(work)
+    upper, each = _home(placer), _block_bytes(placer, work)
+    taken = placer.occupancy(beside_cache(placer, work))
+    tiers: list[Tier] = []
+    crossed: set[str] = set()
+    for spill in spills:
+        crowd = placer.crowd(spill.tier)
+        room = float(np.max(placer.capacity(spill.tier)))
+        room -= float(np.max(taken.get(spill.tier, 0.0)))
+        size = room if spill.capacity is None else spill.capacity.value
+        if size > room or size < each * crowd:
+            raise CapacityError(["kv.spill"], spill.tier, max(size, each * crowd), room)
+        path = placer.path(upper, spill.tier, spill.via)
+        shared = crossed & set(path[1:-1])
+        if shared:
+            raise UncoveredError(
+                f"{placer.machine.name}: the ways to two tiers share '{min(shared)}', and no model "
+                "lets them. join each memory of `spill` to the one above it"
+            )
+        crossed |= set(path[1:-1])
+        price = _hop(placer, path, each)
+        tiers.append(Tier(spill.tier, int(size // (each * crowd)), price))
+        upper = spill.tier
+    return tuple(tiers)
+
+
+def _check_spill(work: Serve) -> None:
+    """Refuse what keeps no contents, or keeps them in another way too."""
+    if not work.scheduler.prefix_cache:
+        raise ConfigError.one(
+            "", "scheduler.prefix_cache", "contents that nobody looks for can not spill", "false",
+            "set it to true, or leave out `spill`",
+        )  # fmt: skip
+    if work.scheduler.preempt == "swap":
+        raise UncoveredError(
+            "preempt: swap beside `spill`: what a preempted request had computed is below already, "
+            "and comes back from there. use recompute"
+        )
+    if work.speculation is not None:
+        raise UncoveredError("no model spills the caches of two models. leave out speculate")
+
+
+def _home(placer: Placer) -> str:
+    """Return the memory of the KV cache."""
+    home = placer.tiers("kv").in_
+    if len(home) != 1:
+        raise UncoveredError(
+            f"{placer.machine.name}: the mapping spreads KV caches over {', '.join(home)}, and no "
+            "model moves those. place `kv` in one memory"
+        )
+    return next(iter(home))
+
+
+def _block_bytes(placer: Placer, work: Serve) -> float:
+    """Return the bytes of a block on each device."""
+    degrees = placer.mapping.degrees
+    each = token_bytes(work, degrees) * work.scheduler.block_tokens
+    if each <= 0.0 or state_bytes(work, degrees) > 0.0:
+        raise UncoveredError(
+            f"{work.model.name} keeps a state of fixed size, and no model moves that. use "
+            "preempt: recompute, and no `spill`"
+        )
+    return each
+
+
+def _hop(placer: Placer, path: list[str], each: float) -> LinkPrice:
+    """Return what a copy of blocks of so many bytes on each device costs along a path."""
+    machine = placer.machine
     rates = [resource_rate(machine, r, placer.instances(r)) for r in path]
     energy = sum(8.0 * machine.values.get(f"{r}.energy", np.nan) for r in path)
-    price = LinkPrice(
+    return LinkPrice(
         name=path[1] if len(path) > 2 else path[-1],
         start_s=float(np.max(first_access(machine, path))),
         block_s=each / min(float(np.min(rate)) for rate in rates),
         block_j=float(np.max(energy)) * each * placer.devices,
+        block_bytes=each * placer.devices,
     )
-    return Tier(memory, blocks, price)
 
 
 def _memory(placer: Placer, fast: str) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from opbyte.sim.serving.clock import Clock
 
@@ -18,12 +18,28 @@ class LinkPrice:
         start_s: Seconds of each transfer, whatever its size.
         block_s: Seconds of each block.
         block_j: Joules of each block, NaN where the machine does not say.
+        block_bytes: Bytes of each block, of all devices.
     """
 
     name: str
     start_s: float
     block_s: float
     block_j: float = float("nan")
+    block_bytes: float = float("nan")
+
+
+class Carried(NamedTuple):
+    """What a link carried.
+
+    Attributes:
+        price: Of the link.
+        busy_s: Seconds in which it was busy.
+        blocks: How many it carried.
+    """
+
+    price: LinkPrice
+    busy_s: float
+    blocks: int
 
 
 class Transfers:
@@ -56,3 +72,24 @@ class Transfers:
         assert event.callbacks is not None
         event.callbacks.append(lambda _: then())
         return self._free_at
+
+    @property
+    def carried(self) -> Carried:
+        """Return what it has carried by now."""
+        return Carried(self.price, self.busy_s, self.blocks)
+
+
+def with_links(
+    busy: dict[str, float], joules: float, carried: Sequence[Carried]
+) -> tuple[dict[str, float], float]:
+    """Return busy seconds and joules of steps and of links."""
+    total = dict(busy)
+    for price, busy_s, blocks in carried:
+        total[price.name] = total.get(price.name, 0.0) + busy_s
+        joules += blocks * price.block_j if blocks else 0.0
+    return total, joules
+
+
+def moved_bytes(carried: Sequence[Carried]) -> dict[str, float]:
+    """Return the bytes that each link carried."""
+    return {price.name: blocks * price.block_bytes for price, _, blocks in carried}

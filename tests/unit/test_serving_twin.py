@@ -54,7 +54,8 @@ def by_plug_in(arrival, inputs, outputs, limits, blocks, size, setting, priced=P
         Request(i, float(a), int(x), int(y))
         for i, (a, x, y) in enumerate(zip(arrival, inputs, outputs, strict=True))
     ]
-    pool = BlockPool(blocks, size, remember=setting["remember"])
+    growth = setting.get("growth", ())
+    pool = BlockPool(blocks, size, remember=setting["remember"], growth=growth)
     scheduler = SCHEDULERS.lookup("continuous")(limits, pool)
     series = serve(requests, scheduler, priced, depth=setting["depth"])
     times = np.array([[r.scheduled_s, r.first_token_s, r.last_token_s] for r in requests]).T
@@ -89,6 +90,26 @@ def test_both_give_every_request_the_same_times(case):
     assert served.tokens == sum(series.tokens) >= due
     if not preempted.any():
         assert served.tokens == due
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    cases(),
+    st.lists(st.tuples(st.integers(1, 9), st.integers(0, 40)), min_size=1, max_size=3),
+    st.integers(0, 6),
+)
+def test_layers_that_forget_need_the_same_blocks_both_ways(case, growth, more):
+    big = prices(128)
+    arrival, inputs, outputs, limits, _, size, setting = case
+    setting = setting | {"remember": False, "growth": growth}
+    whole = BlockPool(0, size, remember=False, growth=growth).needed(int((inputs + outputs).max()))
+    case = arrival, inputs, outputs, limits, whole + more, size, setting
+    times, preempted, series, scheduler = by_plug_in(*case, priced=big)
+    served = by_loop(*case, priced=big)
+    assert served.times == pytest.approx(times, rel=1e-12, abs=0.0)
+    assert served.preempted.tolist() == preempted.tolist()
+    assert served.series[4].tolist() == series.free
+    assert scheduler.pool.free == whole + more
 
 
 @settings(max_examples=100, deadline=None)
