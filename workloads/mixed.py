@@ -28,8 +28,10 @@ class Mixed(ModelWork):
     Attributes:
         chunks: (new tokens, past tokens) of each piece of a prompt.
         decodes: Sequences that decode.
-        context: Tokens that each of those attends to, the new one included. A mean will do: no
-            count but that of windows depends on anything else.
+        context: Tokens that each of those attends to, the new one included. A mean will do where
+            no layer has a window or chunks: what those let through is not linear.
+        contexts: (sequences, context) of decodes whose contexts differ; `decodes` and `context`
+            are then their number and mean.
     """
 
     kind: ClassVar[str] = "mixed"
@@ -40,6 +42,7 @@ class Mixed(ModelWork):
     chunks: tuple[tuple[Number, Number], ...] = ()
     decodes: Number = 0.0
     context: Number = 1.0
+    contexts: tuple[tuple[Number, Number], ...] = ()
 
     def __post_init__(self) -> None:
         """Check the fields.
@@ -52,21 +55,55 @@ class Mixed(ModelWork):
         model, kind = self.model, self.kind
         if model.encoder:
             raise WorkloadError(f"{kind}: {model.name} has an encoder, which reads prompts whole")
-        chunks = []
-        for i, chunk in enumerate(self.chunks):
-            try:
-                new, past = chunk
-            except (TypeError, ValueError):
-                given = f"chunks[{i}] must be (new, past), got {chunk!r}"
-                raise WorkloadError(f"{kind}: {given}") from None
-            new = checked(kind, f"chunks[{i}].new", new)
-            past = checked(kind, f"chunks[{i}].past", past, 0.0)
+        chunks = self._pairs("chunks", "new", "past", 0.0)
+        for i, (new, past) in enumerate(chunks):
             check_context(kind, model, new + past, f"chunks[{i}]: past + new")
-            chunks.append((new, past))
-        object.__setattr__(self, "chunks", tuple(chunks))
+        object.__setattr__(self, "chunks", chunks)
+        if self.contexts:
+            self._take_contexts()
         if not self.chunks and is_zero(self.decodes):
             raise WorkloadError(f"{kind}: give chunks, decodes, or both: the iteration is empty")
         check_context(kind, model, self.context, "context")
+
+    def _pairs(
+        self, name: str, first: str, second: str, least: float
+    ) -> tuple[tuple[Number, Number], ...]:
+        """Return a field of pairs of counts, the second ones at least so many.
+
+        Raises:
+            WorkloadError: If one makes no sense.
+        """
+        kind, found = self.kind, []
+        for i, pair in enumerate(getattr(self, name)):
+            try:
+                one, other = pair
+            except (TypeError, ValueError):
+                given = f"{name}[{i}] must be ({first}, {second}), got {pair!r}"
+                raise WorkloadError(f"{kind}: {given}") from None
+            one = checked(kind, f"{name}[{i}].{first}", one)
+            found.append((one, checked(kind, f"{name}[{i}].{second}", other, least)))
+        return tuple(found)
+
+    def _take_contexts(self) -> None:
+        """Let decodes be those of `contexts`, and their context its mean.
+
+        Raises:
+            WorkloadError: If one makes no sense, or another number of decodes is given.
+        """
+        contexts = self._pairs("contexts", "sequences", "context", 1.0)
+        decodes, context = (
+            sum((n for n, _ in contexts), 0.0), sum((n * c for n, c in contexts), 0.0)
+        )  # fmt: skip
+        if not is_zero(self.decodes) and not is_zero(self.decodes - decodes):
+            raise WorkloadError(
+                f"{self.kind}: contexts are of {decodes} sequences, but decodes = {self.decodes}. "
+                "Leave decodes out"
+            )
+        for i, (_, one) in enumerate(contexts):
+            check_context(self.kind, self.model, one, f"contexts[{i}]")
+        object.__setattr__(self, "contexts", contexts)
+        object.__setattr__(self, "decodes", decodes)
+        object.__setattr__(self, "context", context / decodes)
 
     @property
     def tokens(self) -> Number:
@@ -87,7 +124,8 @@ class Mixed(ModelWork):
         segments = [Segment("prefill", 1.0, new, past) for new, past in self.chunks]
         if not is_zero(self.decodes):
             decodes = microbatch(self.decodes, parallel)
-            segments.append(Segment("decode", decodes, 1.0, self.context - 1.0))
+            mix = tuple((n / self.decodes, c - 1.0) for n, c in self.contexts)
+            segments.append(Segment("decode", decodes, 1.0, self.context - 1.0, mix=mix))
         return Step(tuple(segments))
 
     def lower(self, parallel: Parallel) -> tuple[Phase, ...]:
@@ -99,6 +137,7 @@ class Mixed(ModelWork):
         (phase,) = self.lowered(parallel)
         model = self.model
         cached: list[tuple[Number, Number]] = [(1.0, new + past) for new, past in self.chunks]
-        cached.append((replica(self.decodes, parallel), self.context))
+        decodes = self.contexts or ((self.decodes, self.context),)
+        cached += [(replica(n, parallel), c) for n, c in decodes]
         residual = residual_bytes(model, tokens_of(self._iteration(parallel).segments))
         return footprint(model, parallel, phase.table, cached=cached, residual=residual)

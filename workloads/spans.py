@@ -48,6 +48,8 @@ class Segment:
             has `new` more tokens of past than the one before.
         source: Tokens of the encoder's output that cross attention reads.
         fills_source: The cross-attention cache is written in this iteration.
+        mix: (share of the sequences, past) where pasts differ; `past` is then their mean, which is
+            all that counts but for what masks let through.
     """
 
     phase: str
@@ -57,6 +59,7 @@ class Segment:
     steps: Number = 1.0
     source: Number = 0.0
     fills_source: bool = False
+    mix: tuple[tuple[Number, Number], ...] = ()
 
     @property
     def tokens(self) -> Number:
@@ -70,8 +73,10 @@ class Segment:
 
     def pairs(self, window: int = 0, chunk: int = 0) -> Number:
         """Return query-key pairs of one sequence, exactly those that a mask lets through."""
-        last = self.past + self.new * self.steps
-        both = seen_up_to(last, window, chunk) - seen_up_to(self.past, window, chunk)
+        both: Number = 0.0
+        for part, past in self.mix or ((1.0, self.past),):
+            last = past + self.new * self.steps
+            both += part * (seen_up_to(last, window, chunk) - seen_up_to(past, window, chunk))
         return both / self.steps
 
     def reads(self, window: int = 0, chunk: int = 0) -> Number:

@@ -50,6 +50,8 @@ REGISTERED = (
 
 _ANYWHERE = ("kind", "source", "precision")
 _PROVENANCE = ("value", "source", "range")
+#: Fields that are lists of pairs, and what a pair is.
+_PAIRS = {"chunks": "[new, past]", "contexts": "[sequences, context]"}
 _Path = tuple[Any, ...]
 
 
@@ -204,8 +206,8 @@ class _Reading:
             if name in self.cls.fills and raw == "max":
                 return raw
             return [_number(x) for x in raw] if isinstance(raw, list) else _number(raw)
-        if name == "chunks":
-            return _chunks(raw)
+        if name in _PAIRS:
+            return _pairs(name, raw)
         return raw
 
     def _file(self, raw: object) -> Path:
@@ -288,13 +290,13 @@ def _routing(raw: object) -> Routing:
     return Routing(**raw)
 
 
-def _chunks(raw: object) -> tuple[tuple[float, float], ...]:
-    """Return [[new, past], ..] as pairs."""
+def _pairs(name: str, raw: object) -> tuple[tuple[float, float], ...]:
+    """Return what is written as a list of pairs."""
     if not isinstance(raw, list | tuple):
-        raise ConfigError.one(rule="chunks are a list of [new, past]", value=raw)
+        raise ConfigError.one(rule=f"{name} are a list of {_PAIRS[name]}", value=raw)
     pairs = []
     for one in raw:
         if not isinstance(one, list | tuple) or len(one) != 2:
-            raise ConfigError.one(rule="a chunk is [new, past]", value=one)
+            raise ConfigError.one(rule=f"one of {name} is {_PAIRS[name]}", value=one)
         pairs.append((_number(one[0]), _number(one[1])))
     return tuple(pairs)

@@ -48,7 +48,7 @@ from opbyte.sim.serving.loop_state import (
 )
 from opbyte.sim.serving.loop_steps import decode_on, end_step, weigh
 from opbyte.sim.serving.schedulers import Limits
-from opbyte.sim.serving.step_prices import Prices, check_divided, check_limits, group_cost
+from opbyte.sim.serving.step_prices import Prices, check_divided, check_limits, group_cost, masks_of
 from opbyte.sim.serving.step_table import source_stamp
 from opbyte.sim.serving.step_table_layout import TRAFFIC
 from opbyte.sim.serving.transfers import LinkPrice
@@ -287,7 +287,7 @@ def serve_compiled(
     busy, drawn = np.zeros(len(prices.resources) + len(TRAFFIC)), np.zeros(4)
     numbers = loop_limits(limits, block_tokens, remember=remember, order=order)
     (serve_loop if plain else compiled())(
-        state, new_steps(depth, limits.max_sequences), queue, moving,
+        state, new_steps(depth, limits.max_sequences, masks_of(prices)), queue, moving,
         np.array(arrival, np.float64),
         given.astype(np.int32), produced.astype(np.int32), numbers, prices.table, busy, drawn,
         np.inf,

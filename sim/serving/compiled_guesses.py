@@ -35,9 +35,9 @@ from opbyte.sim.serving.loop_state import (
 from opbyte.sim.serving.loop_steps import end_step, weigh
 from opbyte.sim.serving.schedulers import Limits
 from opbyte.sim.serving.speculation import Guesses, check_guessing
-from opbyte.sim.serving.step_prices import Prices, step_cost
+from opbyte.sim.serving.step_prices import Prices, masks_of, step_cost
 from opbyte.sim.serving.step_table import source_stamp
-from opbyte.sim.serving.step_table_layout import TRAFFIC
+from opbyte.sim.serving.step_table_layout import TRAFFIC, forget
 
 
 @register_jitable
@@ -72,6 +72,8 @@ def guess_loop(
             arrived += 1
         f.sums[:] = 0
         g.sums[:5] = 0
+        forget(f.masks)
+        forget(g.masks)
         f.marks[0] = f.lost[0] = 0
         budget = plan_guessing(s, f, g, given, produced, limits, seed)
         if f.lost[0] == 0:
@@ -196,10 +198,11 @@ def serve_guessing(
         np.array(guesses.widths, np.int64), np.array(guesses.chances), index.astype(np.int64),
         np.zeros(n, np.int64), np.zeros(sequences), np.zeros(sequences),
         np.zeros(sequences, np.int64), np.zeros(sequences, np.int64), np.zeros(7, np.int64),
+        masks_of(draft),
     )  # fmt: skip
     compiled()(
-        state, new_steps(1, sequences), queue, ahead, np.array(arrival, np.float64),
-        given.astype(np.int32), produced.astype(np.int32), numbers,
+        state, new_steps(1, sequences, masks_of(prices)), queue, ahead,
+        np.array(arrival, np.float64), given.astype(np.int32), produced.astype(np.int32), numbers,
         np.uint64(guesses.seed & (2**64 - 1)), prices.table, busy, priced.table, draft_busy, totals,
     )  # fmt: skip
     served = Served.of(state, busy, totals, new_link(0, None, block_tokens))

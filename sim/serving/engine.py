@@ -23,8 +23,8 @@ from opbyte.sim.serving.requests import Request
 from opbyte.sim.serving.residents import Beside
 from opbyte.sim.serving.schedulers import Plan, Scheduler
 from opbyte.sim.serving.speculation import Drafter, check_depth, check_guessing
-from opbyte.sim.serving.step_prices import Prices, check_divided, compiled_group
-from opbyte.sim.serving.step_table_layout import TRAFFIC
+from opbyte.sim.serving.step_prices import Prices, check_divided, compiled_group, masks_of
+from opbyte.sim.serving.step_table_layout import TRAFFIC, attend, forget
 from opbyte.sim.serving.transfers import LinkPrice, Transfers
 
 
@@ -99,7 +99,7 @@ class Engine:
         self.on_answer: Callable[[Request], None] = _ignore
         self.on_step: Callable[[], None] = _nothing
         self.stopped = False
-        self._cost = compiled_group()
+        self._cost, self._masks = compiled_group(), masks_of(prices)
         self._flight: deque[tuple[float, Plan]] = deque()
         self._free_at = 0.0
         self._left: dict[Request, int] = {}
@@ -197,6 +197,7 @@ class Engine:
             return False
         now, pieces, decodes, context, logits = self.env.now, 0, 0, 0, 0
         group, groups = 0, 0
+        forget(self._masks)
         for piece in plan.pieces:
             if piece.request.scheduled_s < 0.0:
                 piece.request.scheduled_s = now
@@ -205,7 +206,9 @@ class Engine:
             past = min(piece.past, self.budget) if self.budget else piece.past
             if piece.new == 1 and piece.group is None:
                 decodes += 1
-                context += min(past + 1, self.budget) if self.budget else past + 1
+                seen = min(past + 1, self.budget) if self.budget else past + 1
+                context += seen
+                attend(self._masks, float(seen))
             else:
                 self._new[pieces], self._past[pieces] = piece.new, past
                 pieces += 1

@@ -24,7 +24,7 @@ from opbyte.sim.serving.loop_moves import Link, new_link
 from opbyte.sim.serving.loop_queue import Queue, new_queue
 from opbyte.sim.serving.loop_state import LAST, NONE, Ints, State, Step, new_state, new_steps
 from opbyte.sim.serving.schedulers import Limits
-from opbyte.sim.serving.step_prices import Prices, check_divided, check_limits
+from opbyte.sim.serving.step_prices import Prices, check_divided, check_limits, masks_of
 from opbyte.sim.serving.step_table import source_stamp
 from opbyte.sim.serving.step_table_layout import TRAFFIC
 
@@ -63,6 +63,7 @@ def _steps(f: Step, i: int) -> Step:
         f.new[i],
         f.past[i],
         f.sums[i],
+        f.masks,
     )
 
 
@@ -215,7 +216,10 @@ def route_compiled(
     groups = groups_of(limits)
     one = new_state(room, blocks, limits.max_sequences, rows, groups=groups, growth=growth)
     state = State(*_stacked(one, engines))
-    steps = Step(*_stacked(new_steps(depth, limits.max_sequences), engines))
+    masks = masks_of(prices)
+    steps = Step(*_stacked(new_steps(depth, limits.max_sequences, masks), engines))
+    # One table prices the steps of all engines, one after the other.
+    steps = steps._replace(masks=masks)
     own = [np.zeros((engines, room), dtype) for dtype in (np.float64, np.int32, np.int32)]
     columns = len(prices.resources) + len(TRAFFIC)
     busy, drawn = np.zeros((engines, columns)), np.zeros((engines, 4))

@@ -11,7 +11,7 @@ from opbyte.core.errors import ConfigError
 from opbyte.core.ops import Array
 from opbyte.sim.serving.layer_table import LayerTable
 from opbyte.sim.serving.prices import Cost, StepPrices
-from opbyte.sim.serving.step_prices import compiled_group
+from opbyte.sim.serving.step_prices import compiled_group, tell
 
 
 def divided(layers: int, groups: int) -> list[range]:
@@ -87,7 +87,7 @@ class LayerPrices:
         groups: int,
         chunks: Sequence[tuple[float, float]],
         decodes: float = 0.0,
-        context: float = 0.0,
+        context: float | Sequence[float] | Array = 0.0,
     ) -> Cost:
         """Return what one iteration costs whose pieces run on one group of layers.
 
@@ -98,9 +98,10 @@ class LayerPrices:
         Raises:
             ValueError: If the tables do not have it.
         """
+        summed = tell(self, decodes, context)
         new, past = np.array(chunks, np.float64).reshape(-1, 2).T.copy()
         busy = np.zeros(len(self.resources))
         seconds, joules = compiled_group()(
-            self.table, group, groups, new, past, len(new), float(decodes), float(context), busy
+            self.table, group, groups, new, past, len(new), float(decodes), summed, busy
         )
         return Cost(seconds, joules, dict(zip(self.resources, busy.tolist(), strict=True)))

@@ -18,7 +18,7 @@ from numba.extending import register_jitable
 
 from opbyte.core.ops import Array
 from opbyte.sim.serving.step_table import pieces_cost, step_cost
-from opbyte.sim.serving.step_table_layout import BUSY, JOULES, SECONDS, StepTable
+from opbyte.sim.serving.step_table_layout import BUSY, JOULES, SECONDS, StepTable, forget
 
 
 class LayerTable(NamedTuple):
@@ -124,6 +124,7 @@ def group_cost(
     if decodes > 0.0:
         others = layers_cost(table, part, 1, new, past, 0, decodes, context, busy)
         seconds, joules = seconds + others[0], joules + others[1]
+    forget(step.masks)
     seconds = max(seconds + step.head[heads, SECONDS], step.host)
     joules += step.head[heads, JOULES]
     for r in range(resources):

@@ -27,6 +27,7 @@ from opbyte.sim.serving.loop_state import (
 )
 from opbyte.sim.serving.speculation import FIRST, GOLDEN, SECOND
 from opbyte.sim.serving.step_prices import step_cost
+from opbyte.sim.serving.step_table_layout import attend
 
 _GOLDEN, _FIRST, _SECOND = np.uint64(GOLDEN), np.uint64(FIRST), np.uint64(SECOND)
 _27, _30, _31, _11 = np.uint64(27), np.uint64(30), np.uint64(31), np.uint64(11)
@@ -58,6 +59,7 @@ class Ahead(NamedTuple):
         depth, at: Depths that a sequence guesses, and its past before them, (sequences,).
         sums: Pieces, decodes and their context of the first pass; sequences that guess; logits
             beyond one of each sequence; decode steps of requests, and their tokens, (7,).
+        masks: `StepTable.masks` of the draft: what decodes of its next pass attend to.
     """
 
     widths: npt.NDArray[np.int64]
@@ -69,6 +71,7 @@ class Ahead(NamedTuple):
     depth: npt.NDArray[np.int64]
     at: npt.NDArray[np.int64]
     sums: npt.NDArray[np.int64]
+    masks: Array
 
 
 @register_jitable
@@ -77,6 +80,7 @@ def _read_first(g: Ahead, new: int, past: int) -> None:
     if new == 1:
         g.sums[1] += 1
         g.sums[2] += past + 1
+        attend(g.masks, float(past + 1))
     else:
         g.new[g.sums[0]], g.past[g.sums[0]] = new, past
         g.sums[0] += 1
@@ -179,9 +183,14 @@ def read_admitted(
     g.sums[2] += f.sums[2] - context
     for i in range(before, s.counts[RUNNING]):
         r = s.running[i]
-        sampled = s.requests[SAMPLED, r]
+        sampled, computed = s.requests[SAMPLED, r], s.requests[COMPUTED, r]
+        # Pieces are in the order of admission; who has none of them computes one token.
+        if pieces < f.sums[0] and f.past[pieces] + f.new[pieces] == computed:
+            pieces += 1
+        else:
+            attend(g.masks, float(computed))
         # Who lost his blocks and has computed all again gets another token.
-        if sampled > 1 and s.requests[COMPUTED, r] == given[r] + sampled - 1:
+        if sampled > 1 and computed == given[r] + sampled - 1:
             g.sums[5] += 1
             g.sums[6] += 1
 
@@ -200,6 +209,8 @@ def draft_cost(f: Step, g: Ahead, table: Any, busy: Array) -> tuple[float, float
             if g.depth[i] > depth:
                 f.new[rows], f.past[rows] = width, g.at[i] + read
                 rows, context = rows + 1, context + g.at[i] + read + 1
+                if width == 1:
+                    attend(g.masks, float(g.at[i] + read + 1))
         if rows == 0:
             break
         if width == 1:

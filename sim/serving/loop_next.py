@@ -11,6 +11,7 @@ from opbyte.sim.serving.loop_layered import plan_wave
 from opbyte.sim.serving.loop_plan import plan_running, plan_waiting
 from opbyte.sim.serving.loop_queue import FAIR, Queue
 from opbyte.sim.serving.loop_state import OWED, RUNNING, WAVE_TOKENS, Ints, State, Step
+from opbyte.sim.serving.step_table_layout import forget
 
 
 @register_jitable
@@ -28,6 +29,7 @@ def plan_step(
 ) -> int:
     """Plan a step; return how many requests have had their turn."""
     f.sums[:] = 0
+    forget(f.masks)
     f.marks[slot] = f.lost[slot] = switched = 0
     if limits[7] == FAIR:
         switched, tried = begin_fair(s, q, given, produced, limits, arrived, tried)

@@ -32,6 +32,7 @@ from opbyte.sim.serving.loop_state import (
     State,
     Step,
 )
+from opbyte.sim.serving.step_table_layout import attend
 
 
 @register_jitable
@@ -99,6 +100,7 @@ def note(s: State, f: Step, slot: int, r: int, new: int, target: int, produced: 
     if new == 1:
         f.sums[1] += 1
         f.sums[2] += computed + 1
+        attend(f.masks, float(computed + 1))
     else:
         f.new[f.sums[0]], f.past[f.sums[0]] = new, computed
         f.sums[0] += 1
@@ -131,6 +133,7 @@ def plan_running(
     """Give running requests their next tokens, in order; return what is left of the budget."""
     size, remember = limits[4], limits[5]
     decodes = context = at = owed = 0
+    masked = f.masks.shape[0] > 0
     while budget > 0 and at < s.counts[RUNNING] - s.counts[WAVE]:
         r = s.running[at]
         at += 1
@@ -145,6 +148,8 @@ def plan_running(
                 know(s, r, (computed + 1) // size)
             decodes += 1
             context += computed + 1
+            if masked:
+                attend(f.masks, float(computed + 1))
             budget -= 1
             continue
         new = min(new, budget)

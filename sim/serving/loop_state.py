@@ -80,6 +80,7 @@ class Step(NamedTuple):
         new, past: Pieces of prompts of the step that is planned, (max_sequences,).
         sums: Pieces, decodes and their context, group and groups of layers of the pieces, of the
             step that is planned, (5,).
+        masks: `StepTable.masks` of the prices: what its decodes attend to is counted there.
     """
 
     end: Array
@@ -90,6 +91,7 @@ class Step(NamedTuple):
     new: Array
     past: Array
     sums: npt.NDArray[np.int64]
+    masks: Array
 
 
 def new_state(
@@ -125,7 +127,7 @@ def new_state(
     )
 
 
-def new_steps(depth: int, sequences: int) -> Step:
+def new_steps(depth: int, sequences: int, masks: Array) -> Step:
     """Return room for the steps of an idle engine."""
     return Step(
         end=np.zeros(depth),
@@ -136,4 +138,5 @@ def new_steps(depth: int, sequences: int) -> Step:
         new=np.zeros(sequences),
         past=np.zeros(sequences),
         sums=np.zeros(5, np.int64),
+        masks=masks,
     )

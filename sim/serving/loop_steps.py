@@ -28,6 +28,7 @@ from opbyte.sim.serving.loop_state import (
     Step,
 )
 from opbyte.sim.serving.step_prices import step_cost
+from opbyte.sim.serving.step_table_layout import attend
 
 
 @register_jitable
@@ -81,7 +82,7 @@ def decode_on(
         The slot of the step that ends next, and how many requests have arrived.
     """
     depth, n, size, remember = f.end.shape[0], arrival.shape[0], limits[4], limits[5]
-    running, context = s.counts[RUNNING], f.sums[2]
+    running, context, masked = s.counts[RUNNING], f.sums[2], f.masks.shape[0] > 0
     # Whoever waits was refused by the last plan, and the free blocks only get fewer.
     # Orders other than that of arrival may try an arrival before them, and fair ones ask who runs.
     queue = s.counts[STACKED] > 0 or running >= limits[0] or limits[6] > 0
@@ -104,6 +105,8 @@ def decode_on(
                     take(s, r, 1)
             s.requests[COMPUTED, r] = computed + 1
             s.requests[SAMPLED, r] += 1
+            if masked:
+                attend(f.masks, float(computed + 1))
         context += running
         seconds, joules = step_cost(table, f.new, f.past, 0, float(running), float(context), busy)
         free_at = max(now, free_at) + seconds

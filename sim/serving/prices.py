@@ -40,7 +40,7 @@ from opbyte.sim.serving.prices_tables import (
     sweep,
     table_of,
 )
-from opbyte.sim.serving.step_prices import compiled_step
+from opbyte.sim.serving.step_prices import compiled_step, tell
 from opbyte.sim.serving.step_table_layout import B_COMPUTE, StepTable
 from opbyte.sim.simulate import evaluate, resolve_mapping, static_watts
 from opbyte.workloads.mixed import Mixed
@@ -152,22 +152,24 @@ class StepPrices:
         self,
         chunks: Sequence[tuple[float, float]] = (),
         decodes: float = 0.0,
-        context: float = 0.0,
+        context: float | Sequence[float] | Array = 0.0,
     ) -> Cost:
         """Return what one iteration costs.
 
         Args:
             chunks: (new tokens, past tokens) of each piece of a prompt.
             decodes: Sequences that decode.
-            context: Tokens that these attend to, summed, the new ones included.
+            context: Tokens that these attend to, the new ones included: of each of them, or
+                summed. Of a sum, layers with a window or chunks take the mean for each.
         Raises:
             ValueError: If the iteration is empty, or has more tokens or sequences than the table.
         """
+        summed = tell(self, decodes, context)
         sizes = np.array(chunks, np.float64).reshape(-1, 2).T
         new, past = np.ascontiguousarray(sizes)
         busy = np.zeros(len(self.resources))
         seconds, joules = compiled_step()(
-            self.table, new, past, len(new), float(decodes), float(context), busy
+            self.table, new, past, len(new), float(decodes), summed, busy
         )
         return Cost(seconds, joules, dict(zip(self.resources, busy.tolist(), strict=True)))
 

@@ -257,7 +257,11 @@ def table_of(swept: Swept, parts: Parts, most: tuple[int, int], host: float) -> 
         (blocks.index(p.block), u, s, ports.index(p.home) if p.home in ports else -1, p.efficiency)
         for p, u, s in zip(pieces, swept.unit, span_of, strict=True)
     ]
-    masks = [(*p.mask, p.crowd if p.call is not None else 0.0) for p in spans]
+    found = {p.mask for p in pieces} | {x.mask for x in parts.lanes}
+    masks = sorted(mask for mask in found if any(mask))
+    attended = [
+        (*p.mask, p.crowd if p.call is not None else 0.0, _row(masks, p.mask)) for p in spans
+    ]
     return StepTable(
         fixed=np.ascontiguousarray(fixed),
         head=np.ascontiguousarray(swept.blocks[swept.head, : sequences + 1]),
@@ -266,12 +270,13 @@ def table_of(swept: Swept, parts: Parts, most: tuple[int, int], host: float) -> 
         base=np.ascontiguousarray(swept.base[:, : tokens + 1]),
         slopes=_trimmed(_slopes([p.slopes for p in pieces], len(FEATURES), swept)),
         operators=np.array(operators, np.float64).reshape(-1, 5),
-        spans=np.array(masks, np.float64).reshape(-1, 3),
+        spans=np.array(attended, np.float64).reshape(-1, 4),
+        masks=np.array([(*mask, 0.0) for mask in masks]).reshape(-1, 3),
         rows=rows,
         facts=facts,
         rules=called[0].rules if called else np.zeros(1),
         tiles=tiles,
-        lanes=_lanes(swept, parts.lanes, blocks),
+        lanes=_lanes(swept, parts.lanes, blocks, masks),
         host=host,
         memo=np.array([attention.new_memo(tiles) for _ in spans]).reshape(-1, len(tiles) + 1, 4),
         features=np.zeros((len(spans), len(FEATURES) + 1)),
@@ -280,15 +285,25 @@ def table_of(swept: Swept, parts: Parts, most: tuple[int, int], host: float) -> 
     )
 
 
-def _lanes(swept: Swept, lanes: Sequence[Lane], blocks: list[int]) -> Array:
+def _row(masks: Sequence[tuple[int, int]], mask: tuple[int, int]) -> int:
+    """Return which of the masks one is, -1 for none of them."""
+    return masks.index(mask) if mask in masks else -1
+
+
+def _lanes(
+    swept: Swept, lanes: Sequence[Lane], blocks: list[int], masks: Sequence[tuple[int, int]]
+) -> Array:
     """Return the rows of `StepTable.lanes`."""
     columns = [
-        (blocks.index(x.key[0]), swept.ports + x.unit, x.key[2] == "decode", x.latency, *x.mask)
+        (
+            blocks.index(x.key[0]), swept.ports + x.unit, x.key[2] == "decode", x.latency,
+            *x.mask, _row(masks, x.mask),
+        )
         for x in lanes
-    ]
+    ]  # fmt: skip
     slopes = _slopes([x.slopes for x in lanes], len(LANE_FEATURES), swept)
     width = (2 + swept.ports) * len(LANE_FEATURES)
-    first = np.array(columns, np.float64).reshape(-1, 6)
+    first = np.array(columns, np.float64).reshape(-1, 7)
     return np.concatenate([first, slopes.reshape(-1, width)], axis=1)
 
 

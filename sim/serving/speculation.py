@@ -11,7 +11,8 @@ import numpy as np
 
 from opbyte.core.errors import UncoveredError
 from opbyte.sim.serving.requests import Request
-from opbyte.sim.serving.step_prices import Prices, check_limits, compiled_step
+from opbyte.sim.serving.step_prices import Prices, check_limits, compiled_step, masks_of
+from opbyte.sim.serving.step_table_layout import attend, forget
 
 if TYPE_CHECKING:
     from opbyte.sim.serving.schedulers import Limits, Piece
@@ -122,7 +123,7 @@ class Drafter:
         """Start without requests."""
         self.prices, self.guesses = prices, guesses
         self.busy = np.zeros(len(prices.resources))
-        self._cost = compiled_step()
+        self._cost, self._masks = compiled_step(), masks_of(prices)
         self._behind: set[Request] = set()
         self._new = np.zeros(prices.max_sequences)
         self._past = np.zeros(prices.max_sequences)
@@ -157,9 +158,11 @@ class Drafter:
             rows: Tokens, past, and positions with logits beyond one, of each sequence.
         """
         pieces = decodes = context = logits = 0
+        forget(self._masks)
         for new, past, more in rows:
             if new == 1:
                 decodes, context = decodes + 1, context + past + 1
+                attend(self._masks, past + 1.0)
             else:
                 self._new[pieces], self._past[pieces] = new, past
                 pieces, logits = pieces + 1, logits + more

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any, Protocol
 
 import numba
+import numpy as np
 from numba import types
 from numba.extending import overload
 
@@ -16,6 +18,7 @@ from opbyte.sim.serving import layer_table, step_table
 from opbyte.sim.serving.grid_prices import GridTable, grid_cost
 from opbyte.sim.serving.layer_table import LayerTable
 from opbyte.sim.serving.step_table import StepTable, source_stamp
+from opbyte.sim.serving.step_table_layout import attend, forget
 
 
 class Prices(Protocol):
@@ -69,6 +72,35 @@ def check_limits(prices: Prices, tokens: int, sequences: int) -> None:
             f"steps of {tokens} tokens and {sequences} sequences have no price: the tables end at "
             f"{prices.max_tokens} and {prices.max_sequences}. lower the scheduler's limits"
         )
+
+
+def masks_of(prices: Prices | None) -> Array:
+    """Return the `StepTable.masks` of prices: there callers count what decodes attend to.
+
+    Returns:
+        The table's own array, (masks, 3); nothing where no layer has a mask, or it is measured.
+    """
+    table = None if prices is None else prices.table
+    step = table.step if isinstance(table, LayerTable) else table
+    return step.masks if isinstance(step, StepTable) else np.zeros((0, 3))
+
+
+def tell(prices: Prices, decodes: float, context: float | Sequence[float] | Array) -> float:
+    """Tell a table what the next step's decodes attend to; return their contexts, summed.
+
+    Args:
+        context: Of each of them, or their sum.
+    Raises:
+        ValueError: If there are not as many as decodes.
+    """
+    masks, each = masks_of(prices), np.asarray(context, np.float64)
+    forget(masks)
+    if each.ndim:
+        if len(each) != decodes:
+            raise ValueError(f"{decodes:g} sequences decode, and {len(each)} have a context")
+        for one in each:
+            attend(masks, float(one))
+    return float(each.sum())
 
 
 def step_cost(

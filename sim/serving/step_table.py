@@ -42,10 +42,12 @@ from opbyte.sim.serving.step_table_layout import (
     L_DECODES,
     L_LATENCY,
     L_LAYER,
+    L_MASK,
     L_SLOPES,
     L_UNIT,
     L_WINDOW,
     LANE_FEATURES,
+    MASK,
     O_EFFICIENCY,
     O_HOME,
     O_LAYER,
@@ -55,6 +57,8 @@ from opbyte.sim.serving.step_table_layout import (
     SECONDS,
     WINDOW,
     StepTable,
+    attended_of,
+    forget,
     pairs_of,
     positive,
     reads_of,
@@ -99,7 +103,11 @@ def _lanes(
                     continue
                 pairs = pairs_of(tokens, before, lanes[k, L_WINDOW], lanes[k, L_CHUNK])
                 reads = reads_of(tokens, before, lanes[k, L_WINDOW], lanes[k, L_CHUNK])
-                reads = pairs if kind > 0.0 else reads
+                if kind > 0.0:
+                    mask = int(lanes[k, L_MASK])
+                    pairs = reads = attended_of(
+                        table.masks, mask, decodes, context, lanes[k, L_WINDOW], lanes[k, L_CHUNK]
+                    )
                 stream = 0.0
                 for c in range((lanes.shape[1] - L_SLOPES) // width):
                     at = L_SLOPES + c * width
@@ -160,7 +168,8 @@ def pieces_cost(  # noqa: C901 (see its first comment)
             rows[s, i, READS], rows[s, i, PAIRS] = reads, pairs
             all_pairs, all_reads = all_pairs + pairs, all_reads + reads
         if decodes > 0.0:
-            pairs = pairs_of(1.0, context / decodes - 1.0, window, chunk)
+            mask = int(table.spans[s, MASK])
+            pairs = attended_of(table.masks, mask, decodes, context, window, chunk)
             rows[s, pieces, SEQUENCES], rows[s, pieces, NEW] = decodes, 1.0
             rows[s, pieces, READS], rows[s, pieces, PAIRS] = pairs, pairs
             attended = decodes * pairs
@@ -228,7 +237,8 @@ def step_cost(
         past: Tokens that the cache already holds of each piece's sequence, the same shape.
         pieces: Pieces of prompts.
         decodes: Sequences that decode, each one token.
-        context: Tokens that these attend to, summed, the new ones included.
+        context: Tokens that these attend to, summed, the new ones included. Under windows and
+            chunks their mean counts, unless `attend` said before what each attends to.
         busy: Busy seconds of every resource are added to it, in the order of
             `StepPrices.resources`, (resources,). If it is longer, bytes of `TRAFFIC` too.
         logits: Positions whose logits are needed, beyond one of each piece and decode.
@@ -251,6 +261,7 @@ def step_cost(
     seconds += fixed[tokens, SECONDS] + head[sequences, SECONDS]
     joules += fixed[tokens, JOULES] + head[sequences, JOULES]
     seconds = max(seconds, table.host)
+    forget(table.masks)
     for r in range(resources):
         seconds = max(seconds, held[r])
         busy[r] += held[r]

@@ -35,9 +35,11 @@ LANE_FEATURES = (
     "one", "pairs", "reads", "tokens", "squares", "blocks", "started", "queries", "first",
 )  # fmt: skip
 # Columns of `lanes`; slopes of compute, joules and each port's busy seconds follow.
-L_LAYER, L_UNIT, L_DECODES, L_LATENCY, L_WINDOW, L_CHUNK, L_SLOPES = range(7)
+L_LAYER, L_UNIT, L_DECODES, L_LATENCY, L_WINDOW, L_CHUNK, L_MASK, L_SLOPES = range(8)
 # Columns of `spans`.
-WINDOW, CHUNK, CROWD = range(3)
+WINDOW, CHUNK, CROWD, MASK = range(4)
+# Columns of `masks`.
+M_WINDOW, M_CHUNK, ATTENDED = range(3)
 # Columns of `operators`.
 O_LAYER, O_UNIT, O_SPAN, O_HOME, O_EFFICIENCY = range(5)
 
@@ -61,15 +63,18 @@ class StepTable(NamedTuple):
         operators: Of each operator the layer, the resource that is its unit, the span that it
             attends over, the port that is busy no longer than the kernel (-1 without a kernel),
             and that port's efficiency, (operators, 5).
-        spans: Window and chunk, 0 without, and the devices that one unit serves where the span is
-            a kernel call, else 0, (spans, 3).
+        spans: Window and chunk, 0 without; the devices that one unit serves where the span is a
+            kernel call, else 0; its row of `masks`, -1 without, (spans, 4).
+        masks: Distinct windows and chunks. Scratch in the last column: the tokens that the next
+            step's decodes attend to under each, summed (`attend`), 0 where the caller knows their
+            mean context alone. A step's price takes it, and leaves 0, (masks, 3).
         rows: Rows of each span's call, the constant columns set, (spans, rows, columns).
         facts: Of each span's call, (spans, FACTS).
         rules: Of the library, (RULES,).
         tiles: Of the library, (tiles, columns).
         lanes: Operators that each segment has of its own: layer, unit, whether the segment is the
-            decodes, latency, window and chunk; slopes of compute, joules and each port's busy
-            seconds over `LANE_FEATURES`, (lanes, 6 + (2 + ports) * LANE_FEATURES).
+            decodes, latency, window and chunk, row of `masks`; slopes of compute, joules and each
+            port's busy seconds over `LANE_FEATURES`, (lanes, 7 + (2 + ports) * LANE_FEATURES).
         host: Seconds that the host needs for an iteration.
         memo: Scratch of each span's call, see `call_seconds`, (spans, tiles + 1, 4).
         features: Scratch, of each span, its call's seconds last, (spans, FEATURES + 1).
@@ -85,6 +90,7 @@ class StepTable(NamedTuple):
     slopes: Array
     operators: Array
     spans: Array
+    masks: Array
     rows: Array
     facts: Array
     rules: Array
@@ -119,6 +125,44 @@ def _seen(position: float, window: float, chunk: float) -> float:
 def pairs_of(new: float, past: float, window: float, chunk: float) -> float:
     """Return the query-key pairs of one sequence that no mask hides: `Segment.pairs`."""
     return _seen(past + new, window, chunk) - _seen(past, window, chunk)
+
+
+@register_jitable
+def attend(masks: Array, context: float) -> None:
+    """Add what one more decode of the next step attends to under each of `StepTable.masks`.
+
+    Args:
+        context: Its tokens, the new one included.
+    """
+    for m in range(masks.shape[0]):
+        seen = context
+        if masks[m, M_CHUNK] > 0.0:
+            seen = (context - 1.0) % masks[m, M_CHUNK] + 1.0
+        if masks[m, M_WINDOW] > 0.0:
+            seen = min(seen, masks[m, M_WINDOW])
+        masks[m, ATTENDED] += seen
+
+
+@register_jitable
+def forget(masks: Array) -> None:
+    """Let nothing be known of what the next step's decodes attend to."""
+    for m in range(masks.shape[0]):
+        masks[m, ATTENDED] = 0.0
+
+
+@register_jitable
+def attended_of(
+    masks: Array, mask: int, decodes: float, context: float, window: float, chunk: float
+) -> float:
+    """Return the mean tokens that decodes attend to: as callers counted, or of the mean context.
+
+    Args:
+        mask: Row of `masks`, -1 for none.
+        context: Tokens of all of them, summed.
+    """
+    if mask >= 0 and masks[mask, ATTENDED] > 0.0:
+        return float(masks[mask, ATTENDED] / decodes)
+    return pairs_of(1.0, context / decodes - 1.0, window, chunk)
 
 
 @register_jitable
