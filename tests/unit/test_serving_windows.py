@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from opbyte.core.errors import WorkloadError
 from opbyte.core.parallel import Parallel
 from opbyte.hw_models.machine import load_machine
+from opbyte.sim.serving import layered  # noqa: F401  (it registers itself)
 from opbyte.sim.serving.blocks import BlockPool
 from opbyte.sim.serving.compiled import serve_compiled
 from opbyte.sim.serving.compiled_guesses import serve_guessing
