@@ -19,7 +19,7 @@ __all__ = ["METRIC_DIMENSIONS", "Constraint", "metric_dimension"]
 #: Dimension of the metrics whose name does not say it.
 METRIC_DIMENSIONS: Mapping[str, str] = {
     "seconds": "seconds",
-    **dict.fromkeys(("ttft", "tpot", "plain_tpot", "latency"), "seconds"),
+    **dict.fromkeys(("ttft", "tpot", "itl", "plain_tpot", "latency"), "seconds"),
     **dict.fromkeys(("joules", "dynamic_joules", "static_joules"), "joules"),
     "watts": "watts",
     "area_m2": "area",
@@ -29,7 +29,7 @@ METRIC_DIMENSIONS: Mapping[str, str] = {
     "flops_per_s": "ops_per_s",
 }
 #: What stands behind the name of a time of requests.
-_STATISTICS = ("mean", "p50", "p90", "p99")
+_STATISTICS = ("mean", "p50", "p90", "p99", "max")
 _RELATION = re.compile(r"^(?P<left>[^<>=]+?)\s*(?P<sign><=|>=|<|>)\s*(?P<right>[^<>=]+)$")
 _BARE = re.compile(r"^[+-]?[\d.]*[1-9][\d.]*(?:[eE][+-]?\d+)?$")
 #: Metrics whose name says their unit may be compared with a bare number.

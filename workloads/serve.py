@@ -22,9 +22,12 @@ from opbyte.workloads.speculation import Speculation, speculation_of
 from opbyte.workloads.traces import RequestTrace, load_trace
 from opbyte.workloads.work import WORKS
 
-#: Which requests' times a metric is of.
-_TIMES = ("ttft", "tpot", "latency")
-_STATISTICS = ("mean", "p50", "p90", "p99")
+#: Times of requests and of their tokens, and what is said of each.
+TIMES = tuple(
+    f"{time}_{of}"
+    for time in ("ttft", "tpot", "itl", "latency")
+    for of in ("mean", "p50", "p90", "p99")
+)
 #: Metrics of copies of adapters or models to the fast memory (docs/serving-many.md).
 COPYING = ("hit_rate", "copies", "copied_bytes", "copy_wait_s", "copy_busy_s", "switches")
 #: Tokens of a step of the scheduler chunked.
@@ -265,12 +268,17 @@ class Serve(ModelWork):
 
     kind: ClassVar[str] = "serve"
     metrics: ClassVar[tuple[str, ...]] = (
-        *(f"{time}_{statistic}" for time in _TIMES for statistic in _STATISTICS),
+        *TIMES,
+        "itl_max",
         "requests_per_s",
         "goodput_per_s",
         "running_mean",
         "waiting_mean",
+        "waiting_p99",
+        "waiting_max",
         "kv_mean",
+        "kv_p99",
+        "kv_max",
         "steps",
         "tokens_per_decode",
         "preempted",

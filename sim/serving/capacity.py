@@ -18,13 +18,11 @@ from opbyte.sim.serving.fleet_server import FleetServer, server_of
 from opbyte.sim.serving.metrics import metrics
 from opbyte.sim.serving.server import Server
 from opbyte.sim.simulate import resolve_mapping
-from opbyte.workloads.serve import Serve
+from opbyte.workloads.serve import TIMES, Serve
 from opbyte.workloads.traces import RequestTrace
 
 #: Metrics that a goal can limit.
-GOALS = tuple(
-    f"{time}_{of}" for time in ("ttft", "tpot", "latency") for of in ("mean", "p50", "p90", "p99")
-)
+GOALS = (*TIMES, "itl_max")
 #: Halvings of the interval in which the rate lies, on a logarithmic scale.
 _MOST_STEPS = 60
 #: Requests/s at which a trace arrives at once.

@@ -19,6 +19,7 @@ from opbyte.core.loops import LOOP
 from opbyte.core.ops import Array
 from opbyte.sim.serving.blocks import Growth
 from opbyte.sim.serving.fair import Clients
+from opbyte.sim.serving.loop_gaps import count_gaps, tally_of
 from opbyte.sim.serving.loop_moves import (
     BUSY_S,
     CARRIED,
@@ -35,7 +36,9 @@ from opbyte.sim.serving.loop_state import (
     ASKED,
     EVERY,
     FOUND,
+    FREE_AT,
     MOVES,
+    NOW,
     PREEMPTED,
     RUNNING,
     STEPS,
@@ -51,6 +54,7 @@ from opbyte.sim.serving.schedulers import Limits
 from opbyte.sim.serving.step_prices import Prices, check_divided, check_limits, group_cost, masks_of
 from opbyte.sim.serving.step_table import source_stamp
 from opbyte.sim.serving.step_table_layout import TRAFFIC
+from opbyte.sim.serving.tally import Tally
 from opbyte.sim.serving.transfers import LinkPrice
 
 
@@ -80,12 +84,12 @@ def serve_loop(
             remember (0 or 1), together (0 or 1), order of the queue, lead (negative for none).
         table: Prices, see `step_cost`.
         busy: Busy seconds of each resource, added up, and bytes, (resources + TRAFFIC,).
-        drawn: Joules, and requests running and waiting and blocks in use times seconds, (4,).
+        drawn: Joules, and requests running times seconds, (2,).
         until: Seconds; what happens then or later is left for another call.
     """
     n, depth, order, remember = arrival.shape[0], f.end.shape[0], limits[7], limits[5]
     head, flying, arrived, tried, done, calm = s.place
-    now, free_at = s.clock
+    now, free_at = s.tally[NOW], s.tally[FREE_AT]
     while done < n:
         soon = soonest(t, arrival, arrived)
         if flying < depth and soon < (f.end[head] if flying else np.inf):
@@ -110,13 +114,22 @@ def serve_loop(
             tried = plan_step(s, f, q, slot, given, produced, limits, arrived, tried, now)
             if s.counts[MOVES]:
                 send(s, t, now, free_at)
-            pieces, decodes, context, group, groups = f.sums
+            pieces, decodes, context = f.sums[0], f.sums[1], f.sums[2]
             if pieces + decodes == 0:
                 break
             seconds, joules = group_cost(
-                table, group, groups, f.new, f.past, pieces, float(decodes), float(context), busy
+                table,
+                f.sums[3],
+                f.sums[4],
+                f.new,
+                f.past,
+                pieces,
+                float(decodes),
+                float(context),
+                busy,
             )
             free_at = max(now, free_at) + seconds
+            count_gaps(s, f, free_at)
             weigh(s, seconds, joules, arrived - tried, drawn)
             f.end[slot] = free_at
             flying += 1
@@ -141,7 +154,7 @@ def serve_loop(
             )
             free_at, calm = f.end[(head + depth - 1) % depth], 0
     s.place[:] = head, flying, arrived, tried, done, calm
-    s.clock[:] = now, free_at
+    s.tally[NOW], s.tally[FREE_AT] = now, free_at
 
 
 @cache
@@ -186,6 +199,7 @@ class Served:
             them that the cache held.
         moved_s: Seconds in which the link to the tier below was busy.
         moved: Blocks that it carried.
+        tally: Gaps between tokens, and how long how much was waiting and in use.
     """
 
     times: Array
@@ -201,18 +215,19 @@ class Served:
     found: int
     moved_s: float
     moved: int
+    tally: Tally
 
     @classmethod
     def of(cls, state: State, busy: Array, drawn: Array, link: Link) -> Served:
         """Return what a loop that has ended leaves behind."""
-        steps = int(state.counts[STEPS])
+        steps, tally = int(state.counts[STEPS]), tally_of(state)
         return cls(
             state.times,
             state.requests[PREEMPTED].copy(),
             busy[: -len(TRAFFIC)],
             busy[-len(TRAFFIC) :],
             float(drawn[0]),
-            drawn[1:],
+            np.array([drawn[1], *tally.sums]),
             state.series[:, : -(-steps // int(state.counts[EVERY]))],
             steps,
             int(state.counts[TOKENS]),
@@ -220,6 +235,7 @@ class Served:
             int(state.counts[FOUND]),
             float(link.seconds[BUSY_S]),
             int(link.counts[CARRIED]),
+            tally,
         )
 
 
@@ -284,7 +300,7 @@ def serve_compiled(
     )
     queue = new_queue(order, arrival, given, limits, clients)
     moving = new_link(len(arrival) if below else 0, link, block_tokens)
-    busy, drawn = np.zeros(len(prices.resources) + len(TRAFFIC)), np.zeros(4)
+    busy, drawn = np.zeros(len(prices.resources) + len(TRAFFIC)), np.zeros(2)
     numbers = loop_limits(limits, block_tokens, remember=remember, order=order)
     (serve_loop if plain else compiled())(
         state, new_steps(depth, limits.max_sequences, masks_of(prices)), queue, moving,

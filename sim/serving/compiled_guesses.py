@@ -20,6 +20,7 @@ from opbyte.core.loops import LOOP
 from opbyte.core.ops import Array
 from opbyte.sim.serving.blocks import Growth
 from opbyte.sim.serving.compiled import Served, loop_limits
+from opbyte.sim.serving.loop_gaps import count_gaps
 from opbyte.sim.serving.loop_guesses import Ahead, draft_cost, plan_guessing, read_admitted
 from opbyte.sim.serving.loop_moves import new_link
 from opbyte.sim.serving.loop_plan import plan_waiting
@@ -64,7 +65,7 @@ def guess_loop(
             passes are priced (0 or 1).
         table, busy: Prices of the model, and busy seconds of its resources.
         draft, draft_busy: The same of the draft.
-        totals: As `drawn` of `serve_loop`, (4,).
+        totals: As `drawn` of `serve_loop`, (2,).
     """
     n, done, arrived, tried, now = arrival.shape[0], 0, 0, 0, 0.0
     while done < n:
@@ -78,7 +79,7 @@ def guess_loop(
         budget = plan_guessing(s, f, g, given, produced, limits, seed)
         if f.lost[0] == 0:
             before = s.counts[RUNNING]
-            pieces, decodes, context, _, _ = f.sums
+            pieces, decodes, context = f.sums[0], f.sums[1], f.sums[2]
             budget, tried = plan_waiting(
                 s, f, q, 0, given, produced, limits, budget, arrived, tried, now
             )
@@ -98,6 +99,7 @@ def guess_loop(
             seconds, joules = seconds + more[0], joules + more[1]
         weigh(s, seconds, joules, arrived - tried, totals)
         now += seconds
+        count_gaps(s, f, now)
         f.end[0] = now
         while arrived < n and arrival[arrived] <= now:
             arrived += 1
@@ -188,7 +190,7 @@ def serve_guessing(
     priced = draft or prices
     busy, draft_busy, totals = (
         np.zeros(len(prices.resources) + len(TRAFFIC)), np.zeros(len(priced.resources)),
-        np.zeros(4),
+        np.zeros(2),
     )  # fmt: skip
     numbers = np.append(
         loop_limits(limits, block_tokens, remember=remember), [limits.context, draft is not None]

@@ -25,6 +25,7 @@ from opbyte.sim.serving.schedulers import Plan, Scheduler
 from opbyte.sim.serving.speculation import Drafter, check_depth, check_guessing
 from opbyte.sim.serving.step_prices import Prices, check_divided, compiled_group, masks_of
 from opbyte.sim.serving.step_table_layout import TRAFFIC, attend, forget
+from opbyte.sim.serving.tally import Tally
 from opbyte.sim.serving.transfers import LinkPrice, Transfers
 
 
@@ -49,6 +50,7 @@ class Engine:
         traffic: Bytes of each class of `TRAFFIC` that steps read, NaN where prices have none.
         joules: Of all steps.
         means: Requests running and waiting and blocks in use, times seconds of steps, (3,).
+        tally: Gaps between tokens, and how long how much was waiting and in use.
         on_answer: Called with a request whose last token is there, before its blocks are let go.
         on_step: Called when a step has ended, before the next one is planned.
         stopped: It does nothing any more.
@@ -96,12 +98,13 @@ class Engine:
         self.busy, self.traffic = np.split(self._held, [len(prices.resources)])
         self.joules = 0.0
         self.means = np.zeros(3)
+        self.tally = Tally(used=np.zeros(scheduler.pool.total + 1))
         self.on_answer: Callable[[Request], None] = _ignore
         self.on_step: Callable[[], None] = _nothing
         self.stopped = False
         self._cost, self._masks = compiled_group(), masks_of(prices)
         self._flight: deque[tuple[float, Plan]] = deque()
-        self._free_at = 0.0
+        self._free_at = self._ended = 0.0
         self._left: dict[Request, int] = {}
         self._answered: dict[Request, simpy.Event] = {}
         self._wake = env.event()
@@ -229,7 +232,9 @@ class Engine:
             busy = self.busy - before
             seconds, joules = self.beside.step(plan, start, seconds, joules, busy)
         self.joules += joules
-        self.means += seconds * np.array([*self.scheduler.counts, self._used()])
+        running, waiting = self.scheduler.counts
+        self.means += seconds * np.array([running, waiting, self._used()])
+        self.tally.add_step(seconds, waiting, self._used())
         self._free_at = start + seconds
         self._flight.append((self._free_at, plan))
         return True
@@ -274,12 +279,20 @@ class Engine:
         """Hand out the tokens of a step."""
         if self.contents is not None:
             self._save(self.contents, plan)
+        before, regular, at_once = self._ended, 0, 0
+        self._ended = end
         for piece in plan.pieces:
             if not piece.samples:
                 continue
             request = piece.request
             if request.first_token_s < 0.0:
                 request.first_token_s = end
+            elif request.token_s == before:
+                regular += 1
+            else:
+                self.tally.add_gap(end - request.token_s)
+            request.token_s = end
+            at_once += piece.samples - 1
             self._left[request] -= piece.samples
             if self._left[request] == 0:
                 request.last_token_s = end
@@ -288,6 +301,9 @@ class Engine:
                 self.scheduler.finish(request)
                 if request in self._answered:
                     self._answered.pop(request).succeed()
+        if regular:
+            self.tally.add_gap(end - before, regular)
+        self.tally.add_gap(0.0, at_once)
         series = self.series
         series.end_s.append(end)
         series.tokens.append(sum(piece.tokens for piece in plan.pieces))

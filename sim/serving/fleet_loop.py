@@ -45,9 +45,9 @@ def _state(s: State, i: int) -> State:
         s.times[i],
         s.series[i],
         s.place[i],
-        s.clock[i],
         s.groups[i],
         s.growth[i],
+        s.tally[i],
     )
 
 
@@ -222,7 +222,7 @@ def route_compiled(
     steps = steps._replace(masks=masks)
     own = [np.zeros((engines, room), dtype) for dtype in (np.float64, np.int32, np.int32)]
     columns = len(prices.resources) + len(TRAFFIC)
-    busy, drawn = np.zeros((engines, columns)), np.zeros((engines, 4))
+    busy, drawn = np.zeros((engines, columns)), np.zeros((engines, 2))
     replica, counts = np.zeros(n, np.int32), np.zeros(engines, np.int64)
     wanted = np.array(arrival, np.float64), given.astype(np.int32), produced.astype(np.int32)
     queue = new_queue("continuous", arrival, given, limits, None)
@@ -268,7 +268,8 @@ def _wider(s: State) -> State:
     """Return the same state with room for twice the requests."""
     requests = _twice(s.requests, 0)
     requests[:, LAST, s.requests.shape[-1] :] = NONE
-    return s._replace(requests=requests, times=_twice(s.times, -1.0))
+    tally = _twice(s.tally, 0.0)
+    return s._replace(requests=requests, times=_twice(s.times, -1.0), tally=tally)
 
 
 def _served(state: State, i: int, count: int, busy: Array, drawn: Array, link: Link) -> Served:

@@ -25,6 +25,7 @@ from opbyte.sim.serving.routers import ROUTERS
 from opbyte.sim.serving.server import SERIES_ROWS, Server, Serving, ask
 from opbyte.sim.serving.spread import Ints, Spread
 from opbyte.sim.serving.step_table_layout import TRAFFIC
+from opbyte.sim.serving.tally import Tally
 from opbyte.workloads.serve import Fleet as FleetBlock
 from opbyte.workloads.serve import Serve
 from opbyte.workloads.traces import RequestTrace
@@ -42,7 +43,7 @@ class Part(NamedTuple):
         series: Columns of `SERIES`, (6, rows).
         busy: Busy seconds of each resource.
         traffic: Bytes of each class of `TRAFFIC`.
-        joules, means, steps, tokens, hits: As of `Serving`.
+        joules, means, steps, tokens, tally, hits: As of `Serving`.
     """
 
     number: int
@@ -53,6 +54,7 @@ class Part(NamedTuple):
     means: Array
     steps: int
     tokens: int
+    tally: Tally
     hits: dict[str, int]
 
 
@@ -167,7 +169,7 @@ class FleetServer:
                 one = self.engine.serve(trace.take(rows))
                 times[:, rows], preempted[rows], replica[rows] = one.times, one.preempted, i
                 busy, traffic = (np.array(list(d.values())) for d in (one.busy, one.traffic))
-                counts = one.joules, one.means, one.steps, one.tokens, one.hits
+                counts = one.joules, one.means, one.steps, one.tokens, one.tally, one.hits
                 parts.append(Part(i, one.series, busy, traffic, *counts))
         return self._together(trace, times, trace.arrival_s, reasons, preempted, parts, (replica,))
 
@@ -187,7 +189,7 @@ class FleetServer:
             rows = good[done.replica == i]
             times[:, rows], preempted[rows], replica[rows] = one.times, one.preempted, i
             hits = engine.hits(one.asked, one.found)
-            counts = one.joules, one.means, one.steps, one.tokens, hits
+            counts = one.joules, one.means, one.steps, one.tokens, one.tally, hits
             parts.append(Part(i, one.series, one.busy, one.traffic, *counts))
         return self._together(trace, times, trace.arrival_s, reasons, preempted, parts, (replica,))
 
@@ -265,12 +267,15 @@ class FleetServer:
             busy[wire.name] = busy.get(wire.name, 0.0) + wire.busy
             joules += wire.joules
         replica, *between = spread
+        steps = np.zeros(self.fleet.engines, np.int64)
+        np.add.at(steps, [p.number for p in parts], [p.steps for p in parts])
         return Serving(
             trace, times, arrival, reasons, preempted, series[:, order], busy,
             dict(zip(TRAFFIC, read, strict=True)), joules,
             np.sum([p.means for p in parts], axis=0),
             sum(p.steps for p in parts), sum(p.tokens for p in parts),
-            Spread(self.fleet.engines, replica, of[order], *between),
+            Tally.together([p.tally for p in parts]),
+            Spread(self.fleet.engines, replica, of[order], steps, *between),
             hits={name: sum(p.hits[name] for p in parts) for name in self.engine.hits(0, 0)},
         )  # fmt: skip
 
@@ -281,7 +286,7 @@ class FleetServer:
         hits = self.engine.hits(engine.scheduler.pool.asked, engine.scheduler.pool.hit)
         return Part(
             number, series, engine.busy, engine.traffic, engine.joules, engine.means, steps, tokens,
-            hits,
+            engine.tally, hits,
         )  # fmt: skip
 
 

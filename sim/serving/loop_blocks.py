@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from numba.extending import register_jitable
 
+from opbyte.sim.serving.loop_gaps import miss
 from opbyte.sim.serving.loop_state import (
     AWAY,
     BEFORE,
@@ -124,6 +125,7 @@ def lose(s: State, victim: int, produced: Ints, remember: int) -> None:
         s.requests[COMPUTED, victim] = 0
         give(s, victim, 0)
         return
+    miss(s, victim)
     s.stack[s.counts[STACKED]] = victim
     s.counts[STACKED] += 1
     held = s.requests[HELD, victim]

@@ -13,11 +13,14 @@ from numba.extending import register_jitable
 
 from opbyte.core.ops import Array
 from opbyte.sim.serving.loop_blocks import know, needed, take
+from opbyte.sim.serving.loop_gaps import catch_up, miss_behind
 from opbyte.sim.serving.loop_plan import note, room
 from opbyte.sim.serving.loop_state import (
+    AT_ONCE,
     COMPUTED,
     HELD,
     KNOWN,
+    LATER,
     RUNNING,
     SAMPLED,
     STACKED,
@@ -98,6 +101,9 @@ def _verify(
     s.requests[COMPUTED, r], s.requests[SAMPLED, r] = computed + got, sampled + got
     f.new[f.sums[0]], f.past[f.sums[0]] = new, computed
     f.sums[0] += 1
+    f.sums[LATER] += 1
+    f.sums[AT_ONCE] += got - 1
+    catch_up(s, f, r)
     if sampled + got == produced:
         f.marked[0, f.marks[0]] = r
         f.marks[0] += 1
@@ -157,6 +163,7 @@ def plan_guessing(
         if remember and s.requests[COMPUTED, r] // size > s.requests[KNOWN, r]:
             know(s, r, s.requests[COMPUTED, r] // size)
         budget -= new
+    miss_behind(s, at, produced)
     return int(budget)
 
 

@@ -8,6 +8,7 @@ from numba.extending import register_jitable
 
 from opbyte.sim.serving.loop_blocks import know, needed, preempt, take, unlink
 from opbyte.sim.serving.loop_fair import count
+from opbyte.sim.serving.loop_gaps import catch_up, miss, miss_behind
 from opbyte.sim.serving.loop_queue import FAIR, Queue, first, leave
 from opbyte.sim.serving.loop_state import (
     ASKED,
@@ -20,6 +21,8 @@ from opbyte.sim.serving.loop_state import (
     HELD,
     KNOWN,
     LAST,
+    LATE,
+    LATER,
     LEAVING,
     MOVES,
     MOVING,
@@ -115,6 +118,9 @@ def advance(s: State, f: Step, slot: int, r: int, new: int, target: int, produce
     if computed + new == target:
         s.requests[SAMPLED, r] += 1
         sampled = s.requests[SAMPLED, r]
+        if sampled > 1:
+            f.sums[LATER] += 1
+            catch_up(s, f, r)
         if sampled == 1 or sampled == produced:
             f.marked[slot, f.marks[slot]] = r
             f.marks[slot] += 1
@@ -134,6 +140,7 @@ def plan_running(
     size, remember = limits[4], limits[5]
     decodes = context = at = owed = 0
     masked = f.masks.shape[0] > 0
+    late = s.counts[LATE]
     while budget > 0 and at < s.counts[RUNNING] - s.counts[WAVE]:
         r = s.running[at]
         at += 1
@@ -146,6 +153,8 @@ def plan_running(
             s.requests[COMPUTED, r], s.requests[SAMPLED, r] = computed + 1, sampled + 1
             if remember and (computed + 1) % size == 0:
                 know(s, r, (computed + 1) // size)
+            if late:
+                catch_up(s, f, r)
             decodes += 1
             context += computed + 1
             if masked:
@@ -162,6 +171,7 @@ def plan_running(
             if owed + need > s.counts[FREE]:
                 # It waits for blocks that are on their way out; nobody behind it takes them.
                 owed += need
+                miss(s, r)
                 continue
             take(s, r, need)
         note(s, f, slot, r, new, given[r] + sampled, produced[r])
@@ -170,7 +180,9 @@ def plan_running(
         budget -= new
     f.sums[1] += decodes
     f.sums[2] += context
+    f.sums[LATER] += decodes
     s.counts[OWED] = owed
+    miss_behind(s, at, produced)
     return budget
 
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from opbyte.core.ops import Array
 from opbyte.sim.serving.blocks import Growth
+from opbyte.sim.serving.tally import BINS
 
 Ints = npt.NDArray[np.int32]
 
@@ -28,6 +29,20 @@ FREE, RUNNING, STACKED, STEPS, TOKENS, EVERY, BELOW, LEAVING, COMING, OWED, MOVE
 WAVE, WAVE_TOKENS, GROUP, GROUPS = range(11, 15)
 #: Tokens that requests had to compute when they were admitted, and those that the cache held.
 ASKED, FOUND = 15, 16
+#: Counter of the requests whose answers do not go on.
+LATE = 17
+#: Row of the times where a request has its last token, and until then, while its answer does not go
+#: on, its latest one.
+SINCE = 2
+#: Entries of a step's sums: tokens of answers but first ones, how many of those come late, and
+#: tokens that come together with another one of their request.
+LATER, COME_LATE, AT_ONCE = range(5, 8)
+#: Entries of the tally: now, when the device is free, end of the step that was planned last, sum
+#: and largest of the gaps (all seconds), and where the bins of gaps begin. Behind them are the last
+#: tokens of requests that come late in the step that is planned (max_sequences,), and seconds in
+#: which so many blocks were in use (blocks + 1,) and requests waited (requests + 1,).
+NOW, FREE_AT, PLANNED, GAP_SUM, GAP_MAX, GAPS = range(6)
+LATE_FROM = GAPS + BINS
 #: Columns of the series.
 SERIES = ("end_s", "tokens", "running", "waiting", "free", "preempted")
 NONE = -1
@@ -45,15 +60,15 @@ class State(NamedTuple):
         stack: Preempted requests, the one that is tried first on top, (max_sequences,).
         moves: Requests whose blocks the step that is planned sends to the tier below, and
             -1 less those whose blocks it fetches, (2 * max_sequences,).
-        counts: Counters, (17,).
+        counts: Counters, (18,).
         times: Scheduled, first token, last token, seconds, (3, requests).
         series: What every n-th step found when it ended, (6, rows).
         place: Where the loop is: the step that ends next and how many are under way, requests
             that have arrived, had their turn and are done, and calm steps, (6,).
-        clock: Now, and when the device is free, seconds, (2,).
         groups: Groups of layers by tokens of prompts, empty where all layers run together.
         growth: Size and limit of layers whose caches grow alike, empty where all layers keep all
             tokens, (kinds, 2).
+        tally: What is counted of gaps, queue and cache, entries as above.
     """
 
     requests: Ints
@@ -65,9 +80,9 @@ class State(NamedTuple):
     times: Array
     series: Array
     place: npt.NDArray[np.int64]
-    clock: Array
     groups: Ints
     growth: npt.NDArray[np.int64]
+    tally: Array
 
 
 class Step(NamedTuple):
@@ -78,8 +93,8 @@ class Step(NamedTuple):
         tokens, lost, marks: Tokens, requests that lost blocks, and entries of `marked`, (depth,).
         marked: Requests that get their first or last token from it, (depth, 2 * max_sequences).
         new, past: Pieces of prompts of the step that is planned, (max_sequences,).
-        sums: Pieces, decodes and their context, group and groups of layers of the pieces, of the
-            step that is planned, (5,).
+        sums: Pieces, decodes and their context, group and groups of layers of the pieces, and
+            tokens as above, of the step that is planned, (8,).
         masks: `StepTable.masks` of the prices: what its decodes attend to is counted there.
     """
 
@@ -109,7 +124,7 @@ def new_state(
     of_blocks = np.full((5, blocks + 1), NONE, np.int32)
     of_blocks[NEXT] = np.roll(np.arange(blocks + 1), -1)
     of_blocks[BEFORE] = np.roll(np.arange(blocks + 1), 1)
-    counts = np.zeros(17, np.int64)
+    counts = np.zeros(18, np.int64)
     counts[FREE], counts[EVERY], counts[BELOW] = blocks, 1, below
     return State(
         of_requests,
@@ -121,9 +136,9 @@ def new_state(
         np.full((3, requests), -1.0),
         np.zeros((len(SERIES), rows)),
         np.zeros(6, np.int64),
-        np.zeros(2),
         np.zeros(0, np.int32) if groups is None else groups,
         np.array(growth, np.int64).reshape(-1, 2),
+        np.zeros(LATE_FROM + sequences + blocks + 1 + requests + 1),
     )
 
 
@@ -137,6 +152,6 @@ def new_steps(depth: int, sequences: int, masks: Array) -> Step:
         marked=np.zeros((depth, 2 * sequences), np.int32),
         new=np.zeros(sequences),
         past=np.zeros(sequences),
-        sums=np.zeros(5, np.int64),
+        sums=np.zeros(8, np.int64),
         masks=masks,
     )

@@ -10,13 +10,17 @@ from numba.extending import register_jitable
 
 from opbyte.core.ops import Array
 from opbyte.sim.serving.loop_blocks import finish, know, needed, take
+from opbyte.sim.serving.loop_gaps import catch_up_all, count_gaps
 from opbyte.sim.serving.loop_queue import FCFS, SHORTEST
 from opbyte.sim.serving.loop_state import (
+    COME_LATE,
     COMPUTED,
     EVERY,
     FREE,
     HELD,
     KNOWN,
+    LATE_FROM,
+    LATER,
     MOST_STEPS,
     RUNNING,
     SAMPLED,
@@ -88,7 +92,8 @@ def decode_on(
     queue = s.counts[STACKED] > 0 or running >= limits[0] or limits[6] > 0
     queue = queue or tried < arrived if limits[7] == FCFS else queue and limits[7] == SHORTEST
     free_at = f.end[(head + depth - 1) % depth]
-    for _ in range(calm_steps(s, given, produced, size)):
+    f.sums[LATER], f.sums[COME_LATE] = running, 0
+    for on in range(calm_steps(s, given, produced, size)):
         now = f.end[head]
         if now >= until or (not queue and arrived < n and arrival[arrived] <= now):
             break
@@ -108,19 +113,29 @@ def decode_on(
             if masked:
                 attend(f.masks, float(computed + 1))
         context += running
+        if on == 0:
+            catch_up_all(s, f)
         seconds, joules = step_cost(table, f.new, f.past, 0, float(running), float(context), busy)
         free_at = max(now, free_at) + seconds
+        count_gaps(s, f, free_at)
+        f.sums[COME_LATE] = 0
         weigh(s, seconds, joules, arrived - tried, drawn)
         f.end[head] = free_at
         head = (head + 1) % depth
     f.sums[2] = context
     if remember:
-        for i in range(running):
-            r = s.running[i]
-            full = s.requests[COMPUTED, r] // size
-            if full > s.requests[KNOWN, r]:
-                know(s, r, full)
+        know_all(s, size)
     return head, arrived
+
+
+@register_jitable
+def know_all(s: State, size: int) -> None:
+    """Note which blocks of those who run are full."""
+    for i in range(s.counts[RUNNING]):
+        r = s.running[i]
+        full = s.requests[COMPUTED, r] // size
+        if full > s.requests[KNOWN, r]:
+            know(s, r, full)
 
 
 @register_jitable
@@ -151,11 +166,12 @@ def record(s: State, f: Step, slot: int, waiting: int) -> None:
 
 @register_jitable
 def weigh(s: State, seconds: float, joules: float, waiting: int, drawn: Array) -> None:
-    """Add a planned step to the joules, and what it finds to the means."""
+    """Add a planned step to the joules, and its seconds to what it finds."""
     drawn[0] += joules
     drawn[1] += seconds * s.counts[RUNNING]
-    drawn[2] += seconds * (waiting + s.counts[STACKED])
-    drawn[3] += seconds * (s.blocks.shape[1] - 1 - s.counts[FREE])
+    used_from = LATE_FROM + s.running.shape[0]
+    s.tally[used_from + s.blocks.shape[1] - 1 - s.counts[FREE]] += seconds
+    s.tally[used_from + s.blocks.shape[1] + waiting + s.counts[STACKED]] += seconds
 
 
 @register_jitable

@@ -10,6 +10,7 @@ from opbyte.core.ops import Array
 from opbyte.sim.serving.fleet_server import FleetServer
 from opbyte.sim.serving.residents import Copied
 from opbyte.sim.serving.server import Server, Serving
+from opbyte.sim.serving.tally import largest, over_time
 from opbyte.workloads.serve import COPYING, Goal
 
 #: Times of a request, and the percentiles that are given of them.
@@ -46,8 +47,9 @@ def good(serving: Serving, goal: Goal) -> Any:
 def metrics(server: Server | FleetServer, serving: Serving, goal: Goal) -> dict[str, float]:
     """Return the numbers of a served trace; NaN where nothing was served.
 
-    Of several engines, requests that run and wait are counted together; shares of blocks and of
-    time are means over all engines.
+    Of several engines, requests that run and wait are counted together on average; shares of blocks
+    and of time are means over all engines. Percentiles over time, and largest numbers, are of one
+    engine: of the time of all engines, one after the other.
     """
     found: dict[str, float] = {}
     with np.errstate(invalid="ignore"):
@@ -57,6 +59,10 @@ def metrics(server: Server | FleetServer, serving: Serving, goal: Goal) -> dict[
             found[f"{name}_mean"] = float(given.mean()) if given.size else np.nan
             shares = np.percentile(given, SHARES) if given.size else np.full(len(SHARES), np.nan)
             found |= {f"{name}_p{s}": float(t) for s, t in zip(SHARES, shares, strict=True)}
+    tally = serving.tally
+    found["itl_mean"] = tally.gap_mean
+    found |= {f"itl_p{share}": tally.gap_quantile(share / 100) for share in SHARES}
+    found["itl_max"] = tally.gap_max if np.isfinite(tally.gap_mean) else np.nan
     seconds = serving.seconds if serving.served.any() else np.nan
     running, waiting, used = serving.means / seconds
     engines = 1 if serving.spread is None else serving.spread.engines
@@ -68,7 +74,11 @@ def metrics(server: Server | FleetServer, serving: Serving, goal: Goal) -> dict[
         "tokens_per_s": float(tokens) / seconds,
         "running_mean": float(running),
         "waiting_mean": float(waiting),
+        "waiting_p99": over_time(tally.waiting, 0.99, engines * seconds),
+        "waiting_max": largest(tally.waiting),
         "kv_mean": float(used) / server.blocks / engines,
+        "kv_p99": over_time(tally.used, 0.99, engines * seconds) / server.blocks,
+        "kv_max": largest(tally.used) / server.blocks,
         "steps": float(serving.steps),
         "tokens_per_decode": serving.tokens_per_decode,
         "preempted": float(serving.preempted.sum()),

@@ -117,6 +117,9 @@ class Pools(Fleet):
         request, now = self._asked.pop(reading), self.env.now
         if request.first_token_s < 0.0:
             request.scheduled_s, request.first_token_s = reading.scheduled_s, now
+        else:
+            replica.engine.tally.add_gap(now - request.token_s)
+        request.token_s = now
         request.preempted += reading.preempted
         request.sampled += 1
         if request.sampled == request.output:

@@ -33,6 +33,7 @@ class Request:
         model: Number of the model that answers.
         reason: Why it is not served, empty where it is.
         scheduled_s, first_token_s, last_token_s: Seconds, negative before.
+        token_s: When its latest token came, from whichever engine, seconds, negative before.
     """
 
     index: int
@@ -56,6 +57,7 @@ class Request:
     scheduled_s: float = -1.0
     first_token_s: float = -1.0
     last_token_s: float = -1.0
+    token_s: float = -1.0
 
     @property
     def target(self) -> int:

@@ -63,6 +63,8 @@ def outcome(
         "blocks": server.blocks,
         "hits": serving.hits,
         "moved_bytes": serving.moved,
+        # Of each engine, where there are several.
+        "engine_steps": None if serving.spread is None else serving.spread.steps.tolist(),
         "slo": {name: limit.value for name, limit in work.slo if limit is not None},
     }
     return Outcome(with_costs(machine, columns), (), {}, detail=detail)

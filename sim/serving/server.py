@@ -41,6 +41,7 @@ from opbyte.sim.serving.speculation import Drafter, Guesses, check_depth
 from opbyte.sim.serving.spread import Spread
 from opbyte.sim.serving.step_prices import Prices
 from opbyte.sim.serving.step_table_layout import TRAFFIC
+from opbyte.sim.serving.tally import Tally
 from opbyte.sim.serving.tiers import Tier, cache_tiers, tier_below
 from opbyte.sim.serving.transfers import Carried, Transfers, moved_bytes, with_links
 from opbyte.workloads.serve import Scheduling, Serve
@@ -71,6 +72,8 @@ class Serving:
         joules: Dynamic energy of all steps, NaN where the machine does not say.
         means: Requests running and waiting and blocks in use, times seconds of steps, (3,).
         steps, tokens: How many in all.
+        tally: Gaps between tokens, and how long how much was waiting and in use; of several
+            engines their sums.
         spread: Which of several engines did what; None of one alone.
         tokens_per_decode: Mean tokens that a request gets from a step after its first token.
         copied: What became of adapters or models, None where there are neither.
@@ -91,6 +94,7 @@ class Serving:
     means: Array
     steps: int
     tokens: int
+    tally: Tally
     spread: Spread | None = None
     tokens_per_decode: float = 1.0
     copied: Copied | None = None
@@ -331,7 +335,7 @@ class Server:
         return Serving(
             trace, times, trace.arrival_s, reasons, preempted, done.series, busy,
             dict(zip(TRAFFIC, done.traffic.tolist(), strict=True)), joules,
-            done.means, done.steps, done.tokens, tokens_per_decode=mean,
+            done.means, done.steps, done.tokens, done.tally, tokens_per_decode=mean,
             hits=self.hits(done.asked, done.found), moved=moved_bytes(carried),
         )  # fmt: skip
 
@@ -371,7 +375,8 @@ class Server:
             np.array([getattr(series, name) for name in SERIES], float),
             busy, dict(zip(TRAFFIC, engine.traffic.tolist(), strict=True)), joules,
             engine.means, len(series.end_s),
-            sum(series.tokens), tokens_per_decode=engine.tokens_per_decode, copied=copied,
+            sum(series.tokens), engine.tally, tokens_per_decode=engine.tokens_per_decode,
+            copied=copied,
             hits=self.hits(pool.asked, pool.hit, loaded), moved=moved_bytes(carried),
         )  # fmt: skip
 

@@ -20,6 +20,7 @@ class Spread:
         engines: How many there are.
         replica: Who gave each request its last token, -1 where there is none, (requests,).
         series: Whose step each column of the series is, (rows,).
+        steps: Of each engine, (engines,).
         prefill: Who computed its prompt; None without pools, (requests,).
         moved_bytes: KV caches that were sent from pool to pool; None without pools, (requests,).
     """
@@ -27,6 +28,7 @@ class Spread:
     engines: int
     replica: Ints
     series: Ints
+    steps: Ints
     prefill: Ints | None = None
     moved_bytes: Array | None = None
 

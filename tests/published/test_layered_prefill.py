@@ -125,7 +125,7 @@ def test_classes_and_what_would_close_the_open_rows() -> None:
         for c in v.closing
         if name.startswith("readme") and c.input == "kernels"
     ]
-    assert len(rates) == 9
+    assert len(rates) == 17
     assert 9.0 < min(rates) < max(rates) < 20.0
     # One skew would close the share of experts of 32 decodes, and the ShareGPT row.
     skews = [verdicts[n].closing[0].value for n in ("decode_sparsity", "expert_load.qwen.sharegpt")]

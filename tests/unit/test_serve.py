@@ -350,6 +350,34 @@ def test_every_metric_is_a_number_and_says_what_it_costs(tmp_path, capsys):
     assert result.joules_per_token == pytest.approx(result.joules / tokens)
 
 
+def test_times_between_tokens_are_those_of_the_answers():
+    result = served()
+    frame = result.requests
+    later = frame["output_tokens"] - 1
+    # All gaps of a request add up to the time from its first token to its last.
+    whole = (frame["last_token_s"] - frame["first_token_s"]).sum()
+    assert result.itl_mean == pytest.approx(whole / later.sum(), rel=1e-9)
+    assert result.itl_p50 <= result.itl_p90 <= result.itl_p99 <= result.itl_max
+    assert result.itl_max >= result.tpot_p99
+    # A limit of time between tokens is one that capacity can keep.
+    found = ob.capacity(A100, Serve(LLAMA, trace(80)), {"itl_p99": "60 ms"}, accuracy=0.05)
+    assert found.limited_by == "itl_p99"
+    assert found.metrics["itl_p99"] <= 0.06
+
+
+def test_queues_and_caches_are_told_over_time():
+    many = pd.DataFrame({"arrival_s": np.zeros(8), "input_tokens": 300, "output_tokens": 1})
+    result = served(many, max_sequences=1, kv_blocks=100)
+    # Seven wait at first; each of eight equal steps takes one of them.
+    assert result.waiting_max == 7
+    assert result.waiting_p99 == 7
+    assert result.kv_max == pytest.approx(19 / 100)
+    # Nothing is there in nearly all of the time.
+    rare = pd.DataFrame({"arrival_s": [0.0, 0.0, 1e4], "input_tokens": 300, "output_tokens": 1})
+    result = served(rare, max_sequences=1, kv_blocks=100)
+    assert (result.waiting_max, result.waiting_p99, result.kv_p99) == (1, 0, 0)
+
+
 def test_the_use_of_every_resource_is_told(tmp_path, capsys):
     (tmp_path / "e.yaml").write_text(f"kind: experiment\n{EXPERIMENT}")
     assert main(["run", str(tmp_path / "e.yaml"), "--json"]) == 0

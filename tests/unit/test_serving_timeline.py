@@ -126,3 +126,51 @@ def test_the_command_writes_it_at_every_fidelity(tmp_path):
         assert main([*command, "--fidelity", fidelity]) == 0
         assert json.loads(file.read_text())["traceEvents"]
         file.unlink()
+
+
+@pytest.fixture(scope="module")
+def nodes():
+    machine = ob.load_machine("dgx-a100").replace({"gpu.count": 4})
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(
+        {
+            "arrival_s": np.cumsum(rng.exponential(0.2, ROWS)),
+            "input_tokens": rng.integers(20, 1500, ROWS),
+            "output_tokens": rng.integers(1, 60, ROWS),
+        }
+    )
+    return machine, frame
+
+
+@pytest.mark.parametrize(
+    "fleet",
+    [
+        {"replicas": 3},
+        {"replicas": 2, "failures": [{"replica": 0, "at": "2 s", "for": "1 s"}]},
+        {"pools": {"prefill": 1, "decode": 2}},
+    ],
+)
+def test_engines_have_tracks_of_their_own(nodes, fleet, tmp_path):
+    machine, frame = nodes
+    mapping = machine.mapping("eager").model_dump(by_alias=True, exclude_unset=True)
+    mapping["parallel"]["all"]["tp"] = 1
+    result = ob.simulate(machine, ob.Serve("llama-3.1-8b", frame, fleet=fleet), mapping)
+    events = events_of(result, tmp_path)
+    pids = names(events, "process_name")
+    served, steps = result.requests, 0
+    for number in range(len(result.outcome.detail["engine_steps"])):
+        pid = pids[f"{machine.name}, engine {number}"]
+        own = [e for e in events if e["ph"] == "X" and e["pid"] == pid]
+        assert len(own) == result.outcome.detail["engine_steps"][number] > 0
+        assert all(e["dur"] > 0 for e in own)
+        for before, after in pairwise(own):
+            assert after["ts"] >= before["ts"] + before["dur"] - 1e-3
+        steps += len(own)
+    assert steps == result.steps
+    tracks = {v: k for k, v in names(events, "thread_name").items()}
+    whole = [e for e in events if e["ph"] == "b" and e["name"] == "request"]
+    for row in range(ROWS):
+        found = [tracks[e["tid"]] for e in whole if e["args"]["row"] == row]
+        read = "prefill_replica" if "pools" in fleet else "replica"
+        numbers = dict.fromkeys([served[read][row], served["replica"][row]])
+        assert found == [f"requests of engine {number}" for number in numbers]
