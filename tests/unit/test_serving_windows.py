@@ -145,7 +145,7 @@ def test_as_many_contexts_as_decodes():
 
 
 def test_groups_of_layers_know_what_decodes_attend_to():
-    """With one token for a piece, groups add up to a step of all layers and its decodes twice."""
+    """One group is a step of all layers; of two, each reads no more than its windows hold."""
     of = LayerPrices.of(small(), (1, 2))
     contexts = [3.0, 900.0, 40.0]
     assert of.cost(0, 1, [(20, 5)], 3, contexts).busy == pytest.approx(
