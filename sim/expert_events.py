@@ -50,6 +50,22 @@ def play(
     return np.array([float(seconds.mean())]), np.array([layer]), frame, stage.trace
 
 
+def play_all(
+    run: PhaseRun, blocks: Blocks, experts: Experts, sequences: list[Array]
+) -> tuple[Array, Array, pd.DataFrame, Trace]:
+    """Play sequences of iterations, each from its start, and return their means as `play` does.
+
+    Rows name their sequence; events are the first one's.
+    """
+    import pandas as pd
+
+    each = [play(run, blocks, experts, misses) for misses in sequences]
+    seconds, layers, frames, traces = zip(*each, strict=True)
+    rows = [frame.assign(sequence=i) for i, frame in enumerate(frames)]
+    frame = rows[0] if len(rows) == 1 else pd.concat(rows, ignore_index=True)
+    return np.mean(seconds, axis=0), np.mean(layers, axis=0), frame, traces[0]
+
+
 class _Stage:
     """The two streams of a device, and what they leave behind."""
 

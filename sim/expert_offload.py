@@ -99,6 +99,7 @@ def run_offloaded(
     frames = {p.run.name: p.frame for p in played if p.frame is not None}
     trace = [event for p in played for event in p.trace]
     detail = {"steps": frames, "trace_events": trace} if frames else {}
+    occupancy = _reserved(placer, experts, occupancy)
     return feasible(
         placer, Outcome(metrics, tuple(runs), occupancy, detail=detail), ("peak_fast_bytes",)
     )
@@ -146,12 +147,17 @@ def _experts(
         slots = np.full(1, everything)
     elif cache.evict != "none":
         others = placer.occupancy({k: v for k, v in held.items() if k != "expert"})
-        crowd = max(1.0, placer.devices / placer.machine.memory(copy.fast).count)
+        crowd = _crowd(placer, copy.fast)
         spare = np.atleast_1d(placer.capacity(copy.fast) - others.get(copy.fast, 0.0)) / crowd
-        spare = spare - (cache.reserve.value if cache.reserve else 0.0)
+        spare = spare - _reserve(cache)
         slots = np.clip(np.floor(spare / copy.bytes), working, everything)
     placer.holders.clear()
     return Experts(ffn, layers, cache, copy, slots, working)
+
+
+def _reserve(cache: Cache) -> float:
+    """Return the bytes of the tier that the cache leaves free on each device."""
+    return cache.reserve.value if cache.reserve else 0.0
 
 
 def _tokens(phases: tuple[Phase, ...]) -> list[Array]:
@@ -161,13 +167,27 @@ def _tokens(phases: tuple[Phase, ...]) -> list[Array]:
 
 def _occupancy(placer: Placer, work: ModelWork, experts: Experts) -> dict[str, Any]:
     """Return bytes in one instance of each memory: all experts at home, copies in the fast one."""
-    copy, devices = experts.copy, placer.devices
+    copy = experts.copy
     used = placer.occupancy(work.footprint(placer.mapping.degrees))
     if copy.path:
-        crowd = max(1.0, devices / placer.machine.memory(copy.fast).count)
-        used[copy.fast] = used.get(copy.fast, 0.0) + experts.slots * copy.bytes * crowd
+        held = experts.slots * copy.bytes * _crowd(placer, copy.fast)
+        used[copy.fast] = used.get(copy.fast, 0.0) + held
         placer.holders.setdefault(copy.fast, []).append("expert.weight")
     return used
+
+
+def _reserved(placer: Placer, experts: Experts, used: dict[str, Any]) -> dict[str, Any]:
+    """Return the occupancy with what the cache leaves free, which must fit beside all else."""
+    free, fast = _reserve(experts.cache), experts.copy.fast
+    if not free:
+        return used
+    placer.holders.setdefault(fast, []).append("the cache's reserve")
+    return {**used, fast: used[fast] + free * _crowd(placer, fast)}
+
+
+def _crowd(placer: Placer, memory: str) -> float:
+    """Return how many devices keep copies in one instance of a memory."""
+    return max(1.0, placer.devices / placer.machine.memory(memory).count)
 
 
 @dataclass(frozen=True)
@@ -192,31 +212,65 @@ class Played:
 def _phase(
     placer: Placer, work: ModelWork, experts: Experts, phase: Phase, fidelity: str, seed: int
 ) -> Played:
-    """Return one phase: priced, and its copies beside it."""
+    """Return one phase: priced, and its copies beside it.
+
+    A prompt runs once, and finds none of its experts: what an empty cache does, whatever it evicts.
+    """
+    if phase.name == "prefill":
+        empty = experts.cache.model_copy(update={"evict": "none"})
+        experts = replace(experts, cache=empty)
     run = run_phase(placer, phase, fidelity)
     _check_way(run, experts.copy)
     blocks = blocks_of(run)
     frame: Any = None
     trace: list[dict[str, Any]] = []
     if fidelity == "event" and not experts.resident:
-        from opbyte.sim.expert_events import play
+        from opbyte.sim.expert_events import play_all
 
-        missed, wanted = played_misses(work.routing, experts, blocks, seed)
-        seconds, block_s, frame, trace = play(run, blocks, experts, missed)
-        misses, wanted = missed[1:].sum(axis=1).mean(), wanted[1:].sum(axis=1).mean()
-        misses, wanted = np.array([misses]), np.array([wanted])
+        drawn = played_misses(work.routing, experts, blocks, seed)
+        seconds, block_s, frame, trace = play_all(run, blocks, experts, [m for m, _ in drawn])
+        misses, wanted = (
+            np.array([np.mean([each[1:].sum(axis=1).mean() for each in x])])
+            for x in zip(*drawn, strict=True)
+        )
     else:
         each, asked = expected_misses(work.routing, experts, blocks)
         waits = block_waits(blocks, each * experts.copy.seconds, experts.cache.prefetch)
         seconds = blocks.seconds + waits.sum(axis=0)
         block_s = blocks.layer.mean(axis=0) + waits.mean(axis=0)
         misses, wanted = each.sum(axis=0), asked.sum(axis=0)
+    alone = run.step.seconds
     busy = dict(run.step.busy)
     for name, one in experts.copy.busy.items():
         busy[name] = busy.get(name, 0.0) + misses * one
     seconds = np.max(np.broadcast_arrays(seconds, run.step.seconds, *busy.values()), axis=0)
     step = replace(run.step, seconds=seconds, path=seconds, busy=busy)
-    return Played(replace(run, step=step), misses, wanted, block_s, frame, tuple(trace))
+    beside = () if experts.resident else (_copies(run, experts.copy, misses, seconds - alone),)
+    run = replace(run, step=step, beside=beside)
+    return Played(run, misses, wanted, block_s, frame, tuple(trace))
+
+
+def _copies(run: PhaseRun, copy: Copy, count: Array, waited: Array) -> dict[str, Any]:
+    """Return the breakdown's row of an iteration's copies.
+
+    Its seconds are those that the copies add, not those that operators hide.
+    """
+    times = float(np.ravel(run.repeats)[0])
+
+    def total(each: Array) -> float:
+        return float(np.ravel(each)[0]) * times
+
+    moved = {f"{r}_bytes": total(count * copy.bytes) for r in copy.path}
+    busy = {f"{r}_s": total(count * one) for r, one in copy.busy.items()}
+    return {
+        "operator": "copies of experts",
+        "runs": total(count),
+        "seconds": total(waited),
+        "joules": total(count * copy.joules),
+        **moved,
+        **busy,
+        "bound_by": max(copy.busy, key=lambda r: float(copy.busy[r][0])),
+    }
 
 
 def block_waits(blocks: Blocks, serial: Array, prefetch: str) -> Array:

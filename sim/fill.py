@@ -1,4 +1,4 @@
-"""The largest batch that fits: what `batch: max` stands for."""
+"""The largest batch that fits, what `batch: max` stands for, and batches that take turns."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from opbyte.core.errors import WorkloadError
 from opbyte.core.ops import Array
 from opbyte.sim.place import Placer
 from opbyte.workloads.works import Work
@@ -60,6 +61,25 @@ def smallest(placer: Placer, work: Work) -> Work:
     asked = [name for name in work.fills if _asked(work, name)]
     least: Any = _least(placer)
     return replace(work, **dict.fromkeys(asked, least))
+
+
+def check_turns(placer: Placer, work: Work) -> None:
+    """Refuse a batch that batches which take turns can not share equally.
+
+    Raises:
+        WorkloadError: If it is no multiple of them.
+    """
+    pipeline = placer.mapping.pipeline
+    if pipeline is None:
+        return
+    batch = np.atleast_1d(getattr(work, "batch", 0.0))
+    rest = batch % pipeline.batches
+    if rest.any():
+        raise WorkloadError(
+            f"{work.kind}: batch must be a multiple of the {pipeline.batches} batches that take "
+            f"turns under the mapping '{placer.mapping.name}', got {batch[rest > 0][0]:g}. use "
+            "one, or a mapping without a pipeline"
+        )
 
 
 def _least(placer: Placer) -> float:

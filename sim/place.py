@@ -167,12 +167,38 @@ class Placer:
         Args:
             via: Link that it takes; by default the fewest.
         Raises:
-            ConfigError: If no chain of links joins them.
+            ConfigError: If no chain of links joins them, or `via` is no link or does not.
         """
         memories = [self.machine.memory(m) for m in (source, target)]
         out, into = (f"{m.path}.{next(iter(m.config.ports))}" for m in memories)
+        if via:
+            self._check_joins(via, memories[0].path, memories[1].path)
         links = [via] if via else self.links_between(memories[0].part, memories[1].part)
         return [out, *links, into]
+
+    def _check_joins(self, via: str, source: str, target: str) -> None:
+        """Refuse a link that does not join two memories: their parts, or ports of theirs."""
+        ends = (source, target)
+        joining = [
+            name
+            for name, link in self.machine.config.links.items()
+            if link.ends[0] != link.ends[1]
+            and any(all(map(self._touches, pair, ends)) for pair in (link.ends, link.ends[::-1]))
+        ]
+        if via not in joining:
+            raise ConfigError.one(
+                "",
+                "via",
+                f"must be a link of {self.machine.name} that joins '{source}' and '{target}'",
+                via,
+                f"those that do: {', '.join(joining) or 'none'}. name one, or leave `via` out",
+            )
+
+    def _touches(self, end: str, memory: str) -> bool:
+        """Return whether an end of a link, a part or a port, is at a memory."""
+        if end in self.machine.counts:
+            return end == self.machine.memory(memory).part
+        return end.rpartition(".")[0] == memory
 
     def links_between(self, start: str, goal: str) -> list[str]:
         """Return the fewest links that lead from one part to another.

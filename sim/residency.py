@@ -117,6 +117,10 @@ def lru_iteration_misses(
     1964 for a token's pairs). Entries of tokens that stay were used one iteration ago; others are
     missed with (1 - l v_e)^n - (1 - v_e)^n times the probability that they are not there.
 
+    Where every layer uses all its entries in every iteration nothing is random. Of the d entries
+    that do not fit, a layer finds up to all of its own missing, and what it fetches pushes out as
+    many of the next layer's, which were used longest ago: min(entries, d) misses.
+
     Args:
         visit: Probability that a token which draws visits each entry of a layer, (entries,).
         tokens: Tokens of an iteration in each layer, (layers,).
@@ -124,6 +128,9 @@ def lru_iteration_misses(
     """
     if capacity >= len(visit) * len(tokens):
         return np.zeros(len(tokens))
+    if np.exp(tokens.min() * _log_missed(visit)).max() < _NEVER:
+        absent = len(visit) * len(tokens) - np.floor(capacity)
+        return np.full(len(tokens), min(float(len(visit)), absent))
     kinds, of_layer, times = np.unique(tokens, return_inverse=True, return_counts=True)
     seen = {n: _seen(visit, n, locality) for n in kinds}
     mean = sum(t * seen[n].sum(axis=1) for n, t in zip(kinds, times, strict=True))
@@ -144,6 +151,8 @@ def lru_iteration_misses(
     return np.array(found)[of_layer]
 
 
+#: An entry that an iteration leaves out less often is used by every one.
+_NEVER = 1e-9
 #: Ages of entries, in iterations: every one at first, then 4 % apart.
 _AGES = np.concatenate([np.arange(1.0, 257.0), np.geomspace(257.0, 1e9, 400)])
 

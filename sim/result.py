@@ -26,6 +26,7 @@ class PhaseRun:
 
     Attributes:
         microbatches: Runs of the table within `step`.
+        beside: Rows of the breakdown that are no operators of the table, columns by name.
     """
 
     name: str
@@ -34,6 +35,7 @@ class PhaseRun:
     repeats: Number = 1.0
     timeline: Timeline | None = None
     microbatches: int = 1
+    beside: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -192,7 +194,14 @@ def _frame(phase: PhaseRun) -> pd.DataFrame:
         columns[f"{resource}_bytes"] = demand.bytes[:, i, 0] * runs
         columns[f"{resource}_s"] = demand.busy[:, i, 0] * runs
     columns["bound_by"] = _bound_by(demand)
-    return pd.DataFrame(columns)
+    frame = pd.DataFrame(columns)
+    if not phase.beside:
+        return frame
+    rows = pd.DataFrame([{"phase": phase.name, **row} for row in phase.beside])
+    both = pd.concat([frame, rows], ignore_index=True)
+    texts = ["block", "operator", "unit", "bound_by"]
+    both[texts] = both[texts].fillna("")
+    return both.fillna(0.0)
 
 
 def _bound_by(demand: Demand) -> list[str]:

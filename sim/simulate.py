@@ -22,7 +22,7 @@ from opbyte.hw_models.machine import Machine, load_machine
 from opbyte.hw_models.price import Demand, price
 from opbyte.sim.analytic import analytic_step
 from opbyte.sim.attention_group import pooled_footprint, pooled_phases
-from opbyte.sim.fill import filled, fills, largest_batch, smallest
+from opbyte.sim.fill import check_turns, filled, fills, largest_batch, smallest
 from opbyte.sim.place import Placer
 from opbyte.sim.result import Outcome, PhaseRun, Result
 from opbyte.workloads.works import WORKS, Work, work_from
@@ -150,6 +150,7 @@ def evaluate(
 
     if fills(work):
         work = filled(placer, work, footprint(smallest(placer, work)))
+    check_turns(placer, work)
     held = footprint(work)
     phases = pooled_phases(work, mapping) if two else work.lowered(mapping.degrees)
     runs = [run_phase(placer, p, fidelity) for p in phases]

@@ -78,6 +78,11 @@ _METRICS = MappingProxyType(
         "router_s": _named("Router time", "s"),
         "switch_s": _named("Switching time", "s"),
         "expert_s": _named("Expert time", "s"),
+        "block_s": _named("Time of a layer with experts", "s"),
+        "copied_bytes": _named("Bytes copied", "B"),
+        "peak_fast_bytes": _named("Bytes in the fast memory", "B", "binary"),
+        "kv_bytes": _named("KV cache of all sequences", "B", "binary"),
+        "batch_max": _named("Sequences that fit", "sequences", "none"),
         "misses": Quantity("Expert misses"),
         "hit_rate": Quantity("Hit rate"),
         "models_in_fast": Quantity("Models in the fast tier"),
@@ -142,7 +147,8 @@ def show_as(value: float, q: Quantity) -> str:
     tight = "" if q.unit == "×" else " "
     if q.prefixes == "none" and q.scale == 1 and value == int(value):
         return f"{int(value):,}{tight}{q.unit}".strip()
-    factor, prefix = _prefix(abs(value) * q.scale, q.prefixes)
+    prefixes: Prefixes = "si" if _decimal(value * q.scale, q.prefixes) else q.prefixes
+    factor, prefix = _prefix(abs(value) * q.scale, prefixes)
     return f"{_number(value * q.scale / factor, 3)}{tight}{prefix}{q.unit}".strip()
 
 
@@ -222,6 +228,14 @@ def _prefix(value: float, prefixes: Prefixes) -> tuple[float, str]:
         return 1.0, ""
     table = _SI if prefixes == "si" else _BINARY
     return max((p for p in table if p[0] <= value * (1 + 1e-9)), default=table[0])
+
+
+def _decimal(value: float, prefixes: Prefixes) -> bool:
+    """Return whether bytes are a whole number of GB, say, and not of GiB: 141 GB."""
+    if prefixes != "binary":
+        return False
+    whole = {p: float(value / _prefix(abs(value), p)[0]).is_integer() for p in (prefixes, "si")}
+    return whole["si"] and not whole["binary"]
 
 
 def _number(value: float, digits: int = 4) -> str:

@@ -11,7 +11,8 @@ from typing import Any
 
 from opbyte.core.config import load_document
 from opbyte.core.errors import ConfigError
-from opbyte.sweeps.validation.published import Point, Published
+from opbyte.sweeps.expressions import Expression
+from opbyte.sweeps.validation.published import Fact, Point, Published
 
 Value = float | tuple[float | None, float | None]
 _BOUND = re.compile(r"^\s*(<=|<|>=|>)\s*([0-9.eE+-]+)\s*$")
@@ -20,7 +21,8 @@ _BOUND = re.compile(r"^\s*(<=|<|>=|>)\s*([0-9.eE+-]+)\s*$")
 def read_facts(path: Path) -> dict[str, Value]:
     """Return the numeric results of a collection by id; others are left out.
 
-    Of a result with several named values each has the id `result.name`.
+    Of a result with several named values each has the id `result.name`. A pair whose second number
+    is the smaller is no interval but two values, `id.1` and `id.2`.
 
     Raises:
         ConfigError: If the file is not a collection.
@@ -38,8 +40,21 @@ def read_facts(path: Path) -> dict[str, Value]:
             named = (
                 {f"{key}.{k}": v for k, v in raw.items()} if isinstance(raw, dict) else {key: raw}
             )
-            known |= {k: value for k, v in named.items() if (value := _value(v)) is not None}
+            known |= {
+                k: value
+                for name, v in named.items()
+                for k, each in _apart(name, v).items()
+                if (value := _value(each)) is not None
+            }
     return known
+
+
+def _apart(key: str, raw: Any) -> dict[str, Any]:
+    """Return a fact by its id, and the two numbers of a descending pair by ids of their own."""
+    pair = _value(raw) if isinstance(raw, list) else None
+    if isinstance(pair, tuple) and pair[0] > pair[1]:  # type: ignore[operator]
+        return {f"{key}.1": pair[0], f"{key}.2": pair[1]}
+    return {key: raw}
 
 
 def _value(raw: Any) -> Value | None:
@@ -65,17 +80,35 @@ def _kept_open(point: Point, value: Value) -> Value:
     return value
 
 
+def fact_of(name: str, point: Point, facts: dict[str, Value]) -> tuple[str, Value] | None:
+    """Return the id of a point's fact and its value in our unit; None where there is none."""
+    fact = point.fact or Fact(id=point.id)
+    for key in (fact.id, f"{name}.{fact.id}"):
+        if key in facts:
+            ours = Expression.parse(fact.as_)
+            value = facts[key]
+            if isinstance(value, tuple):
+                low, high = (None if x is None else float(ours({"value": x})) for x in value)
+                return key, _kept_open(point, (low, high))
+            return key, _kept_open(point, float(ours({"value": value})))
+    return None
+
+
 def with_facts(
     name: str, published: Published, facts: dict[str, Value]
 ) -> tuple[Published, list[str]]:
-    """Return a source with the facts' values, and the ids that no point of ours simulates."""
+    """Return a source with the facts' values, and the ids that no point of ours simulates.
+
+    A point without a fact keeps its own value.
+    """
     points: list[Point] = []
     used: set[str] = set()
     for point in published.points:
-        for key in (point.id, f"{name}.{point.id}"):
-            if key in facts:
-                used.add(key)
-                points.append(point.model_copy(update={"value": _kept_open(point, facts[key])}))
-                break
+        found = fact_of(name, point, facts)
+        if found is None:
+            points.append(point)
+            continue
+        used.add(found[0])
+        points.append(point.model_copy(update={"value": found[1]}))
     missing = [key for key in facts if key not in used]
     return published.model_copy(update={"points": tuple(points)}), missing

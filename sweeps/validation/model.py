@@ -18,12 +18,21 @@ from opbyte.hw_models.machine import Machine, load_machine
 from opbyte.sim.simulate import evaluate, resolve_mapping
 from opbyte.sweeps.expressions import Expression
 from opbyte.sweeps.validation.played import Memory, Played, played
-from opbyte.sweeps.validation.published import Case, Gap, Point, Published, Setup
+from opbyte.sweeps.validation.published import (
+    Alternative,
+    Case,
+    Gap,
+    Point,
+    Published,
+    Setup,
+)
 from opbyte.workloads.works import Work, work_from
 
 #: What a parameter moves no iteration by moves no played work by a hundredth: queues add up what
 #: iterations cost, and near saturation twice as much.
 MOVES = 0.005
+#: By how much a parameter is changed to see what it moves.
+STEP = 0.10
 _EXPRESSION = re.compile(r"^value:\s*(.+)$")
 
 
@@ -49,6 +58,15 @@ class Knob:
         """Return the value times a factor, but no less than makes sense."""
         return max(self.value * factor, self.least)
 
+    def steps(self, part: float) -> tuple[float, float, float, float]:
+        """Return the values a part above and below, and those that an assumption may have, too.
+
+        A value of 0 has no part: only its range says whether it matters.
+        """
+        assumed = self.standing == "assumed" or self.value == 0.0
+        ends = self.range if assumed and self.range is not None else (self.value, self.value)
+        return self.scaled(1.0 + part), self.scaled(1.0 - part), *ends
+
     @property
     def path(self) -> str:
         """Return side and name."""
@@ -56,17 +74,22 @@ class Knob:
 
     @property
     def standing(self) -> str:
-        """Return published, assumed or calibrated, by how the source begins."""
-        word = self.source.strip().lower()
-        if word.startswith("calibrated"):
-            return "calibrated"
-        if word.startswith(("assumed", "recalled")) or not word:
-            return "assumed"
-        return "published"
+        """Return published, assumed or calibrated."""
+        return standing_of(self.source)
 
     def show(self, value: float) -> str:
         """Return a value with its unit."""
         return format_quantity(value, self.dimension, digits=3)
+
+
+def standing_of(source: str) -> str:
+    """Return published, assumed or calibrated, by how a source begins."""
+    word = source.strip().lower()
+    if word.startswith("calibrated"):
+        return "calibrated"
+    if word.startswith(("assumed", "recalled")) or not word:
+        return "assumed"
+    return "published"
 
 
 @dataclass(frozen=True)
@@ -92,7 +115,7 @@ class Side:
             metrics = self._metrics(self.work, self.mapping, machine, work)
             if not expression:
                 return self._one(self.work.kind, metrics)
-            known |= metrics
+            known |= {**_numbers(self.work), **work, **metrics}
         text = expression.group(1) if expression else self.metric
         return np.atleast_1d(np.asarray(Expression.parse(text)(known), float))
 
@@ -105,7 +128,9 @@ class Side:
     ) -> dict[str, Array]:
         if self.played is not None:
             return self.played.values(machine, work)
-        varied = replace(own, **dict[str, Any](work)) if work else own
+        # A single operator has whole sizes only.
+        sizes = {name: np.rint(value) if own.alone else value for name, value in work.items()}
+        varied = replace(own, **dict[str, Any](sizes)) if work else own
         hardware = self.machine.with_values(machine) if machine else self.machine
         return evaluate(hardware, varied, mapping, self.fidelity).metrics
 
@@ -220,7 +245,10 @@ class Summary:
         each = np.stack(np.broadcast_arrays(*values))
         if self.reduce == "geomean":
             return np.asarray(np.exp(np.log(each).mean(axis=0)))
-        return np.asarray(each.max(axis=0) if self.reduce == "max" else each.mean(axis=0))
+        if self.reduce == "max":
+            # Of those that fit.
+            return np.asarray(np.fmax.reduce(each, axis=0))
+        return np.asarray(each.mean(axis=0))
 
     def knobs(self) -> list[Knob]:
         """Return every parameter that could matter."""
@@ -256,10 +284,15 @@ def _hardware(name: str, side: Side) -> list[Knob]:
     count = len(knobs)
     columns = {}
     for i, knob in enumerate(knobs):
-        columns[knob.name] = np.full(1 + 2 * count, knob.value)
-        columns[knob.name][1 + 2 * i : 3 + 2 * i] = knob.scaled(1.1), knob.scaled(0.9)
-    moves = side.played.moves(columns)[1:].reshape(count, 2).max(axis=1)
+        columns[knob.name] = np.full(1 + 4 * count, knob.value)
+        columns[knob.name][1 + 4 * i : 5 + 4 * i] = knob.steps(STEP)
+    moves = side.played.moves(columns)[1:].reshape(count, 4).max(axis=1)
     return [k for k, moved in zip(knobs, moves, strict=True) if not moved <= MOVES]
+
+
+def _numbers(work: Work) -> dict[str, Any]:
+    """Return the numeric fields of a work, which expressions may read."""
+    return {f.name: getattr(work, f.name) for f in fields(work) if f.name in work.vector_fields}
 
 
 def _software(side: Side, *, every: bool = False) -> list[Knob]:
@@ -313,6 +346,16 @@ def comparison(
             own["baseline"] = case.baseline.over(point.baseline or Setup())
         parts.append(_comparison(published, document, point.model_copy(update=own), memory))
     return Summary(tuple(parts), point.reduce)
+
+
+def otherwise(point: Point, alternative: Alternative) -> Point:
+    """Return a point whose own machines have an alternative in the place of what they have."""
+    change = Setup(set=alternative.set)
+    cases = tuple(
+        case.model_copy(update={"experiment": change.over(case.experiment)}) for case in point.mean
+    )
+    own = change.over(point.experiment)
+    return point.model_copy(update={"experiment": own, "mean": cases})
 
 
 def _comparison(

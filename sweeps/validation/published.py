@@ -68,6 +68,26 @@ class Gap(_Frozen):
     """Where to look for a closing value; with units, as the parameter is written."""
 
 
+class Alternative(_Frozen):
+    """What a machine may have instead, where no number of a range says it: a kernel for instance.
+
+    The result with it belongs to the range of a point that rests on the choice.
+    """
+
+    source: str
+    """Where it comes from, and what is assumed by leaving it out."""
+    set: dict[str, Any]
+    """Machine parameters and blocks, as in an experiment."""
+
+
+class Fact(_Frozen):
+    """The entry of a collection of facts that a point is, where its name or unit are others."""
+
+    id: str
+    as_: str = Field("value", alias="as")
+    """Our number: an expression over `value`."""
+
+
 class Case(_Frozen):
     """One of several experiments over which a number is the mean."""
 
@@ -101,6 +121,9 @@ class Point(_Frozen):
     at_most: EvidenceClass | None = None
     reason: str = ""
     gap: Gap | tuple[Gap, ...] | None = None
+    alternatives: tuple[str, ...] = ()
+    """Names of the file's alternatives that this number may rest on."""
+    fact: Fact | None = None
 
     @model_validator(mode="after")
     def _complete(self) -> Point:
@@ -131,6 +154,7 @@ class Published(_Frozen):
     source: Source
     experiment: Setup = Setup()
     gaps: dict[str, str] = Field(default_factory=dict)
+    alternatives: dict[str, Alternative] = Field(default_factory=dict)
     points: tuple[Point, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -145,6 +169,12 @@ class Published(_Frozen):
                     known = ", ".join(self.gaps) or "none"
                     raise ValueError(
                         f"point {point.id!r}: no gap is called {gap.input!r}. Known: {known}"
+                    )
+            for name in point.alternatives:
+                if name not in self.alternatives:
+                    known = ", ".join(self.alternatives) or "none"
+                    raise ValueError(
+                        f"point {point.id!r}: no alternative is called {name!r}. Known: {known}"
                     )
         return self
 

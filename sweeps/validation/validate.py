@@ -1,8 +1,9 @@
 """Validation: simulate what was published, and say what the agreement is worth.
 
-The class of a number is computed, not written down. Every parameter is changed by 10 % both ways;
-those that move the number by more than 1 % matter. If one that matters was fitted, the number is
-`calibrated`; if one is assumed, `assumed`; otherwise `predicted`. `at_most` can only lower it.
+The class of a number is computed, not written down. Every parameter is changed by 10 % both ways,
+one whose value is 0 over its range; those that move the number by more than 1 % matter, and so does
+an alternative of the file that does. If one that matters was fitted, the number is `calibrated`; if
+one is assumed, `assumed`; otherwise `predicted`. `at_most` can only lower it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,15 @@ from opbyte.core.config import Document, load_document
 from opbyte.core.errors import OpbyteError
 from opbyte.core.ops import Array
 from opbyte.sweeps.validation.facts import read_facts, with_facts
-from opbyte.sweeps.validation.model import Comparison, Knob, Summary, comparison
+from opbyte.sweeps.validation.model import (
+    STEP,
+    Comparison,
+    Knob,
+    Summary,
+    comparison,
+    otherwise,
+    standing_of,
+)
 from opbyte.sweeps.validation.played import Memory
 from opbyte.sweeps.validation.published import (
     CLASSES,
@@ -28,7 +37,6 @@ from opbyte.sweeps.validation.published import (
     published_catalog,
 )
 
-STEP = 0.10
 MATTERS = 0.01
 _SCAN = 401
 #: As many for played works, each of which takes a simulation of its own.
@@ -40,7 +48,7 @@ class Closing:
     """What a missing input would have to be.
 
     Attributes:
-        value: Closing value with its unit, empty if none in the range closes the row.
+        value: Closing values with their unit, in the range's order; empty if none closes the row.
         range: Where it was looked for.
     """
 
@@ -59,7 +67,8 @@ class Verdict:
         evidence: Class of the agreement.
         error: Signed relative error; beyond the nearer end of an interval.
         low, high: Our results over the ranges of the assumed parameters, one at a time.
-        matters: Parameters that move the result: path, source, relative change for 10 %.
+        matters: Parameters that move the result: path, source, relative change for 10 %, or over
+            the range of what is 0; alternatives, with the change that they make.
     """
 
     source: str
@@ -154,7 +163,14 @@ def _judge(
     }
     try:
         model = comparison(published, document, point, memory)
-        return _verdict(published, point, model, common)
+        others = [
+            Other(name, one.source, float(comparison(
+                published, document, otherwise(point, one), memory
+            ).values({})[0]))
+            for name, one in published.alternatives.items()
+            if name in point.alternatives
+        ]  # fmt: skip
+        return _verdict(published, point, model, others, common)
     except OpbyteError as error:
         nan = float("nan")
         return Verdict(
@@ -162,20 +178,38 @@ def _judge(
         )
 
 
+@dataclass(frozen=True)
+class Other:
+    """An alternative and our result with it."""
+
+    name: str
+    source: str
+    value: float
+
+
 def _verdict(
-    published: Published, point: Point, model: Comparison | Summary, common: dict[str, Any]
+    published: Published,
+    point: Point,
+    model: Comparison | Summary,
+    others: list[Other],
+    common: dict[str, Any],
 ) -> Verdict:
     knobs = model.knobs()
     value, changes = _sensitivity(model, knobs)
     matter = [(k, c) for k, c in zip(knobs, changes, strict=True) if c > MATTERS]
-    evidence = _evidence([k for k, _ in matter], point)
-    error = relative_error(value, point.value)
+    matters = [(k.path, k.source, float(c)) for k, c in matter]
     low, high = _envelope(model, [k for k, _ in matter], value)
+    for other in others:
+        change = abs(other.value / value - 1.0)
+        if not change <= MATTERS:
+            matters.append((f"alternatives.{other.name}", other.source, change))
+            low, high = float(np.fmin(low, other.value)), float(np.fmax(high, other.value))
+    evidence = _evidence({standing_of(source) for _, source, _ in matters}, point)
+    error = relative_error(value, point.value)
     closing: list[Closing] = []
     within = abs(error) <= point.tolerance
     if not within or evidence == "open":
         closing = [_close(published, point, model, gap) for gap in point.missing]
-    reason = point.reason
     if not within and evidence != "open" and point.missing:
         # Nothing closes a gap by calling it small: what misses its tolerance is open.
         evidence = "open"
@@ -185,21 +219,19 @@ def _verdict(
         simulated=value,
         error=error,
         ok=within or evidence == "open",
-        reason=reason or _because([k for k, _ in matter], evidence),
+        reason=point.reason or _because(matters, evidence),
         low=low,
         high=high,
-        matters=tuple(
-            (k.path, k.source, float(c)) for k, c in sorted(matter, key=lambda kc: -kc[1])
-        ),
+        matters=tuple(sorted(matters, key=lambda m: -m[2])),
         closing=tuple(closing),
     )
 
 
-def _because(matter: list[Knob], evidence: str) -> str:
+def _because(matters: list[tuple[str, str, float]], evidence: str) -> str:
     word = {"assumed": "assumed", "calibrated": "calibrated"}.get(evidence)
     if word is None:
         return ""
-    return "rests on " + ", ".join(k.path for k in matter if k.standing == word)
+    return "rests on " + ", ".join(path for path, src, _ in matters if standing_of(src) == word)
 
 
 def relative_error(value: float, published: float | tuple[float | None, float | None]) -> float:
@@ -219,15 +251,14 @@ def _sensitivity(model: Comparison | Summary, knobs: list[Knob]) -> tuple[float,
     count = len(knobs)
     columns = {}
     for i, knob in enumerate(knobs):
-        column = np.full(1 + 2 * count, knob.value)
-        column[1 + 2 * i] = knob.scaled(1.0 + STEP)
-        column[2 + 2 * i] = knob.scaled(1.0 - STEP)
+        column = np.full(1 + 4 * count, knob.value)
+        column[1 + 4 * i : 5 + 4 * i] = knob.steps(STEP)
         columns[knob] = column
     values = model.values(columns)
     if values.size == 1:
         return float(values[0]), [0.0] * count
     base = float(values[0])
-    moved = np.abs(values[1:].reshape(count, 2) / base - 1.0)
+    moved = np.abs(values[1:].reshape(count, 4) / base - 1.0)
     # A point that does not fit any more has changed as much as can be.
     return base, [float(x) for x in np.where(np.isnan(moved), np.inf, moved).max(axis=1)]
 
@@ -247,8 +278,7 @@ def _envelope(model: Comparison | Summary, matter: list[Knob], value: float) -> 
     return float(np.nanmin(values)), float(np.nanmax(values))
 
 
-def _evidence(matter: list[Knob], point: Point) -> str:
-    standing = {k.standing for k in matter}
+def _evidence(standing: set[str], point: Point) -> str:
     if "calibrated" in standing:
         evidence = "calibrated"
     elif "assumed" in standing:
@@ -269,12 +299,14 @@ def _close(published: Published, point: Point, model: Comparison | Summary, gap:
     assert knob.range is not None
     low, high = knob.range
     shown = f"{knob.show(low)} to {knob.show(high)}"
-    value = _root(model, knob, point, _FEW if model.played else _SCAN)
-    return Closing(gap.input, why, knob.path, "" if value is None else knob.show(value), shown)
+    values = _roots(model, knob, point, _FEW if model.played else _SCAN)
+    return Closing(gap.input, why, knob.path, ", ".join(map(knob.show, values)), shown)
 
 
-def _root(model: Comparison | Summary, knob: Knob, point: Point, count: int) -> float | None:
-    """Return the first value in a parameter's range that gives the published number, if any.
+def _roots(model: Comparison | Summary, knob: Knob, point: Point, count: int) -> list[float]:
+    """Return the values in a parameter's range that give the published number.
+
+    Of neighbouring values inside a published interval the first.
 
     Args:
         count: Values that are tried; between them the result is taken to be linear.
@@ -284,12 +316,11 @@ def _root(model: Comparison | Summary, knob: Knob, point: Point, count: int) -> 
     grid = np.geomspace(low, high, count) if low > 0 else np.linspace(low, high, count)
     values = np.broadcast_to(model.values({knob: grid}), grid.shape)
     miss = np.array([relative_error(float(v), point.value) for v in values])
-    exact = np.flatnonzero(miss == 0)
-    if exact.size:
-        return float(grid[exact[0]])
-    cross = np.flatnonzero(np.sign(miss[:-1]) * np.sign(miss[1:]) < 0)
-    if not cross.size:
-        return None
-    i = int(cross[0])
-    part = miss[i] / (miss[i] - miss[i + 1])
-    return float(grid[i] + part * (grid[i + 1] - grid[i]))
+    found = []
+    for i, here in enumerate(miss):
+        if here == 0.0 and (i == 0 or miss[i - 1] != 0.0):
+            found.append(float(grid[i]))
+        elif i and here * miss[i - 1] < 0.0:
+            part = miss[i - 1] / (miss[i - 1] - here)
+            found.append(float(grid[i - 1] + part * (grid[i] - grid[i - 1])))
+    return found

@@ -198,6 +198,68 @@ def test_a_reserve_takes_room_from_the_cache() -> None:
     assert less.hit_rate < more.hit_rate
 
 
+def small_room(evict: str, fidelity: Any, locality: float, seed: int = 0) -> Result:
+    """Two layers of which a few experts fit; sixteen sequences choose from eight."""
+    layer = Layer(Attention(4, 4, 64), MoeFfn(8, PICKS, WIDTH))
+    work = Decode(
+        Model("two", HIDDEN, 1000, (layer,), (0,) * 2), 16, 64,
+        routing=Routing("zipf", 1.5, locality=locality),
+    )  # fmt: skip
+    made = machine(evict=evict)
+    held = work.footprint(made.mapping().degrees)
+    beside = sum(float(np.max(v)) for k, v in held.items() if k != "expert")
+    made = made.with_values({"dev.hbm.capacity": beside + 8.5 * SIZE})
+    return simulate(made, work, fidelity=fidelity, seed=seed)
+
+
+@pytest.mark.parametrize("locality", [0.0, 0.5, 0.9, 1.0])
+def test_no_policy_hits_more_than_belady_at_either_fidelity(locality: float) -> None:
+    for fidelity in ("analytic", "event"):
+        lru, best = (small_room(e, fidelity, locality) for e in ("lru", "belady"))
+        assert 0.0 <= lru.hit_rate <= best.hit_rate <= 1.0
+        assert best.seconds <= lru.seconds * (1 + 1e-9)
+
+
+def test_one_first_draw_does_not_decide_where_tokens_stay() -> None:
+    times = [small_room("none", "event", 1.0, seed).seconds for seed in range(6)]
+    expected = small_room("none", "analytic", 1.0).seconds
+    assert max(times) < 1.15 * min(times)
+    assert np.mean(times) == pytest.approx(expected, rel=0.05)
+
+
+@pytest.mark.parametrize("fidelity", ["analytic", "event"])
+@pytest.mark.parametrize("residents", [36, 40, 52, 60])
+def test_prefetching_all_hits_what_a_scan_leaves(residents: int, fidelity: Any) -> None:
+    result = simulate(machine("all", "lru", residents=residents), decode(), fidelity=fidelity)
+    missing = min(EXPERTS, LAYERS * EXPERTS - residents)
+    assert result.hit_rate == pytest.approx(1 - missing / EXPERTS, abs=1e-12)
+
+
+@pytest.mark.parametrize("fidelity", ["analytic", "event"])
+@pytest.mark.parametrize("evict", ["lru", "belady"])
+def test_a_prompt_finds_an_empty_cache(evict: str, fidelity: Any) -> None:
+    m = machine(evict=evict, residents=LAYERS * EXPERTS + 2)
+    first = simulate(m, Prefill(MODEL, 1, 32), fidelity=fidelity)
+    assert first.hit_rate == 0
+    whole = simulate(m, Generate(MODEL, 1, 32, 9), fidelity=fidelity)
+    assert whole.copied_bytes == pytest.approx(first.copied_bytes)
+
+
+@pytest.mark.parametrize("fidelity", ["analytic", "event"])
+@pytest.mark.parametrize("prefetch", ["none", "next_block_gate", "all"])
+def test_the_breakdown_has_a_row_of_copies(prefetch: str, fidelity: Any) -> None:
+    result = simulate(machine(prefetch), decode(), fidelity=fidelity)
+    rows = result.breakdown
+    assert rows["seconds"].sum() == pytest.approx(result.seconds, rel=1e-9)
+    copies = rows[rows["operator"] == "copies of experts"].iloc[0]
+    assert copies["dev.hbm.phy_bytes"] == copies["fill_bytes"] == result.copied_bytes
+    each = SIZE * 8 * (12e-12 + 1e-12 + 4e-12)
+    assert copies["joules"] == pytest.approx(result.copied_bytes / SIZE * each, rel=1e-9)
+    assert copies["bound_by"] == "fill"
+    assert not rows.isna().any().any()
+    assert "copies of experts" not in set(plain().breakdown["operator"])
+
+
 # -- capacity ------------------------------------------------------------------------------------
 
 
@@ -214,6 +276,27 @@ def test_the_experts_of_two_blocks_must_fit(prefetch: str, working: int) -> None
         simulate(machine(prefetch, residents=working - 1), decode())
     assert caught.value.tier == "dev.hbm"
     assert "expert.weight" in caught.value.tensors
+
+
+@pytest.mark.parametrize("evict", ["none", "lru", "belady"])
+def test_a_reserve_that_does_not_fit_is_no_room(evict: str) -> None:
+    m = machine(evict=evict, residents=PICKS + 4)
+    place = dict(m.mapping().place)
+    cache = place["expert.weight"].cache
+    assert cache is not None
+
+    def leaving(experts: float) -> Result:
+        from opbyte.core.mapping import Placement
+
+        kept = {"tier": "dev.hbm", "evict": evict, "via": "fill", "reserve": f"{experts * SIZE} B"}
+        place["expert.weight"] = Placement.model_validate({"in": {"dev.ddr": 1.0}, "cache": kept})
+        return simulate(m, decode(), m.mapping().model_copy(update={"place": place}))
+
+    assert leaving(4).occupancy["dev.hbm"] <= m.values["dev.hbm.capacity"]
+    for experts in (5, 1e6):
+        with pytest.raises(CapacityError) as caught:
+            leaving(experts)
+        assert "the cache's reserve" in caught.value.tensors
 
 
 def test_experts_must_fit_in_their_home() -> None:
@@ -292,6 +375,16 @@ def test_what_is_not_covered_is_refused() -> None:
     assert "no model of the cache of kv" in refusal({**one, **other})
     both = {"place": {"kv": cached(prefetch="all"), "expert.weight": cached()}}
     assert "no model of the cache of kv" in refusal({**one, **both})
+
+
+def test_copies_over_a_link_between_devices_are_refused() -> None:
+    links = {
+        "fill": {"ends": ["dev.ddr.bus", "dev.hbm.phy"], "bandwidth": "50 GB/s"},
+        "peer": {"ends": ["dev", "dev"], "bandwidth": "300 GB/s"},
+    }
+    place = {"expert.weight": cached(evict="none", via="peer")}
+    with pytest.raises(ConfigError, match=r"joins 'dev.ddr' and 'dev.hbm'.*peer.*fill"):
+        simulate(device(links=links, mapping={"place": place}), decode())
 
 
 def test_balanced_routing_needs_no_draw_without_a_cache() -> None:

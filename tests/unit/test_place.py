@@ -245,3 +245,25 @@ def test_a_collective_needs_a_link_between_devices():
     reduce = ("ar", "all_reduce", {"payload": 8.0, "participants": 2})
     with pytest.raises(ConfigError, match="no link between instances of 'dev'"):
         demand(device(count=2), reduce)
+
+
+def test_a_copy_takes_a_link_that_joins_its_memories():
+    links = {
+        "up": {"ends": ["host", "dev"], "bandwidth": "32 GB/s"},
+        "peer": {"ends": ["dev", "dev"], "bandwidth": "300 GB/s"},
+        "away": {"ends": ["hub", "dev"], "bandwidth": "300 GB/s"},
+        "inside": {"ends": ["dev.ddr.bus", "dev.hbm.phy"], "bandwidth": "90 GB/s"},
+    }
+    one = placer(device(parts=FAR, links=links))
+    assert one.path("host.dram", "dev.hbm", "up") == ["host.dram.bus", "up", "dev.hbm.phy"]
+    assert one.path("dev.hbm", "dev.ddr", "inside") == ["dev.hbm.phy", "inside", "dev.ddr.bus"]
+    for ends, wrong, right in (
+        (("host.dram", "dev.hbm"), "peer", "up"),
+        (("host.dram", "dev.hbm"), "away", "up"),
+        (("host.dram", "dev.hbm"), "inside", "up"),
+        (("host.dram", "dev.hbm"), "nvlnk", "up"),
+        (("dev.ddr", "dev.hbm"), "peer", "inside"),
+        (("host.dram", "hub.pool"), "up", "none"),
+    ):
+        with pytest.raises(ConfigError, match=f"joins '{ends[0]}' and.*{wrong}.*: {right}"):
+            one.path(*ends, wrong)

@@ -577,3 +577,11 @@ def test_answers_of_one_token_have_no_time_per_token():
     rows = pd.DataFrame({"arrival_s": [0.0, 1.0], "input_tokens": 9, "output_tokens": 1})
     figure = plots.serving(ob.simulate("a100-sxm-80gb", ob.Serve("llama-3.1-8b", rows)))
     assert "one token" in figure.axes[1].texts[0].get_text()
+
+
+def test_metrics_of_caches_have_units_and_capacities_keep_theirs():
+    for name in ("kv_bytes", "peak_fast_bytes", "copied_bytes", "block_s", "batch_max"):
+        assert quantity(name).unit
+    assert show(141e9, "machine.gpu.hbm.capacity") == "141 GB"
+    assert show(80 * 2**30, "machine.gpu.hbm.capacity") == "80 GiB"
+    assert show(1.5 * 2**30, "kv_bytes") == "1.5 GiB"

@@ -125,3 +125,13 @@ def test_layers_of_few_and_many_tokens_share_one_set() -> None:
     one, many, same = lru_iteration_misses(visit, np.array([1.0, 8.0, 1.0]), 30.0)
     assert one == same
     assert one < many
+
+
+@pytest.mark.parametrize("capacity", [16, 32, 48, 49, 52, 60, 63])
+def test_a_scan_of_everything_misses_what_does_not_fit(capacity: int) -> None:
+    layers, entries = 4, 16
+    cache = LruSet(capacity)
+    for _ in range(60):
+        found = [cache.need(range(i * entries, (i + 1) * entries)) for i in range(layers)]
+    expected = lru_iteration_misses(np.ones(entries), np.ones(layers), float(capacity))
+    np.testing.assert_array_equal(expected, found)
