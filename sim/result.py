@@ -138,9 +138,9 @@ class Result:
             for p in self.outcome.phases
             for name, busy in p.step.busy.items()
         ]
-        seconds = self.metrics["seconds"]
+        shares = self.outcome.detail.get("busy_shares", {})
         rows += [
-            {"phase": self.work, "resource": name, "busy_s": busy, "utilisation": busy / seconds}
+            {"phase": self.work, "resource": name, "busy_s": busy, "utilisation": shares[name]}
             for name, busy in self.outcome.detail.get("busy", {}).items()
         ]
         return pd.DataFrame(rows)

@@ -8,10 +8,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from opbyte.core.config import Document, validate
-from opbyte.core.errors import WorkloadError
+from opbyte.core.errors import ConfigError, Problem, WorkloadError
 from opbyte.core.ops import Number, Phase
 from opbyte.core.parallel import Parallel
 from opbyte.core.parameters import Bytes, Parameter, Seconds
@@ -42,6 +50,29 @@ class _Block(BaseModel):
         frozen=True, extra="forbid", arbitrary_types_allowed=True, use_attribute_docstrings=True
     )
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _number(cls, given: object, info: ValidationInfo) -> object:
+        named = cls.model_fields[info.field_name or ""].annotation
+        if isinstance(given, bool) and named in (int, int | None, float):
+            rule = "must be a number"
+            raise ConfigError.one("", "", rule, given, "write digits")
+        return given
+
+    def _given(self, name: str) -> bool:
+        """Return whether a field was given a value, not left out or null."""
+        return name in self.model_fields_set and getattr(self, name) is not None
+
+
+def _unused(name: str, value: object, user: str, remedy: str) -> Problem:
+    """Return what is wrong with an option that does nothing where it stands."""
+    return Problem("", name, f"does nothing here, it is for {user}", value, remedy)
+
+
+def _refuse(problems: list[Problem]) -> None:
+    if problems:
+        raise ConfigError(problems)
+
 
 class Grouping(_Block):
     """Into how many groups of layers a prompt's computation is divided, by its tokens.
@@ -59,11 +90,15 @@ class Grouping(_Block):
         if len(self.groups) != len(self.tokens) + 1:
             raise ValueError(
                 f"{len(self.tokens)} ends make {len(self.tokens) + 1} ranges, but groups are given "
-                f"for {len(self.groups)}"
+                f"for {len(self.groups)}. give one number for each range"
             )
         if list(self.tokens) != sorted(set(self.tokens)):
-            raise ValueError("tokens must ascend")
+            raise ValueError("tokens must ascend. sort them, each once")
         return self
+
+    def capped(self, layers: int) -> Grouping:
+        """Return the same with no more groups than there are layers."""
+        return self.model_copy(update={"groups": tuple(min(n, layers) for n in self.groups)})
 
     def of(self, tokens: int) -> int:
         """Return the groups of prompts that have so many tokens together."""
@@ -74,6 +109,13 @@ def _grouping(given: Any) -> Any:
     """Read a bare number: as many groups for all prompts."""
     whole = isinstance(given, int) and not isinstance(given, bool)
     return {"tokens": (), "groups": (given,)} if whole else given
+
+
+#: Schedulers that are built in, and options -> those of them that use it.
+_KINDS = ("continuous", "chunked", "static", "layered", "shortest", "prefix", "fair")
+_USERS = {"lead": ("fair",), "groups": ("layered",), "aging": ("shortest", "prefix")}
+#: Routers that are built in and use no `slack`.
+_WITHOUT_SLACK = ("round_robin", "least_outstanding")
 
 
 class Scheduling(_Block):
@@ -128,10 +170,30 @@ class Scheduling(_Block):
         return given
 
     @model_validator(mode="after")
-    def _switching(self) -> Scheduling:
-        without = ("continuous", "chunked", "static", "layered", "shortest", "prefix")
-        if self.lead is not None and self.kind in without:
-            raise ValueError(f"{self.kind} knows no clients, so that `lead` does nothing. use fair")
+    def _used(self) -> Scheduling:
+        problems = [
+            _unused(
+                name, getattr(self, name), " and ".join(kinds), f"leave it out, or use {kinds[0]}"
+            )
+            for name, kinds in _USERS.items()
+            if self._given(name) and self.kind in _KINDS and self.kind not in kinds
+        ]
+        if self._given("swap_space") and self.preempt != "swap":
+            space = f"{self.swap_space.value / 2**30:g} GiB"
+            problems.append(
+                _unused("swap_space", space, "preempt: swap", "add it, or leave it out")
+            )
+        if self._given("memory") and self.kv_blocks is not None:
+            rule = "does nothing beside kv_blocks, which is the size of the cache"
+            problems.append(Problem("", "memory", rule, self.memory, "give one of them"))
+        if self.kind == "prefix" and not self.prefix_cache:
+            rule = "must be on: the scheduler prefix orders requests by what the cache holds"
+            problems.append(
+                Problem(
+                    "", "prefix_cache", rule, self.prefix_cache, "leave it out, or use continuous"
+                )
+            )
+        _refuse(problems)
         return self
 
     @model_validator(mode="after")
@@ -190,22 +252,48 @@ class Fleet(_Block):
 
     @model_validator(mode="after")
     def _consistent(self) -> Fleet:
-        if self.pools is not None and self.replicas > 1:
-            raise ValueError("give either 'replicas' or 'pools'")
+        problems = []
+        if self.pools is not None and self._given("replicas"):
+            rule = "must be left out beside pools, which say how many engines there are"
+            problems.append(Problem("", "replicas", rule, self.replicas, "give one of them"))
         if self.via is not None and self.pools is None:
-            raise ValueError("'via' is the way from pool to pool. give 'pools' too, or leave it")
-        back: dict[int, float] = {}
-        for failure in sorted(self.failures, key=lambda f: f.at.value):
+            remedy = "give pools too, or leave it out"
+            problems.append(_unused("via", self.via, "the way from pool to pool", remedy))
+        # Of a number that is given one may be a point of a sweep.
+        alone = self.pools is None and not self._given("replicas")
+        for name in ("router", "slack"):
+            if alone and self._given(name):
+                user, remedy = (
+                    "a fleet of several engines",
+                    "give replicas or pools, or leave it out",
+                )
+                problems.append(_unused(name, getattr(self, name), user, remedy))
+        if not alone and self._given("slack") and self.router in _WITHOUT_SLACK:
+            remedy = "leave it out, or use that router"
+            problems.append(_unused("slack", self.slack, "router prefix_affinity", remedy))
+        _refuse([*problems, *self._impossible()])
+        return self
+
+    def _impossible(self) -> list[Problem]:
+        """Return what is wrong with failures."""
+        problems, back = [], dict[int, float]()
+        order = sorted(range(len(self.failures)), key=lambda i: self.failures[i].at.value)
+        for i in order:
+            failure, place = self.failures[i], f"failures[{i}]"
             number, at = failure.replica, failure.at.value
             if number >= self.engines:
-                raise ValueError(f"failures: there is no replica {number}, only {self.engines}")
-            if failure.for_.value <= 0.0 or at <= back.get(number, -1.0):
-                raise ValueError(
-                    f"failures: replica {number} must be back before it fails again, and away for "
-                    "some time"
-                )
+                rule = f"there are {self.engines} engines, counted from 0"
+                remedy = "name one of them, or add engines"
+                problems.append(Problem("", f"{place}.replica", rule, number, remedy))
+            if failure.for_.value <= 0.0:
+                rule = "must be some time"
+                problems.append(Problem("", f"{place}.for", rule, "0 s", "write 1 s"))
+            if at <= back.get(number, -1.0):
+                rule = f"replica {number} must be back before it fails again"
+                remedy = "let it fail later, or be away for less"
+                problems.append(Problem("", f"{place}.at", rule, f"{at:g} s", remedy))
             back[number] = at + failure.for_.value
-        return self
+        return problems
 
 
 class Goal(_Block):
@@ -215,6 +303,18 @@ class Goal(_Block):
     """Most seconds from arrival to first token."""
     tpot: Seconds | None = None
     """Most seconds for each token after the first, mean of a request."""
+
+    @model_validator(mode="after")
+    def _some_time(self) -> Goal:
+        rule, remedy = "must be above 0: no request is that fast", "raise it, or leave it out"
+        _refuse(
+            [
+                Problem("", name, rule, f"{limit.value:g} s", remedy)
+                for name, limit in self
+                if limit is not None and limit.value <= 0.0
+            ]
+        )
+        return self
 
 
 def _rate(given: object) -> float:
@@ -287,12 +387,21 @@ class Serve(ModelWork):
         "weight_bytes_per_token",
         "expert_bytes_per_token",
         "utilisation",
+        "idle_failures",
         *COPYING,
         "dynamic_joules",
         "static_joules",
     )
     undefined: ClassVar[tuple[str, ...]] = ("flops", "op_per_byte", "kernels")
     played: ClassVar[bool] = True
+    blocks: ClassVar[Mapping[str, type[BaseModel]]] = {
+        "scheduler": Scheduling,
+        "slo": Goal,
+        "fleet": Fleet,
+        "speculate": Speculation,
+        "adapters": Adapters,
+        "models": Models,
+    }
 
     model: Model
     trace: RequestTrace
@@ -371,10 +480,11 @@ class Serve(ModelWork):
 
     @property
     def silent(self) -> tuple[str, ...]:
-        """Return metrics of adapters, models, guesses and experts that it does not have."""
+        """Return metrics of adapters, models, failures, guesses and experts that it has none of."""
         several = self.adapters is not None or self.models is not None
         return (
             *(() if several else COPYING),
+            *(() if self.fleet.failures else ("idle_failures",)),
             *(() if self.speculation is not None else ("tokens_per_decode",)),
             *(() if self.model.moe_layers else ("expert_bytes_per_token",)),
         )

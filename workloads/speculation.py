@@ -21,7 +21,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from opbyte.core.config import Document, validate
-from opbyte.core.errors import UncoveredError, WorkloadError
+from opbyte.core.errors import ConfigError, UncoveredError, WorkloadError
 from opbyte.workloads.mixers import Mamba, ShortConv
 from opbyte.workloads.model import Model
 from opbyte.workloads.model_loader import load_model
@@ -136,6 +136,7 @@ def speculation_of(kind: str, given: object, model: Model) -> Speculation:
 
     Raises:
         ConfigError: If the mapping has a mistake.
+        ConfigError: If the draft has another vocabulary.
         UncoveredError: If guesses can not be taken back in one of the models.
         WorkloadError: If it is no mapping.
     """
@@ -146,6 +147,14 @@ def speculation_of(kind: str, given: object, model: Model) -> Speculation:
     for one in (model, given.draft):
         if one is not None:
             _check(kind, one)
+    draft = given.draft
+    if draft is not None and draft.vocab != model.vocab:
+        raise ConfigError.one(
+            "", "speculate.draft",
+            f"must have the vocabulary of {model.name}, {model.vocab} tokens: guesses are tokens "
+            "that the model looks up", f"{draft.name} with {draft.vocab}",
+            "name a draft of the same family, or none",
+        )  # fmt: skip
     return given
 
 

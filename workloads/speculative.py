@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import ClassVar
 
+from pydantic import BaseModel
+
 from opbyte.core.ops import Number, OpTable, Phase
 from opbyte.core.parallel import Parallel
 from opbyte.workloads.footprint import footprint
@@ -38,6 +40,7 @@ class SpeculativeDecode(ModelWork):
     metrics: ClassVar[tuple[str, ...]] = (
         "tokens_per_step", "tpot", "plain_tpot", "speedup_over_plain", "draft_share",
     )  # fmt: skip
+    blocks: ClassVar[Mapping[str, type[BaseModel]]] = {"speculate": Speculation}
     vector_fields: ClassVar[tuple[str, ...]] = ("batch", "context")
 
     model: Model

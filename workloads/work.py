@@ -16,6 +16,9 @@ from opbyte.core.registry import Registry
 from opbyte.workloads.model_loader import load_model
 from opbyte.workloads.numeric import ceil_div, checked, same_points
 
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
 #: Annotations of fields that hold one plain value for all design points.
 _PLAIN = {"int": int, "str": str, "bool": bool}
 
@@ -31,6 +34,7 @@ class Work(ABC):
         played: Its requests pass in time at every fidelity: it has a timeline and no `bound`.
         phase_metrics: Metric -> name of the phase whose seconds it is.
         vector_fields: Fields that may hold one value for each design point.
+        blocks: Field -> what a mapping in a file is validated as, with the places of its entries.
         nested: Field -> further fields that a file may write inside of it.
         least: Smallest value of a field of counts where it is not 1.
         fills: Fields that may be `max`, as many as fit; stored as infinity.
@@ -49,6 +53,7 @@ class Work(ABC):
     least: ClassVar[Mapping[str, float]] = {}
     fills: ClassVar[tuple[str, ...]] = ()
     alone: ClassVar[bool] = False
+    blocks: ClassVar[Mapping[str, type[BaseModel]]] = {}
     nested: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
     sources: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)

@@ -7,6 +7,8 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from opbyte.core.config import Document, validate
 from opbyte.core.errors import ConfigError, Problem, WorkloadError, show
 from opbyte.core.registry import lookup_error, nearest
@@ -155,6 +157,9 @@ class _Reading:
         if isinstance(raw, Mapping) and "value" in raw:
             raw = self._provenance(name, raw)
             path = (name, "value")
+        block = self.cls.blocks.get(name)
+        if block is not None and isinstance(raw, Mapping):
+            return self._block(block, path)
         try:
             return self._read(name, raw)
         except ConfigError as error:
@@ -163,6 +168,16 @@ class _Reading:
                 inner = ".".join(map(str, (*self.at, *path)))
                 dotted = f"{inner}.{p.path}" if p.path else inner
                 self.problems.append(Problem(where, dotted, p.rule, p.value, p.remedy))
+        except WorkloadError as error:
+            self._problem(path, str(error))
+        return None
+
+    def _block(self, cls: type[BaseModel], path: _Path) -> BaseModel | None:
+        """Return a block of fields; its problems have the places of its entries."""
+        try:
+            return validate(cls, self.document, (*self.at, *path))
+        except ConfigError as error:
+            self.problems += error.problems
         except WorkloadError as error:
             self._problem(path, str(error))
         return None
@@ -193,8 +208,6 @@ class _Reading:
             return _model(raw)
         if "ModelSet" in own:
             return _experts(raw)
-        if "Speculation" in own and isinstance(raw, Mapping):
-            return validate(Speculation, Document(dict(raw), {}, ""))
         if own == "Routing":
             return _routing(raw)
         if "Path" in own:

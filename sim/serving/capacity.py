@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from opbyte.core.errors import ConfigError, WorkloadError
+from opbyte.core.errors import ConfigError, UncoveredError, WorkloadError
 from opbyte.core.mapping import Mapping as SoftwareMapping
 from opbyte.core.registry import nearest
 from opbyte.core.units import parse
@@ -46,6 +46,14 @@ class Capacity:
     limited_by: str
     tried: tuple[tuple[float, bool], ...]
 
+    @property
+    def answer(self) -> str:
+        """Return the rate in words."""
+        if self.rate == np.inf:
+            served = self.metrics["requests_per_s"]
+            return f"more than {served:.4g} requests/s: the trace is too short to break a limit"
+        return f"{self.rate:.4g} requests/s" if self.rate else "no rate keeps the limits"
+
 
 def capacity(
     machine: str | Path | Mapping[str, Any] | Machine,
@@ -53,6 +61,7 @@ def capacity(
     slo: Mapping[str, str | float],
     mapping: str | Path | Mapping[str, Any] | SoftwareMapping | None = None,
     *,
+    seed: int = 0,
     accuracy: float = 0.01,
     progress: Callable[[float, bool], None] | None = None,
 ) -> Capacity:
@@ -63,15 +72,22 @@ def capacity(
 
     Args:
         slo: Metric -> limit: `{"ttft_p99": "2 s", "tpot_p99": "50 ms"}`; bare numbers are seconds.
+        seed: Of what is drawn: whether guesses hold.
         accuracy: Relative width of the interval at which the search ends.
         progress: Called with each rate that was tried and whether it keeps the limits.
     Raises:
         ConfigError: For a metric that is not known, or a limit that is no time.
-        WorkloadError: If the trace has no arrivals to stretch.
+        UncoveredError: If engines fail: their times do not stretch with the trace.
+        WorkloadError: If the trace has no arrivals to stretch, or no request has what is limited.
     """
+    if work.fleet.failures:
+        raise UncoveredError(
+            "capacity: failures happen at given times, whatever the rate. leave out fleet.failures "
+            "and give the fleet the engines that are left"
+        )
     limits = _limits(slo)
     loaded = load_machine(machine)
-    server = server_of(loaded, work, resolve_mapping(loaded, mapping, work.kind))
+    server = server_of(loaded, work, resolve_mapping(loaded, mapping, work.kind), seed=seed)
     trace = _stretchable(work.trace, server)
     tried: list[tuple[float, bool]] = []
     broken = ""
@@ -79,8 +95,7 @@ def capacity(
     def keeps(rate: float) -> tuple[bool, dict[str, float]]:
         nonlocal broken
         found = metrics(server, server.serve(trace.scaled(rate)), work.slo)
-        # Answers of one token have no time per later token, which then breaks no limit.
-        over = {name: np.nan_to_num(found[name] / limit) for name, limit in limits.items()}
+        over = _over(limits, found)
         worst = max(over, key=lambda name: over[name])
         kept = bool(over[worst] <= 1.0)
         if not kept:
@@ -136,6 +151,22 @@ def _stretchable(trace: RequestTrace, server: Server | FleetServer) -> RequestTr
     good = np.ones(len(trace), bool)
     good[list(refused)] = False
     return trace.take(np.flatnonzero(good)) if refused else trace
+
+
+def _over(limits: dict[str, float], found: dict[str, float]) -> dict[str, float]:
+    """Return each limit's metric over its value.
+
+    Raises:
+        WorkloadError: If no metric has a value: all answers have one token.
+    """
+    over = {name: found[name] / limit for name, limit in limits.items()}
+    if all(np.isnan(value) for value in over.values()):
+        raise WorkloadError(
+            f"capacity: no request has a later token, so {', '.join(over)} limits nothing. limit "
+            "ttft"
+        )
+    # Beside other limits, what no request has breaks none.
+    return {name: float(np.nan_to_num(value)) for name, value in over.items()}
 
 
 def _limits(slo: Mapping[str, str | float]) -> dict[str, float]:

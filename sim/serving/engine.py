@@ -11,12 +11,13 @@ from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import simpy
 
 from opbyte.core.errors import SimulationError
+from opbyte.core.ops import Array
 from opbyte.sim.serving.clock import Clock
 from opbyte.sim.serving.contents import LowerTiers
 from opbyte.sim.serving.requests import Request
@@ -39,6 +40,24 @@ class Series:
     waiting: list[int] = field(default_factory=list)
     free: list[int] = field(default_factory=list)
     preempted: list[int] = field(default_factory=list)
+
+
+class Step(NamedTuple):
+    """A step that is planned or under way, and what it costs.
+
+    Attributes:
+        start, end: Seconds.
+        held: Busy seconds of each resource, then bytes of each class of `TRAFFIC`.
+        joules: Dynamic energy.
+        counts: Requests running and waiting and blocks in use when it was planned, (3,).
+    """
+
+    start: float
+    end: float
+    plan: Plan
+    held: Array
+    joules: float
+    counts: Array
 
 
 class Engine:
@@ -103,7 +122,7 @@ class Engine:
         self.on_step: Callable[[], None] = _nothing
         self.stopped = False
         self._cost, self._masks = compiled_group(), masks_of(prices)
-        self._flight: deque[tuple[float, Plan]] = deque()
+        self._flight: deque[Step] = deque()
         self._free_at = self._ended = 0.0
         self._left: dict[Request, int] = {}
         self._answered: dict[Request, simpy.Event] = {}
@@ -154,9 +173,12 @@ class Engine:
     def stop(self) -> list[Request]:
         """Stop for ever; return what is not answered, without blocks, in the order it came.
 
-        Steps under way are lost, and their tokens with them; their costs stay counted.
+        Steps under way are lost, and their tokens with them; what they cost until now is counted.
         """
         self.stopped = True
+        for step in self._flight:
+            if step.start < self.env.now:
+                self._book(step, (self.env.now - step.start) / (step.end - step.start))
         for request, left in self._left.items():
             request.preempted += bool(request.blocks)
             request.blocks = []
@@ -175,7 +197,7 @@ class Engine:
             if not self._flight:
                 yield self._wake
                 continue
-            step = self.env.at(self._flight[0][0])
+            step = self.env.at(self._flight[0].end)
             while len(self._flight) < self.depth and not step.processed:
                 # Room for another step: what arrives is planned at once.
                 yield step | self._wake
@@ -184,7 +206,7 @@ class Engine:
             if not step.processed:
                 yield step
             if not self.stopped:
-                self._end(*self._flight.popleft())
+                self._end(self._flight.popleft())
 
     def _fill(self) -> None:
         """Plan as many steps as may be under way, and listen for arrivals again."""
@@ -219,25 +241,31 @@ class Engine:
                 logits += piece.new - 1 if piece.depth else 0
             if piece.samples < piece.request.sampled and piece.samples:
                 self._decodes, self._decoded = self._decodes + 1, self._decoded + piece.samples
-        before = self.busy.copy() if self.beside is not None else self.busy
+        held = np.zeros(len(self._held))
         seconds, joules = self._cost(
             self.prices.table, group, groups, self._new, self._past, pieces, float(decodes),
-            float(context), self._held, float(logits),
+            float(context), held, float(logits),
         )  # fmt: skip
         if self.drafter is not None:
             drafted = self.drafter.cost(plan.pieces, plan.preempted)
             seconds, joules = seconds + drafted[0], joules + drafted[1]
         start = max(now, self._free_at)
         if self.beside is not None:
-            busy = self.busy - before
+            busy = held[: len(self.busy)]
             seconds, joules = self.beside.step(plan, start, seconds, joules, busy)
-        self.joules += joules
-        running, waiting = self.scheduler.counts
-        self.means += seconds * np.array([running, waiting, self._used()])
-        self.tally.add_step(seconds, waiting, self._used())
         self._free_at = start + seconds
-        self._flight.append((self._free_at, plan))
+        counts = np.array([*self.scheduler.counts, self._used()], float)
+        self._flight.append(Step(start, self._free_at, plan, held, joules, counts))
         return True
+
+    def _book(self, step: Step, share: float = 1.0) -> None:
+        """Count what a step cost, or the share of it that was executed."""
+        self._held += share * step.held
+        self.joules += share * step.joules
+        seconds = share * (step.end - step.start)
+        self.means += seconds * step.counts
+        _, waiting, used = step.counts
+        self.tally.add_step(seconds, int(waiting), int(used))
 
     def _move(self, plan: Plan) -> None:
         """Send blocks to the tier below, once the steps under way have written them, and back."""
@@ -275,8 +303,10 @@ class Engine:
     def _used(self) -> int:
         return self.scheduler.pool.total - self.scheduler.pool.free
 
-    def _end(self, end: float, plan: Plan) -> None:
+    def _end(self, step: Step) -> None:
         """Hand out the tokens of a step."""
+        self._book(step)
+        end, plan = step.end, step.plan
         if self.contents is not None:
             self._save(self.contents, plan)
         before, regular, at_once = self._ended, 0, 0

@@ -79,6 +79,8 @@ class Fair(Continuous):
         self._priority: dict[int, int] = {}
         self._last: dict[int, int] = {}
         self._since: dict[Request, int] = {}
+        #: Whose prompt counts already.
+        self._charged: set[Request] = set()
 
     def add(self, request: Request) -> None:
         """Let a request wait; a client that comes back starts where others are."""
@@ -108,7 +110,8 @@ class Fair(Continuous):
         self._waiting[request.client] -= 1
         self._last[request.priority] = request.client
         self._since[request] = request.sampled
-        if not request.preempted:
+        if request not in self._charged:
+            self._charged.add(request)
             self.service[request.client] += INPUT * request.input
 
     def _piece(
@@ -126,6 +129,7 @@ class Fair(Continuous):
         if first.moving:
             return []
         found = self._found(first)
+        kept = set(found)
         need = pool.needed(first.target) - len(found) + pool.idle(found)
         slots = self.limits.max_sequences - len(self.running) - self.coming
         room = pool.free + pool.leaving
@@ -136,7 +140,8 @@ class Fair(Continuous):
         while ahead and (slots < 1 or room < need):
             victims.append(ahead.pop(0))
             slots += 1
-            room += pool.alone(victims[-1].blocks)
+            # What was found there is not computed: it does not make room.
+            room += pool.alone([b for b in victims[-1].blocks if b not in kept])
         if slots < 1 or room < need:
             return []
         for victim in victims:
@@ -155,9 +160,11 @@ class Fair(Continuous):
     def resume(self, request: Request) -> None:
         """Let a request run that brings blocks, and what was computed elsewhere in them."""
         super().resume(request)
+        self._charged.add(request)
         self._since[request] = request.sampled
 
     def finish(self, request: Request) -> None:
         """Forget a request whose last token is there."""
         super().finish(request)
         self._since.pop(request, None)
+        self._charged.discard(request)

@@ -50,6 +50,11 @@ class Replica:
         """Return the blocks of its KV cache that nobody holds."""
         return self.engine.scheduler.pool.free
 
+    @property
+    def idle(self) -> bool:
+        """Return whether no request is at it, and none keeps blocks there."""
+        return not self.outstanding and self.free_blocks == self.engine.scheduler.pool.total
+
     def fail(self) -> list[Request]:
         """Stop; return who is not answered, in the order in which they came."""
         self.up = False
@@ -97,6 +102,7 @@ class Fleet:
     Attributes:
         replicas: All of them.
         where: Who gave, or will give, each request its last token.
+        idle_failures: Failures of engines that nobody was at.
     """
 
     def __init__(self, env: Clock, start: Callable[[], Engine], count: int, router: Router) -> None:
@@ -109,6 +115,7 @@ class Fleet:
         self.replicas = [Replica(i, start) for i in range(count)]
         self.group = Group(self.replicas, router)
         self.where: dict[Request, int] = {}
+        self.idle_failures = 0
         self._answered: dict[Request, simpy.Event] = {}
         #: What waits because no replica works.
         self._held: list[Callable[[], None]] = []
@@ -136,6 +143,7 @@ class Fleet:
 
         def fails() -> Generator[simpy.Event, Any, None]:
             yield self.env.at(at, first=True)
+            self.idle_failures += replica.idle
             lost = replica.fail()
             self._changed(replica)
             self._lost(replica, lost)

@@ -25,7 +25,7 @@ class Wire:
         joules_per_byte: Of the link, and of the memories at both of its ends.
         duplex: Each end sends and receives at the same time.
         shared: All ends are one (a bus).
-        busy: Seconds for which ends were busy, of all transfers.
+        busy: Seconds for which ends were busy in a direction, of all transfers.
         joules: Of all transfers.
     """
 
@@ -60,9 +60,19 @@ class Wire:
         start = max(now, *(self._free_at[end] for end in taken))
         for end in taken:
             self._free_at[end] = start + seconds
-        self.busy += 2.0 * seconds
+        self.busy += len(taken) * seconds
         self.joules += size * self.joules_per_byte
         return start + self.latency + seconds
+
+    def instances(self, readers: int) -> int:
+        """Return how many ends, in a direction each, transfers between pools can take.
+
+        Args:
+            readers: Engines that send, the first ones.
+        """
+        sending = (self._taken(i, readers) for i in range(readers))
+        receiving = (self._taken(0, j) for j in range(readers, len(self.ends)))
+        return len(set[tuple[int, str]]().union(*sending, *receiving))
 
     def _taken(self, source: int, target: int) -> set[tuple[int, str]]:
         if self.shared:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -171,6 +171,8 @@ class FleetServer:
                 busy, traffic = (np.array(list(d.values())) for d in (one.busy, one.traffic))
                 counts = one.joules, one.means, one.steps, one.tokens, one.tally, one.hits
                 parts.append(Part(i, one.series, busy, traffic, *counts))
+        # Where all are refused nobody does anything.
+        parts = parts or [self._part(0, self.engine.engine(Clock()))]
         return self._together(trace, times, trace.arrival_s, reasons, preempted, parts, (replica,))
 
     def _by_load(self, trace: RequestTrace) -> Serving:
@@ -197,8 +199,9 @@ class FleetServer:
         """Serve by readable engines under one clock."""
         env = Clock()
         fleet = self._fleet(env, len(trace))
+        begin = float(trace.arrival_s.min()) if trace.client is None else 0.0
         for failure in self.fleet.failures:
-            fleet.fail(failure.replica, failure.at.value, failure.for_.value)
+            fleet.fail(failure.replica, begin + failure.at.value, failure.for_.value)
         requests = self.engine.requests(trace)
         ask(fleet, requests, trace)
         env.run()
@@ -223,6 +226,7 @@ class FleetServer:
             parts,
             spread,
             wire,
+            fleet.idle_failures,
         )
 
     def _fleet(self, env: Clock, requests: int) -> Fleet:
@@ -250,6 +254,7 @@ class FleetServer:
         parts: Sequence[Part],
         spread: tuple[Any, ...],
         wire: Wire | None = None,
+        idle_failures: int = 0,
     ) -> Serving:
         """Return what engines did as one: their steps in the order in which they ended.
 
@@ -263,19 +268,26 @@ class FleetServer:
         busy = dict(zip(names, np.sum([p.busy for p in parts], axis=0).tolist(), strict=True))
         read = np.sum([p.traffic for p in parts], axis=0).tolist()
         joules = float(sum(p.joules for p in parts))
-        if wire is not None:
-            busy[wire.name] = busy.get(wire.name, 0.0) + wire.busy
+        engines, instances = self.fleet.engines, {}
+        if wire is not None and self.fleet.pools is not None:
+            ends = wire.instances(self.fleet.pools.prefill)
+            if wire.name in busy:
+                # Steps keep all ends of an engine busy at once: shares of time add up.
+                busy[wire.name] += wire.busy * engines / ends
+            else:
+                busy[wire.name], instances[wire.name] = wire.busy, ends
             joules += wire.joules
-        replica, *between = spread
+        replica, *pooled = spread
         steps = np.zeros(self.fleet.engines, np.int64)
         np.add.at(steps, [p.number for p in parts], [p.steps for p in parts])
+        between = Spread(engines, replica, of[order], steps, *pooled)
         return Serving(
             trace, times, arrival, reasons, preempted, series[:, order], busy,
             dict(zip(TRAFFIC, read, strict=True)), joules,
             np.sum([p.means for p in parts], axis=0),
             sum(p.steps for p in parts), sum(p.tokens for p in parts),
             Tally.together([p.tally for p in parts]),
-            Spread(self.fleet.engines, replica, of[order], steps, *between),
+            replace(between, idle_failures=idle_failures, instances=instances),
             hits={name: sum(p.hits[name] for p in parts) for name in self.engine.hits(0, 0)},
         )  # fmt: skip
 

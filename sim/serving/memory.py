@@ -69,35 +69,33 @@ def state_bytes(work: Serve, degrees: Parallel) -> float:
 
 
 def kv_blocks(placer: Placer, work: Serve) -> int:
-    """Return the blocks that fit, as few as the fullest memory allows.
+    """Return the blocks that are given, or as many as the fullest memory has room for.
 
-    Every memory gives the engine `scheduler.memory` of its capacity. Of that, weights, the
-    activations of the largest step and the state of all sequences (recurrent layers) are taken. A
-    block holds its tokens' keys and values in a draft model too.
+    Every memory gives the engine `scheduler.memory` of its capacity, all of it for a given number
+    of blocks. Of that, weights, the activations of the largest step and the state of all sequences
+    (recurrent layers) are taken. A block holds its tokens' keys and values in a draft model too.
 
     Raises:
-        CapacityError: If not one block is left.
+        CapacityError: If not one block is left, or there is no room for those that are given.
         UncoveredError: If the model has no cache that grows with a context.
     """
-    scheduling = work.scheduler
+    scheduling, given = work.scheduler, work.scheduler.kv_blocks
     taken = placer.occupancy(beside_cache(placer, work))
     growth = token_bytes(work, placer.mapping.degrees)
-    if growth <= 0.0:
+    if growth <= 0.0 and given is None:
         raise UncoveredError(
             f"{work.model.name} has no cache that grows with its context. give "
             "scheduler.kv_blocks, which then only limits how many requests run"
         )
     each = placer.occupancy({"kv": growth * scheduling.block_tokens})
-    blocks = math.inf
-    for tier, size in each.items():
-        room = float(np.max(placer.capacity(tier))) * scheduling.memory
-        left = room - float(np.max(taken.get(tier, 0.0)))
-        if left < float(np.max(size)):
-            holders = sorted({*placer.holders.get(tier, []), "kv"})
-            needed = float(np.max(taken.get(tier, 0.0)) + np.max(size))
-            raise CapacityError(holders, tier, needed, room)
-        blocks = min(blocks, left // float(np.max(size)))
-    return int(blocks)
+    blocks, share = math.inf, scheduling.memory if given is None else 1.0
+    for tier in {**taken, **each}:
+        size, beside = (float(np.max(held.get(tier, 0.0))) for held in (each, taken))
+        room, needed = float(np.max(placer.capacity(tier))) * share, beside + (given or 1) * size
+        if needed > room:
+            raise CapacityError(sorted({*placer.holders.get(tier, [])}), tier, needed, room)
+        blocks = min(blocks, (room - beside) // size if size else math.inf)
+    return given or int(blocks)
 
 
 def beside_cache(placer: Placer, work: Serve) -> dict[str, Any]:

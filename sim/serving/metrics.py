@@ -64,7 +64,12 @@ def metrics(server: Server | FleetServer, serving: Serving, goal: Goal) -> dict[
     found |= {f"itl_p{share}": tally.gap_quantile(share / 100) for share in SHARES}
     found["itl_max"] = tally.gap_max if np.isfinite(tally.gap_mean) else np.nan
     seconds = serving.seconds if serving.served.any() else np.nan
-    running, waiting, used = serving.means / seconds
+    # Who was there at each instant, over time: what each one spent there (Little's law).
+    began, _, last = serving.times
+    running, waiting = (
+        float(np.nansum(spent)) / seconds for spent in (last - began, began - serving.arrival)
+    )
+    used = serving.means[2] / seconds
     engines = 1 if serving.spread is None else serving.spread.engines
     tokens = serving.trace.output_tokens[serving.served].sum()
     found |= {
@@ -72,8 +77,8 @@ def metrics(server: Server | FleetServer, serving: Serving, goal: Goal) -> dict[
         "requests_per_s": float(serving.served.sum()) / seconds,
         "goodput_per_s": float(good(serving, goal).sum()) / seconds,
         "tokens_per_s": float(tokens) / seconds,
-        "running_mean": float(running),
-        "waiting_mean": float(waiting),
+        "running_mean": running,
+        "waiting_mean": waiting,
         "waiting_p99": over_time(tally.waiting, 0.99, engines * seconds),
         "waiting_max": largest(tally.waiting),
         "kv_mean": float(used) / server.blocks / engines,
@@ -89,7 +94,8 @@ def metrics(server: Server | FleetServer, serving: Serving, goal: Goal) -> dict[
             for name, read in serving.traffic.items()
         },
         **copying(serving.copied),
-        "utilisation": max(serving.busy.values(), default=np.nan) / seconds / engines,
+        "utilisation": max(serving.busy_shares.values(), default=np.nan),
+        "idle_failures": float(0 if serving.spread is None else serving.spread.idle_failures),
     }
     return found
 

@@ -99,7 +99,10 @@ class Pools(Fleet):
 
     def _route(self, request: Request) -> None:
         """Let a prompt, and the part of an answer that is known, be read for one more token."""
-        reading = Request(request.index, self.env.now, request.target, 1, request.shared)
+        reading = Request(
+            request.index, request.arrival, request.target, 1, request.shared,
+            client=request.client, priority=request.priority,
+        )  # fmt: skip
         self._asked[reading] = request
         self._read(reading)
 

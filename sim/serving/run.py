@@ -60,6 +60,7 @@ def outcome(
         "requests": serving.requests,
         "series": serving.steps_frame,
         "busy": serving.busy,
+        "busy_shares": serving.busy_shares,
         "blocks": server.blocks,
         "hits": serving.hits,
         "moved_bytes": serving.moved,

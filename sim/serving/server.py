@@ -106,6 +106,16 @@ class Serving:
         """Return the time from the first arrival to the last token."""
         return float(np.nanmax(self.times[2]) - self.arrival.min())
 
+    @property
+    def busy_shares(self) -> dict[str, float]:
+        """Return the share of the time in which an instance of each resource is busy, a mean."""
+        if self.spread is None:
+            engines, instances = 1, {}
+        else:
+            engines, instances = self.spread.engines, self.spread.instances
+        seconds = self.seconds if self.served.any() else np.nan
+        return {n: busy / seconds / instances.get(n, engines) for n, busy in self.busy.items()}
+
     @cached_property
     def served(self) -> npt.NDArray[np.bool_]:
         """Return which requests got their last token, (requests,)."""
@@ -194,7 +204,7 @@ class Server:
             raise lookup_error("scheduler", scheduling.kind, {*COMPILED, *SCHEDULERS.names()})
         placer = Placer(machine, mapping)
         steps = steps_of(placer, work, divides=_plug_in(scheduling.kind).divides)
-        blocks = scheduling.kv_blocks or kv_blocks(steps, work)
+        blocks = kv_blocks(steps, work)
         many = Many.of(placer, steps, work)
         tiers = cache_tiers(placer, work)
         below = tier_below(placer, work) if scheduling.preempt == "swap" else None
@@ -213,6 +223,9 @@ class Server:
         if _plug_in(scheduling.kind).divides:
             if below is not None or tiers:
                 raise UncoveredError("layered prefill does not swap: leave out preempt and `spill`")
+            if "groups" not in scheduling.model_fields_set:
+                capped = scheduling.groups.capped(len(work.model.order))
+                scheduling = scheduling.model_copy(update={"groups": capped})
             prices = LayerPrices.of(whole, scheduling.groups.groups)
         return cls(
             prices, scheduling, blocks, context, below, tiers, growth_of(work, mapping.degrees),
@@ -294,10 +307,14 @@ class Server:
             bad |= whole - 1 > s.max_batched_tokens
         if self.context:
             bad |= whole > self.context
+        if _plug_in(s.kind).refusal is not Scheduler.refusal:
+            # It has rules of its own.
+            bad[:] = True
         rows = np.flatnonzero(bad)
         scheduler = self._scheduler(self._pool()) if len(rows) else None
         requests = requests_of(trace, s.block_tokens, rows=rows, shared=False)
-        return {r.index: scheduler.refusal(r) for r in requests if scheduler is not None}
+        reasons = {r.index: scheduler.refusal(r) for r in requests if scheduler is not None}
+        return {row: reason for row, reason in reasons.items() if reason}
 
     def _by_loop(self, trace: RequestTrace) -> Serving:
         s, reasons = self.scheduling, self.refused(trace)

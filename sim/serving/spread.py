@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,8 @@ class Spread:
         steps: Of each engine, (engines,).
         prefill: Who computed its prompt; None without pools, (requests,).
         moved_bytes: KV caches that were sent from pool to pool; None without pools, (requests,).
+        idle_failures: Failures of engines that nobody was at.
+        instances: Of each resource, where there are not as many as engines.
     """
 
     engines: int
@@ -31,6 +33,8 @@ class Spread:
     steps: Ints
     prefill: Ints | None = None
     moved_bytes: Array | None = None
+    idle_failures: int = 0
+    instances: dict[str, int] = field(default_factory=dict)
 
     @property
     def columns(self) -> dict[str, Array | Ints]:

@@ -41,7 +41,7 @@ def tier_below(placer: Placer, work: Serve) -> Tier:
 
     Raises:
         CapacityError: If the memory does not hold the swap space beside what else is there.
-        ConfigError: If there is no such memory, or several.
+        ConfigError: If there is no such memory, or several, or the space is less than a block.
         UncoveredError: If caches lie in several memories, or sequences have a state of fixed size.
     """
     scheduling = work.scheduler
@@ -49,13 +49,18 @@ def tier_below(placer: Placer, work: Serve) -> Tier:
     memory = _memory(placer, fast)
     each = _block_bytes(placer, work)
     blocks = int(scheduling.swap_space.value // each)
+    if blocks < 1:
+        raise ConfigError.one(
+            "", "scheduler.swap_space", f"holds no block of {each / 2**20:.3g} MiB",
+            f"{scheduling.swap_space.value / 2**20:.3g} MiB", "raise swap_space",
+        )  # fmt: skip
     taken = placer.occupancy(beside_cache(placer, work) | {SWAPPED: scheduling.swap_space.value})
     room = float(np.max(placer.capacity(memory)))
     placed = float(np.max(taken.get(memory, 0.0)))
     if SWAPPED not in placer.mapping.place:
         placed += scheduling.swap_space.value * placer.crowd(memory)
-    if placed > room or blocks < 1:
-        raise CapacityError([SWAPPED], memory, max(placed, each), room)
+    if placed > room:
+        raise CapacityError([SWAPPED], memory, placed, room)
     return Tier(memory, blocks, _hop(placer, placer.path(fast, memory), each))
 
 

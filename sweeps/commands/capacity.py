@@ -44,7 +44,8 @@ def command(
         if not sign or not limit.strip():
             raise ConfigError.one("--slo", "", "must be METRIC=TIME", text, "Write ttft_p99=2s.")
         limits[name.strip()] = limit.strip()
-    design = load_experiment(experiment, parse_settings(settings or [])).design
+    loaded = load_experiment(experiment, parse_settings(settings or []))
+    design = loaded.design
     if not isinstance(design.work, Serve):
         raise ConfigError.one(
             experiment, "workload", "must be of kind serve", design.work.kind, "give it a trace"
@@ -54,17 +55,19 @@ def command(
         output.note(f"{rate:.4g} requests/s: {'kept' if kept else 'not kept'}")
 
     found = capacity(
-        design.machine, design.work, limits, design.mapping, accuracy=accuracy, progress=progress
-    )
+        design.machine, design.work, limits, design.mapping,
+        seed=loaded.experiment.seed, accuracy=accuracy, progress=progress,
+    )  # fmt: skip
     output.data(
         {
             "rate": found.rate,
+            "answer": found.answer,
             "limited_by": found.limited_by,
             "metrics": found.metrics,
             "tried": [{"rate": rate, "kept": kept} for rate, kept in found.tried],
         }
     )
-    head = f"{found.rate:.4g} requests/s" if found.rate else "no rate keeps the limits"
     rows = [[name, shown(value, metric_dimension(name))] for name, value in found.metrics.items()]
-    output.table(f"{head}, limited by {found.limited_by or 'nothing'}", ["metric", "value"], rows)
+    limited = found.limited_by or "nothing"
+    output.table(f"{found.answer}, limited by {limited}", ["metric", "value"], rows)
     return 0

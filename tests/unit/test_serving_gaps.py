@@ -46,11 +46,11 @@ def watched() -> Iterator[Seen]:
     """Note what all engines hand out meanwhile."""
     seen, inner = Seen(), Engine._end
 
-    def end(self, time, plan):
+    def end(self, step):
         seen.engines[self] = None
-        for piece in plan.pieces:
-            seen.tokens[piece.request.index] += [time] * piece.samples
-        inner(self, time, plan)
+        for piece in step.plan.pieces:
+            seen.tokens[piece.request.index] += [step.end] * piece.samples
+        inner(self, step)
 
     Engine._end = end
     try:

@@ -321,7 +321,7 @@ def test_a_prompt_longer_than_a_step_passes_all_groups_in_pieces():
 
 
 def test_groups_are_read():
-    assert Scheduling(groups=4).groups.of(10**6) == 4
+    assert Scheduling(kind="layered", groups=4).groups.of(10**6) == 4
     default = Scheduling(kind="layered").groups
     assert [default.of(t) for t in (1, 512, 513, 1024, 2048, 4096, 4097)] == [1, 1, 2, 2, 4, 8, 16]
     with pytest.raises(ValueError, match="2 ranges, but groups are given for 3"):
@@ -338,7 +338,7 @@ TRACE = {
 
 def test_serving_a_model_of_experts_in_groups_of_layers_loads_fewer_of_them():
     def run(**scheduler):
-        work = ob.Serve("qwen3-30b-a3b", TRACE, scheduler={"kv_blocks": 20_000, **scheduler})
+        work = ob.Serve("qwen3-30b-a3b", TRACE, scheduler={"kv_blocks": 10_000, **scheduler})
         return ob.simulate("h100-sxm-80gb", work)
 
     layered = run(kind="layered", max_batched_tokens=8192)
@@ -403,6 +403,7 @@ def test_requests_that_come_with_their_blocks_do_not_join_the_wave():
 
 def test_more_groups_than_layers_are_refused():
     model = load_model("gpt-2").with_precision(weight="bf16", activation="bf16", kv="bf16")
-    work = ob.Serve(model, TRACE | {"lengths": {"input": 100, "output": 5}}, scheduler="layered")
+    lengths, scheduler = {"input": 100, "output": 5}, {"kind": "layered", "groups": 16}
+    work = ob.Serve(model, TRACE | {"lengths": lengths}, scheduler=scheduler)
     with pytest.raises(ConfigError, match="12 layers"):
         ob.simulate("a100-sxm-80gb", work)

@@ -120,7 +120,7 @@ def test_a_socket_swaps_to_its_own_ddr():
 
 
 def test_a_lead_without_clients_is_refused(frame):
-    with pytest.raises(ob.ConfigError, match="knows no clients"):
+    with pytest.raises(ob.ConfigError, match="lead: does nothing here, it is for fair"):
         ob.Serve("llama-3.1-8b", frame, scheduler={"kind": "shortest", "lead": 10})
 
 

@@ -1,5 +1,7 @@
 """One step of speculative decoding: closed forms, what it moves, holds and costs."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -279,6 +281,6 @@ def test_mistakes_are_named(changes, says):
 
 
 def test_a_context_without_room_for_guesses_is_refused():
-    small = ob.load_model("llama-2-7b")
-    with pytest.raises(ob.WorkloadError, match="llama-2-7b allows a context of at most 4096"):
+    small = replace(SMALL, max_context=4096)
+    with pytest.raises(ob.WorkloadError, match=r"llama-3\.2-1b allows a context of at most 4096"):
         step(context=4095, model=LLAMA, draft=small, tokens=2, acceptance=0.5)
