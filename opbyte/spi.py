@@ -28,8 +28,7 @@ from opbyte.core.parallel import Parallel
 from opbyte.core.registry import Registry
 from opbyte.hw_models.compute.base import UNITS, UnitModel, UnitView
 from opbyte.hw_models.machine import Machine
-from opbyte.sim.serving import fair, layered, queues  # noqa: F401  (they register themselves)
-from opbyte.sim.serving.routers import ROUTERS, Load, Router
+from opbyte.sim.serving.fleet.routers import ROUTERS, Load, Router
 from opbyte.sim.serving.schedulers import SCHEDULERS, Group, Limits, Piece, Plan, Scheduler
 from opbyte.sim.simulate import RUNNERS, Runner
 from opbyte.workloads.serve import Grouping

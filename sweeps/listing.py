@@ -118,7 +118,6 @@ def _formats() -> Entries:
 
 
 def _schedulers() -> Entries:
-    from opbyte.sim.serving import queues  # noqa: F401  (they register themselves)
     from opbyte.sim.serving.schedulers import SCHEDULERS
 
     entries = [

@@ -14,7 +14,7 @@ from opbyte.core.mapping import Mapping as SoftwareMapping
 from opbyte.core.registry import nearest
 from opbyte.core.units import parse
 from opbyte.hw_models.machine import Machine, load_machine
-from opbyte.sim.serving.fleet_server import FleetServer, server_of
+from opbyte.sim.serving.fleet.server import FleetServer, server_of
 from opbyte.sim.serving.metrics import metrics
 from opbyte.sim.serving.server import Server
 from opbyte.sim.simulate import resolve_mapping

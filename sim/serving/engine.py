@@ -20,12 +20,12 @@ from opbyte.core.errors import SimulationError
 from opbyte.core.ops import Array
 from opbyte.sim.serving.clock import Clock
 from opbyte.sim.serving.contents import LowerTiers
+from opbyte.sim.serving.many.residents import Beside
+from opbyte.sim.serving.prices.layout import TRAFFIC, attend, forget
+from opbyte.sim.serving.prices.step import Prices, check_divided, compiled_group, masks_of
 from opbyte.sim.serving.requests import Request
-from opbyte.sim.serving.residents import Beside
 from opbyte.sim.serving.schedulers import Plan, Scheduler
 from opbyte.sim.serving.speculation import Drafter, check_depth, check_guessing
-from opbyte.sim.serving.step_prices import Prices, check_divided, compiled_group, masks_of
-from opbyte.sim.serving.step_table_layout import TRAFFIC, attend, forget
 from opbyte.sim.serving.tally import Tally
 from opbyte.sim.serving.transfers import LinkPrice, Transfers
 

@@ -12,8 +12,8 @@ from opbyte.core.errors import CapacityError, UncoveredError
 from opbyte.core.ops import Number
 from opbyte.core.parallel import Parallel
 from opbyte.sim.place import Placer
-from opbyte.sim.serving.below import one_bytes, slots_of
 from opbyte.sim.serving.blocks import Growth
+from opbyte.sim.serving.many.below import one_bytes, slots_of
 from opbyte.workloads.footprint import layer_cache_bytes
 from opbyte.workloads.mixed import Mixed
 from opbyte.workloads.model import Model

@@ -10,7 +10,7 @@ from opbyte.core.errors import WorkloadError
 from opbyte.core.mapping import Mapping as SoftwareMapping
 from opbyte.hw_models.machine import Machine
 from opbyte.sim.result import Outcome
-from opbyte.sim.serving.fleet_server import FleetServer, server_of
+from opbyte.sim.serving.fleet.server import FleetServer, server_of
 from opbyte.sim.serving.metrics import metrics
 from opbyte.sim.serving.server import Server, Serving
 from opbyte.sim.simulate import RUNNERS, static_watts, with_costs

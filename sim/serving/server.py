@@ -19,28 +19,27 @@ from opbyte.core.ops import Array
 from opbyte.core.registry import lookup_error
 from opbyte.hw_models.machine import Machine
 from opbyte.sim.place import Placer
-from opbyte.sim.serving import layered, queues  # noqa: F401  (they register themselves)
 from opbyte.sim.serving.blocks import BlockPool, Growth
 from opbyte.sim.serving.clock import Clock
-from opbyte.sim.serving.compiled import serve_compiled
-from opbyte.sim.serving.compiled_guesses import serve_guessing
+from opbyte.sim.serving.compiled.guesses import serve_guessing
+from opbyte.sim.serving.compiled.loop import serve_compiled
+from opbyte.sim.serving.compiled.queue import FCFS, ORDERS
+from opbyte.sim.serving.compiled.state import SERIES
 from opbyte.sim.serving.contents import LowerTiers
-from opbyte.sim.serving.draft_prices import draft_prices, guesses_of, most_logits
 from opbyte.sim.serving.engine import Asked, Engine, feed
-from opbyte.sim.serving.fair import Clients
-from opbyte.sim.serving.layer_prices import LayerPrices
-from opbyte.sim.serving.loop_queue import FCFS, ORDERS
-from opbyte.sim.serving.loop_state import SERIES
-from opbyte.sim.serving.many import Many, steps_of
+from opbyte.sim.serving.fleet.spread import Spread
+from opbyte.sim.serving.many.residents import Copied
+from opbyte.sim.serving.many.served import Many, steps_of
 from opbyte.sim.serving.memory import growth_of, kv_blocks
-from opbyte.sim.serving.prices import StepPrices
+from opbyte.sim.serving.prices.build import StepPrices
+from opbyte.sim.serving.prices.draft import draft_prices, guesses_of, most_logits
+from opbyte.sim.serving.prices.layers import LayerPrices
+from opbyte.sim.serving.prices.layout import TRAFFIC
+from opbyte.sim.serving.prices.step import Prices
 from opbyte.sim.serving.requests import Request, requests_of
-from opbyte.sim.serving.residents import Copied
 from opbyte.sim.serving.schedulers import SCHEDULERS, Limits, Scheduler
+from opbyte.sim.serving.schedulers.fair import Clients
 from opbyte.sim.serving.speculation import Drafter, Guesses, check_depth
-from opbyte.sim.serving.spread import Spread
-from opbyte.sim.serving.step_prices import Prices
-from opbyte.sim.serving.step_table_layout import TRAFFIC
 from opbyte.sim.serving.tally import Tally
 from opbyte.sim.serving.tiers import Tier, cache_tiers, tier_below
 from opbyte.sim.serving.transfers import Carried, Transfers, moved_bytes, with_links

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from opbyte.core.errors import UncoveredError
+from opbyte.sim.serving.prices.layout import attend, forget
+from opbyte.sim.serving.prices.step import Prices, check_limits, compiled_step, masks_of
 from opbyte.sim.serving.requests import Request
-from opbyte.sim.serving.step_prices import Prices, check_limits, compiled_step, masks_of
-from opbyte.sim.serving.step_table_layout import attend, forget
 
 if TYPE_CHECKING:
     from opbyte.sim.serving.schedulers import Limits, Piece

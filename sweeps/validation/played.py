@@ -18,7 +18,7 @@ from opbyte.core.config import Document
 from opbyte.core.mapping import Mapping as SoftwareMapping
 from opbyte.core.ops import Array
 from opbyte.hw_models.machine import Machine
-from opbyte.sim.serving.fleet_server import FleetServer, server_of
+from opbyte.sim.serving.fleet.server import FleetServer, server_of
 from opbyte.sim.serving.run import outcome
 from opbyte.sim.serving.server import Server
 from opbyte.sim.simulate import evaluate

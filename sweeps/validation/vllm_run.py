@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from opbyte.core.ops import Array
-from opbyte.sim.serving.grid_prices import GridPrices, GridTable
+from opbyte.sim.serving.prices.grid import GridPrices, GridTable
 from opbyte.sim.serving.requests import Request
 
 if TYPE_CHECKING:

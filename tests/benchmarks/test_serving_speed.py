@@ -15,7 +15,7 @@ import pytest
 
 import opbyte as ob
 from opbyte.hw_models.machine import load_machine
-from opbyte.sim.serving.prices import StepPrices
+from opbyte.sim.serving.prices.build import StepPrices
 from opbyte.sim.serving.server import Server
 from opbyte.workloads.serve import Serve
 

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 import opbyte as ob
-from opbyte.sim.serving.layered import Layered
 from opbyte.sim.serving.schedulers import Continuous
+from opbyte.sim.serving.schedulers.layered import Layered
 from opbyte.spi import SCHEDULERS, Group, Plan, Scheduler, check_scheduler
 
 

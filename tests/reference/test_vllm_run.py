@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from opbyte.sim.serving.blocks import BlockPool
-from opbyte.sim.serving.compiled import serve_compiled
+from opbyte.sim.serving.compiled.loop import serve_compiled
 from opbyte.sim.serving.engine import serve
-from opbyte.sim.serving.grid_prices import grid_cost
-from opbyte.sim.serving.prices import StepPrices
+from opbyte.sim.serving.prices.build import StepPrices
+from opbyte.sim.serving.prices.grid import grid_cost
 from opbyte.sim.serving.schedulers import Continuous, Limits
 from opbyte.sweeps.validation.vllm_run import read_profile, read_run
 from opbyte.workloads.model_loader import load_model

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 import opbyte as ob
 from opbyte.hw_models.machine import load_machine
-from opbyte.sim.serving.fleet_loop import route_compiled
-from opbyte.sim.serving.fleet_server import FleetServer, server_of
-from opbyte.sim.serving.routers import ROUTERS
+from opbyte.sim.serving.compiled.fleet import route_compiled
+from opbyte.sim.serving.fleet.routers import ROUTERS
+from opbyte.sim.serving.fleet.server import FleetServer, server_of
 from opbyte.sim.serving.schedulers import Limits
 from opbyte.sim.serving.server import Server
 from opbyte.spi import Router, check_router

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opbyte.sim.serving.compiled_guesses import serve_guessing
+from opbyte.sim.serving.compiled.guesses import serve_guessing
 from opbyte.sim.serving.engine import Engine
 from opbyte.sim.serving.tally import PARTS, Tally
 from opbyte.workloads.traces import RequestTrace

@@ -12,13 +12,13 @@ import opbyte as ob
 from opbyte.core.errors import CapacityError, UncoveredError, WorkloadError
 from opbyte.hw_models.machine import load_machine
 from opbyte.sim.serving.blocks import BlockPool
-from opbyte.sim.serving.fair import Fair
-from opbyte.sim.serving.fleet_link import Wire
-from opbyte.sim.serving.fleet_server import FleetServer
+from opbyte.sim.serving.fleet.link import Wire
+from opbyte.sim.serving.fleet.routers import ROUTERS
+from opbyte.sim.serving.fleet.server import FleetServer
 from opbyte.sim.serving.metrics import metrics
 from opbyte.sim.serving.requests import Request
-from opbyte.sim.serving.routers import ROUTERS
 from opbyte.sim.serving.schedulers import SCHEDULERS, Continuous, Limits
+from opbyte.sim.serving.schedulers.fair import Fair
 from opbyte.sim.serving.server import Server
 from opbyte.workloads.serve import Fleet, Goal, Scheduling, Serve
 from opbyte.workloads.traces import RequestTrace

@@ -14,15 +14,15 @@ import opbyte as ob
 from opbyte.core.errors import ConfigError, UncoveredError
 from opbyte.hw_models.machine import load_machine
 from opbyte.sim.serving.blocks import BlockPool
-from opbyte.sim.serving.compiled import serve_compiled
+from opbyte.sim.serving.compiled.loop import serve_compiled
+from opbyte.sim.serving.compiled.state import SERIES
 from opbyte.sim.serving.engine import serve
-from opbyte.sim.serving.fleet_server import FleetServer
-from opbyte.sim.serving.layer_prices import LayerPrices, divided
-from opbyte.sim.serving.layered import Layered
-from opbyte.sim.serving.loop_state import SERIES
-from opbyte.sim.serving.prices import StepPrices
+from opbyte.sim.serving.fleet.server import FleetServer
+from opbyte.sim.serving.prices.build import StepPrices
+from opbyte.sim.serving.prices.layers import LayerPrices, divided
 from opbyte.sim.serving.requests import Request
 from opbyte.sim.serving.schedulers import SCHEDULERS, Group, Limits
+from opbyte.sim.serving.schedulers.layered import Layered
 from opbyte.sim.serving.server import Server
 from opbyte.sim.simulate import evaluate, resolve_mapping
 from opbyte.workloads.mixed import Mixed
@@ -147,7 +147,7 @@ def test_bytes_of_experts_are_those_of_the_tokens_in_each_layer():
     def experts(tokens):
         return float(Routing().distinct(128, 8, tokens)) * each
 
-    from opbyte.sim.serving.step_prices import compiled_group
+    from opbyte.sim.serving.prices.step import compiled_group
 
     moved = np.zeros(len(of.resources) + 2)
     sizes = np.array([400.0]), np.zeros(1), 1, 10.0, 3000.0

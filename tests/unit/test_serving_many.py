@@ -12,9 +12,9 @@ from opbyte.core.errors import CapacityError, ConfigError, UncoveredError, Workl
 from opbyte.core.parallel import Parallel
 from opbyte.hw_models.machine import load_machine
 from opbyte.sim.residency import LruSet, lru_hit_rate
-from opbyte.sim.serving.below import Below
-from opbyte.sim.serving.many import Many
-from opbyte.sim.serving.residents import stretched
+from opbyte.sim.serving.many.below import Below
+from opbyte.sim.serving.many.residents import stretched
+from opbyte.sim.serving.many.served import Many
 from opbyte.sim.serving.server import Server
 from opbyte.sim.serving.transfers import LinkPrice
 from opbyte.workloads.adapter_step import adapter_bytes, adapter_phase

@@ -6,12 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opbyte.sim.serving.blocks import BlockPool
-from opbyte.sim.serving.compiled import serve_compiled
+from opbyte.sim.serving.compiled.loop import serve_compiled
+from opbyte.sim.serving.compiled.state import SERIES
 from opbyte.sim.serving.engine import serve
-from opbyte.sim.serving.fair import Clients
-from opbyte.sim.serving.grid_prices import GridPrices, GridTable
-from opbyte.sim.serving.loop_state import SERIES
+from opbyte.sim.serving.prices.grid import GridPrices, GridTable
 from opbyte.sim.serving.requests import Request
+from opbyte.sim.serving.schedulers.fair import Clients
 from opbyte.sim.serving.transfers import LinkPrice
 from opbyte.spi import SCHEDULERS, Limits
 

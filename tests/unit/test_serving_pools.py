@@ -11,8 +11,8 @@ import opbyte as ob
 from opbyte.hw_models.machine import load_machine
 from opbyte.sim.place import Placer
 from opbyte.sim.serving.clock import Clock
-from opbyte.sim.serving.fleet_link import Wire, wire_of
-from opbyte.sim.serving.fleet_server import FleetServer, server_of
+from opbyte.sim.serving.fleet.link import Wire, wire_of
+from opbyte.sim.serving.fleet.server import FleetServer, server_of
 from opbyte.sim.serving.requests import requests_of
 from opbyte.sim.serving.server import Server, ask
 from opbyte.workloads.serve import Fleet, Scheduling, Serve

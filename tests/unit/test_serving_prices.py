@@ -14,9 +14,10 @@ from opbyte.core.mapping import load_mapping
 from opbyte.core.ops import Array
 from opbyte.hw_models.machine import Machine, load_machine
 from opbyte.sim.result import PhaseRun
-from opbyte.sim.serving.prices import StepPrices
-from opbyte.sim.serving.step_prices import compiled_step
-from opbyte.sim.serving.step_table import step_cost, step_seconds
+from opbyte.sim.serving.prices import step_table
+from opbyte.sim.serving.prices.build import StepPrices
+from opbyte.sim.serving.prices.step import compiled_step
+from opbyte.sim.serving.prices.step_table import step_cost, step_seconds
 from opbyte.sim.simulate import evaluate, resolve_mapping, total
 from opbyte.workloads.mixed import Mixed
 from opbyte.workloads.model import Model
@@ -362,3 +363,9 @@ def test_a_rate_of_nothing_is_refused():
     machine = load_machine("sn40l-node").with_values({"rdu.hbm.phy.bandwidth": 0.0})
     with pytest.raises(SimulationError, match="takes for ever"):
         build(machine)
+
+
+def test_the_stamp_of_compiled_loops_covers_what_is_compiled_into_them():
+    stamped = {"/".join(path.parts[-2:]) for path in step_table.stamped()}
+    loops = {"compiled/steps.py", "compiled/loop.py", "prices/step.py", "prices/step_table.py"}
+    assert loops | {"gpu/attention.py", "schedulers/fair.py"} <= stamped

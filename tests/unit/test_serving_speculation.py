@@ -14,17 +14,17 @@ import opbyte as ob
 from opbyte.core.errors import UncoveredError
 from opbyte.hw_models.machine import load_machine
 from opbyte.sim.serving.blocks import BlockPool
-from opbyte.sim.serving.compiled_guesses import serve_guessing
+from opbyte.sim.serving.compiled.guess_plan import drawn_at
+from opbyte.sim.serving.compiled.guesses import serve_guessing
+from opbyte.sim.serving.compiled.state import SERIES
 from opbyte.sim.serving.engine import serve
-from opbyte.sim.serving.grid_prices import GridPrices, GridTable, grid_cost
-from opbyte.sim.serving.loop_guesses import drawn_at
-from opbyte.sim.serving.loop_state import SERIES
-from opbyte.sim.serving.prices import StepPrices
+from opbyte.sim.serving.prices.build import StepPrices
+from opbyte.sim.serving.prices.grid import GridPrices, GridTable, grid_cost
+from opbyte.sim.serving.prices.step import compiled_step
 from opbyte.sim.serving.requests import Request
 from opbyte.sim.serving.schedulers import SCHEDULERS, Continuous, Limits
 from opbyte.sim.serving.server import Server
 from opbyte.sim.serving.speculation import Drafter, Guesses, drawn
-from opbyte.sim.serving.step_prices import compiled_step
 from opbyte.spi import check_scheduler
 from opbyte.workloads.serve import Serve
 from opbyte.workloads.speculation import Speculation

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 
 from opbyte.core.errors import UncoveredError
 from opbyte.sim.serving.blocks import BlockPool
-from opbyte.sim.serving.compiled import serve_compiled
+from opbyte.sim.serving.compiled.loop import serve_compiled
+from opbyte.sim.serving.compiled.state import SERIES
 from opbyte.sim.serving.engine import serve
-from opbyte.sim.serving.grid_prices import GridPrices, GridTable, grid_cost
-from opbyte.sim.serving.loop_state import SERIES
+from opbyte.sim.serving.prices.grid import GridPrices, GridTable, grid_cost
 from opbyte.sim.serving.requests import Request
 from opbyte.sim.serving.schedulers import SCHEDULERS, Limits
 

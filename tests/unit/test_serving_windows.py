@@ -11,19 +11,18 @@ from hypothesis import strategies as st
 from opbyte.core.errors import WorkloadError
 from opbyte.core.parallel import Parallel
 from opbyte.hw_models.machine import load_machine
-from opbyte.sim.serving import layered  # noqa: F401  (it registers itself)
 from opbyte.sim.serving.blocks import BlockPool
-from opbyte.sim.serving.compiled import serve_compiled
-from opbyte.sim.serving.compiled_guesses import serve_guessing
+from opbyte.sim.serving.compiled.fleet import route_compiled
+from opbyte.sim.serving.compiled.guesses import serve_guessing
+from opbyte.sim.serving.compiled.loop import serve_compiled
 from opbyte.sim.serving.engine import serve
-from opbyte.sim.serving.fleet_loop import route_compiled
-from opbyte.sim.serving.layer_prices import LayerPrices
-from opbyte.sim.serving.prices import StepPrices
+from opbyte.sim.serving.prices.build import StepPrices
+from opbyte.sim.serving.prices.layers import LayerPrices
+from opbyte.sim.serving.prices.layout import ATTENDED, attend, pairs_of
+from opbyte.sim.serving.prices.step import compiled_step
 from opbyte.sim.serving.requests import Request
 from opbyte.sim.serving.schedulers import SCHEDULERS, Limits
 from opbyte.sim.serving.speculation import Drafter, Guesses
-from opbyte.sim.serving.step_prices import compiled_step
-from opbyte.sim.serving.step_table_layout import ATTENDED, attend, pairs_of
 from opbyte.sim.simulate import evaluate, resolve_mapping, total
 from opbyte.workloads.mixed import Mixed
 from opbyte.workloads.model_loader import load_model

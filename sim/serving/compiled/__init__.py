@@ -1,0 +1,1 @@
+"""The serving loop over arrays: the compiled twin of engine and schedulers."""

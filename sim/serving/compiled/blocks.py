@@ -1,0 +1,160 @@
+"""KV blocks in the compiled serving loop: the twin of `BlockPool`."""
+
+from __future__ import annotations
+
+from numba.extending import register_jitable
+
+from opbyte.sim.serving.compiled.gaps import miss
+from opbyte.sim.serving.compiled.state import (
+    AWAY,
+    BEFORE,
+    BELOW,
+    CHAIN,
+    COMPUTED,
+    FREE,
+    HELD,
+    KNOWN,
+    LAST,
+    LEAVING,
+    MOVES,
+    MOVING,
+    NEXT,
+    NONE,
+    NUMBER,
+    OWNER,
+    PREEMPTED,
+    RUNNING,
+    SAMPLED,
+    STACKED,
+    WAVE,
+    Ints,
+    State,
+)
+
+
+@register_jitable
+def needed(s: State, tokens: int, size: int) -> int:
+    """Return the blocks of a sequence of so many tokens."""
+    if s.growth.shape[0] == 0:
+        return (tokens + size - 1) // size
+    taken = whole = 0
+    for i in range(s.growth.shape[0]):
+        share, limit = s.growth[i, 0], s.growth[i, 1]
+        kept = min(tokens, limit) if limit > 0 else tokens
+        taken += share * ((kept + size - 1) // size)
+        whole += share
+    return int((taken + whole - 1) // whole)
+
+
+@register_jitable
+def unlink(s: State, block: int) -> None:
+    """Take a block out of the queue of free ones."""
+    before, after = s.blocks[BEFORE, block], s.blocks[NEXT, block]
+    s.blocks[NEXT, before], s.blocks[BEFORE, after] = after, before
+    s.counts[FREE] -= 1
+
+
+@register_jitable
+def give(s: State, r: int, remember: int) -> None:
+    """Let go of a request's blocks, the last one first; they keep what they hold if it returns."""
+    end = s.blocks.shape[1] - 1
+    block = s.requests[LAST, r]
+    while block != NONE:
+        tail = s.blocks[BEFORE, end]
+        s.blocks[NEXT, tail], s.blocks[BEFORE, block] = block, tail
+        s.blocks[NEXT, block], s.blocks[BEFORE, end] = end, block
+        s.counts[FREE] += 1
+        if not remember:
+            s.blocks[OWNER, block] = NONE
+        elif s.blocks[OWNER, block] == NONE and s.requests[LAST, r] == block:
+            # Not full: the one before it is the last that can be found again.
+            s.requests[LAST, r] = s.blocks[CHAIN, block]
+        block = s.blocks[CHAIN, block]
+    s.requests[HELD, r] = 0
+    if not remember:
+        s.requests[LAST, r], s.requests[KNOWN, r] = NONE, 0
+
+
+@register_jitable
+def take(s: State, r: int, count: int) -> None:
+    """Give a request blocks from the front of the queue; who remembered them forgets."""
+    end = s.blocks.shape[1] - 1
+    for _ in range(count):
+        block = s.blocks[NEXT, end]
+        unlink(s, block)
+        owner = s.blocks[OWNER, block]
+        if owner != NONE:
+            # The blocks of a sequence leave from its end.
+            s.requests[KNOWN, owner] = s.blocks[NUMBER, block]
+            s.requests[LAST, owner] = s.blocks[CHAIN, block]
+            s.blocks[OWNER, block] = NONE
+        s.blocks[CHAIN, block] = s.requests[LAST, r]
+        s.requests[LAST, r] = block
+        s.requests[HELD, r] += 1
+
+
+@register_jitable
+def know(s: State, r: int, full: int) -> None:
+    """Note that a request's leading blocks are full; they can be found again."""
+    block = s.requests[LAST, r]
+    number = s.requests[HELD, r] - 1
+    while number >= s.requests[KNOWN, r]:
+        if number < full:
+            s.blocks[OWNER, block], s.blocks[NUMBER, block] = r, number
+        block = s.blocks[CHAIN, block]
+        number -= 1
+    s.requests[KNOWN, r] = full
+
+
+@register_jitable
+def preempt(s: State, produced: Ints, remember: int) -> int:
+    """Take the blocks of the request that was admitted last; return it."""
+    s.counts[RUNNING] -= 1
+    s.counts[WAVE] = max(s.counts[WAVE] - 1, 0)
+    victim = int(s.running[s.counts[RUNNING]])
+    lose(s, victim, produced, remember)
+    return victim
+
+
+@register_jitable
+def lose(s: State, victim: int, produced: Ints, remember: int) -> None:
+    """Take the blocks of a request that no longer runs: to the tier below if there is room."""
+    s.requests[PREEMPTED, victim] += 1
+    if s.requests[SAMPLED, victim] == produced[victim]:
+        # Its last token is under way: it will not come back.
+        s.requests[COMPUTED, victim] = 0
+        give(s, victim, 0)
+        return
+    miss(s, victim)
+    s.stack[s.counts[STACKED]] = victim
+    s.counts[STACKED] += 1
+    held = s.requests[HELD, victim]
+    if held > s.counts[BELOW]:
+        s.requests[COMPUTED, victim] = 0
+        give(s, victim, remember)
+        return
+    s.counts[BELOW] -= held
+    s.counts[LEAVING] += held
+    s.requests[AWAY, victim], s.requests[MOVING, victim] = held, 1
+    s.moves[s.counts[MOVES]] = victim
+    s.counts[MOVES] += 1
+
+
+@register_jitable
+def finish(s: State, r: int) -> None:
+    """Forget a request whose last token is there."""
+    if s.requests[HELD, r] == 0:
+        return
+    drop(s, r)
+    give(s, r, 0)
+
+
+@register_jitable
+def drop(s: State, r: int) -> None:
+    """Take a request out of those that run."""
+    at = 0
+    while s.running[at] != r:
+        at += 1
+    s.counts[RUNNING] -= 1
+    for i in range(at, s.counts[RUNNING]):
+        s.running[i] = s.running[i + 1]

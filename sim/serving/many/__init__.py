@@ -1,0 +1,1 @@
+"""Many adapters, or many models, on one engine."""
