@@ -47,6 +47,7 @@ class Step(NamedTuple):
 
     Attributes:
         start, end: Seconds.
+        tokens: That are computed to the last layer.
         held: Busy seconds of each resource, then bytes of each class of `TRAFFIC`.
         joules: Dynamic energy.
         counts: Requests running and waiting and blocks in use when it was planned, (3,).
@@ -55,6 +56,7 @@ class Step(NamedTuple):
     start: float
     end: float
     plan: Plan
+    tokens: int
     held: Array
     joules: float
     counts: Array
@@ -221,26 +223,33 @@ class Engine:
         if not plan.pieces:
             return False
         now, pieces, decodes, context, logits = self.env.now, 0, 0, 0, 0
-        group, groups = 0, 0
-        forget(self._masks)
+        group, groups, read = 0, 0, 0
+        masks, budget = self._masks, self.budget
+        masked = len(masks) > 0
+        if masked:
+            forget(masks)
         for piece in plan.pieces:
-            if piece.request.scheduled_s < 0.0:
-                piece.request.scheduled_s = now
-            if piece.group is not None:
-                group, groups = piece.group
-            past = min(piece.past, self.budget) if self.budget else piece.past
-            if piece.new == 1 and piece.group is None:
+            request, new, past, samples, depth, layers = piece
+            if request.scheduled_s < 0.0:
+                request.scheduled_s = now
+            if budget:
+                past = min(past, budget)
+            if layers is None and new == 1:
                 decodes += 1
-                seen = min(past + 1, self.budget) if self.budget else past + 1
+                seen = min(past + 1, budget) if budget else past + 1
                 context += seen
-                attend(self._masks, float(seen))
+                if masked:
+                    attend(masks, float(seen))
             else:
-                self._new[pieces], self._past[pieces] = piece.new, past
+                self._new[pieces], self._past[pieces] = new, past
                 pieces += 1
+                read += piece.tokens
+                if layers is not None:
+                    group, groups = layers
                 # All tokens of who verifies guesses need logits.
-                logits += piece.new - 1 if piece.depth else 0
-            if piece.samples < piece.request.sampled and piece.samples:
-                self._decodes, self._decoded = self._decodes + 1, self._decoded + piece.samples
+                logits += new - 1 if depth else 0
+            if samples and samples < request.sampled:
+                self._decodes, self._decoded = self._decodes + 1, self._decoded + samples
         held = np.zeros(len(self._held))
         seconds, joules = self._cost(
             self.prices.table, group, groups, self._new, self._past, pieces, float(decodes),
@@ -255,7 +264,8 @@ class Engine:
             seconds, joules = self.beside.step(plan, start, seconds, joules, busy)
         self._free_at = start + seconds
         counts = np.array([*self.scheduler.counts, self._used()], float)
-        self._flight.append(Step(start, self._free_at, plan, held, joules, counts))
+        tokens = decodes + read
+        self._flight.append(Step(start, self._free_at, plan, tokens, held, joules, counts))
         return True
 
     def _book(self, step: Step, share: float = 1.0) -> None:
@@ -336,7 +346,7 @@ class Engine:
         self.tally.add_gap(0.0, at_once)
         series = self.series
         series.end_s.append(end)
-        series.tokens.append(sum(piece.tokens for piece in plan.pieces))
+        series.tokens.append(step.tokens)
         running, waiting = self.scheduler.counts
         series.running.append(running)
         series.waiting.append(waiting)

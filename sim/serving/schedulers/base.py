@@ -236,17 +236,20 @@ class Continuous(Scheduler):
         pieces: list[Piece] = []
         lost: list[Request] = []
         ins: list[Request] = []
-        size, guesses = self.pool.tokens, self.limits.guesses
+        size, guesses, running = self.pool.tokens, self.limits.guesses, self.running
         at = owed = 0
-        while at < len(self.running) and budget > 0:
-            request = self.running[at]
+        while at < len(running) and budget > 0:
+            request = running[at]
             at += 1
-            new = min(request.left, budget)
+            new = request.left
             if new == 0:
                 continue
-            depth = self._depth(request, budget) if guesses else 0
-            new += guesses.tokens(depth) if guesses else 0
-            need = 0
+            if new > budget:
+                new = budget
+            depth = need = 0
+            if guesses:
+                depth = self._depth(request, budget)
+                new += guesses.tokens(depth)
             if request.computed + new > len(request.blocks) * size:
                 need = self.pool.needed(request.computed + new) - len(request.blocks)
             if need > 0:
@@ -389,11 +392,12 @@ class Continuous(Scheduler):
         if depth and guesses:
             held = guesses.accepted(request.index, request.sampled, depth)
             samples = min(held + 1, request.output - request.sampled)
-            request.computed = past + samples
+            end = past + samples
         else:
-            request.computed = past + new
-            samples = int(request.computed == request.input + request.sampled)
-        if request.computed // self.pool.tokens > request.known:
+            end = past + new
+            samples = 1 if end == request.input + request.sampled else 0
+        request.computed = end
+        if end // self.pool.tokens > request.known:
             self._know(request)
         request.sampled += samples
         return Piece(request, new, past, samples, depth, group)
