@@ -22,10 +22,11 @@ from opbyte.sim.serving.clock import Clock
 from opbyte.sim.serving.contents import LowerTiers
 from opbyte.sim.serving.many.residents import Beside
 from opbyte.sim.serving.prices.layout import TRAFFIC, attend, forget
-from opbyte.sim.serving.prices.step import Prices, check_divided, compiled_group, masks_of
+from opbyte.sim.serving.prices.step import Prices, check_divided, group_cost, masks_of
 from opbyte.sim.serving.requests import Request
 from opbyte.sim.serving.schedulers import Plan, Scheduler
 from opbyte.sim.serving.speculation import Drafter, check_depth, check_guessing
+from opbyte.sim.serving.stamped import compiled
 from opbyte.sim.serving.tally import Tally
 from opbyte.sim.serving.transfers import LinkPrice, Transfers
 
@@ -123,7 +124,7 @@ class Engine:
         self.on_answer: Callable[[Request], None] = _ignore
         self.on_step: Callable[[], None] = _nothing
         self.stopped = False
-        self._cost, self._masks = compiled_group(), masks_of(prices)
+        self._cost, self._masks = compiled(group_cost), masks_of(prices)
         self._flight: deque[Step] = deque()
         self._free_at = self._ended = 0.0
         self._left: dict[Request, int] = {}

@@ -11,8 +11,9 @@ import numpy as np
 
 from opbyte.core.errors import UncoveredError
 from opbyte.sim.serving.prices.layout import attend, forget
-from opbyte.sim.serving.prices.step import Prices, check_limits, compiled_step, masks_of
+from opbyte.sim.serving.prices.step import Prices, check_limits, masks_of, step_cost
 from opbyte.sim.serving.requests import Request
+from opbyte.sim.serving.stamped import compiled
 
 if TYPE_CHECKING:
     from opbyte.sim.serving.schedulers import Limits, Piece
@@ -123,7 +124,7 @@ class Drafter:
         """Start without requests."""
         self.prices, self.guesses = prices, guesses
         self.busy = np.zeros(len(prices.resources))
-        self._cost, self._masks = compiled_step(), masks_of(prices)
+        self._cost, self._masks = compiled(step_cost), masks_of(prices)
         self._behind: set[Request] = set()
         self._new = np.zeros(prices.max_sequences)
         self._past = np.zeros(prices.max_sequences)

@@ -14,10 +14,9 @@ from opbyte.core.mapping import load_mapping
 from opbyte.core.ops import Array
 from opbyte.hw_models.machine import Machine, load_machine
 from opbyte.sim.result import PhaseRun
-from opbyte.sim.serving.prices import step_table
 from opbyte.sim.serving.prices.build import StepPrices
-from opbyte.sim.serving.prices.step import compiled_step
-from opbyte.sim.serving.prices.step_table import step_cost, step_seconds
+from opbyte.sim.serving.prices.step_table import step_cost
+from opbyte.sim.serving.stamped import compiled, stamped_files
 from opbyte.sim.simulate import evaluate, resolve_mapping, total
 from opbyte.workloads.mixed import Mixed
 from opbyte.workloads.model import Model
@@ -89,7 +88,7 @@ class Drawn:
         busy = np.zeros((points, len(of.resources)))
         new, past = (np.ascontiguousarray(x.T) for x in (self.new, self.past))
         for i in range(points):
-            seconds[i], joules[i] = compiled_step()(
+            seconds[i], joules[i] = compiled(step_cost)(
                 of.table, new[i], past[i], len(self.new), self.decodes[i], self.context[i], busy[i]
             )
         return seconds, joules, busy
@@ -250,7 +249,7 @@ def test_the_twin_is_the_compiled_function():
                 (seconds[i], joules[i]), 1e-13
             )
             np.testing.assert_allclose(held, busy[i], rtol=1e-13)
-            assert step_seconds(of.table, *sizes, held) == pytest.approx(seconds[i], 1e-13)
+            assert step_cost(of.table, *sizes, held)[0] == pytest.approx(seconds[i], 1e-13)
             np.testing.assert_allclose(held, 2 * busy[i], rtol=1e-13)
 
 
@@ -259,7 +258,7 @@ def test_a_compiled_loop_may_call_it():
     def loop(table, new, past, busy, times):
         seconds = 0.0
         for i in range(times):
-            seconds += step_seconds(table, new, past, 1, 4.0, 400.0 + i, busy)
+            seconds += step_cost(table, new, past, 1, 4.0, 400.0 + i, busy)[0]
         return seconds
 
     of, busy = prices(*EXACT[0]), np.zeros(2)
@@ -271,11 +270,11 @@ def test_a_compiled_loop_may_call_it():
 
 def test_only_so_many_entries_are_pieces():
     of, held = prices(*EXACT[0]), np.zeros(2)
-    one = step_seconds(of.table, np.array([64.0]), np.array([0.0]), 1, 4.0, 400.0, held)
+    one = step_cost(of.table, np.array([64.0]), np.array([0.0]), 1, 4.0, 400.0, held)[0]
     more = np.array([64.0, 9.0, 5.0])
-    assert step_seconds(of.table, more, more, 0, 4.0, 400.0, held) < one
+    assert step_cost(of.table, more, more, 0, 4.0, 400.0, held)[0] < one
     past = np.array([0.0, 7.0, 7.0])
-    assert step_seconds(of.table, more, past, 1, 4.0, 400.0, held) == one
+    assert step_cost(of.table, more, past, 1, 4.0, 400.0, held)[0] == one
 
 
 def test_a_cost_names_its_resources():
@@ -366,6 +365,6 @@ def test_a_rate_of_nothing_is_refused():
 
 
 def test_the_stamp_of_compiled_loops_covers_what_is_compiled_into_them():
-    stamped = {"/".join(path.parts[-2:]) for path in step_table.stamped()}
+    files = {"/".join(path.parts[-2:]) for path in stamped_files()}
     loops = {"compiled/steps.py", "compiled/loop.py", "prices/step.py", "prices/step_table.py"}
-    assert loops | {"gpu/attention.py", "schedulers/fair.py"} <= stamped
+    assert loops | {"gpu/attention.py", "schedulers/fair.py"} <= files

@@ -20,11 +20,12 @@ from opbyte.sim.serving.compiled.state import SERIES
 from opbyte.sim.serving.engine import serve
 from opbyte.sim.serving.prices.build import StepPrices
 from opbyte.sim.serving.prices.grid import GridPrices, GridTable, grid_cost
-from opbyte.sim.serving.prices.step import compiled_step
+from opbyte.sim.serving.prices.step import step_cost
 from opbyte.sim.serving.requests import Request
 from opbyte.sim.serving.schedulers import SCHEDULERS, Continuous, Limits
 from opbyte.sim.serving.server import Server
 from opbyte.sim.serving.speculation import Drafter, Guesses, drawn
+from opbyte.sim.serving.stamped import compiled
 from opbyte.spi import check_scheduler
 from opbyte.workloads.serve import Serve
 from opbyte.workloads.speculation import Speculation
@@ -267,7 +268,7 @@ def test_a_verification_costs_what_it_costs_alone():
         direct = ob.simulate(A100, work).seconds
         new, past = np.full(batch, tokens + 1.0), np.full(batch, context - 1.0)
         busy = np.zeros(len(most.resources))
-        seconds, _ = compiled_step()(
+        seconds, _ = compiled(step_cost)(
             most.table, new, past, batch, 0.0, 0.0, busy, float(batch * tokens)
         )
         assert seconds == pytest.approx(direct, rel=1e-9)

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 from numba.extending import register_jitable
 
-from opbyte.core.loops import LOOP
 from opbyte.core.ops import Array
 from opbyte.sim.serving.blocks import Growth
 from opbyte.sim.serving.compiled.loop import Served, groups_of, loop_limits, serve_loop
@@ -25,8 +22,8 @@ from opbyte.sim.serving.compiled.queue import Queue, new_queue
 from opbyte.sim.serving.compiled.state import LAST, NONE, Ints, State, Step, new_state, new_steps
 from opbyte.sim.serving.prices.layout import TRAFFIC
 from opbyte.sim.serving.prices.step import Prices, check_divided, check_limits, masks_of
-from opbyte.sim.serving.prices.step_table import source_stamp
 from opbyte.sim.serving.schedulers import Limits
+from opbyte.sim.serving.stamped import compiled
 
 #: Entry of a state's place: requests that are done.
 DONE = 4
@@ -137,41 +134,6 @@ def route_loop(
     return int(n)
 
 
-@cache
-def compiled() -> Any:
-    """Return `route_loop` compiled."""
-    stamp = source_stamp()
-
-    def of_source(
-        s: State,
-        f: Step,
-        q: Queue,
-        t: Link,
-        arrival: Array,
-        given: Ints,
-        produced: Ints,
-        own_arrival: Array,
-        own_given: Ints,
-        own_produced: Ints,
-        limits: npt.NDArray[np.int64],
-        table: Any,
-        busy: Array,
-        drawn: Array,
-        replica: Ints,
-        counts: npt.NDArray[np.int64],
-        first: int,
-    ) -> int:
-        if stamp < 0:
-            return -1
-        served: int = route_loop(
-            s, f, q, t, arrival, given, produced, own_arrival, own_given, own_produced, limits,
-            table, busy, drawn, replica, counts, first,
-        )  # fmt: skip
-        return served
-
-    return numba.njit(**LOOP)(of_source)
-
-
 @dataclass(frozen=True)
 class Routed:
     """What happened.
@@ -228,7 +190,7 @@ def route_compiled(
     queue = new_queue("continuous", arrival, given, limits, None)
     link = new_link(0, None, block_tokens)
     numbers = loop_limits(limits, block_tokens, remember=remember)
-    run: Any = route_loop if plain else compiled()
+    run: Any = route_loop if plain else compiled(route_loop)
     first = 0
     while True:
         first = run(

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 from numba.extending import register_jitable
 
-from opbyte.core.loops import LOOP
 from opbyte.core.ops import Array
 from opbyte.sim.serving.blocks import Growth
 from opbyte.sim.serving.compiled.gaps import count_gaps
@@ -36,9 +33,9 @@ from opbyte.sim.serving.compiled.state import (
 from opbyte.sim.serving.compiled.steps import end_step, weigh
 from opbyte.sim.serving.prices.layout import TRAFFIC, forget
 from opbyte.sim.serving.prices.step import Prices, masks_of, step_cost
-from opbyte.sim.serving.prices.step_table import source_stamp
 from opbyte.sim.serving.schedulers import Limits
 from opbyte.sim.serving.speculation import Guesses, check_guessing
+from opbyte.sim.serving.stamped import compiled
 
 
 @register_jitable
@@ -104,36 +101,6 @@ def guess_loop(
         while arrived < n and arrival[arrived] <= now:
             arrived += 1
         done += end_step(s, f, 0, produced, arrived - tried)
-
-
-@cache
-def compiled() -> Any:
-    """Return `guess_loop` compiled."""
-    stamp = source_stamp()
-
-    def of_source(
-        s: State,
-        f: Step,
-        q: Queue,
-        g: Ahead,
-        arrival: Array,
-        given: Ints,
-        produced: Ints,
-        limits: npt.NDArray[np.int64],
-        seed: Any,
-        table: Any,
-        busy: Array,
-        draft: Any,
-        draft_busy: Array,
-        totals: Array,
-    ) -> None:
-        if stamp >= 0:
-            guess_loop(
-                s, f, q, g, arrival, given, produced, limits, seed, table, busy, draft, draft_busy,
-                totals,
-            )  # fmt: skip
-
-    return numba.njit(**LOOP)(of_source)
 
 
 @dataclass(frozen=True)
@@ -202,7 +169,7 @@ def serve_guessing(
         np.zeros(sequences, np.int64), np.zeros(sequences, np.int64), np.zeros(7, np.int64),
         masks_of(draft),
     )  # fmt: skip
-    compiled()(
+    compiled(guess_loop)(
         state, new_steps(1, sequences, masks_of(prices)), queue, ahead,
         np.array(arrival, np.float64), given.astype(np.int32), produced.astype(np.int32), numbers,
         np.uint64(guesses.seed & (2**64 - 1)), prices.table, busy, priced.table, draft_busy, totals,

@@ -7,15 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 from numba.extending import register_jitable
 
-from opbyte.core.loops import LOOP
 from opbyte.core.ops import Array
 from opbyte.sim.serving.blocks import Growth
 from opbyte.sim.serving.compiled.gaps import count_gaps, tally_of
@@ -51,9 +48,9 @@ from opbyte.sim.serving.compiled.state import (
 from opbyte.sim.serving.compiled.steps import decode_on, end_step, weigh
 from opbyte.sim.serving.prices.layout import TRAFFIC
 from opbyte.sim.serving.prices.step import Prices, check_divided, check_limits, group_cost, masks_of
-from opbyte.sim.serving.prices.step_table import source_stamp
 from opbyte.sim.serving.schedulers import Limits
 from opbyte.sim.serving.schedulers.fair import Clients
+from opbyte.sim.serving.stamped import compiled
 from opbyte.sim.serving.tally import Tally
 from opbyte.sim.serving.transfers import LinkPrice
 
@@ -155,31 +152,6 @@ def serve_loop(
             free_at, calm = f.end[(head + depth - 1) % depth], 0
     s.place[:] = head, flying, arrived, tried, done, calm
     s.tally[NOW], s.tally[FREE_AT] = now, free_at
-
-
-@cache
-def compiled() -> Any:
-    """Return `serve_loop` compiled."""
-    stamp = source_stamp()
-
-    def of_source(
-        s: State,
-        f: Step,
-        q: Queue,
-        t: Link,
-        arrival: Array,
-        given: Ints,
-        produced: Ints,
-        limits: npt.NDArray[np.int64],
-        table: Any,
-        busy: Array,
-        drawn: Array,
-        until: float,
-    ) -> None:
-        if stamp >= 0:
-            serve_loop(s, f, q, t, arrival, given, produced, limits, table, busy, drawn, until)
-
-    return numba.njit(**LOOP)(of_source)
 
 
 @dataclass(frozen=True)
@@ -302,7 +274,7 @@ def serve_compiled(
     moving = new_link(len(arrival) if below else 0, link, block_tokens)
     busy, drawn = np.zeros(len(prices.resources) + len(TRAFFIC)), np.zeros(2)
     numbers = loop_limits(limits, block_tokens, remember=remember, order=order)
-    (serve_loop if plain else compiled())(
+    (serve_loop if plain else compiled(serve_loop))(
         state, new_steps(depth, limits.max_sequences, masks_of(prices)), queue, moving,
         np.array(arrival, np.float64),
         given.astype(np.int32), produced.astype(np.int32), numbers, prices.table, busy, drawn,

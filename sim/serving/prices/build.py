@@ -32,7 +32,7 @@ from opbyte.hw_models.price import Demand
 from opbyte.sim.serving.prices.layout import B_COMPUTE, StepTable
 from opbyte.sim.serving.prices.probe import Key, Probe
 from opbyte.sim.serving.prices.shapes import drawn
-from opbyte.sim.serving.prices.step import compiled_step, tell
+from opbyte.sim.serving.prices.step import step_cost, tell
 from opbyte.sim.serving.prices.tables import (
     ByBlock,
     Lane,
@@ -42,6 +42,7 @@ from opbyte.sim.serving.prices.tables import (
     sweep,
     table_of,
 )
+from opbyte.sim.serving.stamped import compiled
 from opbyte.sim.simulate import evaluate, resolve_mapping, static_watts
 from opbyte.workloads.mixed import Mixed
 from opbyte.workloads.model import Model
@@ -73,7 +74,7 @@ class StepPrices:
     """The prices of all iterations of one model on one machine.
 
     Attributes:
-        table: For `step_table.step_cost` and `step_seconds`. Calls write to scratch arrays in it.
+        table: For `step_cost`. Calls write to scratch arrays in it.
         resources: Ports, links and units, in the order of `busy`.
         max_tokens: Most tokens of an iteration.
         max_sequences: Most pieces and decodes of an iteration.
@@ -168,7 +169,7 @@ class StepPrices:
         sizes = np.array(chunks, np.float64).reshape(-1, 2).T
         new, past = np.ascontiguousarray(sizes)
         busy = np.zeros(len(self.resources))
-        seconds, joules = compiled_step()(
+        seconds, joules = compiled(step_cost)(
             self.table, new, past, len(new), float(decodes), summed, busy
         )
         return Cost(seconds, joules, dict(zip(self.resources, busy.tolist(), strict=True)))

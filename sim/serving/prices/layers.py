@@ -11,7 +11,8 @@ from opbyte.core.errors import ConfigError
 from opbyte.core.ops import Array
 from opbyte.sim.serving.prices.build import Cost, StepPrices
 from opbyte.sim.serving.prices.layer_table import LayerTable
-from opbyte.sim.serving.prices.step import compiled_group, tell
+from opbyte.sim.serving.prices.step import group_cost, tell
+from opbyte.sim.serving.stamped import compiled
 
 
 def divided(layers: int, groups: int) -> list[range]:
@@ -101,7 +102,7 @@ class LayerPrices:
         summed = tell(self, decodes, context)
         new, past = np.array(chunks, np.float64).reshape(-1, 2).T.copy()
         busy = np.zeros(len(self.resources))
-        seconds, joules = compiled_group()(
+        seconds, joules = compiled(group_cost)(
             self.table, group, groups, new, past, len(new), float(decodes), summed, busy
         )
         return Cost(seconds, joules, dict(zip(self.resources, busy.tolist(), strict=True)))

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from typing import Any, Protocol
 
-import numba
 import numpy as np
 from numba import types
 from numba.extending import overload
 
 from opbyte.core.errors import UncoveredError
-from opbyte.core.loops import LOOP
 from opbyte.core.ops import Array
 from opbyte.sim.serving.prices import layer_table, step_table
 from opbyte.sim.serving.prices.grid import GridTable, grid_cost
 from opbyte.sim.serving.prices.layer_table import LayerTable
 from opbyte.sim.serving.prices.layout import attend, forget
-from opbyte.sim.serving.prices.step_table import StepTable, source_stamp
+from opbyte.sim.serving.prices.step_table import StepTable
 
 
 class Prices(Protocol):
@@ -209,49 +206,3 @@ def _compiled_group(
         return step_cost(table, new, past, pieces, decodes, context, busy, logits)
 
     return undivided
-
-
-@cache
-def compiled_group() -> Any:
-    """Return `group_cost` compiled on its own."""
-    stamp = source_stamp()
-
-    def of_source(
-        table: Any,
-        group: int,
-        groups: int,
-        new: Array,
-        past: Array,
-        pieces: int,
-        decodes: float,
-        context: float,
-        busy: Array,
-        logits: float = 0.0,
-    ) -> tuple[float, float]:
-        if stamp < 0:
-            return 0.0, 0.0
-        return group_cost(table, group, groups, new, past, pieces, decodes, context, busy, logits)
-
-    return numba.njit(**LOOP)(of_source)
-
-
-@cache
-def compiled_step() -> Any:
-    """Return `step_cost` compiled on its own."""
-    stamp = source_stamp()
-
-    def of_source(
-        table: Any,
-        new: Array,
-        past: Array,
-        pieces: int,
-        decodes: float,
-        context: float,
-        busy: Array,
-        logits: float = 0.0,
-    ) -> tuple[float, float]:
-        if stamp < 0:
-            return 0.0, 0.0
-        return step_cost(table, new, past, pieces, decodes, context, busy, logits)
-
-    return numba.njit(**LOOP)(of_source)

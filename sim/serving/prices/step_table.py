@@ -16,14 +16,9 @@ slopes. The functions are plain Python, and compiled inside whoever calls them.
 
 from __future__ import annotations
 
-from functools import cache
-from hashlib import sha256
-from pathlib import Path
-
 from numba.extending import register_jitable
 
 from opbyte.core.ops import Array
-from opbyte.hw_models.compute.gpu import attention
 from opbyte.hw_models.compute.gpu.attention import NEW, PAIRS, READS, SEQUENCES, call_seconds
 from opbyte.sim.serving.prices.layout import (
     AROUND,
@@ -64,7 +59,7 @@ from opbyte.sim.serving.prices.layout import (
     reads_of,
 )
 
-__all__ = ["StepTable", "pieces_cost", "source_stamp", "step_cost", "step_seconds"]
+__all__ = ["StepTable", "pieces_cost", "step_cost"]
 
 
 @register_jitable
@@ -266,34 +261,3 @@ def step_cost(
         seconds = max(seconds, held[r])
         busy[r] += held[r]
     return float(seconds), float(joules)
-
-
-@register_jitable(inline="always")
-def step_seconds(
-    table: StepTable,
-    new: Array,
-    past: Array,
-    pieces: int,
-    decodes: float,
-    context: float,
-    busy: Array,
-) -> float:
-    """Return the seconds of an iteration, see `step_cost`."""
-    return step_cost(table, new, past, pieces, decodes, context, busy)[0]
-
-
-def stamped() -> list[Path]:
-    """Return the files whose functions and constants may be compiled into a caller."""
-    serving, kernels = Path(__file__).parent.parent, Path(str(attention.__file__)).parent
-    return sorted([*serving.rglob("*.py"), *kernels.glob("*.py")])
-
-
-@cache
-def source_stamp() -> int:
-    """Return a number that changes with the source of what is compiled into a caller.
-
-    Numba's cache looks at the file of the function that it compiles, and not at what that calls.
-    A caller that caches itself should hold this number in a closure, as `step_prices` does.
-    """
-    text = b"".join(file.read_bytes() for file in stamped())
-    return int.from_bytes(sha256(text).digest()[:6], "little")
