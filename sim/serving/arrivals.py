@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import simpy
 
 from opbyte.core.ops import Array
-from opbyte.sim.serving.clock import Clock
+from opbyte.sim.serving.clock import COMES, Clock
 from opbyte.sim.serving.requests import Request
 from opbyte.workloads.traces import RequestTrace
 
@@ -43,7 +43,7 @@ def feed(engine: Asked, requests: Sequence[Request]) -> None:
     def arrivals() -> Generator[simpy.Event, Any, None]:
         for request in requests:
             if request.arrival > env.now:
-                yield env.at(request.arrival, first=True)
+                yield env.at(request.arrival, COMES)
             engine.submit(request)
 
     env.process(arrivals())

@@ -8,10 +8,10 @@ device never waits for the host, and a request waits for the step that is planne
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import simpy
@@ -19,7 +19,7 @@ import simpy
 from opbyte.core.errors import SimulationError
 from opbyte.core.ops import Array
 from opbyte.sim.serving.arrivals import feed
-from opbyte.sim.serving.clock import Clock
+from opbyte.sim.serving.clock import ENDS, PLANS, Clock
 from opbyte.sim.serving.contents import LowerTiers
 from opbyte.sim.serving.many.residents import Beside
 from opbyte.sim.serving.prices.layout import TRAFFIC, attend, forget
@@ -77,6 +77,7 @@ class Engine:
         decodes, decoded: Steps of requests after their first tokens, and tokens that came of them.
         on_answer: Called with a request whose last token is there, before its blocks are let go.
         on_step: Called when a step has ended, before the next one is planned.
+        number: Of several engines whose steps end at once, the smallest comes first.
         stopped: It does nothing any more.
     """
 
@@ -125,16 +126,16 @@ class Engine:
         self.tally = Tally(used=np.zeros(scheduler.pool.total + 1))
         self.on_answer: Callable[[Request], None] = _ignore
         self.on_step: Callable[[], None] = _nothing
-        self.stopped = False
+        self.number, self.stopped = 0, False
         self._cost, self._masks = compiled(group_cost), masks_of(prices)
         self._flight: deque[Step] = deque()
         self._free_at = self._ended = 0.0
         self._left: dict[Request, int] = {}
         self._answered: dict[Request, simpy.Event] = {}
-        self._wake = env.event()
+        self._due: simpy.Event | None = None
+        self._waits = False
         self._new = np.zeros(limits.max_sequences)
         self._past = np.zeros(limits.max_sequences)
-        env.process(self._run())
 
     def answer(self, request: Request) -> simpy.Event:
         """Return what happens when the request has its last token."""
@@ -187,32 +188,35 @@ class Engine:
         return list(self._left)
 
     def poke(self) -> None:
-        """Plan a step if one may be planned: there are new requests, or free blocks."""
-        if len(self._flight) < self.depth and not self._wake.triggered:
-            self._wake.succeed()
+        """Plan a step if one may be planned: there are new requests, or free blocks.
 
-    def _run(self) -> Generator[simpy.Event, Any, None]:
-        while not self.stopped:
+        It is planned when all that happens now has happened.
+        """
+        if len(self._flight) < self.depth and self._due is None:
+            self._due = self.env.at(self.env.now, PLANS)
+            _then(self._due, self._plan)
+
+    def _plan(self, event: simpy.Event) -> None:
+        # A step that ended at the same moment was followed by a plan.
+        if event is self._due and not self.stopped:
             self._fill()
-            if not self._flight:
-                yield self._wake
-                continue
-            step = self.env.at(self._flight[0].end)
-            while len(self._flight) < self.depth and not step.processed:
-                # Room for another step: what arrives is planned at once.
-                yield step | self._wake
-                if not step.processed:
-                    self._fill()
-            if not step.processed:
-                yield step
-            if not self.stopped:
-                self._end(self._flight.popleft())
 
     def _fill(self) -> None:
-        """Plan as many steps as may be under way, and listen for arrivals again."""
-        while not self.stopped and len(self._flight) < self.depth and self._start():
+        """Plan as many steps as may be under way, and wait for the end of the first of them."""
+        flight = self._flight
+        while len(flight) < self.depth and self._start():
             pass
-        self._wake = self.env.event()
+        self._due = None
+        if flight and not self._waits:
+            self._waits = True
+            _then(self.env.at(flight[0].end, ENDS + self.number), self._ended_first)
+
+    def _ended_first(self, event: simpy.Event) -> None:
+        del event
+        if not self.stopped:
+            self._waits = False
+            self._end(self._flight.popleft())
+            self._fill()
 
     def _start(self) -> bool:
         """Plan a step and put it behind those under way; return False if there is nothing to do."""
@@ -359,6 +363,12 @@ def _ignore(request: Request) -> None:
 
 def _nothing() -> None:
     """Do nothing after a step."""
+
+
+def _then(event: simpy.Event, do: Callable[[simpy.Event], None]) -> None:
+    """Call when something happens."""
+    assert event.callbacks is not None
+    event.callbacks.append(do)
 
 
 def serve(

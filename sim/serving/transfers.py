@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from opbyte.sim.serving.clock import Clock
+from opbyte.sim.serving.clock import COMES, Clock
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Transfers:
         self._free_at = max(ready, self._free_at) + seconds
         self.busy_s += seconds
         self.blocks += blocks
-        event = self.env.at(self._free_at, first=True)
+        event = self.env.at(self._free_at, COMES)
         assert event.callbacks is not None
         event.callbacks.append(lambda _: then())
         return self._free_at

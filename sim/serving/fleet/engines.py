@@ -9,7 +9,7 @@ from typing import Any
 import simpy
 
 from opbyte.core.errors import SimulationError
-from opbyte.sim.serving.clock import Clock
+from opbyte.sim.serving.clock import COMES, Clock
 from opbyte.sim.serving.engine import Engine
 from opbyte.sim.serving.fleet.routers import Router
 from opbyte.sim.serving.requests import Request
@@ -32,8 +32,9 @@ class Replica:
             start: Returns an idle engine.
         """
         self.number, self._start = number, start
-        self.engines = [start()]
-        self.up, self.promised = True, 0
+        self.engines: list[Engine] = []
+        self.promised = 0
+        self.come_back()
 
     @property
     def engine(self) -> Engine:
@@ -61,8 +62,9 @@ class Replica:
         return self.engine.stop()
 
     def come_back(self) -> None:
-        """Start again, empty."""
+        """Start an engine, empty."""
         self.engines.append(self._start())
+        self.engine.number = self.number
         self.up = True
 
 
@@ -142,12 +144,12 @@ class Fleet:
         replica = self.replicas[number]
 
         def fails() -> Generator[simpy.Event, Any, None]:
-            yield self.env.at(at, first=True)
+            yield self.env.at(at, COMES)
             self.idle_failures += replica.idle
             lost = replica.fail()
             self._changed(replica)
             self._lost(replica, lost)
-            yield self.env.at(at + seconds, first=True)
+            yield self.env.at(at + seconds, COMES)
             replica.come_back()
             self._listen(replica)
             self._changed(replica)

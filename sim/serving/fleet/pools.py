@@ -16,7 +16,7 @@ import numpy as np
 import simpy
 
 from opbyte.core.ops import Array
-from opbyte.sim.serving.clock import Clock
+from opbyte.sim.serving.clock import COMES, Clock
 from opbyte.sim.serving.engine import Engine
 from opbyte.sim.serving.fleet.engines import Fleet, Group, Replica
 from opbyte.sim.serving.fleet.link import Wire
@@ -170,7 +170,7 @@ class Pools(Fleet):
             size = pool.needed(request.target - 1) * of_block + of_state
             self.moved[request.index] += size
             end = self.wire.send(self.env.now, transfer.source, target.number, size)
-            arrival = self.env.at(end)
+            arrival = self.env.at(end, COMES)
             arrival.callbacks.append(partial(self._arrive, target, transfer))
 
     def _arrive(self, target: Replica, transfer: Transfer, event: simpy.Event) -> None:
