@@ -19,49 +19,19 @@ from opbyte.sim.serving.blocks import Growth
 from opbyte.sim.serving.compiled.loop import Served, groups_of, loop_limits, serve_loop
 from opbyte.sim.serving.compiled.moves import Link, new_link
 from opbyte.sim.serving.compiled.queue import Queue, new_queue
-from opbyte.sim.serving.compiled.state import LAST, NONE, Ints, State, Step, new_state, new_steps
+from opbyte.sim.serving.compiled.several import (
+    served_at,
+    stacked,
+    state_at,
+    steps_at,
+    twice,
+    wider,
+)
+from opbyte.sim.serving.compiled.state import DONE, Ints, State, Step, new_state, new_steps
 from opbyte.sim.serving.prices.layout import TRAFFIC
 from opbyte.sim.serving.prices.step import Prices, check_divided, check_limits, masks_of
 from opbyte.sim.serving.schedulers import Limits
 from opbyte.sim.serving.stamped import compiled
-
-#: Entry of a state's place: requests that are done.
-DONE = 4
-
-
-@register_jitable
-def _state(s: State, i: int) -> State:
-    """Return the state of one engine."""
-    return State(
-        s.requests[i],
-        s.blocks[i],
-        s.running[i],
-        s.stack[i],
-        s.moves[i],
-        s.counts[i],
-        s.times[i],
-        s.series[i],
-        s.place[i],
-        s.groups[i],
-        s.growth[i],
-        s.tally[i],
-    )
-
-
-@register_jitable
-def _steps(f: Step, i: int) -> Step:
-    """Return the steps of one engine."""
-    return Step(
-        f.end[i],
-        f.tokens[i],
-        f.lost[i],
-        f.marks[i],
-        f.marked[i],
-        f.new[i],
-        f.past[i],
-        f.sums[i],
-        f.masks,
-    )
 
 
 @register_jitable
@@ -106,8 +76,8 @@ def route_loop(
             of = counts[i]
             if s.place[i, DONE] < of:
                 serve_loop(
-                    _state(s, i),
-                    _steps(f, i),
+                    state_at(s, i),
+                    steps_at(f, i),
                     q,
                     t,
                     own_arrival[i, :of],
@@ -177,9 +147,9 @@ def route_compiled(
     room = room or -(-n * 5 // (4 * engines)) + 16
     groups = groups_of(limits)
     one = new_state(room, blocks, limits.max_sequences, rows, groups=groups, growth=growth)
-    state = State(*_stacked(one, engines))
+    state = State(*stacked(one, engines))
     masks = masks_of(prices)
-    steps = Step(*_stacked(new_steps(depth, limits.max_sequences, masks), engines))
+    steps = Step(*stacked(new_steps(depth, limits.max_sequences, masks), engines))
     # One table prices the steps of all engines, one after the other.
     steps = steps._replace(masks=masks)
     own = [np.zeros((engines, room), dtype) for dtype in (np.float64, np.int32, np.int32)]
@@ -210,31 +180,8 @@ def route_compiled(
         )
         if first == n:
             break
-        state, own = _wider(state), [_twice(array, 0) for array in own]
+        state, own = wider(state), [twice(array, 0) for array in own]
     return Routed(
         replica,
-        tuple(_served(state, i, int(counts[i]), busy[i], drawn[i], link) for i in range(engines)),
+        tuple(served_at(state, i, int(counts[i]), busy[i], drawn[i], link) for i in range(engines)),
     )
-
-
-def _stacked(arrays: tuple[Any, ...], engines: int) -> tuple[Any, ...]:
-    return tuple(np.stack([array] * engines) for array in arrays)
-
-
-def _twice(array: Any, value: float) -> Any:
-    """Return an array with twice the room along its last axis."""
-    return np.concatenate([array, np.full_like(array, value)], axis=-1)
-
-
-def _wider(s: State) -> State:
-    """Return the same state with room for twice the requests."""
-    requests = _twice(s.requests, 0)
-    requests[:, LAST, s.requests.shape[-1] :] = NONE
-    tally = _twice(s.tally, 0.0)
-    return s._replace(requests=requests, times=_twice(s.times, -1.0), tally=tally)
-
-
-def _served(state: State, i: int, count: int, busy: Array, drawn: Array, link: Link) -> Served:
-    own = _state(state, i)
-    own = own._replace(times=own.times[:, :count], requests=own.requests[:, :count])
-    return Served.of(own, busy, drawn, link)

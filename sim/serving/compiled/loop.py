@@ -56,6 +56,66 @@ from opbyte.sim.serving.transfers import LinkPrice
 
 
 @register_jitable
+def fill(
+    s: State,
+    f: Step,
+    q: Queue,
+    t: Link,
+    given: Ints,
+    produced: Ints,
+    limits: npt.NDArray[np.int64],
+    table: Any,
+    busy: Array,
+    drawn: Array,
+    arrived: int,
+    tried: int,
+    now: float,
+    free_at: float,
+    head: int,
+    flying: int,
+    calm: int,
+) -> tuple[int, int, int, float]:
+    """Plan as many steps as may be under way.
+
+    Args:
+        arrived, tried, head, flying, calm: As in `State.place`.
+        free_at: When the steps under way have ended, seconds.
+    Returns:
+        Requests that had their turn, steps under way, calm steps, and when all have ended.
+    """
+    depth = f.end.shape[0]
+    while flying < depth:
+        slot = (head + flying) % depth
+        before = s.counts[RUNNING]
+        tried = plan_step(s, f, q, slot, given, produced, limits, arrived, tried, now)
+        if s.counts[MOVES]:
+            send(s, t, now, free_at)
+        pieces, decodes, context = f.sums[0], f.sums[1], f.sums[2]
+        if pieces + decodes == 0:
+            break
+        seconds, joules = group_cost(
+            table,
+            f.sums[3],
+            f.sums[4],
+            f.new,
+            f.past,
+            pieces,
+            float(decodes),
+            float(context),
+            busy,
+        )
+        free_at = max(now, free_at) + seconds
+        count_gaps(s, f, free_at)
+        weigh(s, seconds, joules, arrived - tried, drawn)
+        f.end[slot] = free_at
+        flying += 1
+        # Everyone who runs decodes, and nobody began, lost blocks or gets an end of his answer.
+        same = pieces + f.marks[slot] + f.lost[slot] + t.counts[PENDING] == 0
+        calm = calm + 1 if same and before == s.counts[RUNNING] == decodes else 0
+    return tried, flying, calm, free_at
+
+
+@register_jitable
 def serve_loop(
     s: State,
     f: Step,
@@ -105,34 +165,10 @@ def serve_loop(
             done += end_step(s, f, head, produced, arrived - tried)
             head = (head + 1) % depth
             flying -= 1
-        while flying < depth:
-            slot = (head + flying) % depth
-            before = s.counts[RUNNING]
-            tried = plan_step(s, f, q, slot, given, produced, limits, arrived, tried, now)
-            if s.counts[MOVES]:
-                send(s, t, now, free_at)
-            pieces, decodes, context = f.sums[0], f.sums[1], f.sums[2]
-            if pieces + decodes == 0:
-                break
-            seconds, joules = group_cost(
-                table,
-                f.sums[3],
-                f.sums[4],
-                f.new,
-                f.past,
-                pieces,
-                float(decodes),
-                float(context),
-                busy,
-            )
-            free_at = max(now, free_at) + seconds
-            count_gaps(s, f, free_at)
-            weigh(s, seconds, joules, arrived - tried, drawn)
-            f.end[slot] = free_at
-            flying += 1
-            # Everyone who runs decodes, and nobody began, lost blocks or gets an end of his answer.
-            same = pieces + f.marks[slot] + f.lost[slot] + t.counts[PENDING] == 0
-            calm = calm + 1 if same and before == s.counts[RUNNING] == decodes else 0
+        tried, flying, calm, free_at = fill(
+            s, f, q, t, given, produced, limits, table, busy, drawn, arrived, tried, now, free_at,
+            head, flying, calm,
+        )  # fmt: skip
         if calm >= depth and flying == depth and (order != FAIR or tried == arrived):
             head, arrived = decode_on(
                 s,

@@ -30,6 +30,7 @@ from opbyte.sim.serving.compiled.state import (
     OWED,
     RUNNING,
     SAMPLED,
+    SINCE,
     WAVE,
     Ints,
     State,
@@ -154,6 +155,9 @@ def plan_running(
             if remember and (computed + 1) % size == 0:
                 know(s, r, (computed + 1) // size)
             if late:
+                if remember and s.times[SINCE, r] >= 0.0:
+                    # It may have come with blocks that are not known yet.
+                    know(s, r, (computed + 1) // size)
                 catch_up(s, f, r)
             decodes += 1
             context += computed + 1

@@ -43,6 +43,9 @@ LATER, COME_LATE, AT_ONCE = range(5, 8)
 #: which so many blocks were in use (blocks + 1,) and requests waited (requests + 1,).
 NOW, FREE_AT, PLANNED, GAP_SUM, GAP_MAX, GAPS = range(6)
 LATE_FROM = GAPS + BINS
+#: Entries of the place: the step that ends next and how many are under way, requests that have
+#: arrived, had their turn and are done, and calm steps.
+HEAD, FLYING, ARRIVED, TRIED, DONE, CALM = range(6)
 #: Columns of the series.
 SERIES = ("end_s", "tokens", "running", "waiting", "free", "preempted")
 NONE = -1
@@ -63,8 +66,7 @@ class State(NamedTuple):
         counts: Counters, (18,).
         times: Scheduled, first token, last token, seconds, (3, requests).
         series: What every n-th step found when it ended, (6, rows).
-        place: Where the loop is: the step that ends next and how many are under way, requests
-            that have arrived, had their turn and are done, and calm steps, (6,).
+        place: Where the loop is, entries as above, (6,).
         groups: Groups of layers by tokens of prompts, empty where all layers run together.
         growth: Size and limit of layers whose caches grow alike, empty where all layers keep all
             tokens, (kinds, 2).

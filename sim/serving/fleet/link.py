@@ -12,6 +12,9 @@ from opbyte.core.registry import nearest
 from opbyte.hw_models.price import resource_rate
 from opbyte.sim.place import Placer
 
+#: Instance of a link's part, and the direction where each has one of its own.
+End = tuple[int, str]
+
 
 @dataclass
 class Wire:
@@ -38,7 +41,7 @@ class Wire:
     shared: bool = False
     busy: float = 0.0
     joules: float = 0.0
-    _free_at: dict[tuple[int, str], float] = field(default_factory=lambda: defaultdict(float))
+    _free_at: dict[End, float] = field(default_factory=lambda: defaultdict(float))
 
     def idle(self) -> Wire:
         """Return the same link before anything was sent."""
@@ -54,9 +57,8 @@ class Wire:
             source, target: Engines.
             size: Bytes of all devices.
         """
-        taken = self._taken(source, target)
-        lanes = min(len(self.ends[source]), len(self.ends[target]))
-        seconds = size / (1 if self.shared else lanes) / self.rate
+        taken = self.taken(source)[0] | self.taken(target)[1]
+        seconds = size / self.lanes(source, target) / self.rate
         start = max(now, *(self._free_at[end] for end in taken))
         for end in taken:
             self._free_at[end] = start + seconds
@@ -70,15 +72,20 @@ class Wire:
         Args:
             readers: Engines that send, the first ones.
         """
-        sending = (self._taken(i, readers) for i in range(readers))
-        receiving = (self._taken(0, j) for j in range(readers, len(self.ends)))
-        return len(set[tuple[int, str]]().union(*sending, *receiving))
+        sending = (self.taken(i)[0] for i in range(readers))
+        receiving = (self.taken(j)[1] for j in range(readers, len(self.ends)))
+        return len(set[End]().union(*sending, *receiving))
 
-    def _taken(self, source: int, target: int) -> set[tuple[int, str]]:
+    def lanes(self, source: int, target: int) -> int:
+        """Return in how many shares a transfer between two engines is sent at once."""
+        return 1 if self.shared else min(len(self.ends[source]), len(self.ends[target]))
+
+    def taken(self, engine: int) -> tuple[set[End], set[End]]:
+        """Return the ends that transfers from an engine take there, and those to it."""
         if self.shared:
-            return {(0, "")}
+            return {(0, "")}, {(0, "")}
         out, into = ("out", "in") if self.duplex else ("", "")
-        return {(i, out) for i in self.ends[source]} | {(i, into) for i in self.ends[target]}
+        return {(i, out) for i in self.ends[engine]}, {(i, into) for i in self.ends[engine]}
 
 
 def wire_of(placer: Placer, engines: int, via: str | None) -> Wire:

@@ -14,6 +14,7 @@ from opbyte.sim.place import Placer
 from opbyte.sim.serving.arrivals import ask
 from opbyte.sim.serving.clock import Clock
 from opbyte.sim.serving.compiled.fleet import route_compiled
+from opbyte.sim.serving.compiled.pooled import serve_pools
 from opbyte.sim.serving.fleet.engines import Fleet
 from opbyte.sim.serving.fleet.link import Wire, wire_of
 from opbyte.sim.serving.fleet.pools import Pools
@@ -29,6 +30,8 @@ from opbyte.workloads.traces import RequestTrace
 #: Routers whose choice depends on nothing but how many requests each engine has, as long as
 #: prompts share nothing. `round_robin` does not even depend on that.
 _BY_LOAD = ("least_outstanding", "prefix_affinity")
+#: Schedulers that try requests in the order in which they were given them, whenever they arrived.
+_QUEUED = ("continuous", "chunked", "layered")
 
 
 def server_of(
@@ -122,12 +125,19 @@ class FleetServer:
         """Serve a trace."""
         fleet = self.fleet
         shared = trace.prefix is not None and self.engine.scheduling.prefix_cache
-        if fleet.pools is None and not fleet.failures and self.engine.loops(trace):
-            if fleet.router == "round_robin":
-                return self._in_turn(trace)
-            affine = shared and fleet.router == "prefix_affinity"
-            if fleet.router in _BY_LOAD and not affine and self.engine.in_order:
-                return self._by_load(trace)
+        if fleet.failures or not self.engine.loops(trace):
+            return self._by_plug_in(trace)
+        by_load = fleet.router in _BY_LOAD and not (shared and fleet.router == "prefix_affinity")
+        in_turn = fleet.router == "round_robin"
+        if fleet.pools is not None:
+            # Who is read once more came first, and is tried last.
+            queued = self.engine.scheduling.kind in _QUEUED
+            if queued and not shared and (in_turn or by_load):
+                return self._by_pools(trace)
+        elif in_turn:
+            return self._in_turn(trace)
+        elif by_load and self.engine.in_order:
+            return self._by_load(trace)
         return self._by_plug_in(trace)
 
     def _in_turn(self, trace: RequestTrace) -> Serving:
@@ -162,6 +172,29 @@ class FleetServer:
             fates.put(good[done.replica == i], one.times, one.preempted)
         runs = [replace(engine.run_of_loop(one), replica=i) for i, one in enumerate(done.engines)]
         return together(trace, fates, runs, Spread(self.fleet.engines, replica))
+
+    def _by_pools(self, trace: RequestTrace) -> Serving:
+        """Serve by compiled pools."""
+        engine, s, pools = self.engine, self.engine.scheduling, self.fleet.pools
+        assert pools is not None
+        assert self.wire is not None
+        fates = Fates.unknown(trace, self.refused(trace))
+        good = fates.accepted
+        done = serve_pools(
+            trace.arrival_s[good], trace.input_tokens[good], trace.output_tokens[good],
+            engine.limits, engine.prices, self.wire, pools=(pools.prefill, pools.decode),
+            sizes=self.sizes, least=self.fleet.router in _BY_LOAD, blocks=self.blocks,
+            block_tokens=s.block_tokens, remember=s.prefix_cache, depth=s.depth,
+            rows=max(2, SERIES_ROWS // self.fleet.engines), growth=engine.growth,
+        )  # fmt: skip
+        fates.put(good, done.times, done.preempted)
+        replica, prefill = np.full(len(trace), -1), np.full(len(trace), -1)
+        replica[good], prefill[good] = done.replica, done.prefill
+        moved = np.zeros(len(trace))
+        moved[good] = done.moved
+        runs = [replace(engine.run_of_loop(one), replica=i) for i, one in enumerate(done.engines)]
+        spread = Spread(self.fleet.engines, replica, prefill=prefill, moved_bytes=moved)
+        return self._with_wire(together(trace, fates, runs, spread), done.wire)
 
     def _by_plug_in(self, trace: RequestTrace) -> Serving:
         """Serve by readable engines under one clock."""
