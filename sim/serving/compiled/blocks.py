@@ -121,9 +121,9 @@ def lose(s: State, victim: int, produced: Ints, remember: int) -> None:
     """Take the blocks of a request that no longer runs: to the tier below if there is room."""
     s.requests[PREEMPTED, victim] += 1
     if s.requests[SAMPLED, victim] == produced[victim]:
-        # Its last token is under way: it will not come back, unless that is sent on from here.
+        # Its last token is under way: it will not come back.
         s.requests[COMPUTED, victim] = 0
-        give(s, victim, remember)
+        give(s, victim, 0)
         return
     miss(s, victim)
     s.stack[s.counts[STACKED]] = victim

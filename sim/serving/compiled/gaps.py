@@ -72,15 +72,14 @@ def count_gaps(s: State, f: Step, end: float) -> None:
     tally[PLANNED] = end
     count = f.sums[LATER] - f.sums[COME_LATE]
     if count:
-        add_gap(tally, gap, count)
+        _count(tally, gap, count)
     for i in range(f.sums[COME_LATE]):
-        add_gap(tally, end - tally[LATE_FROM + i], 1)
+        _count(tally, end - tally[LATE_FROM + i], 1)
     tally[GAPS] += f.sums[AT_ONCE]
 
 
 @register_jitable
-def add_gap(tally: Array, gap: float, count: int) -> None:
-    """Count tokens that came so many seconds after the ones before them."""
+def _count(tally: Array, gap: float, count: int) -> None:
     tally[GAPS + bin_of(gap)] += count
     tally[GAP_SUM] += gap * count
     tally[GAP_MAX] = max(tally[GAP_MAX], gap)

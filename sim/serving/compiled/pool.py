@@ -1,7 +1,6 @@
 """What compiled pools work on: the loops of each pool, and what becomes of requests between them.
 
-Each request has a row at the engine that reads its prompt and one at the engine that answers; who
-is read once more has another row.
+Each request has a row at the engine that reads its prompt, and one at the engine that answers.
 """
 
 from __future__ import annotations
@@ -32,9 +31,8 @@ from opbyte.sim.serving.prices.step import Prices, masks_of
 #: Entries of `Pool.counts`: rows, and of a pool that answers those whose caches are on the way or
 #: were, and those that have come.
 ROWS, FETCHED, LANDED = range(3)
-#: Rows of `Pool.rows`: tokens of prompt and answer, number of the request, and where it was before:
-#: at which engine of the pool that reads, and its row there.
-GIVEN, PRODUCED, REQUEST, SOURCE, SOURCE_ROW = range(5)
+#: Rows of `Pool.rows`: tokens of prompt and answer, and number of the request.
+GIVEN, PRODUCED, REQUEST = range(3)
 
 
 class Pool(NamedTuple):
@@ -42,7 +40,7 @@ class Pool(NamedTuple):
 
     Attributes:
         state, steps: As for `serve_loop`, of all engines.
-        rows: By row as above, (engines, 5, room).
+        rows: By row as above, (engines, 3, room).
         comes: When the cache of a row is there, seconds, (engines, room).
         due: When a plan is due, infinite where none is, seconds, (engines,).
         counts: Counters, (engines, 3).
@@ -68,10 +66,9 @@ class Asked(NamedTuple):
         arrival: Seconds, (requests,).
         given, produced: Tokens of prompt and answer, (requests,).
         times: Scheduled, first token, last token, seconds, negative before, (3, requests).
-        token: When its latest token came, seconds, (requests,).
         moved: Bytes that were sent of it, (requests,).
-        sampled, preempted: Tokens that it has, and how often it lost its blocks, (requests,).
-        reader, row: Engine that read it last, and its row there, (requests,).
+        preempted: How often it lost its blocks, (requests,).
+        reader, row: Engine that reads it, and its row there, (requests,).
         decoder: Engine that gives its last token, NONE where one that reads does, (requests,).
         place: The request that arrives next, (1,).
     """
@@ -80,9 +77,7 @@ class Asked(NamedTuple):
     given: Ints
     produced: Ints
     times: Array
-    token: Array
     moved: Array
-    sampled: Ints
     preempted: Ints
     reader: Ints
     row: Ints
@@ -101,8 +96,8 @@ class Asked(NamedTuple):
 
         return cls(
             np.array(arrival, np.float64), given.astype(np.int32), produced.astype(np.int32),
-            np.full((3, n), -1.0), np.full(n, -1.0), np.zeros(n), np.zeros(n, np.int32),
-            np.zeros(n, np.int32), none(), none(), none(), np.zeros(1, np.int64),
+            np.full((3, n), -1.0), np.zeros(n), np.zeros(n, np.int32), none(), none(), none(),
+            np.zeros(1, np.int64),
         )  # fmt: skip
 
 
@@ -121,7 +116,7 @@ def new_pool(engines: int, one: State, sequences: int, depth: int, prices: Price
         State(*stacked(one, engines)),
         # One table prices the steps of all engines, one after the other.
         steps._replace(masks=masks),
-        np.zeros((engines, 5, room), np.int32),
+        np.zeros((engines, 3, room), np.int32),
         np.zeros((engines, room)),
         np.full(engines, np.inf),
         np.zeros((engines, 3), np.int64),
@@ -163,13 +158,11 @@ def unanswered(p: Pool) -> int:
 
 
 @register_jitable
-def add(p: Pool, i: int, given: int, produced: int, request: int, source: int, row: int) -> int:
+def add(p: Pool, i: int, given: int, produced: int, request: int) -> int:
     """Give an engine a request; return its row."""
     at = p.counts[i, ROWS]
     p.counts[i, ROWS] += 1
-    p.rows[i, GIVEN, at], p.rows[i, PRODUCED, at] = given, produced
-    p.rows[i, REQUEST, at] = request
-    p.rows[i, SOURCE, at], p.rows[i, SOURCE_ROW, at] = source, row
+    p.rows[i, GIVEN, at], p.rows[i, PRODUCED, at], p.rows[i, REQUEST, at] = given, produced, request
     return int(at)
 
 

@@ -15,7 +15,6 @@ from numba.extending import register_jitable
 
 from opbyte.core.ops import Array
 from opbyte.sim.serving.compiled.blocks import drop, give, needed, take
-from opbyte.sim.serving.compiled.gaps import add_gap
 from opbyte.sim.serving.compiled.loop import fill
 from opbyte.sim.serving.compiled.moves import Link
 from opbyte.sim.serving.compiled.pool import (
@@ -25,8 +24,6 @@ from opbyte.sim.serving.compiled.pool import (
     PRODUCED,
     REQUEST,
     ROWS,
-    SOURCE,
-    SOURCE_ROW,
     Asked,
     Pool,
     add,
@@ -42,7 +39,6 @@ from opbyte.sim.serving.compiled.several import state_at, steps_at
 from opbyte.sim.serving.compiled.state import (
     ARRIVED,
     CALM,
-    CHAIN,
     COMPUTED,
     DONE,
     FLYING,
@@ -50,11 +46,7 @@ from opbyte.sim.serving.compiled.state import (
     FREE_AT,
     HEAD,
     HELD,
-    KNOWN,
-    LAST,
     LATE,
-    NONE,
-    OWNER,
     PREEMPTED,
     RUNNING,
     SAMPLED,
@@ -176,32 +168,11 @@ def land_step(p: Pool, i: int) -> int:
 
 @register_jitable
 def read(readers: Pool, a: Asked, r: int, rules: Rules) -> None:
-    """Let a prompt, and the part of an answer that is known, be read for one more token."""
-    i, now = chosen(readers, rules.least), a.arrival[r]
-    before, row = a.reader[r], a.row[r]
-    at = add(readers, i, a.given[r] + a.sampled[r], 1, r, before, row)
+    """Let a prompt be read for the first token of its answer."""
+    i = chosen(readers, rules.least)
+    a.reader[r], a.row[r] = i, add(readers, i, a.given[r], 1, r)
     readers.state.place[i, ARRIVED] += 1
-    if before != NONE:
-        now = a.token[r]
-        inherit(readers, i, before, row, at)
-    a.reader[r], a.row[r], a.decoder[r] = i, at, NONE
-    poke(readers, i, now)
-
-
-@register_jitable
-def inherit(readers: Pool, i: int, before: int, row: int, at: int) -> None:
-    """Let a row find what its engine still knows of a request that it has read before."""
-    while before != NONE and before != i:
-        before, row = readers.rows[before, SOURCE, row], readers.rows[before, SOURCE_ROW, row]
-    if before == NONE:
-        return
-    s = state_at(readers.state, i)
-    block = s.requests[LAST, row]
-    for _ in range(s.requests[KNOWN, row]):
-        s.blocks[OWNER, block] = at
-        block = s.blocks[CHAIN, block]
-    s.requests[LAST, at], s.requests[KNOWN, at] = s.requests[LAST, row], s.requests[KNOWN, row]
-    s.requests[LAST, row], s.requests[KNOWN, row] = NONE, 0
+    poke(readers, i, a.arrival[r])
 
 
 @register_jitable
@@ -229,28 +200,22 @@ def was_read(
     row: int,
     now: float,
 ) -> None:
-    """Hand out the token that a prefill gives, and send the request on."""
+    """Hand out the token that a prefill gives, and send the request on.
+
+    Nobody loses blocks in between: prompts that began before have all their tokens by then.
+    """
     s, r = state_at(readers.state, i), readers.rows[i, REQUEST, row]
-    a.preempted[r] += s.requests[PREEMPTED, row]
-    if a.times[1, r] < 0.0:
-        a.times[0, r], a.times[1, r] = s.times[0, row], now
-    else:
-        add_gap(s.tally, now - a.token[r], 1)
-    a.token[r] = now
-    a.sampled[r] += 1
+    a.times[0, r], a.times[1, r] = s.times[0, row], now
+    a.preempted[r] = s.requests[PREEMPTED, row]
     s.place[DONE] += 1
-    held = s.requests[HELD, row] > 0
-    if held:
-        drop(s, row)
-    if a.sampled[r] == a.produced[r]:
+    if s.requests[HELD, row] == 0:
+        raise RuntimeError("a prompt has lost its blocks while its token was under way")
+    drop(s, row)
+    if a.produced[r] == 1:
         a.times[2, r] = now
-        if held:
-            give(s, row, 0)
-    elif held:
-        send(decoders, w, a, rules, r, now)
+        give(s, row, 0)
     else:
-        # Another prompt took its blocks while its token was under way.
-        read(readers, a, r, rules)
+        send(decoders, w, a, rules, r, now)
 
 
 # -- on the way ------------------------------------------------------------------------------------
@@ -264,7 +229,7 @@ def send(decoders: Pool, w: Way, a: Asked, rules: Rules, r: int, now: float) -> 
             go_on(decoders, w, a, rules, j, now, -np.inf)
     j = chosen(decoders, rules.least)
     go_on(decoders, w, a, rules, j, now, -np.inf)
-    add(decoders, j, a.given[r], a.produced[r], r, a.reader[r], a.row[r])
+    add(decoders, j, a.given[r], a.produced[r], r)
     a.decoder[r] = j
     fetch(decoders, w, a, rules, j, now)
 
@@ -276,17 +241,16 @@ def fetch(decoders: Pool, w: Way, a: Asked, rules: Rules, j: int, now: float) ->
     while counts[FETCHED] < counts[ROWS] and s.counts[STACKED] == 0:
         row = counts[FETCHED]
         r = decoders.rows[j, REQUEST, row]
-        target = a.given[r] + a.sampled[r]
-        need = needed(s, target, size)
+        need = needed(s, a.given[r] + 1, size)
         if need > s.counts[FREE]:
             return
         if s.counts[RUNNING] + counts[FETCHED] - counts[LANDED] >= rules.limits[0]:
             return
         take(s, row, need)
         # The next token is not computed: it has a place, and nothing to send.
-        sent = needed(s, target - 1, size) * rules.sizes[0] + rules.sizes[1]
+        sent = needed(s, a.given[r], size) * rules.sizes[0] + rules.sizes[1]
         a.moved[r] += sent
-        decoders.comes[j, row] = carry(w, now, decoders.rows[j, SOURCE, row], j, sent)
+        decoders.comes[j, row] = carry(w, now, a.reader[r], j, sent)
         counts[FETCHED] += 1
 
 
@@ -295,14 +259,13 @@ def land(readers: Pool, decoders: Pool, a: Asked, j: int, now: float) -> None:
     """Let a request go on where its cache has come to."""
     s, row = state_at(decoders.state, j), decoders.counts[j, LANDED]
     decoders.counts[j, LANDED] += 1
-    source, r = decoders.rows[j, SOURCE, row], decoders.rows[j, REQUEST, row]
-    give(state_at(readers.state, source), decoders.rows[j, SOURCE_ROW, row], 0)
-    poke(readers, source, now)
-    s.requests[SAMPLED, row] = a.sampled[r]
-    s.requests[COMPUTED, row] = a.given[r] + a.sampled[r] - 1
+    r = decoders.rows[j, REQUEST, row]
+    give(state_at(readers.state, a.reader[r]), a.row[r], 0)
+    poke(readers, a.reader[r], now)
+    s.requests[SAMPLED, row], s.requests[COMPUTED, row] = 1, a.given[r]
     s.times[0, row], s.times[1, row] = a.times[0, r], a.times[1, r]
     # Its next token does not follow one of the step before.
-    s.times[SINCE, row] = a.token[r]
+    s.times[SINCE, row] = a.times[1, r]
     s.counts[LATE] += 1
     # A wave of prompts stays behind all others.
     at = s.counts[RUNNING]

@@ -30,8 +30,6 @@ from opbyte.workloads.traces import RequestTrace
 #: Routers whose choice depends on nothing but how many requests each engine has, as long as
 #: prompts share nothing. `round_robin` does not even depend on that.
 _BY_LOAD = ("least_outstanding", "prefix_affinity")
-#: Schedulers that try requests in the order in which they were given them, whenever they arrived.
-_QUEUED = ("continuous", "chunked", "layered")
 
 
 def server_of(
@@ -130,9 +128,7 @@ class FleetServer:
         by_load = fleet.router in _BY_LOAD and not (shared and fleet.router == "prefix_affinity")
         in_turn = fleet.router == "round_robin"
         if fleet.pools is not None:
-            # Who is read once more came first, and is tried last.
-            queued = self.engine.scheduling.kind in _QUEUED
-            if queued and not shared and (in_turn or by_load):
+            if self.engine.in_order and not shared and (in_turn or by_load):
                 return self._by_pools(trace)
         elif in_turn:
             return self._in_turn(trace)
