@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import given as drawn
 from hypothesis import settings
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 import opbyte as ob
 from opbyte.sim.serving.blocks import Growth
 from opbyte.sim.serving.clock import COMES, ENDS, PLANS, Clock
+from opbyte.sim.serving.compiled import pooled
 from opbyte.sim.serving.compiled.pooled import serve_pools
 from opbyte.sim.serving.compiled.wire import BUSY_S, DRAWN, Way, carry
 from opbyte.sim.serving.fleet.link import Wire
@@ -19,8 +19,8 @@ from opbyte.sim.serving.fleet.server import FleetServer, server_of
 from opbyte.sim.serving.schedulers import Limits
 from opbyte.sim.serving.server import Server
 from opbyte.workloads.serve import Fleet, Scheduling, Serve
-from opbyte.workloads.traces import RequestTrace
-from tests.unit.test_serving_fleet import LLAMA, chats, gpus, same, trace
+from opbyte.workloads.traces import ClosedLoop, RequestTrace
+from tests.unit.test_serving_fleet import LLAMA, chats, conversations, gpus, same, trace
 from tests.unit.test_serving_layered import small
 from tests.unit.test_serving_pools import BLOCK, PRICES, server
 
@@ -142,8 +142,10 @@ def test_twins_where_much_happens_at_once(data):
     assert both(data.draw(fleets()), given).served.all()
 
 
-def test_waves_of_prompts_stay_behind_what_comes():
+def test_waves_of_prompts_stay_behind_what_comes(monkeypatch):
     """Layered prefill on both sides: who lost its blocks is read by groups beside what comes."""
+    # Another kind of prices takes half a minute to compile.
+    monkeypatch.setattr(pooled, "compiled", lambda function: function)
     scheduling = Scheduling(
         kind="layered", max_sequences=8, max_batched_tokens=64, block_tokens=4, groups=3, depth=2
     )
@@ -223,11 +225,24 @@ def test_on_a_machine():
     assert list(found.requests)[-3:] == ["replica", "prefill_replica", "moved_bytes"]
 
 
-def test_what_only_readable_pools_do():
-    """Clients that wait, shared prompts and failures: the compiled ones are not asked."""
-    frame = pd.DataFrame({"arrival_s": [0.0, 0.0], "input_tokens": [9, 9], "output_tokens": [3, 3]})
-    given = RequestTrace(*(frame[name].to_numpy() for name in frame))
-    one = server(failures=[{"replica": 3, "at": "9 s", "for": "1 s"}])
-    one = replace(one, engine=replace(one.engine, compiled=True))
+@pytest.mark.parametrize("how", ["clients", "prefixes", "failures", "orders"])
+def test_what_only_readable_pools_do(how, monkeypatch):
+    """Clients that wait, shared prompts, failures and other orders: the compiled are not asked."""
+    n = 12
+    given, fleet, kind = trace(n), {}, "continuous"
+    if how == "clients":
+        client = ClosedLoop(2, np.zeros(n))
+        given = RequestTrace(
+            np.zeros(n), given.input_tokens, given.output_tokens, timed=False, client=client
+        )
+    elif how == "prefixes":
+        given = conversations(n)
+    elif how == "failures":
+        fleet = {"failures": [{"replica": 3, "at": "9 s", "for": "1 s"}]}
+    else:
+        kind = "shortest"
+    one = server(**fleet)
+    scheduling = one.engine.scheduling.model_copy(update={"kind": kind})
+    one = replace(one, engine=replace(one.engine, scheduling=scheduling, compiled=True))
+    monkeypatch.setattr(FleetServer, "_by_pools", None)
     assert one.serve(given).served.all()
-    assert one.serve(given).spread.idle_failures == 1
