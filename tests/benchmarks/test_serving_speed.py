@@ -15,6 +15,7 @@ import pytest
 
 import opbyte as ob
 from opbyte.hw_models.machine import load_machine
+from opbyte.sim.serving.fleet.server import server_of
 from opbyte.sim.serving.prices.build import StepPrices
 from opbyte.sim.serving.server import Server
 from opbyte.workloads.serve import Serve
@@ -105,6 +106,24 @@ def test_the_plug_in(benchmark, work, server):
     few = work.trace[:1000]
     _, seconds = fastest(benchmark, readable, few, 3)
     assert len(few) / seconds >= 1_000
+
+
+def test_compiled_pools(benchmark, lengths):
+    """Two engines read and two answer, at 80 % of what they sustain."""
+    arrivals = {"kind": "poisson", "rate": "8.58 requests/s"}
+    trace = {"kind": "trace", "requests": 2 * REQUESTS, "arrivals": arrivals}
+    trace["lengths"] = {"trace": str(lengths)}
+    fleet = {"pools": {"prefill": 2, "decode": 2}, "router": "least_outstanding"}
+    work = Serve(ob.load_model("llama-3-8b"), trace, scheduler=LIMITS, fleet=fleet)
+    machine = load_machine("a100-sxm-80gb").replace({"gpu.count": 4})
+    fast = server_of(machine, work, machine.mapping())
+    _, seconds = fastest(benchmark, fast, work.trace, 5)
+    assert len(work.trace) / seconds >= 25_000
+    at_once = fast.serve(replace(work.trace, arrival_s=np.zeros(2 * REQUESTS)))
+    assert 0.8 * len(work.trace) / at_once.seconds == pytest.approx(8.58, rel=0.02)
+    slow = replace(fast, engine=replace(fast.engine, compiled=False))
+    few = work.trace[:500]
+    assert slow.serve(few).times.tolist() == fast.serve(few).times.tolist()
 
 
 def test_prices_of_all_steps(benchmark):
