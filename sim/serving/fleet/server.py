@@ -27,8 +27,8 @@ from opbyte.workloads.serve import Fleet as FleetBlock
 from opbyte.workloads.serve import Serve
 from opbyte.workloads.traces import RequestTrace
 
-#: Routers whose choice depends on nothing but how many requests each engine has, as long as
-#: prompts share nothing. `round_robin` does not even depend on that.
+#: Routers with a compiled twin: their choice depends on how many requests each engine has, and on
+#: what was sent there before. `round_robin` does not even depend on that.
 _BY_LOAD = ("least_outstanding", "prefix_affinity")
 
 
@@ -122,17 +122,16 @@ class FleetServer:
     def serve(self, trace: RequestTrace) -> Serving:
         """Serve a trace."""
         fleet = self.fleet
-        shared = trace.prefix is not None and self.engine.scheduling.prefix_cache
         if fleet.failures or not self.engine.loops(trace):
             return self._by_plug_in(trace)
-        by_load = fleet.router in _BY_LOAD and not (shared and fleet.router == "prefix_affinity")
-        in_turn = fleet.router == "round_robin"
+        in_turn, by_load = fleet.router == "round_robin", fleet.router in _BY_LOAD
         if fleet.pools is not None:
+            shared = trace.prefix is not None and self.engine.scheduling.prefix_cache
             if self.engine.in_order and not shared and (in_turn or by_load):
                 return self._by_pools(trace)
         elif in_turn:
             return self._in_turn(trace)
-        elif by_load and self.engine.in_order:
+        elif by_load:
             return self._by_load(trace)
         return self._by_plug_in(trace)
 
@@ -160,7 +159,9 @@ class FleetServer:
             trace.arrival_s[good], trace.input_tokens[good], trace.output_tokens[good],
             engine.limits, engine.prices, engines=self.fleet.engines, blocks=self.blocks,
             block_tokens=s.block_tokens, remember=s.prefix_cache, depth=s.depth,
-            rows=max(2, SERIES_ROWS // self.fleet.engines), growth=engine.growth,
+            rows=max(2, SERIES_ROWS // self.fleet.engines), growth=engine.growth, order=s.kind,
+            clients=engine.clients(trace, good), prefixes=engine.prefixes(trace, good),
+            affine=self.fleet.router == "prefix_affinity", slack=self.fleet.slack,
         )  # fmt: skip
         replica = np.full(len(trace), -1)
         replica[good] = done.replica
