@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from opbyte.core.errors import CapacityError, UncoveredError
+from opbyte.core.mapping import Mapping
 from opbyte.core.ops import Number
 from opbyte.core.parallel import Parallel
 from opbyte.sim.place import Placer
@@ -42,6 +44,12 @@ def token_bytes(work: Serve, degrees: Parallel) -> float:
         )
         growth += float(np.max(second)) - float(np.max(first))
     return growth / _SPAN
+
+
+def cache_degrees(mapping: Mapping) -> Parallel:
+    """Return how the caches of one batch are split over the devices that hold them."""
+    degrees = mapping.degrees if mapping.attention is None else mapping.attention_degrees
+    return replace(degrees, microbatches=1)
 
 
 def growth_of(work: Serve, degrees: Parallel) -> tuple[Growth, ...]:
@@ -81,7 +89,7 @@ def kv_blocks(placer: Placer, work: Serve) -> int:
     """
     scheduling, given = work.scheduler, work.scheduler.kv_blocks
     taken = placer.occupancy(beside_cache(placer, work))
-    growth = token_bytes(work, placer.mapping.degrees)
+    growth = token_bytes(work, cache_degrees(placer.mapping))
     if growth <= 0.0 and given is None:
         raise UncoveredError(
             f"{work.model.name} has no cache that grows with its context. give "

@@ -27,11 +27,12 @@ from opbyte.sim.serving.compiled.state import SERIES
 from opbyte.sim.serving.contents import LowerTiers
 from opbyte.sim.serving.engine import Engine
 from opbyte.sim.serving.many.served import Many, steps_of
-from opbyte.sim.serving.memory import growth_of, kv_blocks
+from opbyte.sim.serving.memory import cache_degrees, growth_of, kv_blocks
 from opbyte.sim.serving.prices.build import StepPrices
 from opbyte.sim.serving.prices.draft import draft_prices, guesses_of, most_logits
 from opbyte.sim.serving.prices.layers import LayerPrices
 from opbyte.sim.serving.prices.step import Prices
+from opbyte.sim.serving.prices.turns import Turns, check_apart
 from opbyte.sim.serving.requests import Request, requests_of
 from opbyte.sim.serving.schedulers import SCHEDULERS, Limits, Scheduler
 from opbyte.sim.serving.schedulers.fair import Clients
@@ -93,7 +94,9 @@ class Server:
         scheduling = work.scheduler
         if scheduling.kind not in COMPILED and scheduling.kind not in SCHEDULERS.names():
             raise lookup_error("scheduler", scheduling.kind, {*COMPILED, *SCHEDULERS.names()})
-        placer = Placer(machine, mapping)
+        turns = Turns.of(machine, mapping)
+        check_apart(machine, work, mapping, divides=_plug_in(scheduling.kind).divides)
+        placer = Placer(machine, turns.mapping)
         steps = steps_of(placer, work, divides=_plug_in(scheduling.kind).divides)
         blocks = kv_blocks(steps, work)
         many = Many.of(placer, steps, work)
@@ -103,7 +106,7 @@ class Server:
             raise UncoveredError("no model swaps the caches of two models: speculate recomputes")
         prices: Prices
         prices = whole = StepPrices.build(
-            machine, work.model, steps.mapping, max_tokens=scheduling.max_batched_tokens,
+            machine, work.model, mapping if turns.batches > 1 else steps.mapping, max_tokens=scheduling.max_batched_tokens,
             max_sequences=most_logits(work), routing=work.routing,
         )  # fmt: skip
         draft = draft_prices(machine, work, mapping, whole)
@@ -119,8 +122,8 @@ class Server:
                 scheduling = scheduling.model_copy(update={"groups": capped})
             prices = LayerPrices.of(whole, scheduling.groups.groups)
         return cls(
-            prices, scheduling, blocks, context, below, tiers, growth_of(work, mapping.degrees),
-            guesses=guesses, draft=draft, many=many,
+            prices, scheduling, blocks, context, below, tiers,
+            growth_of(work, cache_degrees(mapping)), guesses=guesses, draft=draft, many=many,
         )  # fmt: skip
 
     @property
