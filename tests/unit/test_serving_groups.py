@@ -144,14 +144,20 @@ def test_whole_batches_cost_what_simulate_says(batches: int, replicas: int) -> N
             assert cost.busy[name] == pytest.approx(float(value[0]), rel=1e-9)
 
 
+@cache
+def _one_batch(batches: int, replicas: int) -> StepPrices:
+    machine, model, mapping, _ = staggered(batches, replicas)
+    alone = mapping.model_copy(update={"pipeline": None})
+    return StepPrices.build(machine, model, alone, max_tokens=TOKENS, max_sequences=SEQUENCES)
+
+
 @settings(max_examples=25, deadline=None)
 @given(shapes(), st.sampled_from([(2, 1), (3, 2)]))
 def test_batches_are_as_equal_as_they_can_be_and_one_has_the_prompts(shape: Any, many: Any) -> None:
-    machine, model, mapping, prices = staggered(*many)
+    prices = staggered(*many)[3]
     pieces, contexts = shape
     batches, replicas = many
-    alone = mapping.model_copy(update={"pipeline": None})
-    one = StepPrices.build(machine, model, alone, max_tokens=TOKENS, max_sequences=SEQUENCES)
+    one = _one_batch(*many)
     mean = float(np.mean(contexts)) if contexts else 0.0
     sizes = [len(contexts) // batches + (i < len(contexts) % batches) for i in range(batches)]
     sizes.sort()
@@ -293,15 +299,22 @@ def test_caches_fill_the_attention_group() -> None:
 
 
 def test_shared_prompts_come_back_over_the_link() -> None:
-    rows = load_trace("sample-chat")
-    model = small(max_position_embeddings=131072)
-    busy = []
+    given = {"requests": 40, "lengths": {"input": 600, "output": 4}, "kind": "trace",
+             "arrivals": {"kind": "poisson", "rate": "50 requests/s"},
+             "prefix": {"texts": 1, "tokens": 512, "block_tokens": 16}}  # fmt: skip
+    whole = {"chunk": False, "max_batched_tokens": 4096, "max_sequences": 40}
+    found = []
     for shared in (True, False):
-        work = ob.Serve(model, rows, scheduler={"prefix_cache": shared, "chunk": False,
-                                                "max_batched_tokens": 16384})  # fmt: skip
-        busy.append(ob.simulate(MACHINE, work, mapping="serial").outcome.detail)
-    if rows.prefix is not None:
-        assert busy[0]["busy"]["roce.back"] > busy[1]["busy"]["roce.back"]
+        work = ob.Serve(small(), load_trace(given), scheduler={**whole, "prefix_cache": shared})
+        found.append(ob.simulate(MACHINE, work, mapping="serial").outcome.detail)
+    token = 3 * 2 * 8 * 64 * 2
+    machine = load_machine(MACHINE)
+    rate = 2 * machine.values["roce.bandwidth"] * machine.values["roce.efficiency"]
+    more = found[0]["busy"]["roce.back"] - found[1]["busy"]["roce.back"]
+    fetched = found[0]["hits"]["cache"] * token / rate
+    outputs = 3 * 40 * 4 * 2 * 2048 / rate
+    assert found[0]["hits"]["cache"] >= 39 * 512
+    assert more == pytest.approx(fetched, abs=outputs)
 
 
 def test_two_engines_have_groups_of_their_own() -> None:
@@ -318,7 +331,7 @@ def test_two_engines_have_groups_of_their_own() -> None:
     [
         ({"scheduler": "layered"}, "steps divided by layers"),
         ({"scheduler": {"preempt": "swap"}}, "memory below"),
-        ({"speculate": {"tokens": 2, "acceptance": 0.7}}, "guesses"),
+        ({"speculate": {"draft": None, "tokens": 2, "acceptance": 0.7}}, "guesses"),
     ],
 )
 def test_what_no_model_joins_is_refused(changed: Any, words: str) -> None:

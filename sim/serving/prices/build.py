@@ -131,12 +131,12 @@ class StepPrices:
 
         if has_graphs(software):
             with np.errstate(divide="ignore", invalid="ignore"):
-                graphs, names = graph_table(
-                    price, loaded, model, how, most, _host(software), (turns.batches, turns.shared)
-                )
-            seconds = (graphs.fixed[..., SECONDS], graphs.head[:, SECONDS], graphs.durations)
-            _finite(loaded, (*seconds, graphs.base[..., : B_COMPUTE + 1], graphs.facts))
-            prices = cls(graphs, names, *most, watts, 0.0, None)
+                host, many = _host(software), (turns.batches, turns.shared)
+                graphs = graph_table(price, loaded, model, how, most, host, many)
+            mine = graphs.table
+            seconds = (mine.fixed[..., SECONDS], mine.head[:, SECONDS], mine.durations)
+            _finite(loaded, (*seconds, mine.base[..., : B_COMPUTE + 1], mine.facts))
+            prices = cls(mine, graphs.names.resources, *most, watts, 0.0, None)
             return prices._measured(loaded, model, turns, how)
         with np.errstate(divide="ignore", invalid="ignore"):
             probe = Probe.of(price, model, how)

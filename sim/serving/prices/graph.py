@@ -11,23 +11,25 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from opbyte.core.errors import UncoveredError
 from opbyte.core.mapping import Mapping as SoftwareMapping
 from opbyte.core.ops import Array
-from opbyte.core.placed import PlacedOps
 from opbyte.hw_models.compute.base import UnitView
 from opbyte.hw_models.compute.gpu import attention
 from opbyte.hw_models.compute.gpu.calls import AttentionCall
 from opbyte.hw_models.machine import Machine
 from opbyte.sim.serving.prices.graph_sweeps import Names, Sweep, swept
 from opbyte.sim.serving.prices.graph_table import ALL, DECODES, PROMPTS, GraphTable
-from opbyte.sim.serving.prices.kinds import Key, Kinds
-from opbyte.sim.serving.prices.layout import B_BUSY, B_COMPUTE, B_JOULES, FEATURES
+from opbyte.sim.serving.prices.kinds import Key, Kind, Kinds
+from opbyte.sim.serving.prices.layout import B_COMPUTE, B_JOULES, FEATURES, SECONDS
 from opbyte.sim.serving.prices.operators import call_of, mask_of
 from opbyte.sim.serving.prices.probe import SHAPES, Pricer, fitted
 from opbyte.workloads.model import Model
 from opbyte.workloads.routing import Routing
+
+Integers = npt.NDArray[np.int64]
 
 #: Which of `FEATURES` the slopes of an operator of all tokens, prompts or decodes multiply.
 _USED = {ALL: tuple(range(len(FEATURES))), PROMPTS: (0, 1, 2, 6, 7, 8), DECODES: (3,)}
@@ -73,6 +75,23 @@ class Operator:
         return self.key[2]
 
 
+@dataclass(frozen=True)
+class Graphs:
+    """A table, and what it was made of.
+
+    Attributes:
+        layers: Block of each of the table's layers.
+        nodes: Of each kind of iterations: operator -> its node.
+    """
+
+    table: GraphTable
+    names: Names
+    kinds: Kinds
+    sweeps: tuple[Sweep, Sweep]
+    layers: tuple[int, ...]
+    nodes: tuple[dict[int, int], ...]
+
+
 def graph_table(
     price: Pricer,
     machine: Machine,
@@ -81,8 +100,8 @@ def graph_table(
     most: tuple[int, int],
     host: float,
     turns: tuple[int, Callable[[str], float]],
-) -> tuple[GraphTable, tuple[str, ...]]:
-    """Return the table, and its resources: ports and links, then units.
+) -> Graphs:
+    """Return the table, and what it was made of.
 
     Args:
         price: Prices one batch.
@@ -102,10 +121,14 @@ def graph_table(
     base = [
         _base(op, alone if op.whose == PROMPTS else with_decodes, most[0]) for op in operators
     ]
-    table = _table(
-        kinds, names, operators, (with_decodes, alone), np.array(base), most, host, turns
-    )
-    return table, names.resources
+    sweeps = with_decodes, alone
+    layers = sorted({op.key[0] for op in operators})
+    graphs = [
+        _graph(kind, operators, layers, sweep)
+        for kind, sweep in zip(kinds.all, (with_decodes, alone, with_decodes), strict=True)
+    ]
+    table = _table(graphs, names, operators, sweeps, np.array(base), most, host, turns)
+    return Graphs(table, names, kinds, sweeps, tuple(layers), tuple(g[2] for g in graphs))
 
 
 def _operator(kinds: Kinds, names: Names, machine: Machine, model: Model, key: Key) -> Operator:
@@ -156,7 +179,7 @@ def _base(op: Operator, sweep: Sweep, most: int) -> Array:
 
 
 def _table(
-    kinds: Kinds,
+    graphs: Sequence[_Graph],
     names: Names,
     operators: Sequence[Operator],
     sweeps: tuple[Sweep, Sweep],
@@ -194,15 +217,15 @@ def _table(
     slopes[:, B_JOULES - B_COMPUTE] *= np.array([[op.copies] for op in operators])
     width = max(len(s.columns) for s in sweeps)
     durations = np.zeros((2, tokens + 1, width))
-    fixed = np.zeros((2, tokens + 1, sweeps[0].fixed.shape[1]))
+    fixed = np.zeros((2, tokens + 1, sweeps[0].blocks.shape[2]))
     for i, sweep in enumerate(sweeps):
         durations[i, :, : len(sweep.columns)] = sweep.durations[: tokens + 1]
-        fixed[i] = sweep.fixed[: tokens + 1]
-    starts, nodes, before = _graphs(kinds, operators, layers, sweeps)
+        fixed[i] = _fixed(sweep, names, layers)[: tokens + 1]
+    starts, nodes, before = _joined(graphs)
     resources = len(names.resources)
     return GraphTable(
         fixed=fixed,
-        head=np.ascontiguousarray(sweeps[0].head[: sequences + 1]),
+        head=np.ascontiguousarray(sweeps[0].blocks[names.head, : sequences + 1]),
         durations=durations,
         starts=starts,
         nodes=nodes,
@@ -231,6 +254,7 @@ def _table(
         features=np.zeros((len(spans), len(FEATURES) + 1)),
         seconds=np.zeros(sequences + 1),
         busy=np.zeros(resources),
+        used=np.zeros((len(layers), resources)),
         lasts=np.zeros(len(operators)),
         ends=np.zeros(len(nodes)),
         layers=np.zeros(len(layers)),
@@ -239,25 +263,46 @@ def _table(
     )  # fmt: skip
 
 
-def _graphs(
-    kinds: Kinds, operators: Sequence[Operator], layers: list[int], sweeps: tuple[Sweep, Sweep]
-) -> tuple[Array, Array, Array]:
-    """Return `GraphTable.starts`, `nodes` and `before`."""
+def _fixed(sweep: Sweep, names: Names, layers: Sequence[int]) -> Array:
+    """Return `GraphTable.fixed` of one sweep, (points + 1, columns)."""
+    times = names.counts.copy()
+    times[names.head] = 0.0
+    fixed: Array = np.tensordot(times, sweep.blocks, axes=1)
+    times[list(layers)] = 0.0
+    fixed[:, SECONDS] = times @ sweep.blocks[:, :, SECONDS]
+    return fixed
+
+
+#: Rows of `GraphTable.nodes` with edges counted from 0, nodes before each, operator -> node.
+_Graph = tuple[list[list[int]], list[list[int]], dict[int, int]]
+
+
+def _graph(
+    kind: Kind, operators: Sequence[Operator], layers: list[int], sweep: Sweep
+) -> _Graph:
+    """Return the graph of one kind of iterations, its nodes counted from 0."""
     number = {op.key: v for v, op in enumerate(operators)}
-    starts, nodes, before = [0], [], []
-    for kind, sweep in zip(kinds.all, (sweeps[0], sweeps[1], sweeps[0]), strict=True):
-        placed, at = kind.demands[0].placed, {}
-        for key, op in sorted(kind.keys[0].items(), key=lambda item: item[1]):
-            if key[0] not in layers:
-                continue
-            column = -1 if key in number else sweep.columns[key]
-            nodes.append((layers.index(key[0]), number.get(key, -1), column, len(before)))
-            at[op] = len(nodes) - 1
-            before += [at[int(s)] for s, t in placed.edges if t == op]
-        starts.append(len(nodes))
-    nodes.append((0, -1, 0, len(before)))
-    whole = [np.array(x, np.int64) for x in (starts, nodes, before)]
-    return whole[0], whole[1], whole[2]
+    placed, at = kind.demands[0].placed, dict[int, int]()
+    nodes, before = list[list[int]](), list[list[int]]()
+    for key, op in sorted(kind.keys[0].items(), key=lambda item: item[1]):
+        if key[0] in layers:
+            column = 0 if key in number else sweep.columns[key]
+            at[op] = len(nodes)
+            nodes.append([layers.index(key[0]), number.get(key, -1), column])
+            before.append([at[int(s)] for s, t in placed.edges if t == op])
+    return nodes, before, at
+
+
+def _joined(graphs: Sequence[_Graph]) -> tuple[Integers, Integers, Integers]:
+    """Return `GraphTable.starts`, `nodes` and `before`."""
+    starts, rows, edges = [0], list[list[int]](), list[int]()
+    for nodes, before, _ in graphs:
+        for node, sources in zip(nodes, before, strict=True):
+            rows.append([*node, len(edges)])
+            edges += [starts[-1] + s for s in sources]
+        starts.append(len(rows))
+    rows.append([0, -1, 0, len(edges)])
+    return np.array(starts, np.int64), np.array(rows, np.int64), np.array(edges, np.int64)
 
 
 def _spans(operators: Sequence[Operator]) -> tuple[list[Operator], list[int]]:

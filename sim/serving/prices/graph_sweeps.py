@@ -76,7 +76,8 @@ class Sweep:
     """Prices over 1, 2, ... tokens, none at index 0.
 
     Attributes:
-        fixed, head: As in `GraphTable`, of these iterations, (points + 1, columns).
+        blocks: Path, joules, busy seconds and traffic of one run of each block, without operators
+            that depend on the pieces but in its path, (blocks, points + 1, columns).
         columns: Operator of all tokens -> its column of `durations`.
         durations: As in `GraphTable`, (points + 1, operators).
         base: Operator that depends on the pieces -> latency, floor, compute, joules and busy
@@ -84,8 +85,7 @@ class Sweep:
         shapes: What was priced.
     """
 
-    fixed: Array
-    head: Array
+    blocks: Array
     columns: dict[Key, int]
     durations: Array
     base: dict[Key, Array]
@@ -117,17 +117,17 @@ def swept(
         demand = price(shapes.work(model, routing))
         keys = kind.keyed(demand.placed)
         parts.append((shapes, *_part(demand, keys, machine, names, called)))
-    columns = parts[0][3]
 
     def padded(arrays: Sequence[Array]) -> Array:
-        return np.pad(np.concatenate(arrays, axis=0), ((1, 0), (0, 0)))
+        """Return arrays (.., points, columns) as one, with nothing for 0 tokens."""
+        joined = np.concatenate(arrays, axis=-2)
+        return np.pad(joined, [(0, 0)] * (joined.ndim - 2) + [(1, 0), (0, 0)])
 
     return Sweep(
         padded([p[1] for p in parts]),
-        padded([p[2] for p in parts]),
-        columns,
-        padded([p[4] for p in parts]),
-        {key: padded([p[5][key] for p in parts]) for key in parts[0][5]},
+        parts[0][2],
+        padded([p[3] for p in parts]),
+        {key: padded([p[4][key] for p in parts]) for key in parts[0][4]},
         tuple(p[0] for p in parts),
     )
 
@@ -156,21 +156,15 @@ def _shapes(model: Model, whose: int, most: int) -> list[Shapes]:
 
 def _part(
     demand: Demand, keys: dict[Key, int], machine: Machine, names: Names, called: dict[Key, bool]
-) -> tuple[Array, Array, dict[Key, int], Array, dict[Key, Array]]:
-    """Return fixed, head, columns, durations and base of one array of points."""
+) -> tuple[Array, dict[Key, int], Array, dict[Key, Array]]:
+    """Return blocks, columns, durations and base of one array of points."""
     placed, duration = demand.placed, demand.duration
     mine = {key: op for key, op in keys.items() if key in called}
     plain = np.ones(len(placed), bool)
     plain[list(mine.values())] = False
-    summed = _summed(demand, plain, names)
-    body = np.delete(np.arange(len(names.counts)), names.head)
-    fixed = np.tensordot(names.counts[body], summed[body], axes=1)
+    blocks = _summed(demand, plain, names)
+    blocks[:, :, SECONDS] = block_paths(demand, duration)
     layers = sorted({key[0] for key in called})
-    rest = np.setdiff1d(body, layers)
-    paths = block_paths(demand, duration)
-    fixed[:, SECONDS] = names.counts[rest] @ paths[rest]
-    head = summed[names.head]
-    head[:, SECONDS] = paths[names.head]
     kept = [key for key in keys if key[0] in layers and key not in called]
     durations = np.stack([duration[keys[key]] for key in kept], axis=1)
     base = {}
@@ -179,7 +173,7 @@ def _part(
         row[:, B_LATENCY], row[:, B_FLOOR] = demand.latency[op], demand.floor[op]
         row[:, B_COMPUTE:] = names.components(demand, op, machine, called=called[key]).T
         base[key] = row
-    return fixed, head, {key: i for i, key in enumerate(kept)}, durations, base
+    return blocks, {key: i for i, key in enumerate(kept)}, durations, base
 
 
 def _summed(demand: Demand, plain: npt.NDArray[np.bool_], names: Names) -> Array:

@@ -82,6 +82,8 @@ class GraphTable(NamedTuple):
         spans: As in `StepTable`, and whose, (spans, 5).
         masks, rows, facts, rules, tiles, host, memo, features, seconds: As in `StepTable`.
         busy: Scratch, (resources,).
+        used: Scratch, what the operators that depend on the pieces keep busy in one run of each
+            layer, (layers, resources).
         lasts: Scratch, seconds of each operator, (operators,).
         ends: Scratch, end of each node, (nodes,).
         layers: Scratch, path of each layer, (layers,).
@@ -110,6 +112,7 @@ class GraphTable(NamedTuple):
     features: Array
     seconds: Array
     busy: Array
+    used: Array
     lasts: Array
     ends: Array
     layers: Array
@@ -172,7 +175,8 @@ def _measure(
 def _operator(table: GraphTable, v: int, tokens: int, has_past: bool) -> float:
     """Return the joules of all runs of an operator; write what it lasts, add what it uses."""
     base, slopes, facts = table.base[v, tokens], table.slopes[v], table.operators[v]
-    times, features = table.runs[int(facts[G_LAYER])], table.features[int(facts[G_SPAN])]
+    layer = int(facts[G_LAYER])
+    used, features = table.used[layer], table.features[int(facts[G_SPAN])]
     home = B_BUSY + int(facts[G_HOME]) if facts[G_HOME] >= 0.0 else -1
     stream, compute, joules = base[B_FLOOR], 0.0, 0.0
     for column in range(B_COMPUTE, base.shape[0]):
@@ -181,7 +185,7 @@ def _operator(table: GraphTable, v: int, tokens: int, has_past: bool) -> float:
             value += slopes[column - B_COMPUTE, i] * features[i]
         value = positive(value)
         if column == B_JOULES:
-            joules = times * value
+            joules = table.runs[layer] * value
             continue
         if column == B_COMPUTE:
             value += features[CALL]
@@ -189,13 +193,30 @@ def _operator(table: GraphTable, v: int, tokens: int, has_past: bool) -> float:
         elif column == home:
             value = min(value, max(compute, value * facts[G_EFFICIENCY]))
         if column >= B_BUSY:
-            table.busy[column - B_BUSY] += times * value
+            used[column - B_BUSY] += value
         stream = max(stream, value)
     latency = base[B_LATENCY] if has_past else base[B_LATENCY] - facts[G_PAST]
     table.lasts[v] = latency + stream
     if facts[G_UNIT] >= 0.0:
-        table.busy[int(facts[G_UNIT])] += times * table.lasts[v]
+        used[int(facts[G_UNIT])] += table.lasts[v]
     return float(joules)
+
+
+@register_jitable
+def kind_of(pieces: int, decodes: float) -> int:
+    """Return the kind of an iteration."""
+    if pieces == 0:
+        return WITHOUT_PROMPTS
+    return BOTH if decodes > 0.0 else WITHOUT_DECODES
+
+
+@register_jitable
+def start_of(table: GraphTable, n: int) -> float:
+    """Return when a node starts in its layer, once those before it have their ends, seconds."""
+    at = 0.0
+    for e in range(table.nodes[n, N_BEFORE], table.nodes[n + 1, N_BEFORE]):
+        at = max(at, table.ends[table.before[e]])
+    return float(at)
 
 
 @register_jitable
@@ -224,9 +245,7 @@ def batch_cost(
     tokens, heads = int(total), pieces + int(decodes + logits)
     if tokens <= 0 or tokens >= table.fixed.shape[1] or heads >= table.head.shape[0]:
         raise ValueError("an iteration has no token, or more tokens or sequences than its table")
-    graph = BOTH
-    if pieces == 0 or decodes <= 0.0:
-        graph = WITHOUT_PROMPTS if pieces == 0 else WITHOUT_DECODES
+    graph = kind_of(pieces, decodes)
     alone = 1 if graph == WITHOUT_DECODES else 0
     fixed, head, resources = table.fixed[alone, tokens], table.head[heads], table.busy.shape[0]
     for r in range(resources):
@@ -245,6 +264,7 @@ def batch_cost(
         if table.spans[s, S_WHOSE] != ALL:
             of = prompt if table.spans[s, S_WHOSE] == PROMPTS else decodes
         _measure(table, s, new, past, pieces, decodes, mean, of)
+    table.used[:] = 0.0
     for v in range(table.operators.shape[0]):
         of = total
         if table.operators[v, G_WHOSE] != ALL:
@@ -254,9 +274,7 @@ def batch_cost(
             joules += _operator(table, v, int(of), earlier > 0.0)
     table.layers[:] = 0.0
     for n in range(table.starts[graph], table.starts[graph + 1]):
-        at = 0.0
-        for e in range(table.nodes[n, N_BEFORE], table.nodes[n + 1, N_BEFORE]):
-            at = max(at, table.ends[table.before[e]])
+        at = start_of(table, n)
         if table.nodes[n, N_OPERATOR] >= 0:
             at += table.lasts[table.nodes[n, N_OPERATOR]]
         else:
@@ -266,6 +284,8 @@ def batch_cost(
         table.layers[layer] = max(table.layers[layer], at)
     for b in range(table.runs.shape[0]):
         seconds += table.runs[b] * table.layers[b]
+        for r in range(resources):
+            table.busy[r] += table.runs[b] * table.used[b, r]
     return float(seconds), float(joules)
 
 
