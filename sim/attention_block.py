@@ -135,9 +135,7 @@ class Block:
         back = self._transfer("send_out", BACK, after, np.atleast_1d(size), DECODE)
         self.at |= dict.fromkeys(contexts, back)
 
-    def _attending(
-        self, row: int, inputs: list[int], changed: dict[str, Any], *words: str
-    ) -> int:
+    def _attending(self, row: int, inputs: list[int], changed: dict[str, Any], *words: str) -> int:
         """Add a row of the attention group, which its label says of cache writes too."""
         table, twin = self.sides.attention, self.twins[row]
         numbers = {**_numbers(table, twin), **changed}

@@ -49,7 +49,7 @@ COMMON = (
 WRITE_OFF_S = 3 * 365.25 * 86400
 
 #: Kinds of work whose routed experts a mapping may cache (`opbyte.sim.expert_offload`).
-OFFLOADED = ("prefill", "decode", "generate")
+OFFLOADED = ("prefill", "decode", "generate", "mixed")
 #: Metrics that this adds. `block_s` is the mean time of a layer with experts, waiting included, in
 #: the last phase; `copied_bytes` go to one device; `hit_rate` is the share of the experts asked for
 #: that are there; `peak_fast_bytes` is what one instance of the fast memory holds.

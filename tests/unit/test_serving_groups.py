@@ -245,7 +245,8 @@ def test_prompts_send_their_cache_and_fetch_their_past(name: str) -> None:
 def test_a_prompt_without_a_past_fetches_nothing() -> None:
     mapping = load_machine(MACHINE).mapping("serial")
     table = pooled_phases(Mixed(small(), ((64, 0),)), mapping)[0].table
-    assert "fetch_past" not in table.names and "send_prompts" in table.names
+    assert "fetch_past" not in table.names
+    assert "send_prompts" in table.names
     cost = priced("serial")[3].cost([(64, 0)])
     assert cost.busy["roce.back"] == pytest.approx(0.0, abs=1e-15)
 
@@ -277,7 +278,8 @@ def test_a_trace_is_served_alike_by_loop_and_plug_in(name: str) -> None:
     limits = {"max_batched_tokens": 512, "max_sequences": 40, "kv_blocks": 150}
     work = ob.Serve(small(), trace(), scheduler=limits)
     server = Server.of(machine, work, machine.mapping(name))
-    assert isinstance(server.prices.table, GraphTable) and server.loops(work.trace)
+    assert isinstance(server.prices.table, GraphTable)
+    assert server.loops(work.trace)
     fast = server.serve(work.trace)
     slow = server._by_plug_in(work.trace)
     assert np.array_equal(fast.times, slow.times)

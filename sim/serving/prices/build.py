@@ -26,14 +26,16 @@ from opbyte.core.ops import Array
 from opbyte.hw_models.compute.base import UnitView
 from opbyte.hw_models.machine import Machine, load_machine
 from opbyte.hw_models.price import Demand
+from opbyte.sim.expert_offload import Experts
 from opbyte.sim.serving.prices.graph import graph_table, has_graphs
 from opbyte.sim.serving.prices.graph_table import GraphTable, alone
 from opbyte.sim.serving.prices.layout import AROUND, B_COMPUTE, SECONDS, StepTable
+from opbyte.sim.serving.prices.offload import offload_table
+from opbyte.sim.serving.prices.offload_table import OffloadTable
 from opbyte.sim.serving.prices.operators import call_of, mask_of
 from opbyte.sim.serving.prices.probe import Key, Probe
 from opbyte.sim.serving.prices.shapes import drawn
 from opbyte.sim.serving.prices.step import step_cost, tell
-from opbyte.sim.serving.prices.turns import Turns
 from opbyte.sim.serving.prices.tables import (
     ByBlock,
     Lane,
@@ -43,6 +45,7 @@ from opbyte.sim.serving.prices.tables import (
     sweep,
     table_of,
 )
+from opbyte.sim.serving.prices.turns import Turns
 from opbyte.sim.serving.stamped import compiled
 from opbyte.sim.simulate import evaluate, resolve_mapping, static_watts
 from opbyte.workloads.mixed import Mixed
@@ -76,17 +79,17 @@ class StepPrices:
 
     Attributes:
         table: For `step_cost`. Calls write to scratch arrays in it. A `GraphTable` where prompts
-            and decodes run in different places.
+            and decodes run in different places, an `OffloadTable` where experts are copied.
         resources: Ports, links and units, in the order of `busy`.
         max_tokens: Most tokens of an iteration.
         max_sequences: Most pieces and decodes of an iteration.
         static_watts: Power that flows whether or not anything runs, watts.
         linear_error: Largest relative error of an iteration's seconds against its direct price,
             over `4 * CHECKED` shapes that were drawn; 0 where attention is a kernel's own price.
-        blocks: What of it is whose: layers, embedding, LM head; None of a `GraphTable`.
+        blocks: What of it is whose: layers, embedding, LM head; only of a `StepTable`.
     """
 
-    table: StepTable | GraphTable
+    table: StepTable | GraphTable | OffloadTable
     resources: tuple[str, ...]
     max_tokens: int
     max_sequences: int
@@ -104,6 +107,7 @@ class StepPrices:
         max_tokens: int,
         max_sequences: int,
         routing: Routing | None = None,
+        experts: Experts | None = None,
     ) -> StepPrices:
         """Price all iterations.
 
@@ -114,6 +118,8 @@ class StepPrices:
             max_tokens: Most tokens of an iteration, at least 1.
             max_sequences: Most pieces and decodes of an iteration, at least 1.
             routing: How tokens choose experts.
+            experts: How they are copied to the memory that the mapping places them in; None
+                where they stay there.
         Raises:
             ConfigError: If something is unknown or contradicts itself.
             SimulationError: If an iteration takes for ever, because a rate is 0.
@@ -129,7 +135,7 @@ class StepPrices:
         def price(work: Mixed) -> Demand:
             return evaluate(loaded, work, turns.mapping).phases[0].demand
 
-        if has_graphs(software):
+        if has_graphs(software) or experts is not None:
             with np.errstate(divide="ignore", invalid="ignore"):
                 host, many = _host(software), (turns.batches, turns.shared)
                 graphs = graph_table(price, loaded, model, how, most, host, many)
@@ -137,7 +143,11 @@ class StepPrices:
             seconds = (mine.fixed[..., SECONDS], mine.head[:, SECONDS], mine.durations)
             _finite(loaded, (*seconds, mine.base[..., : B_COMPUTE + 1], mine.facts))
             prices = cls(mine, graphs.names.resources, *most, watts, 0.0, None)
-            return prices._measured(loaded, model, turns, how)
+            prices = prices._measured(loaded, model, turns, how)
+            if experts is None:
+                return prices
+            copied, names = offload_table(graphs, experts, model, how, software, most)
+            return replace(prices, table=copied, resources=names)
         with np.errstate(divide="ignore", invalid="ignore"):
             probe = Probe.of(price, model, how)
             parts = Parts(

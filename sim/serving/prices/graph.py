@@ -118,9 +118,7 @@ def graph_table(
         swept(price, machine, model, routing, kind, names, called, largest)
         for kind, largest in ((kinds.decodes, max(most)), (kinds.prompts, most[0]))
     )
-    base = [
-        _base(op, alone if op.whose == PROMPTS else with_decodes, most[0]) for op in operators
-    ]
+    base = [_base(op, alone if op.whose == PROMPTS else with_decodes, most[0]) for op in operators]
     sweeps = with_decodes, alone
     layers = sorted({op.key[0] for op in operators})
     graphs = [
@@ -277,9 +275,7 @@ def _fixed(sweep: Sweep, names: Names, layers: Sequence[int]) -> Array:
 _Graph = tuple[list[list[int]], list[list[int]], dict[int, int]]
 
 
-def _graph(
-    kind: Kind, operators: Sequence[Operator], layers: list[int], sweep: Sweep
-) -> _Graph:
+def _graph(kind: Kind, operators: Sequence[Operator], layers: list[int], sweep: Sweep) -> _Graph:
     """Return the graph of one kind of iterations, its nodes counted from 0."""
     number = {op.key: v for v, op in enumerate(operators)}
     placed, at = kind.demands[0].placed, dict[int, int]()

@@ -1,8 +1,8 @@
 """The price of an iteration whose prompts and decodes have operators of their own.
 
 Where decode attention runs on other devices or units than all else, an iteration has operators of
-all its tokens, of its prompts and of its decodes. Those of decodes alone, prompts alone or both make
-up the graph of each layer:
+all its tokens, of its prompts and of its decodes. Those that it has make up the graph of each
+layer, for decodes alone, prompts alone or both:
 
     operator = latency + max(compute, floor, busiest port)
     compute, busy, joules = base(tokens that it is of) + slopes . (query-key pairs, ...)
@@ -220,6 +220,29 @@ def start_of(table: GraphTable, n: int) -> float:
 
 
 @register_jitable
+def _walk(table: GraphTable, kind: int, alone: int, tokens: int) -> None:
+    """Write the longest path through each layer."""
+    table.layers[:] = 0.0
+    for n in range(table.starts[kind], table.starts[kind + 1]):
+        at = start_of(table, n)
+        if table.nodes[n, N_OPERATOR] >= 0:
+            at += table.lasts[table.nodes[n, N_OPERATOR]]
+        else:
+            at += table.durations[alone, tokens, table.nodes[n, N_COLUMN]]
+        table.ends[n] = at
+        layer = table.nodes[n, N_LAYER]
+        table.layers[layer] = max(table.layers[layer], at)
+
+
+@register_jitable
+def _of(whose: float, total: float, prompt: float) -> float:
+    """Return the tokens that something is of."""
+    if whose == PROMPTS:
+        return prompt
+    return total - prompt if whose == DECODES else total
+
+
+@register_jitable
 def batch_cost(
     table: GraphTable,
     new: Array,
@@ -245,8 +268,8 @@ def batch_cost(
     tokens, heads = int(total), pieces + int(decodes + logits)
     if tokens <= 0 or tokens >= table.fixed.shape[1] or heads >= table.head.shape[0]:
         raise ValueError("an iteration has no token, or more tokens or sequences than its table")
-    graph = kind_of(pieces, decodes)
-    alone = 1 if graph == WITHOUT_DECODES else 0
+    kind = kind_of(pieces, decodes)
+    alone = 1 if kind == WITHOUT_DECODES else 0
     fixed, head, resources = table.fixed[alone, tokens], table.head[heads], table.busy.shape[0]
     for r in range(resources):
         table.busy[r] += fixed[BUSY + r] + head[BUSY + r]
@@ -260,28 +283,15 @@ def batch_cost(
             mean = attended_of(
                 table.masks, int(span[MASK]), every, context, span[WINDOW], span[CHUNK]
             )
-        of = total
-        if table.spans[s, S_WHOSE] != ALL:
-            of = prompt if table.spans[s, S_WHOSE] == PROMPTS else decodes
+        of = _of(table.spans[s, S_WHOSE], total, prompt)
         _measure(table, s, new, past, pieces, decodes, mean, of)
     table.used[:] = 0.0
     for v in range(table.operators.shape[0]):
-        of = total
-        if table.operators[v, G_WHOSE] != ALL:
-            of = prompt if table.operators[v, G_WHOSE] == PROMPTS else decodes
+        of = _of(table.operators[v, G_WHOSE], total, prompt)
         table.lasts[v] = 0.0
         if of > 0.0:
             joules += _operator(table, v, int(of), earlier > 0.0)
-    table.layers[:] = 0.0
-    for n in range(table.starts[graph], table.starts[graph + 1]):
-        at = start_of(table, n)
-        if table.nodes[n, N_OPERATOR] >= 0:
-            at += table.lasts[table.nodes[n, N_OPERATOR]]
-        else:
-            at += table.durations[alone, tokens, table.nodes[n, N_COLUMN]]
-        table.ends[n] = at
-        layer = table.nodes[n, N_LAYER]
-        table.layers[layer] = max(table.layers[layer], at)
+    _walk(table, kind, alone, tokens)
     for b in range(table.runs.shape[0]):
         seconds += table.runs[b] * table.layers[b]
         for r in range(resources):

@@ -1,4 +1,4 @@
-"""Iterations of decodes alone, of prompts alone and of both, priced to tell their operators apart."""
+"""Iterations of decodes alone, of prompts alone and of both: whose their operators are."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Key = tuple[int, frozenset[str], int]
 
 
 def _named(placed: PlacedOps) -> list[tuple[int, frozenset[str], set[str]]]:
-    """Return the block of each operator, the names of its rows, and what they say of whose it is."""
+    """Return each operator's block, the names of its rows, and labels that say whose it is."""
     starts = np.searchsorted(placed.op_of, np.arange(len(placed) + 1))
     found = []
     for op in range(len(placed)):
@@ -176,8 +176,8 @@ class Kinds:
                 values = [demand.compute[op], np.nan_to_num(demand.joules[op]), demand.latency[op]]
                 numbers = np.stack([*values, demand.busy[op].sum(axis=0)])
                 seen.setdefault(float(shapes.tokens[0]), []).append(numbers)
-        for numbers in seen.values():
-            together = np.concatenate(numbers, axis=1)
+        for alike in seen.values():
+            together = np.concatenate(alike, axis=1)
             least, most = together.min(axis=1), together.max(axis=1)
             if (most - least > _EQUAL * np.abs(most)).any():
                 return True

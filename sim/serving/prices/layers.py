@@ -50,13 +50,13 @@ class LayerPrices:
 
         Raises:
             ConfigError: If there are more groups than layers.
-            UncoveredError: If prompts and decodes run in different places.
+            UncoveredError: If prompts and decodes run in different places, or experts are copied.
         """
         blocks, table = prices.blocks, prices.table
         if blocks is None or not isinstance(table, StepTable):
             raise UncoveredError(
-                "no table divides steps by layers whose prompts and decodes run in different "
-                "places. use another scheduler than layered"
+                "no table divides steps by layers where prompts and decodes run in different "
+                "places, or experts are copied. use another scheduler than layered"
             )
         layers = blocks.order[1:-1]
         numbers = sorted(set(groups))

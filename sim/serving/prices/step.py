@@ -16,6 +16,7 @@ from opbyte.sim.serving.prices.graph_table import GraphTable, graph_cost
 from opbyte.sim.serving.prices.grid import GridTable, grid_cost
 from opbyte.sim.serving.prices.layer_table import LayerTable
 from opbyte.sim.serving.prices.layout import attend, forget
+from opbyte.sim.serving.prices.offload_table import OffloadTable, offload_cost
 from opbyte.sim.serving.prices.step_table import StepTable
 
 
@@ -80,6 +81,7 @@ def masks_of(prices: Prices | None) -> Array:
     """
     table = None if prices is None else prices.table
     step = table.step if isinstance(table, LayerTable) else table
+    step = step.graph if isinstance(step, OffloadTable) else step
     return step.masks if isinstance(step, StepTable | GraphTable) else np.zeros((0, 3))
 
 
@@ -129,6 +131,7 @@ def step_cost(
 _KINDS: dict[type, Any] = {
     GridTable: grid_cost,
     GraphTable: graph_cost,
+    OffloadTable: offload_cost,
     StepTable: step_table.step_cost,
     LayerTable: layer_table.whole_cost,
 }

@@ -36,9 +36,7 @@ class Turns:
         return cls(alone, batches, Groups.of(machine, mapping).turns)
 
 
-def check_apart(
-    machine: Machine, work: Serve, mapping: SoftwareMapping, *, divides: bool
-) -> None:
+def check_apart(machine: Machine, work: Serve, mapping: SoftwareMapping, *, divides: bool) -> None:
     """Refuse what no model joins with decode attention on devices of its own.
 
     Args:
