@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 from typing import Any
@@ -178,6 +179,25 @@ def test_batches_are_as_equal_as_they_can_be_and_one_has_the_prompts(shape: Any,
     assert cost.seconds == pytest.approx(max(longest, *busy.values()), rel=1e-9)
 
 
+def test_decodes_may_attend_on_a_unit_of_their_own() -> None:
+    config = load_machine("h100-sxm-80gb").config.model_dump(by_alias=True, exclude_unset=True)
+    units = config["parts"]["gpu"]["units"]
+    units["near"] = units["sm"]
+    machine = load_machine(config)
+    base = machine.mapping("default")
+    rule = base.run[-1].model_copy(update={"ops": ("attention_decode",), "unit": "gpu.near"})
+    mapping = base.model_copy(update={"run": (rule, *base.run)})
+    prices = StepPrices.build(machine, small(), mapping, max_tokens=TOKENS, max_sequences=SEQUENCES)
+    assert isinstance(prices.table, GraphTable)
+    assert prices.linear_error < 0.01
+    pieces, contexts = [(200, 300)], [700] * 9
+    seconds, _, busy = direct(machine, small(), mapping, pieces, contexts)
+    cost = prices.cost(pieces, 9, contexts)
+    assert cost.seconds == pytest.approx(seconds, rel=prices.linear_error + 1e-9)
+    assert cost.busy["gpu.near"] == pytest.approx(float(busy["gpu.near"][0]), rel=0.01)
+    assert cost.busy["gpu.near"] > 0.0
+
+
 # -- laws ----------------------------------------------------------------------------------
 
 
@@ -281,7 +301,7 @@ def test_a_trace_is_served_alike_by_loop_and_plug_in(name: str) -> None:
     assert isinstance(server.prices.table, GraphTable)
     assert server.loops(work.trace)
     fast = server.serve(work.trace)
-    slow = server._by_plug_in(work.trace)
+    slow = replace(server, compiled=False).serve(work.trace)
     assert np.array_equal(fast.times, slow.times)
     assert fast.joules == pytest.approx(slow.joules, rel=1e-12)
     assert fast.busy == pytest.approx(slow.busy, rel=1e-9)
