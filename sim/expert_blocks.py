@@ -69,7 +69,7 @@ def blocks_of(run: PhaseRun) -> Blocks:
         UncoveredError: If no layer has experts.
     """
     demand, table = run.demand, run.demand.placed.table
-    first = _first_expert_rows(table)
+    first = first_expert_rows(table)
     at = np.flatnonzero([b in first for b in table.order])
     if not at.size:
         raise UncoveredError(f"{run.name}: no layer of experts runs")
@@ -89,7 +89,7 @@ def blocks_of(run: PhaseRun) -> Blocks:
     )
 
 
-def _first_expert_rows(table: OpTable) -> dict[int, int]:
+def first_expert_rows(table: OpTable) -> dict[int, int]:
     """Return the first row of routed experts of each block that has them."""
     first: dict[int, int] = {}
     for row in sorted(table.spreads):

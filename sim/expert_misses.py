@@ -22,19 +22,25 @@ _ASKED, _LEAST, _MOST = 20_000, 16, 512
 _DRAWS = 8
 
 
-def expected_misses(routing: Routing, experts: Experts, blocks: Blocks) -> tuple[Array, Array]:
+def expected_misses(
+    routing: Routing, experts: Experts, distinct: Array, tokens: Array
+) -> tuple[Array, Array]:
     """Return experts that each block misses and asks for, each (blocks, points).
 
     LRU as if iterations of this phase followed one another. Belady's bound has no closed form: the
     share that is missing is played on the sequences that the event fidelity draws with seed 0, and
     is no larger than LRU's.
 
+    Args:
+        distinct: Different experts that each block's tokens are expected to choose,
+            (blocks, points).
+        tokens: Tokens that pass each block, (blocks, points).
     Raises:
         UncoveredError: If a cache serves experts whose tokens do not draw one by one.
         WorkloadError: The same, for Belady.
     """
     whole = experts.cache.prefetch == "all"
-    asked = np.full_like(blocks.distinct, experts.ffn.experts) if whole else blocks.distinct
+    asked = np.full_like(distinct, experts.ffn.experts) if whole else distinct
     if experts.resident:
         return np.zeros_like(asked), asked
     if experts.cache.evict == "none":
@@ -45,7 +51,7 @@ def expected_misses(routing: Routing, experts: Experts, blocks: Blocks) -> tuple
             "use one of them, or evict: none"
         )
     shape = np.broadcast_shapes(asked.shape, experts.slots.shape)
-    slots, tokens = np.broadcast_to(experts.slots, shape), np.broadcast_to(blocks.tokens, shape)
+    slots, tokens = np.broadcast_to(experts.slots, shape), np.broadcast_to(tokens, shape)
     misses = np.zeros(shape)
     for cell in np.unique(np.stack([slots[0], *tokens]), axis=1).T:
         here = (slots[0] == cell[0]) & (tokens == cell[1:, None]).all(axis=0)

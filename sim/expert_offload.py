@@ -17,6 +17,7 @@ copies every expert of a block that is not there. The link serves one block's co
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,6 +35,7 @@ from opbyte.sim.place import Placer
 from opbyte.sim.result import Outcome, PhaseRun
 from opbyte.sim.simulate import combine, feasible, run_phase
 from opbyte.workloads.ffn import MoeFfn
+from opbyte.workloads.model import Model
 from opbyte.workloads.model_work import ModelWork
 
 
@@ -74,12 +76,11 @@ def run_offloaded(
         WorkloadError: If experts must be drawn, and the routing draws no tokens.
     """
     placer = Placer(machine, mapping)
-    ffn = _covered(placer, work)
+    model: Model = work.model  # type: ignore[attr-defined]
     phases = work.lowered(mapping.degrees)
-    experts = _experts(placer, work, ffn, phases, ideal=fidelity == "bound")
-    fast = Placement.model_validate({"in": {experts.copy.fast: 1.0}})
-    place = {**mapping.place, "expert.weight": fast}
-    reads = Placer(machine, mapping.model_copy(update={"place": place}))
+    held = work.footprint(mapping.degrees)
+    experts = experts_of(placer, model, held, _tokens(phases), ideal=fidelity == "bound")
+    reads = reading(placer, experts.copy.fast)
     played = [_phase(reads, work, experts, phase, fidelity, seed) for phase in phases]
     runs = [p.run for p in played]
     metrics = combine(reads, runs, work.tokens)
@@ -105,13 +106,25 @@ def run_offloaded(
     )
 
 
-def _covered(placer: Placer, work: ModelWork) -> MoeFfn:
+def offloads(mapping: SoftwareMapping) -> bool:
+    """Return whether a mapping caches routed experts, and nothing else."""
+    return [n for n, place in mapping.place.items() if place.cache] == ["expert.weight"]
+
+
+def reading(placer: Placer, fast: str) -> Placer:
+    """Return the placer by which experts run: from the fast memory."""
+    there = Placement.model_validate({"in": {fast: 1.0}})
+    place = {**placer.mapping.place, "expert.weight": there}
+    return Placer(placer.machine, placer.mapping.model_copy(update={"place": place}))
+
+
+def _covered(placer: Placer, model: Model) -> MoeFfn:
     """Return the layer of experts.
 
     Raises:
-        UncoveredError: If this work, model or split is not covered.
+        UncoveredError: If this model or split is not covered.
     """
-    model, degrees = work.model, placer.mapping.degrees  # type: ignore[attr-defined]
+    degrees = placer.mapping.degrees
     kinds = {layer.ffn for layer in model.layers if isinstance(layer.ffn, MoeFfn)}
     if len(kinds) != 1:
         raise UncoveredError(
@@ -126,17 +139,24 @@ def _covered(placer: Placer, work: ModelWork) -> MoeFfn:
     return kinds.pop()
 
 
-def _experts(
-    placer: Placer, work: ModelWork, ffn: MoeFfn, phases: tuple[Phase, ...], *, ideal: bool
+def experts_of(
+    placer: Placer, model: Model, held: Mapping[str, Any], tokens: list[Array], *, ideal: bool
 ) -> Experts:
-    model = work.model  # type: ignore[attr-defined]
+    """Return the experts of a model under a mapping that caches them.
+
+    Args:
+        held: Tensor class -> bytes that one device holds, all experts included.
+        tokens: Tokens that pass each kind of layer with experts, each (points,).
+    Raises:
+        UncoveredError: If the model or its split is not covered.
+    """
+    ffn = _covered(placer, model)
     run = (*model.encoder, *model.order)
     layers = sum(isinstance(model.layers[i].ffn, MoeFfn) for i in run)
-    held = work.footprint(placer.mapping.degrees)
     copy = copy_of(placer, "expert.weight", held["expert"] / (layers * ffn.experts), ideal=ideal)
     cache = placer.tiers("expert.weight").cache
     assert cache is not None
-    most = [np.minimum(ffn.experts, np.ceil(t) * ffn.top_k) for t in _tokens(phases)]
+    most = [np.minimum(ffn.experts, np.ceil(t) * ffn.top_k) for t in tokens]
     if cache.prefetch == "all":
         most = [np.full(1, float(ffn.experts))]
     ahead = 1.0 if cache.prefetch == "none" else 2.0
@@ -147,7 +167,7 @@ def _experts(
         slots = np.full(1, everything)
     elif cache.evict != "none":
         others = placer.occupancy({k: v for k, v in held.items() if k != "expert"})
-        crowd = _crowd(placer, copy.fast)
+        crowd = crowd_of(placer, copy.fast)
         spare = np.atleast_1d(placer.capacity(copy.fast) - others.get(copy.fast, 0.0)) / crowd
         spare = spare - _reserve(cache)
         slots = np.clip(np.floor(spare / copy.bytes), working, everything)
@@ -170,7 +190,7 @@ def _occupancy(placer: Placer, work: ModelWork, experts: Experts) -> dict[str, A
     copy = experts.copy
     used = placer.occupancy(work.footprint(placer.mapping.degrees))
     if copy.path:
-        held = experts.slots * copy.bytes * _crowd(placer, copy.fast)
+        held = experts.slots * copy.bytes * crowd_of(placer, copy.fast)
         used[copy.fast] = used.get(copy.fast, 0.0) + held
         placer.holders.setdefault(copy.fast, []).append("expert.weight")
     return used
@@ -182,10 +202,10 @@ def _reserved(placer: Placer, experts: Experts, used: dict[str, Any]) -> dict[st
     if not free:
         return used
     placer.holders.setdefault(fast, []).append("the cache's reserve")
-    return {**used, fast: used[fast] + free * _crowd(placer, fast)}
+    return {**used, fast: used[fast] + free * crowd_of(placer, fast)}
 
 
-def _crowd(placer: Placer, memory: str) -> float:
+def crowd_of(placer: Placer, memory: str) -> float:
     """Return how many devices keep copies in one instance of a memory."""
     return max(1.0, placer.devices / placer.machine.memory(memory).count)
 
@@ -219,6 +239,10 @@ def _phase(
     if phase.name == "prefill":
         empty = experts.cache.model_copy(update={"evict": "none"})
         experts = replace(experts, cache=empty)
+    routing = work.routing
+    if getattr(work, "chunks", ()):
+        # Tokens of prompts take none of the experts that the iteration before took.
+        routing = replace(routing, locality=0.0)
     run = run_phase(placer, phase, fidelity)
     _check_way(run, experts.copy)
     blocks = blocks_of(run)
@@ -227,14 +251,14 @@ def _phase(
     if fidelity == "event" and not experts.resident:
         from opbyte.sim.expert_events import play_all
 
-        drawn = played_misses(work.routing, experts, blocks, seed)
+        drawn = played_misses(routing, experts, blocks, seed)
         seconds, block_s, frame, trace = play_all(run, blocks, experts, [m for m, _ in drawn])
         misses, wanted = (
             np.array([np.mean([each[1:].sum(axis=1).mean() for each in x])])
             for x in zip(*drawn, strict=True)
         )
     else:
-        each, asked = expected_misses(work.routing, experts, blocks)
+        each, asked = expected_misses(routing, experts, blocks.distinct, blocks.tokens)
         waits = block_waits(blocks, each * experts.copy.seconds, experts.cache.prefetch)
         seconds = blocks.seconds + waits.sum(axis=0)
         block_s = blocks.layer.mean(axis=0) + waits.mean(axis=0)

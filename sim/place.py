@@ -14,7 +14,7 @@ from opbyte.core.mapping import ATTENTION, Mapping, Placement
 from opbyte.core.ops import CLASS_OF, COLLECTIVES, TRANSFER, Array, OpTable
 from opbyte.core.placed import MOVED, PlacedOps, Transfer, written_name
 from opbyte.hw_models.machine import Machine
-from opbyte.sim.attention_group import THERE
+from opbyte.sim.attention_block import THERE
 from opbyte.sim.groups import Groups
 from opbyte.sim.moved import moved_bytes, op_edges
 

@@ -49,7 +49,7 @@ COMMON = (
 WRITE_OFF_S = 3 * 365.25 * 86400
 
 #: Kinds of work whose routed experts a mapping may cache (`opbyte.sim.expert_offload`).
-OFFLOADED = ("prefill", "decode", "generate")
+OFFLOADED = ("prefill", "decode", "generate", "mixed")
 #: Metrics that this adds. `block_s` is the mean time of a layer with experts, waiting included, in
 #: the last phase; `copied_bytes` go to one device; `hit_rate` is the share of the experts asked for
 #: that are there; `peak_fast_bytes` is what one instance of the fast memory holds.
@@ -182,11 +182,12 @@ def _run_elsewhere(
     offloads = cached == ["expert.weight"] and work.kind in OFFLOADED
     if work.kind not in RUNNERS.names() and not cached:
         return None
-    if mapping.attention is not None or fills(work):
-        text = "decode attention on a group of its own" if mapping.attention else "`max`"
+    apart = mapping.attention is not None and work.kind != "serve"
+    if apart or fills(work):
+        text = "decode attention on a group of its own" if apart else "`max`"
         raise UncoveredError(
             f"mapping '{mapping.name}' of {machine.name}: a {work.kind} work has no model of "
-            f"{text} here. use another mapping, or decode works whose weights all fit"
+            f"{text} here. use another mapping, or decode and serve works whose weights all fit"
         )
     if work.kind in RUNNERS.names():
         return RUNNERS.lookup(work.kind)(machine, work, mapping, fidelity, seed)

@@ -5,7 +5,8 @@ receiver, all at once:
 
     t = sum of link latencies + max(bytes / rate of each resource)
 
-The latency is one way, and holds whatever starts the copy (half of a measured round trip).
+The latency is one way, and holds whatever starts the copy (half of a measured round trip). Where
+nothing is sent there is none.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def with_transfers(placed: PlacedOps, crossing: Array, latencies: Array) -> tupl
     table, moved = placed.table, placed.moved["activation"]
     points = max(crossing.shape[2], table["payload"].shape[1], moved.shape[1])
     crossing = np.broadcast_to(crossing, (*crossing.shape[:2], points)).copy()
-    seconds = np.zeros((len(placed), latencies.shape[1]))
+    seconds = np.zeros((len(placed), max(points, latencies.shape[1])))
     for one in placed.transfers:
         row = int(np.searchsorted(placed.op_of, one.op))
         written = table["out_bytes"][row]
@@ -36,5 +37,5 @@ def with_transfers(placed: PlacedOps, crossing: Array, latencies: Array) -> tupl
         crossing[one.op, one.target] = written
         for link in one.links:
             crossing[one.op, link] = table["payload"][row]
-            seconds[one.op] += latencies[link]
+            seconds[one.op] += np.where(table["payload"][row] > 0.0, latencies[link], 0.0)
     return crossing, seconds

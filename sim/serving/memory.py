@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from opbyte.core.errors import CapacityError, UncoveredError
+from opbyte.core.mapping import Mapping as SoftwareMapping
 from opbyte.core.ops import Number
 from opbyte.core.parallel import Parallel
 from opbyte.sim.place import Placer
@@ -44,6 +47,12 @@ def token_bytes(work: Serve, degrees: Parallel) -> float:
     return growth / _SPAN
 
 
+def cache_degrees(mapping: SoftwareMapping) -> Parallel:
+    """Return how the caches of one batch are split over the devices that hold them."""
+    degrees = mapping.degrees if mapping.attention is None else mapping.attention_degrees
+    return replace(degrees, microbatches=1)
+
+
 def growth_of(work: Serve, degrees: Parallel) -> tuple[Growth, ...]:
     """Return how the cache of a sequence grows, empty where all layers keep all tokens.
 
@@ -68,20 +77,24 @@ def state_bytes(work: Serve, degrees: Parallel) -> float:
     return float(np.max(Decode(work.model, 1, 1).footprint(degrees).get("state", 0.0)))
 
 
-def kv_blocks(placer: Placer, work: Serve) -> int:
+def kv_blocks(placer: Placer, work: Serve, kept: Mapping[str, Any] | None = None) -> int:
     """Return the blocks that are given, or as many as the fullest memory has room for.
 
     Every memory gives the engine `scheduler.memory` of its capacity, all of it for a given number
     of blocks. Of that, weights, the activations of the largest step and the state of all sequences
     (recurrent layers) are taken. A block holds its tokens' keys and values in a draft model too.
 
+    Args:
+        kept: What else is taken of memories, bytes in one instance.
     Raises:
         CapacityError: If not one block is left, or there is no room for those that are given.
         UncoveredError: If the model has no cache that grows with a context.
     """
     scheduling, given = work.scheduler, work.scheduler.kv_blocks
     taken = placer.occupancy(beside_cache(placer, work))
-    growth = token_bytes(work, placer.mapping.degrees)
+    for tier, size in (kept or {}).items():
+        taken[tier] = taken.get(tier, 0.0) + size
+    growth = token_bytes(work, cache_degrees(placer.mapping))
     if growth <= 0.0 and given is None:
         raise UncoveredError(
             f"{work.model.name} has no cache that grows with its context. give "

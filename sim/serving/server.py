@@ -16,6 +16,7 @@ from opbyte.core.mapping import Mapping as SoftwareMapping
 from opbyte.core.ops import Array
 from opbyte.core.registry import lookup_error
 from opbyte.hw_models.machine import Machine
+from opbyte.sim.expert_offload import reading
 from opbyte.sim.place import Placer
 from opbyte.sim.serving.arrivals import ask
 from opbyte.sim.serving.blocks import BlockPool, Growth
@@ -23,16 +24,18 @@ from opbyte.sim.serving.clock import Clock
 from opbyte.sim.serving.compiled.guesses import serve_guessing
 from opbyte.sim.serving.compiled.loop import Served, serve_compiled
 from opbyte.sim.serving.compiled.prefixes import Prefixes, prefixes_of
-from opbyte.sim.serving.compiled.queue import ORDERS
+from opbyte.sim.serving.compiled.queue import FCFS, ORDERS
 from opbyte.sim.serving.compiled.state import SERIES
 from opbyte.sim.serving.contents import LowerTiers
 from opbyte.sim.serving.engine import Engine
+from opbyte.sim.serving.experts import kept, served_experts
 from opbyte.sim.serving.many.served import Many, steps_of
-from opbyte.sim.serving.memory import growth_of, kv_blocks
+from opbyte.sim.serving.memory import cache_degrees, growth_of, kv_blocks
 from opbyte.sim.serving.prices.build import StepPrices
 from opbyte.sim.serving.prices.draft import draft_prices, guesses_of, most_logits
 from opbyte.sim.serving.prices.layers import LayerPrices
 from opbyte.sim.serving.prices.step import Prices
+from opbyte.sim.serving.prices.turns import Turns, check_apart
 from opbyte.sim.serving.requests import Request, requests_of
 from opbyte.sim.serving.schedulers import SCHEDULERS, Limits, Scheduler
 from opbyte.sim.serving.schedulers.fair import Clients
@@ -94,25 +97,32 @@ class Server:
         scheduling = work.scheduler
         if scheduling.kind not in COMPILED and scheduling.kind not in SCHEDULERS.names():
             raise lookup_error("scheduler", scheduling.kind, {*COMPILED, *SCHEDULERS.names()})
-        placer = Placer(machine, mapping)
-        steps = steps_of(placer, work, divides=_plug_in(scheduling.kind).divides)
-        blocks = kv_blocks(steps, work)
+        divides, turns = _plug_in(scheduling.kind).divides, Turns.of(machine, mapping)
+        check_apart(machine, work, mapping, divides=divides)
+        placer = Placer(machine, turns.mapping)
+        experts = served_experts(placer, work, divides=divides)
+        steps = steps_of(placer, work, divides=divides)
+        blocks = kv_blocks(steps, work, kept(placer, experts))
         many = Many.of(placer, steps, work)
         tiers = cache_tiers(placer, work)
         below = tier_below(placer, work) if scheduling.preempt == "swap" else None
         if below is not None and work.speculation is not None:
             raise UncoveredError("no model swaps the caches of two models: speculate recomputes")
+        priced = mapping if turns.batches > 1 else steps.mapping
+        if experts is not None:
+            priced = reading(placer, experts.copy.fast).mapping
+            experts = None if experts.resident else experts
         prices: Prices
         prices = whole = StepPrices.build(
-            machine, work.model, steps.mapping, max_tokens=scheduling.max_batched_tokens,
-            max_sequences=most_logits(work), routing=work.routing,
+            machine, work.model, priced, max_tokens=scheduling.max_batched_tokens,
+            max_sequences=most_logits(work), routing=work.routing, experts=experts,
         )  # fmt: skip
         draft = draft_prices(machine, work, mapping, whole)
         if work.speculation is not None and scheduling.kv_budget is not None:
             raise UncoveredError("no model guesses within a kv_budget: leave out one of them")
         context = longest_context(work.model, work.speculation)
         guesses = guesses_of(work, seed)
-        if _plug_in(scheduling.kind).divides:
+        if divides:
             if below is not None or tiers:
                 raise UncoveredError("layered prefill does not swap: leave out preempt and `spill`")
             if "groups" not in scheduling.model_fields_set:
@@ -120,8 +130,8 @@ class Server:
                 scheduling = scheduling.model_copy(update={"groups": capped})
             prices = LayerPrices.of(whole, scheduling.groups.groups)
         return cls(
-            prices, scheduling, blocks, context, below, tiers, growth_of(work, mapping.degrees),
-            guesses=guesses, draft=draft, many=many,
+            prices, scheduling, blocks, context, below, tiers,
+            growth_of(work, cache_degrees(mapping)), guesses=guesses, draft=draft, many=many,
         )  # fmt: skip
 
     @property
@@ -168,6 +178,11 @@ class Server:
             return None
         clients = Clients.of(trace)
         return clients._replace(client=clients.client[rows])
+
+    @property
+    def in_order(self) -> bool:
+        """Return whether requests are tried in the order of their arrival."""
+        return ORDERS.get(self.scheduling.kind) == FCFS
 
     def engine(self, env: Clock) -> Engine:
         """Return an idle engine of the plug-in."""

@@ -281,18 +281,6 @@ def test_only_a_batch_may_be_max() -> None:
 # -- what is refused -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "work",
-    [
-        {"kind": "prefill", "model": GQA, "batch": 1, "input": 128},
-        {"kind": "generate", "model": GQA, "batch": 1, "input": 128, "output": 8},
-    ],
-)
-def test_a_prompt_has_no_attention_group(work: dict[str, Any]) -> None:
-    with pytest.raises(UncoveredError, match="only decode attention"):
-        ob.simulate(MACHINE, work, mapping="lamina")
-
-
 def test_latent_attention_has_no_product_to_cut() -> None:
     machine = load_machine(MACHINE).replace({"h100.hbm.capacity": "2 TB"})
     with pytest.raises(UncoveredError):

@@ -18,7 +18,7 @@ from opbyte.core.ops import Array
 from opbyte.sim.serving.blocks import Growth
 from opbyte.sim.serving.compiled.loop import Served, groups_of, loop_limits, serve_loop
 from opbyte.sim.serving.compiled.moves import Link, new_link
-from opbyte.sim.serving.compiled.prefixes import Prefixes
+from opbyte.sim.serving.compiled.prefixes import Prefixes, at_engine, sharing
 from opbyte.sim.serving.compiled.queue import (
     FAIR,
     OF_REQUESTS,

@@ -9,6 +9,7 @@ import numpy as np
 
 from opbyte.core.errors import ConfigError, UncoveredError
 from opbyte.core.mapping import Mapping as SoftwareMapping
+from opbyte.core.placed import written_name
 from opbyte.hw_models.machine import Machine
 from opbyte.sim.place import Placer
 from opbyte.sim.serving.arrivals import ask
@@ -20,7 +21,7 @@ from opbyte.sim.serving.fleet.link import Wire, wire_of
 from opbyte.sim.serving.fleet.pools import Pools
 from opbyte.sim.serving.fleet.routers import ROUTERS
 from opbyte.sim.serving.fleet.spread import Spread
-from opbyte.sim.serving.memory import state_bytes, token_bytes
+from opbyte.sim.serving.memory import cache_degrees, state_bytes, token_bytes
 from opbyte.sim.serving.served import Fates, Serving, together
 from opbyte.sim.serving.server import SERIES_ROWS, Server
 from opbyte.workloads.serve import Fleet as FleetBlock
@@ -105,7 +106,8 @@ class FleetServer:
             )
         engine = Server.of(machine, work, mapping)
         _check_shared(placer, engine.prices.resources, fleet.engines)
-        of_token, of_state = (f(work, mapping.degrees) for f in (token_bytes, state_bytes))
+        degrees = cache_degrees(mapping)
+        of_token, of_state = (f(work, degrees) for f in (token_bytes, state_bytes))
         devices = placer.devices
         sizes = devices * of_token * work.scheduler.block_tokens, devices * of_state
         return cls(engine, fleet, wire, sizes)
@@ -252,17 +254,19 @@ def _check_devices(placer: Placer, fleet: FleetBlock) -> None:
     Raises:
         ConfigError: Naming what is needed and what is there.
     """
-    machine, there = placer.machine, placer.machine.counts[placer.group]
-    needed = fleet.engines * placer.devices
-    if needed > there:
-        raise ConfigError.one(
-            "",
-            "fleet",
-            f"{fleet.engines} engines of {placer.devices} devices need {needed} of "
-            f"'{placer.group}', but {machine.name} has {there}",
-            fleet.engines,
-            f"lower the engines, or raise {placer.group}.count",
-        )
+    machine, groups = placer.machine, placer.groups
+    for group in (g for g in (groups.part, groups.attention) if g):
+        devices, there = groups.devices(group), machine.counts[group]
+        needed = fleet.engines * devices
+        if needed > there:
+            raise ConfigError.one(
+                "",
+                "fleet",
+                f"{fleet.engines} engines of {devices} devices need {needed} of '{group}', but "
+                f"{machine.name} has {there}",
+                fleet.engines,
+                f"lower the engines, or raise {group}.count",
+            )
 
 
 def _check_shared(placer: Placer, resources: Sequence[str], engines: int) -> None:
@@ -271,9 +275,9 @@ def _check_shared(placer: Placer, resources: Sequence[str], engines: int) -> Non
     Raises:
         UncoveredError: Naming it.
     """
-    machine, devices = placer.machine, engines * placer.devices
-    links = machine.config.links
-    for name in resources if engines > 1 else ():
+    machine, links = placer.machine, placer.machine.config.links
+    for name in map(written_name, resources if engines > 1 else ()):
+        devices = engines * placer.groups.devices(name)
         if name in links:
             shared = links[name].topology == "bus"
         elif name in machine.units:

@@ -13,7 +13,7 @@ pairs and in tokens read, and so are scans, exactly on units without tiles, and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,16 @@ import numpy as np
 from opbyte.core.errors import SimulationError, UncoveredError
 from opbyte.core.mapping import Mapping as SoftwareMapping
 from opbyte.core.ops import Array
-from opbyte.core.placed import PlacedOps
 from opbyte.hw_models.compute.base import UnitView
-from opbyte.hw_models.compute.gpu.calls import AttentionCall, attention_call
-from opbyte.hw_models.compute.gpu.parameters import GpuView
 from opbyte.hw_models.machine import Machine, load_machine
 from opbyte.hw_models.price import Demand
-from opbyte.sim.serving.prices.layout import B_COMPUTE, StepTable
+from opbyte.sim.expert_offload import Experts
+from opbyte.sim.serving.prices.graph import graph_table, has_graphs
+from opbyte.sim.serving.prices.graph_table import GraphTable, alone
+from opbyte.sim.serving.prices.layout import AROUND, B_COMPUTE, SECONDS, StepTable
+from opbyte.sim.serving.prices.offload import offload_table
+from opbyte.sim.serving.prices.offload_table import OffloadTable
+from opbyte.sim.serving.prices.operators import call_of, mask_of
 from opbyte.sim.serving.prices.probe import Key, Probe
 from opbyte.sim.serving.prices.shapes import drawn
 from opbyte.sim.serving.prices.step import step_cost, tell
@@ -42,6 +45,7 @@ from opbyte.sim.serving.prices.tables import (
     sweep,
     table_of,
 )
+from opbyte.sim.serving.prices.turns import Turns
 from opbyte.sim.serving.stamped import compiled
 from opbyte.sim.simulate import evaluate, resolve_mapping, static_watts
 from opbyte.workloads.mixed import Mixed
@@ -74,23 +78,24 @@ class StepPrices:
     """The prices of all iterations of one model on one machine.
 
     Attributes:
-        table: For `step_cost`. Calls write to scratch arrays in it.
+        table: For `step_cost`. Calls write to scratch arrays in it. A `GraphTable` where prompts
+            and decodes run in different places, an `OffloadTable` where experts are copied.
         resources: Ports, links and units, in the order of `busy`.
         max_tokens: Most tokens of an iteration.
         max_sequences: Most pieces and decodes of an iteration.
         static_watts: Power that flows whether or not anything runs, watts.
         linear_error: Largest relative error of an iteration's seconds against its direct price,
             over `4 * CHECKED` shapes that were drawn; 0 where attention is a kernel's own price.
-        blocks: What of it is whose: layers, embedding, LM head.
+        blocks: What of it is whose: layers, embedding, LM head; only of a `StepTable`.
     """
 
-    table: StepTable
+    table: StepTable | GraphTable | OffloadTable
     resources: tuple[str, ...]
     max_tokens: int
     max_sequences: int
     static_watts: float
     linear_error: float
-    blocks: ByBlock
+    blocks: ByBlock | None
 
     @classmethod
     def build(
@@ -102,6 +107,7 @@ class StepPrices:
         max_tokens: int,
         max_sequences: int,
         routing: Routing | None = None,
+        experts: Experts | None = None,
     ) -> StepPrices:
         """Price all iterations.
 
@@ -112,6 +118,8 @@ class StepPrices:
             max_tokens: Most tokens of an iteration, at least 1.
             max_sequences: Most pieces and decodes of an iteration, at least 1.
             routing: How tokens choose experts.
+            experts: How they are copied to the memory that the mapping places them in; None
+                where they stay there.
         Raises:
             ConfigError: If something is unknown or contradicts itself.
             SimulationError: If an iteration takes for ever, because a rate is 0.
@@ -121,11 +129,25 @@ class StepPrices:
         software = resolve_mapping(loaded, mapping, "mixed")
         most = int(max_tokens), int(max_sequences)
         _check(loaded, model, software, most)
-        how = routing or Routing()
+        how, turns = routing or Routing(), Turns.of(loaded, software)
+        watts = float(np.max(static_watts(loaded)))
 
         def price(work: Mixed) -> Demand:
-            return evaluate(loaded, work, software).phases[0].demand
+            return evaluate(loaded, work, turns.mapping).phases[0].demand
 
+        if has_graphs(software) or experts is not None:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                host, many = _host(software), (turns.batches, turns.shared)
+                graphs = graph_table(price, loaded, model, how, most, host, many)
+            mine = graphs.table
+            seconds = (mine.fixed[..., SECONDS], mine.head[:, SECONDS], mine.durations)
+            _finite(loaded, (*seconds, mine.base[..., : B_COMPUTE + 1], mine.facts))
+            prices = cls(mine, graphs.names.resources, *most, watts, 0.0, None)
+            prices = prices._measured(loaded, model, turns, how)
+            if experts is None:
+                return prices
+            copied, names = offload_table(graphs, experts, model, how, software, most)
+            return replace(prices, table=copied, resources=names)
         with np.errstate(divide="ignore", invalid="ignore"):
             probe = Probe.of(price, model, how)
             parts = Parts(
@@ -134,20 +156,30 @@ class StepPrices:
             )
             swept = sweep(price, loaded, model, how, probe.placed, parts, max(most))
         table = table_of(swept, parts, most, _host(software))
-        _finite(loaded, table)
-        watts = float(np.max(static_watts(loaded)))
+        seconds = (table.fixed[:, SECONDS], table.head[:, SECONDS], table.paths[:, :, AROUND])
+        _finite(loaded, (*seconds, table.base[..., : B_COMPUTE + 1], table.facts))
         blocks = by_block(swept, parts, most[0], probe.placed)
         prices = cls(table, swept.resources, *most, watts, 0.0, blocks)
         if not parts.lanes and all(p.call is not None for p in parts.shared):
             return prices
-        error = _error(prices, loaded, model, software, how)
+        return prices._measured(loaded, model, turns, how)
+
+    def _measured(
+        self, machine: Machine, model: Model, turns: Turns, routing: Routing
+    ) -> StepPrices:
+        """Return the same with its error.
+
+        Raises:
+            UncoveredError: If it is no price.
+        """
+        error = _error(self, machine, model, turns, routing)
         if error > MOST_ERROR:
             raise UncoveredError(
-                f"{loaded.name}: no table of iteration prices: {model.name}'s are not linear in "
+                f"{machine.name}: no table of iteration prices: {model.name}'s are not linear in "
                 f"pairs and tokens read, by {error:.0%}. use a mapping that fuses attention, or "
                 "price each iteration as `Mixed`"
             )
-        return replace(prices, linear_error=error)
+        return replace(self, linear_error=error)
 
     def cost(
         self,
@@ -178,7 +210,9 @@ class StepPrices:
 def _check(machine: Machine, model: Model, mapping: SoftwareMapping, most: tuple[int, int]) -> None:
     """Refuse what tables do not cover."""
     degrees = mapping.degrees
-    stages, replicas = degrees.pp, degrees.dp * degrees.microbatches
+    # Batches that take turns belong to one iteration.
+    many = 1 if mapping.pipeline is not None else degrees.microbatches
+    stages, replicas = degrees.pp, degrees.dp * many
     index = any(getattr(layer.mixer, "index_topk", 0) for layer in model.layers)
     refused = {
         f"max_tokens and max_sequences must be at least 1, got {most}. raise them": min(most) < 1,
@@ -200,29 +234,13 @@ def _host(mapping: SoftwareMapping) -> float:
     return 0.0 if mapping.host is None else float(mapping.host.value)
 
 
-def _finite(machine: Machine, table: StepTable) -> None:
+def _finite(machine: Machine, times: Iterable[Array]) -> None:
     """Raise SimulationError where an iteration takes for ever."""
-    times = (
-        table.fixed[1:, 0],
-        table.head[1:, 0],
-        table.paths[:, 1:, 1],
-        table.base[:, 1:, : B_COMPUTE + 1],
-        table.facts,
-    )
     if not all(np.isfinite(t).all() for t in times):
         raise SimulationError(
             f"an iteration on {machine.name} takes for ever: a rate that it needs is 0. "
             "`opbyte explain` lists the machine's rates"
         )
-
-
-def _mask(placed: PlacedOps, block: int, model: Model) -> tuple[int, int]:
-    """Return window and chunk of a layer's attention, 0 without."""
-    # Blocks are the embedding, each distinct layer as it first occurs, and the head.
-    layers = list(dict.fromkeys(model.order))
-    assert len(placed.table.blocks) == len(layers) + 2
-    mixer = model.layers[layers[block - 1]].mixer
-    return getattr(mixer, "window", 0) or 0, getattr(mixer, "chunk", 0) or 0
 
 
 def _piecewise(probe: Probe, place: int, machine: Machine, model: Model) -> Piecewise:
@@ -231,8 +249,8 @@ def _piecewise(probe: Probe, place: int, machine: Machine, model: Model) -> Piec
     op = int(probe.aligned[0].shared[place])
     block = int(placed.block_of[op])
     view = UnitView(machine, placed.units[placed.unit_of[op]])
-    call, home = _call(placed, op, view)
-    mask = _mask(placed, block, model)
+    call, home = call_of(placed, op, view)
+    mask = mask_of(placed, block, model)
     crowd = float(placed.crowd[placed.unit_of[op]])
     slopes = probe.slopes(place, machine, mask, called=call is not None)
     efficiency = machine.values.get(f"{home}.efficiency", 1.0) if home else 1.0
@@ -242,34 +260,30 @@ def _piecewise(probe: Probe, place: int, machine: Machine, model: Model) -> Piec
 def _lane(probe: Probe, key: Key, op: int, machine: Machine, model: Model) -> Lane:
     """Return how an operator of one segment depends on it."""
     placed = probe.placed
-    mask = _mask(placed, key[0], model)
+    mask = mask_of(placed, key[0], model)
     slopes = probe.lane_slopes(key, machine, mask)
     latency = float(probe.demands[0].latency[op].max())
     return Lane(key, int(placed.unit_of[op]), latency, mask, slopes)
 
 
-def _call(placed: PlacedOps, op: int, view: UnitView) -> tuple[AttentionCall | None, str]:
-    """Return the attention call that an operator is, and the port that it streams from."""
-    config = view.machine.unit(view.path).config
-    gpu = GpuView.of(view) if config.kind == "gpu" else None
-    call = None if gpu is None else attention_call(placed, op, gpu)
-    return (None, "") if gpu is None or call is None else (call, gpu.home)
-
-
 def _error(
-    prices: StepPrices, machine: Machine, model: Model, mapping: SoftwareMapping, routing: Routing
+    prices: StepPrices, machine: Machine, model: Model, turns: Turns, routing: Routing
 ) -> float:
-    """Return the largest relative error of the seconds of drawn iterations."""
+    """Return the largest relative error of the seconds of drawn iterations, one batch each."""
+    table = prices.table
+    graphs = isinstance(table, GraphTable)
+    if isinstance(table, GraphTable):
+        prices = replace(prices, table=alone(table))
     worst = 0.0
     for pieces in range(min(4, prices.max_tokens, prices.max_sequences)):
         shapes = drawn(
             model, pieces, CHECKED, prices.max_tokens, prices.max_sequences, 10 + pieces, full=False
         )
-        direct: Array = (
-            evaluate(machine, shapes.work(model, routing), mapping).phases[0].step.seconds
-        )
-        for i, seconds in enumerate(np.broadcast_to(direct, CHECKED)):
-            chunks = list(zip(shapes.new[:, i], shapes.past[:, i], strict=True))
-            cost = prices.cost(chunks, shapes.decodes[i], shapes.context[i])
-            worst = max(worst, abs(cost.seconds / seconds - 1.0))
+        for some in (shapes, shapes.without_decodes()) if graphs and pieces else (shapes,):
+            work = some.work(model, routing)
+            direct: Array = evaluate(machine, work, turns.mapping).phases[0].step.seconds
+            for i, seconds in enumerate(np.broadcast_to(direct, CHECKED)):
+                chunks = list(zip(some.new[:, i], some.past[:, i], strict=True))
+                cost = prices.cost(chunks, some.decodes[i], some.context[i])
+                worst = max(worst, abs(cost.seconds / seconds - 1.0))
     return worst

@@ -6,6 +6,7 @@ from opbyte.core.errors import UncoveredError
 from opbyte.core.mapping import Mapping as SoftwareMapping
 from opbyte.hw_models.machine import Machine
 from opbyte.sim.serving.prices.build import StepPrices
+from opbyte.sim.serving.prices.layout import StepTable
 from opbyte.sim.serving.speculation import Guesses
 from opbyte.workloads.serve import Serve
 
@@ -51,7 +52,8 @@ def draft_prices(
             machine, work.speculation.draft, mapping, max_tokens=tokens,
             max_sequences=most_logits(work), routing=work.routing,
         )  # fmt: skip
-    if any(len(p.table.lanes) for p in (prices, draft) if p is not None):
+    tables = [p.table for p in (prices, draft) if p is not None]
+    if any(not isinstance(table, StepTable) or len(table.lanes) for table in tables):
         raise UncoveredError(
             "speculate: attention of this model and mapping is priced for prompts and for single "
             "tokens, by operators of their own; no table says what verifying guesses costs. price "

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from opbyte.core.errors import ConfigError
+from opbyte.core.errors import ConfigError, UncoveredError
 from opbyte.core.ops import Array
 from opbyte.sim.serving.prices.build import Cost, StepPrices
 from opbyte.sim.serving.prices.layer_table import LayerTable
+from opbyte.sim.serving.prices.layout import StepTable
 from opbyte.sim.serving.prices.step import group_cost, tell
 from opbyte.sim.serving.stamped import compiled
 
@@ -49,8 +50,14 @@ class LayerPrices:
 
         Raises:
             ConfigError: If there are more groups than layers.
+            UncoveredError: If prompts and decodes run in different places, or experts are copied.
         """
-        blocks = prices.blocks
+        blocks, table = prices.blocks, prices.table
+        if blocks is None or not isinstance(table, StepTable):
+            raise UncoveredError(
+                "no table divides steps by layers where prompts and decodes run in different "
+                "places, or experts are copied. use another scheduler than layered"
+            )
         layers = blocks.order[1:-1]
         numbers = sorted(set(groups))
         first = np.full(max(numbers) + 1, -1, np.int64)
@@ -65,7 +72,7 @@ class LayerPrices:
         both = np.stack(counts)
         runs = np.ascontiguousarray(both[:, :, blocks.paths])
         fixed = np.ascontiguousarray(blocks.fixed)
-        return cls(prices, LayerTable(prices.table, fixed, both, runs, first))
+        return cls(prices, LayerTable(table, fixed, both, runs, first))
 
     @property
     def resources(self) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ class Shapes:
     Attributes:
         new: New tokens of each piece, (pieces, points).
         past: Past tokens of each piece, (pieces, points).
-        decodes: Sequences that decode, above 0, (points,).
+        decodes: Sequences that decode, above 0, or none in all points, (points,).
         context: Tokens that these attend to, summed, (points,).
     """
 
@@ -36,7 +36,14 @@ class Shapes:
     def work(self, model: Model, routing: Routing) -> Mixed:
         """Return the iterations as a work of as many design points."""
         chunks = tuple(zip(self.new, self.past, strict=True))
+        if not self.decodes.any():
+            return Mixed(model, chunks, routing=routing)
         return Mixed(model, chunks, self.decodes, self.context / self.decodes, routing=routing)
+
+    def without_decodes(self) -> Shapes:
+        """Return the pieces alone."""
+        none = np.zeros_like(self.decodes)
+        return Shapes(self.new, self.past, none, none)
 
     @property
     def tokens(self) -> Array:
@@ -74,8 +81,8 @@ class Shapes:
     @property
     def mean_past(self) -> Array:
         """Return the mean past of the decoding sequences, (points,)."""
-        mean: Array = self.context / self.decodes - 1.0
-        return mean
+        mean: Array = self.context / np.maximum(self.decodes, 1.0) - 1.0
+        return np.maximum(mean, 0.0)
 
     def features(self, window: int, chunk: int) -> Array:
         """Return `FEATURES` under a mask, (FEATURES, points)."""
@@ -135,3 +142,19 @@ def drawn(
     most = np.minimum(left, sequences - pieces - 1.0) + 1.0
     decodes = left + 1.0 if full else sizes(most)
     return Shapes(new, past, decodes, decodes * sizes(np.full(count, float(top))))
+
+
+def prompts(model: Model, pieces: int, count: int, tokens: int, seed: int) -> Shapes:
+    """Return iterations without decodes, all of as many tokens; every fourth without a past.
+
+    Args:
+        pieces, count, seed: As for `drawn`.
+        tokens: At most the longest context.
+    """
+    shapes = drawn(model, pieces, count, tokens, tokens, seed, full=True)
+    new, past = shapes.new.copy(), shapes.past.copy()
+    new[-1] += shapes.decodes
+    past = np.minimum(past, longest(model) - new)
+    past[:, ::4] = 0.0
+    none = np.zeros(count)
+    return Shapes(new, past, none, none)

@@ -12,9 +12,11 @@ from numba.extending import overload
 from opbyte.core.errors import UncoveredError
 from opbyte.core.ops import Array
 from opbyte.sim.serving.prices import layer_table, step_table
+from opbyte.sim.serving.prices.graph_table import GraphTable, graph_cost
 from opbyte.sim.serving.prices.grid import GridTable, grid_cost
 from opbyte.sim.serving.prices.layer_table import LayerTable
 from opbyte.sim.serving.prices.layout import attend, forget
+from opbyte.sim.serving.prices.offload_table import OffloadTable, offload_cost
 from opbyte.sim.serving.prices.step_table import StepTable
 
 
@@ -72,14 +74,15 @@ def check_limits(prices: Prices, tokens: int, sequences: int) -> None:
 
 
 def masks_of(prices: Prices | None) -> Array:
-    """Return the `StepTable.masks` of prices: there callers count what decodes attend to.
+    """Return the `masks` of prices: there callers count what decodes attend to.
 
     Returns:
         The table's own array, (masks, 3); nothing where no layer has a mask, or it is measured.
     """
     table = None if prices is None else prices.table
     step = table.step if isinstance(table, LayerTable) else table
-    return step.masks if isinstance(step, StepTable) else np.zeros((0, 3))
+    step = step.graph if isinstance(step, OffloadTable) else step
+    return step.masks if isinstance(step, StepTable | GraphTable) else np.zeros((0, 3))
 
 
 def tell(prices: Prices, decodes: float, context: float | Sequence[float] | Array) -> float:
@@ -127,6 +130,8 @@ def step_cost(
 #: Class of a table -> its price.
 _KINDS: dict[type, Any] = {
     GridTable: grid_cost,
+    GraphTable: graph_cost,
+    OffloadTable: offload_cost,
     StepTable: step_table.step_cost,
     LayerTable: layer_table.whole_cost,
 }
