@@ -250,7 +250,7 @@ def combine(placer: Placer, runs: list[PhaseRun], tokens: Any) -> dict[str, Arra
     memory = sum_over(runs, lambda r: _memory_bytes(placer, r)) * many
     joules = dynamic + static_watts(placer.machine) * seconds
     kernels = sum_over(
-        runs, lambda r: np.array([float(r.demand.placed.repeats.sum() * r.microbatches)])
+        runs, lambda r: r.demand.placed.executions.sum(axis=0) * r.microbatches
     )
     return with_costs(
         placer.machine,
