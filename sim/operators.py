@@ -8,6 +8,7 @@ the whole.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -57,6 +58,13 @@ class Operators:
         """Return the block of each operator, (ops,)."""
         first: Ints = self.table.block_of[np.searchsorted(self.op_of, np.arange(len(self)))]
         return first
+
+    def one_by_one(self) -> Ints:
+        """Return the edges, and those by which units of a device work one at a time."""
+        on_units, blocks = [op for op, unit in enumerate(self.units) if unit], self.blocks
+        turns = [(a, b) for a, b in pairwise(on_units) if blocks[a] == blocks[b]]
+        both = np.concatenate([self.edges, np.array(turns, np.int64).reshape(-1, 2)])
+        return np.unique(both, axis=0)
 
     def rows(self, op: int) -> Ints:
         """Return the rows of an operator."""
@@ -176,7 +184,9 @@ def cut(operators: Operators, parts: dict[int, Part]) -> Operators:
     table = operators.table
     points = max(len(p.picks) for p in parts.values())
     columns = {c: np.broadcast_to(table[c], (len(table), points)).copy() for c in NUMERIC}
-    moved = {c: np.broadcast_to(v, (len(operators), points)).copy() for c, v in operators.moved.items()}
+    moved = {
+        c: np.broadcast_to(v, (len(operators), points)).copy() for c, v in operators.moved.items()
+    }
     live = np.broadcast_to(operators.live, (len(operators), points)).copy()
     spreads = dict(table.spreads)
     for op, part in parts.items():

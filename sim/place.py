@@ -337,7 +337,7 @@ class Placer:
             op_of,
             operators.blocks,
             _names(table, op_of, len(operators)),
-            _one_by_one(operators, unit_of) if self.mapping.serial else operators.edges,
+            operators.one_by_one() if self.mapping.serial else operators.edges,
             units,
             unit_of,
             resources,
@@ -465,15 +465,6 @@ def _names(table: OpTable, op_of: npt.NDArray[np.int64], count: int) -> tuple[st
     for op, name in zip(op_of, table.names, strict=True):
         names[op].append(name)
     return tuple("+".join(n) if len(n) < 4 else f"{n[0]}..{n[-1]}" for n in names)
-
-
-def _one_by_one(operators: Operators, unit_of: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return edges by which what runs on units waits for what stands before it in its block."""
-    on_units = np.flatnonzero(unit_of >= 0)
-    blocks = operators.blocks
-    pairs = [(a, b) for a, b in zip(on_units, on_units[1:], strict=False) if blocks[a] == blocks[b]]
-    both = np.concatenate([operators.edges, np.array(pairs, np.int64).reshape(-1, 2)])
-    return np.unique(both, axis=0)
 
 
 def _transfer(op: int, way: list[str], resources: tuple[str, ...]) -> Transfer:

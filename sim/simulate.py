@@ -249,9 +249,7 @@ def combine(placer: Placer, runs: list[PhaseRun], tokens: Any) -> dict[str, Arra
     flops = sum_over(runs, lambda r: everywhere(r, r.demand.flops)) * many
     memory = sum_over(runs, lambda r: _memory_bytes(placer, r)) * many
     joules = dynamic + static_watts(placer.machine) * seconds
-    kernels = sum_over(
-        runs, lambda r: r.demand.placed.executions.sum(axis=0) * r.microbatches
-    )
+    kernels = sum_over(runs, lambda r: r.demand.placed.executions.sum(axis=0) * r.microbatches)
     return with_costs(
         placer.machine,
         {

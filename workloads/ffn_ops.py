@@ -125,10 +125,11 @@ def _experts(rows: Rows, ffn: MoeFfn, x: int, choose: int, inner: int) -> int:
     load = expert_load(routing, ffn, together, parallel.ep)
     payload = together * (ffn.top_k * inner * sizes.activation / (parallel.ep * split))
     inputs: tuple[int, ...] = (x, choose)
-    if parallel.ep > 1:
+    sent = parallel.ep > 1 and (parallel.dispatch or replicas > 1)
+    if sent:
         inputs = (rows.collective("dispatch", "all_to_all", inputs, payload, parallel.ep),)
     last = expert_network(rows, ffn, inputs, load, share(ffn.width, split), inner, load.assigned)
-    if parallel.ep > 1:
+    if sent:
         last = rows.collective("return", "all_to_all", (last,), payload, parallel.ep)
     return last
 

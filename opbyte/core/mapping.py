@@ -46,6 +46,7 @@ class Split(_Frozen):
 
     Attributes:
         group: Name of a group.
+        dispatch: Tokens are sent to the devices of their experts, see `Parallel`.
         heads: Devices that share the attention heads, where only attention is split.
         zero: ZeRO stage of data-parallel training.
     """
@@ -56,13 +57,16 @@ class Split(_Frozen):
     ep: int = Field(1, ge=1)
     dp: int = Field(1, ge=1)
     microbatches: int = Field(1, ge=1)
+    dispatch: bool = True
     heads: int | None = Field(None, ge=1)
     zero: Literal[0, 1, 2, 3] = 0
 
     @property
     def degrees(self) -> Parallel:
         """Return the degrees without the group."""
-        return Parallel(self.tp, self.pp, self.ep, self.dp, self.microbatches)
+        return Parallel(
+            self.tp, self.pp, self.ep, self.dp, self.microbatches, dispatch=self.dispatch
+        )
 
 
 class Cache(_Frozen):
