@@ -163,6 +163,7 @@ def evaluate(
         metrics["kv_bytes"] = np.atleast_1d(held.get("kv", 0.0))
     for name, phase in work.phase_metrics.items():
         metrics[name] = next(r.step.seconds for r in runs if r.name == phase)
+    metrics |= work.summary({r.name: r.step.seconds for r in runs})
     if "flops_per_s" in work.metrics:
         metrics["flops_per_s"] = metrics["flops"] / metrics["seconds"]
     return feasible(placer, Outcome(metrics, tuple(runs), occupancy), kept)
