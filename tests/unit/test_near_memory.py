@@ -21,7 +21,9 @@ FULLEST = {"kind": "uniform", "fullest": True}
 def stacked(stream=None, port=None, **changes):
     ports = {
         "phy": {"stream": {"banks": 1, "step": 2, "rows": "hidden"}},
-        "near": {"stream": {"banks": 8, "step": 4, "rows": "exposed", **(stream or {})}, **(port or {})},
+        "near": {
+            "stream": {"banks": 8, "step": 4, "rows": "exposed", **(stream or {})}, **(port or {})
+        },
     }  # fmt: skip
     stack = {**STACK, **changes}
     return device(memory={"hbm": {"capacity": "64 GiB", "ports": ports, "stack": stack}}).values
