@@ -447,7 +447,8 @@ def _collect(node: Any, path: str, source: str | None) -> Iterator[tuple[str, Pa
     if isinstance(node, Parameter):
         yield path, node if node.source else dataclasses.replace(node, source=source)
     elif isinstance(node, BaseModel):
-        if isinstance(node, SoftwareMapping):
+        # A stack's clocks are what rates follow from: to change them is to build another machine.
+        if isinstance(node, SoftwareMapping | Stack | Stream):
             return
         own = getattr(node, "source", None) or source
         for name in type(node).model_fields:

@@ -67,20 +67,23 @@ class Stream(_Block):
     """Clocks from access to access: tCCD_S between bank groups, tCCD_L inside them."""
     rows: Literal["hidden", "exposed"]
     """Whether other banks go on while one switches rows."""
+    source: str | None = None
+    """Of the efficiency, if it is not that of the timing."""
 
     def rate(self, stack: Stack) -> Parameter:
         """Return the port's bandwidth."""
         each = stack.access.value * stack.clock.value * self.banks / self.step
-        return Parameter(stack.channels * each, "bytes_per_s", self._source(stack))
+        text = f"{self.banks} banks every {self.step} clocks"
+        return Parameter(stack.channels * each, "bytes_per_s", f"{_given(stack.source)}; {text}")
 
     def efficiency(self, stack: Stack) -> Parameter:
         """Return the share of the bandwidth that a long stream gets."""
         useful = stack.columns * self.step
         row = useful if self.rows == "hidden" else useful - self.step + stack.row_switch
         share = useful / max(row, useful) * (1.0 - stack.refresh / stack.interval)
-        return Parameter(share, "ratio", self._source(stack))
+        text = f"{_given(self.source or stack.source)}; refresh, {self.rows} row switches"
+        return Parameter(share, "ratio", text)
 
-    def _source(self, stack: Stack) -> str:
-        rows = f"row switches of {stack.row_switch}" if self.rows == "exposed" else "hidden rows"
-        given = stack.source or "assumed: nobody says so"
-        return f"{given}; {self.banks} banks every {self.step} clocks, {rows}"
+
+def _given(source: str | None) -> str:
+    return source or "assumed: nobody says so"

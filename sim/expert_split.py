@@ -110,15 +110,18 @@ def _only(operators: Operators, ops: Ints) -> Operators:
     edges = [
         (new_row[s], new_row[t]) for s, t in table.edges.tolist() if s in new_row and t in new_row
     ]
-    order = np.argsort([number[int(operators.op_of[r])] for r in rows], kind="stable")
-    assert (order == np.arange(len(rows))).all(), "copies of a chain stand in their order"
+    given = np.zeros((len(rows), table["out_bytes"].shape[1])) + table["in_bytes"][rows]
+    for source, target in table.edges.tolist():
+        if target in new_row and source not in new_row:
+            row = new_row[target]
+            given[row] = np.maximum(given[row], table["out_bytes"][source])
     alone = replace(
         table,
         names=tuple(table.names[r] for r in rows),
         kinds=tuple(table.kinds[r] for r in rows),
         labels=tuple(table.labels[r] for r in rows),
         dtypes=tuple(table.dtypes[r] for r in rows),
-        columns={name: column[rows] for name, column in table.columns.items()},
+        columns={**{n: c[rows] for n, c in table.columns.items()}, "in_bytes": given},
         block_of=np.zeros(len(rows), np.int64),
         blocks=("chain",),
         order=np.zeros(1, np.int64),
@@ -170,12 +173,10 @@ def _priced(
 
 
 def _longest(demand: Demand, near: Any) -> Array:
-    """Return the longer of both units' sums, and of what ports that share cells take, (points,)."""
+    """Return the longest of both units' sums and of what keeps a resource busy, (points,)."""
     duration = demand.duration
     longest = np.maximum(duration[near].sum(axis=0), duration[~near].sum(axis=0))
-    for array in demand.placed.arrays:
-        longest = np.maximum(longest, demand.busy[:, array.resource].sum(axis=0))
-    return np.asarray(longest)
+    return np.asarray(np.maximum(longest, demand.busy.sum(axis=0).max(axis=0, initial=0.0)))
 
 
 def _at_points(operators: Operators, column: Ints) -> Operators:

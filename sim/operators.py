@@ -18,8 +18,9 @@ from opbyte.sim.moved import moved_bytes, op_edges
 
 Ints = npt.NDArray[np.int64]
 
-#: Columns that follow the picks of experts, and those that follow the experts that are hit.
-_BY_PICKS = ("flops", "in_bytes", "side_bytes", "out_bytes")
+#: Columns that follow the picks of experts, and those that follow the experts that are hit. A part
+#: gathers its rows from the whole input.
+_BY_PICKS = ("flops", "out_bytes")
 _BY_EXPERTS = ("weight", "expert")
 
 

@@ -77,7 +77,7 @@ def test_the_catalog_has_what_was_promised() -> None:
 def test_every_value_has_a_source(name: str) -> None:
     machine = load_machine(name)
     bare = [path for path, p in machine.parameters.items() if not (p.source or "").strip()]
-    assert len(machine.parameters) > 20
+    assert len(machine.parameters) > 18
     assert bare == []
 
 

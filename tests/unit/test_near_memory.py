@@ -57,6 +57,16 @@ def test_what_is_given_stands_beside_what_follows():
     assert values["dev.hbm.near.efficiency"] < 0.7
 
 
+def test_rates_follow_when_the_clocks_are_changed():
+    machine = load_machine("duplex-x4")
+    assert not any(".stack." in path for path in machine.values)
+    faster = machine.replace({"device.hbm.stack.clock": "2618.75 MHz"})
+    for port in ("interposer", "tsv"):
+        path = f"device.hbm.{port}.bandwidth"
+        assert faster.values[path] == pytest.approx(2 * machine.values[path])
+    assert machine.parameters["device.hbm.tsv.efficiency"].source.startswith("Duplex simulator")
+
+
 @pytest.mark.parametrize(
     ("stream", "changes", "rule"),
     [

@@ -14,6 +14,7 @@ from opbyte.sim.analytic import analytic_step
 from opbyte.sim.engine import run_dag
 from opbyte.sim.event import event_step
 from opbyte.sim.place import Placer
+from opbyte.sim.simulate import simulate
 
 FAR, NEAR = "dev.far", "dev.near"
 RATES = {"far": (10.0, 100.0), "near": (1.0, 400.0)}  # TFLOP/s, GB/s
@@ -224,6 +225,34 @@ def test_cells_that_serve_one_port_at_a_time_leave_little_to_gain():
     alone = seconds(machine(rule="exclusive", **split("greedy_tokens")), table)[0]
     near = seconds(machine(rule="exclusive", unit=NEAR), table)[0]
     assert apart < alone <= near * (1 + 1e-9)
+
+
+def test_units_of_one_port_share_what_it_delivers():
+    base = machine(**split("greedy_tokens"))
+    same = base.replace({"parts.dev.units.near.at": "hbm.far"})
+    table = experts([1] * 16)
+    near = {"far": (10.0, 100.0), "near": (1.0, 100.0)}
+    each = [seconds(machine(rates=near, unit=unit), table)[0] for unit in (FAR, NEAR)]
+    assert seconds(same, table)[0] == pytest.approx(min(each), rel=0.05)
+
+
+def test_whole_kernels_of_gpus_are_divided_too():
+    gpu = load_machine("h100-x4")
+    unit = gpu.document.data["parts"]["gpu"]["units"]["sm"]
+    mapping = gpu.mapping().model_dump(by_alias=True, exclude_none=True)
+    between = {"between": ["gpu.sm", "gpu.other"], "by": "greedy_tokens"}
+    rule = {"ops": ["expert", "expert_activation"], "split": between}
+    both = gpu.replace({"parts.gpu.units.other": unit})
+    work = {"kind": "decode", "model": "mixtral-8x7b", "batch": 32, "context": 1024}
+    parted = simulate(both, work, mapping={**mapping, "run": [rule, *mapping["run"]]})
+    whole = simulate(gpu, work).breakdown.set_index("operator")
+    table = parted.breakdown.set_index("operator")
+    for name in ("expert_gate_up", "expert_down"):
+        halves = [table.seconds[f"{name}@{u}"] for u in ("sm", "other")]
+        assert 0 < min(halves) <= max(halves) < whole.seconds[name]
+        assert table.flops[[f"{name}@sm", f"{name}@other"]].sum() == pytest.approx(
+            whole.flops[name]
+        )
 
 
 @settings(max_examples=30)
