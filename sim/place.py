@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from opbyte.core.errors import ConfigError, UncoveredError
 from opbyte.core.mapping import ATTENTION, Mapping, Placement
-from opbyte.core.ops import CLASS_OF, COLLECTIVES, TRANSFER, Array, OpTable
+from opbyte.core.ops import CLASS_OF, COLLECTIVES, REPLICAS, TRANSFER, Array, OpTable
 from opbyte.core.placed import MOVED, PlacedOps, SharedArray, Transfer, written_name
 from opbyte.hw_models.machine import Machine
 from opbyte.sim.attention_group import THERE
@@ -244,6 +244,28 @@ class Placer:
             "add one, or use tp = pp = ep = 1",
         )
 
+    def _replica_link(self) -> str:
+        """Return the link that joins replicas of a model: that between nodes, if there are several.
+
+        Raises:
+            UncoveredError: If a node holds more than one replica and others are elsewhere.
+        """
+        counts, degrees = self.machine.counts, self.mapping.degrees
+        for name, link in self.machine.config.links.items():
+            node = link.ends[0]
+            if link.ends == (node, node) and self.group.startswith(f"{node}."):
+                local = counts[self.group] / counts[node]
+                if degrees.devices <= local:
+                    break
+                if degrees.tp < local:
+                    raise UncoveredError(
+                        f"{self.machine.name}: replicas of {degrees.tp} devices share a '{node}' "
+                        f"of {local:g}, and no model sends tokens of experts inside and between "
+                        "nodes at once. let a replica fill a node, or use `dispatch: true`"
+                    )
+                return name
+        return self._collective_link()
+
     def _network(self, participants: float) -> tuple[str, float]:
         """Return the link between nodes and the devices of one; no name where one node holds all.
 
@@ -328,10 +350,13 @@ class Placer:
             network, local = self._network(table["participants"][collective].max())
         ways = self._ways(table)
         crossed = [r for way in ways.values() for r in way]
+        link_of = [
+            "" if not c else self._replica_link() if REPLICAS in x else self._collective_link()
+            for c, x in zip(collective, table.labels, strict=True)
+        ]
         resources, routes, arrays = self._route_matrix(
-            units, bool(collective.any()), network, crossed
+            units, [link for link in dict.fromkeys(link_of) if link], network, crossed
         )
-        link = resources.index(self._collective_link()) if collective.any() else -1
         return PlacedOps(
             table,
             op_of,
@@ -345,7 +370,7 @@ class Placer:
             operators.moved,
             operators.live,
             routes,
-            np.where(collective, link, -1),
+            np.array([resources.index(link) if link else -1 for link in link_of], np.int64),
             self.mapping.launch,
             np.array([self._sharing(u, self.machine.unit(u).count) for u in units]),
             self._copies(units, unit_of),
@@ -409,7 +434,7 @@ class Placer:
         return op_of
 
     def _route_matrix(
-        self, units: tuple[str, ...], collective: bool, network: str, crossed: list[str]
+        self, units: tuple[str, ...], links: list[str], network: str, crossed: list[str]
     ) -> tuple[tuple[str, ...], Array, tuple[SharedArray, ...]]:
         shares: dict[tuple[int, int], dict[str, float]] = {}
         for u, unit in enumerate(units):
@@ -423,8 +448,7 @@ class Placer:
         names = dict.fromkeys(r for crossing in shares.values() for r in crossing)
         names |= dict.fromkeys(crossed)
         self._check_ports(tuple(names))
-        if collective:
-            names[self._collective_link()] = None
+        names |= dict.fromkeys(links)
         if network:
             names[network] = None
         resources, arrays = shared_arrays(self.machine, tuple(names))

@@ -8,7 +8,8 @@ iteration the number of slots that read a prompt is binomial,
 
 and the other B - k decode, each at a random place of its answer. Iterations of each k are one phase
 with as many repeats as it has in `output` iterations, in which `batch * output` tokens come out.
-What is left beyond the last k counts as that one. Lengths are means: how requests scatter around
+What is left beyond the last k counts as that one. Of several replicas the one with most prompts is
+what the others wait for: it reads ceil(k / dp). Lengths are means: how requests scatter around
 them changes which iterations come together, and the mean iteration little.
 """
 
@@ -28,7 +29,7 @@ from opbyte.workloads.model import Model
 from opbyte.workloads.model_work import ModelWork, check_context, residual_bytes
 from opbyte.workloads.numeric import maximum
 from opbyte.workloads.spans import Segment, Step, tokens_of
-from opbyte.workloads.work import WORKS
+from opbyte.workloads.work import WORKS, replica
 
 #: Share of the iterations that may have more prompts than the last phase has.
 REST = 1e-4
@@ -104,24 +105,24 @@ class Continuous(ModelWork):
             "raise output"
         )
 
-    def _iteration(self, prompts: int) -> Step:
-        decodes = maximum(self.batch - float(prompts), 0.0)
+    def _iteration(self, prompts: int, parallel: Parallel) -> Step:
+        mine = float(-(-prompts // parallel.dp))
+        decodes = maximum(replica(self.batch, parallel) - mine, 0.0)
         decode = Segment("decode", decodes, 1.0, self.input, self.output - 1.0)
         if not prompts:
             return Step((decode,))
-        return Step((Segment("prefill", float(prompts), self.input), decode))
+        return Step((Segment("prefill", mine, self.input), decode))
 
     def lower(self, parallel: Parallel) -> tuple[Phase, ...]:
         """Return a phase for each number of prompts."""
-        if parallel.dp * parallel.microbatches > 1:
+        if parallel.microbatches > 1:
             raise WorkloadError(
-                f"{self.kind}: an iteration belongs to one replica and one microbatch, got "
-                f"dp={parallel.dp}, microbatches={parallel.microbatches}. Lower one for each"
+                f"{self.kind}: an iteration has one microbatch, got {parallel.microbatches}"
             )
         return tuple(
             Phase(
                 f"prompts_{k}",
-                self._step(self.model, self._iteration(k), parallel),
+                self._step(self.model, self._iteration(k, parallel), parallel),
                 self.output * (chance if chance.size > 1 else float(chance[0])),
             )
             for k, chance in enumerate(self.chances)
@@ -143,8 +144,9 @@ class Continuous(ModelWork):
     def footprint(self, parallel: Parallel) -> dict[str, Number]:
         """Return the bytes of each tensor class on the fullest device, every request at its end."""
         last = self.lowered(parallel)[-1]
-        tokens = tokens_of(self._iteration(len(self.chances) - 1).segments)
+        tokens = tokens_of(self._iteration(len(self.chances) - 1, parallel).segments)
+        held = [(replica(self.batch, parallel), self.input + self.output)]
         return footprint(
-            self.model, parallel, last.table, cached=[(self.batch, self.input + self.output)],
+            self.model, parallel, last.table, cached=held,
             residual=residual_bytes(self.model, tokens),
         )  # fmt: skip

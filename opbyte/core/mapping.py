@@ -47,6 +47,7 @@ class Split(_Frozen):
     Attributes:
         group: Name of a group.
         dispatch: Tokens are sent to the devices of their experts, see `Parallel`.
+        expert_tp: Devices over which each routed expert is split, see `Parallel`.
         heads: Devices that share the attention heads, where only attention is split.
         zero: ZeRO stage of data-parallel training.
     """
@@ -58,6 +59,7 @@ class Split(_Frozen):
     dp: int = Field(1, ge=1)
     microbatches: int = Field(1, ge=1)
     dispatch: bool = True
+    expert_tp: int | None = Field(None, ge=1)
     heads: int | None = Field(None, ge=1)
     zero: Literal[0, 1, 2, 3] = 0
 
@@ -65,8 +67,9 @@ class Split(_Frozen):
     def degrees(self) -> Parallel:
         """Return the degrees without the group."""
         return Parallel(
-            self.tp, self.pp, self.ep, self.dp, self.microbatches, dispatch=self.dispatch
-        )
+            self.tp, self.pp, self.ep, self.dp, self.microbatches, self.dispatch,
+            self.expert_tp or 0,
+        )  # fmt: skip
 
 
 class Cache(_Frozen):

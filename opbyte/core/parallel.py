@@ -17,7 +17,8 @@ class Parallel:
         microbatches: Pieces that a batch is cut into for the pipeline.
         dispatch: Experts that are split over devices are sent their tokens. Without it the devices
             of a tensor-parallel group, which all have the tokens, compute their own experts, and
-            the sum over devices that follows adds them up.
+            the sum over devices that follows adds them up; replicas exchange tokens all the same.
+        expert_tp: Devices over which each routed expert is split; 0 for tp / ep, at least 1.
     """
 
     tp: int = 1
@@ -26,6 +27,7 @@ class Parallel:
     dp: int = 1
     microbatches: int = 1
     dispatch: bool = True
+    expert_tp: int = 0
 
     @property
     def devices(self) -> int:

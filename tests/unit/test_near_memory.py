@@ -5,7 +5,8 @@ import pytest
 from handmade import device
 
 import opbyte as ob
-from opbyte.core.errors import CapacityError, ConfigError, UncoveredError
+from opbyte.core.errors import CapacityError, ConfigError, UncoveredError, WorkloadError
+from opbyte.core.parallel import Parallel
 from opbyte.hw_models.cost.area import area_table
 from opbyte.hw_models.machine import load_machine
 from opbyte.sim.simulate import evaluate
@@ -181,3 +182,48 @@ def test_experts_of_a_group_that_has_all_tokens_need_no_dispatch():
     sent["parallel"]["all"]["dispatch"] = True
     both = list(ob.simulate("duplex-gpu-x4", decode(8), mapping=sent).breakdown.operator)
     assert {"dispatch", "return", "ffn_all_reduce"} <= set(both)
+
+
+# -- two nodes -----------------------------------------------------------------------------
+
+
+def grok(batch):
+    return {"kind": "decode", "model": "grok-1", "batch": batch, "context": 1024}
+
+
+@pytest.mark.parametrize("mapping", ["plain", "pe-et"])
+def test_experts_of_two_nodes_are_held_once(mapping):
+    work = work_from(grok(32))
+    degrees = load_machine("duplex-2x8").mapping(mapping).degrees
+    assert degrees.devices == 16
+    held = work.footprint(degrees)["expert"] * 16
+    assert held == pytest.approx(work.footprint(Parallel())["expert"], rel=1e-12)
+
+
+def test_nodes_send_each_other_half_of_the_picks_over_their_own_link():
+    machine = load_machine("duplex-2x8")
+    table = ob.simulate(machine, grok(64)).breakdown.set_index("operator")
+    sent = table.infiniband_bytes["dispatch"] / table.runs["dispatch"]
+    # 32 requests of a node, two picks each, 6,144 elements of 2 bytes, half of them there already.
+    assert sent * 8 == pytest.approx(32 * 2 * 6144 * 2 / 2)
+    assert table.nvlink_bytes["dispatch"] == 0
+    rate = machine.values["infiniband.bandwidth"] / 8
+    one = 0.5e-6 + sent / rate
+    assert table.seconds["dispatch"] / table.runs["dispatch"] == pytest.approx(one)
+    assert table.infiniband_bytes["all_reduce"] == 0
+
+
+def test_experts_that_do_not_fill_their_devices_are_refused():
+    machine = load_machine("duplex-2x8")
+    mapping = machine.mapping().model_dump(by_alias=True, exclude_none=True)
+    mapping["parallel"]["all"]["expert_tp"] = 3
+    with pytest.raises(WorkloadError, match=r"expert_tp=3.*do not fill replicas of tp=8"):
+        ob.simulate(machine, grok(64), mapping=mapping)
+
+
+def test_replicas_that_share_a_node_are_refused():
+    machine = load_machine("duplex-2x8")
+    mapping = machine.mapping().model_dump(by_alias=True, exclude_none=True)
+    mapping["parallel"]["all"] |= {"tp": 4, "dp": 4, "expert_tp": 4}
+    with pytest.raises(UncoveredError, match=r"replicas of 4 devices share a 'node' of 8"):
+        ob.simulate(machine, grok(64), mapping=mapping)
