@@ -14,7 +14,10 @@ from opbyte.sim.analytic import analytic_step
 from opbyte.sim.engine import run_dag
 from opbyte.sim.event import event_step
 from opbyte.sim.place import Placer
+from opbyte.sim.serving.prices.build import StepPrices
 from opbyte.sim.simulate import simulate
+from opbyte.workloads.model_loader import load_model
+from opbyte.workloads.phases import Mixed
 
 FAR, NEAR = "dev.far", "dev.near"
 RATES = {"far": (10.0, 100.0), "near": (1.0, 400.0)}  # TFLOP/s, GB/s
@@ -303,3 +306,47 @@ def test_an_unknown_unit_is_named():
     rules = [{"ops": "all", "split": {"between": [FAR, "dev.nearer"], "by": "fastest"}}]
     with pytest.raises(ConfigError, match=r"did you mean 'dev.near'"):
         Placer(hardware, load_mapping({"run": rules}))
+
+
+def test_cached_experts_are_not_divided():
+    base = load_machine("a100-sxm-host")
+    mapping = base.mapping("on-demand").model_dump(by_alias=True, exclude_none=True)
+    unit = base.document.data["parts"]["gpu"]["units"]["sm"]
+    both = base.replace({"parts.gpu.units.other": unit})
+    between = {"between": ["gpu.sm", "gpu.other"], "by": "greedy_tokens"}
+    mapping["run"] = [{"ops": "expert", "split": between}, *mapping["run"]]
+    work = {"kind": "decode", "model": "switch-base-8", "batch": 1, "context": 8, "input": 8}
+    with pytest.raises(UncoveredError, match="not divided between units"):
+        simulate(both, work, mapping=mapping)
+
+
+# -- serving -------------------------------------------------------------------------------
+
+
+def served(rules):
+    hardware = load_machine("duplex-x4")
+    mapping = hardware.mapping().model_dump(by_alias=True, exclude_none=True)
+    mapping["run"] = [*rules, {"ops": "all", "unit": "device.xpu"}]
+    return hardware, mapping
+
+
+def between(ops, by):
+    return {"ops": ops, "split": {"between": ["device.xpu", "device.lpim"], "by": by}}
+
+
+def test_a_table_of_iterations_divides_experts_as_each_iteration_does():
+    model = load_model("mixtral-8x7b")
+    hardware, mapping = served([between(["expert", "expert_activation"], "greedy_tokens")])
+    prices = StepPrices.build(hardware, model, mapping, max_tokens=300, max_sequences=32)
+    for chunks, decodes in (((), 32), (((100, 0),), 16), (((50, 10), (200, 0)), 4)):
+        cost = prices.cost(chunks, decodes, 500.0 * decodes)
+        direct = simulate(hardware, Mixed(model, chunks, decodes, 500.0), mapping=mapping)
+        assert cost.seconds == pytest.approx(direct.seconds, rel=1e-9)
+        assert cost.joules == pytest.approx(direct.joules, rel=1e-9)
+
+
+def test_attention_that_changes_units_has_no_table_of_iterations():
+    hardware, mapping = served([between("attention", "fastest")])
+    model = load_model("mixtral-8x7b")
+    with pytest.raises(UncoveredError, match="no table of iteration prices"):
+        StepPrices.build(hardware, model, mapping, max_tokens=300, max_sequences=32)
