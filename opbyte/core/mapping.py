@@ -202,7 +202,8 @@ class Mapping(_Frozen):
         host: What the host needs to issue all operators of one run of a phase. Devices work
             meanwhile: the run takes the longer of both. Left out where a graph is replayed.
         overlap: What runs at the same time; `copy` copies the next model while one runs;
-            `q_first` sends queries before keys and values to the group that runs attention.
+            `q_first` sends queries before keys and values to the group that runs attention;
+            `head` has the heads of a layer follow each other through both groups.
         pipeline: Batches that take turns on the groups of a mapping that has two.
         coverage: Share of a tier's capacity that tensors may take.
     """
@@ -276,7 +277,7 @@ class Mapping(_Frozen):
         known = {"all", ATTENTION} if "all" in self.parallel else {"dense", ATTENTION}
         shapes = [split.degrees for split in self.parallel.values()]
         wishes = {
-            "overlap": self.overlap not in ("none", "copy", *(("q_first",) if two else ())),
+            "overlap": self.overlap not in ("none", "copy", *(("q_first", "head") if two else ())),
             "pipeline": self.pipeline is not None and not two,
             "pp, ep, dp or microbatches beside a group for attention": two
             and any(d != Parallel(tp=d.tp) for d in shapes),

@@ -77,6 +77,7 @@ class PlacedOps:
         local: Devices of one node.
         direct: Small all-reduces are kernels of the serving software, not a library's.
         transfers: Copies between groups of devices.
+        head_overlap: Heads follow each other through the groups.
     """
 
     table: OpTable
@@ -100,6 +101,7 @@ class PlacedOps:
     local: float = math.inf
     direct: bool = False
     transfers: tuple[Transfer, ...] = ()
+    head_overlap: bool = False
 
     def __len__(self) -> int:
         """Return the number of fused operators."""

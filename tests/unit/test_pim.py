@@ -167,7 +167,8 @@ def test_energy_by_path_by_hand():
     }  # fmt: skip
     assert joules == pytest.approx(expected, rel=1e-12)
     whole = priced(machine, *attention(256, 3))
-    assert whole.joules[0, 0] == pytest.approx(sum(expected.values()), rel=1e-12)
+    softmax = 5.0 * 256 * 3 * 0.16e-12
+    assert whole.joules[0, 0] == pytest.approx(sum(expected.values()) + softmax, rel=1e-12)
 
 
 def test_units_farther_from_the_cells_spend_more_on_the_way():
