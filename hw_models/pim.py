@@ -114,6 +114,8 @@ class PathEnergy(_Block):
 class Pim(_Block):
     """Compute inside a memory, see `opbyte.hw_models.compute.pim`."""
 
+    level: Literal["bank", "bank_group", "buffer"] | None = None
+    """Where the units are; by default what their port is called."""
     organisation: Organisation
     timing: CommandTiming
     energy: PathEnergy | None = None

@@ -21,6 +21,7 @@ from opbyte.hw_models.cost.money import machine_price_usd
 from opbyte.hw_models.machine import Machine, load_machine
 from opbyte.hw_models.price import Demand, price
 from opbyte.sim.analytic import analytic_step
+from opbyte.sim.assist import assisted
 from opbyte.sim.attention_group import pooled_footprint, pooled_phases
 from opbyte.sim.fill import check_turns, filled, fills, largest_batch, smallest
 from opbyte.sim.place import Placer
@@ -216,6 +217,8 @@ def refuse_caches(machine: Machine, work: Work, mapping: SoftwareMapping) -> Non
 def run_phase(placer: Placer, phase: Phase, fidelity: str) -> PhaseRun:
     """Price and time one phase."""
     demand = price(placer.place(phase.table), placer.machine, ideal=fidelity == "bound")
+    if placer.mapping.assist is not None:
+        demand = assisted(placer, demand).demand
     microbatches = placer.mapping.degrees.microbatches
     pipeline = placer.mapping.pipeline
     timeline = None

@@ -145,6 +145,18 @@ class Run(_Frozen):
         return self
 
 
+class Assist(_Frozen):
+    """Products of which a unit of the group of decode attention takes a share.
+
+    Attributes:
+        ops: Labels of the products.
+        unit: Its short path.
+    """
+
+    ops: Words
+    unit: str
+
+
 class Software(_Frozen):
     """What software costs on a route."""
 
@@ -205,6 +217,8 @@ class Mapping(_Frozen):
             `q_first` sends queries before keys and values to the group that runs attention;
             `head` has the heads of a layer follow each other through both groups.
         pipeline: Batches that take turns on the groups of a mapping that has two.
+        assist: Products that the group of decode attention takes a share of while it has no
+            attention to run.
         coverage: Share of a tier's capacity that tensors may take.
     """
 
@@ -221,6 +235,7 @@ class Mapping(_Frozen):
     overlap: Literal["none", "copy", "head", "dependency", "q_first"] = "none"
     routes: dict[str, Route] = Field(default_factory=dict)
     pipeline: Pipeline | None = None
+    assist: Assist | None = None
     kv_select: dict[str, Any] | None = None
     coverage: Ratio | None = None
     source: str | None = None
@@ -279,6 +294,8 @@ class Mapping(_Frozen):
         wishes = {
             "overlap": self.overlap not in ("none", "copy", *(("q_first", "head") if two else ())),
             "pipeline": self.pipeline is not None and not two,
+            "assist without a group for attention, or with a pipeline": self.assist is not None
+            and (not two or self.pipeline is not None),
             "pp, ep, dp or microbatches beside a group for attention": two
             and any(d != Parallel(tp=d.tp) for d in shapes),
             "parallel.heads of other operators": any(

@@ -94,7 +94,7 @@ class PimDevice:
             return None
         peak = unit.peak(dtype)
         size = lookup(dtype).bytes_per_element
-        home, level = _level(unit)
+        home, level = _level(unit, block)
         device = cls(
             name=f"{unit.machine.name}: unit '{unit.path}'",
             home=home,
@@ -163,18 +163,20 @@ class PimDevice:
         return replace(self, **one)
 
 
-def _level(unit: UnitView) -> tuple[str, str]:
+def _level(unit: UnitView, block: Pim) -> tuple[str, str]:
+    """Return the unit's port and level."""
     ports = unit.machine.unit_ports(unit.path)
-    known = [p for p in ports if p.rpartition(".")[2] in LEVELS]
+    names = {port: block.level or port.rpartition(".")[2] for port in ports}
+    known = [port for port, level in names.items() if level in LEVELS]
     if len(known) != 1:
         raise ConfigError.one(
             unit.machine.document.name,
             f"{unit.path}.at",
-            f"a unit with a `pim` block is at one port called {', '.join(LEVELS)}",
+            f"a unit with a `pim` block is at one port, called {', '.join(LEVELS)}",
             ", ".join(ports),
-            "name the port of its memory so",
+            "name the port so, or give `pim.level`",
         )
-    return known[0], known[0].rpartition(".")[2]
+    return known[0], names[known[0]]
 
 
 def _clock(unit: UnitView) -> Any:
