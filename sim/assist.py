@@ -13,7 +13,8 @@ takes nominal rates for both.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,21 +27,10 @@ from opbyte.hw_models.price import Demand, first_access, resource_rate
 from opbyte.sim.place import Placer
 
 
-@dataclass(frozen=True)
-class Assisted:
-    """A demand with shares.
+def assisted(placer: Placer, demand: Demand) -> tuple[Demand, Any]:
+    """Return the demand with the products that the mapping's `assist` shares, and what it copies.
 
-    Attributes:
-        demand: What each operator demands with the help that it gets.
-        copied: Bytes of weights that one assisting device holds, (1 or points,).
-    """
-
-    demand: Demand
-    copied: Any = 0.0
-
-
-def assisted(placer: Placer, demand: Demand) -> Assisted:
-    """Return the demand with the products that the mapping's `assist` shares.
+    The latter are the bytes of weights that one assisting device holds, (1 or points,).
 
     Raises:
         ConfigError: If the unit belongs to another group than decode attention's, or the groups
@@ -49,7 +39,7 @@ def assisted(placer: Placer, demand: Demand) -> Assisted:
     """
     assist, placed = placer.mapping.assist, demand.placed
     if assist is None:
-        return Assisted(demand)
+        return demand, 0.0
     view = UnitView(placer.machine, placer.machine.unit(assist.unit).path)
     _check(placer, view)
     words = set(assist.ops)
@@ -63,7 +53,7 @@ def assisted(placer: Placer, demand: Demand) -> Assisted:
     ]  # fmt: skip
     ops: Rows = np.array(chosen, np.int64)
     if not ops.size:
-        return Assisted(demand)
+        return demand, 0.0
     model = view.model
     prices = model.kernel_prices(placed, ops, view) if hasattr(model, "kernel_prices") else None
     if prices is None or prices.joules is None:
@@ -72,6 +62,20 @@ def assisted(placer: Placer, demand: Demand) -> Assisted:
             "whole products take there. give it one, or leave `assist` out"
         )
     return _shared(placer, demand, ops, prices.seconds, prices.joules, prices.home)
+
+
+def with_copies(
+    placer: Placer, occupancy: Mapping[str, Any], copied: Iterable[Any]
+) -> dict[str, Any]:
+    """Return the bytes taken in each memory with the most that any phase copies."""
+    assist = placer.mapping.assist
+    if assist is None:
+        return dict(occupancy)
+    machine = placer.machine
+    tier = machine.unit_ports(machine.unit(assist.unit).path)[0].rpartition(".")[0]
+    most = np.max(np.broadcast_arrays(*(np.atleast_1d(c) for c in copied)), axis=0)
+    placer.holders.setdefault(tier, []).append("copies of weights")
+    return {**occupancy, tier: occupancy.get(tier, 0.0) + most}
 
 
 def _check(placer: Placer, view: UnitView) -> None:
@@ -90,7 +94,7 @@ def _check(placer: Placer, view: UnitView) -> None:
 
 def _shared(
     placer: Placer, demand: Demand, ops: Rows, there: Array, spent: Array, home: str
-) -> Assisted:
+) -> tuple[Demand, Any]:
     """Return the demand whose products `ops` take `there` seconds and `spent` joules if moved."""
     placed, alone = demand.placed, demand.duration[ops]
     sent, returned = _bytes(placed, ops)
@@ -118,7 +122,7 @@ def _shared(
         bytes=size,
     )
     copied = ((1.0 - share) * weights * placed.repeats[ops, None]).sum(axis=0)
-    return Assisted(result, copied)
+    return result, copied
 
 
 def _bytes(placed: PlacedOps, ops: Rows) -> tuple[Array, Array]:
