@@ -325,15 +325,19 @@ class Machine:
             f"did you mean '{guess}'?" if guess else f"known: {', '.join(known)}",
         )
 
-    def replace(self, changes: Mapping[str, Any]) -> Machine:
+    def replace(
+        self, changes: Mapping[str, Any], places: Mapping[str, str] | None = None
+    ) -> Machine:
         """Return a machine with some parameters changed.
 
         Args:
             changes: Short or full path -> value as it would be written in YAML.
+            places: Path -> where its value stands, for errors.
         Raises:
             ConfigError: For an unknown path (with the nearest name) or a bad value.
         """
-        return _build(set_values(self.document, dict(changes), transparent=STRUCTURE))
+        changed = set_values(self.document, changes, transparent=STRUCTURE, places=places)
+        return _build(changed)
 
     def path(self, dotted: str) -> str:
         """Return the short path of a parameter.

@@ -70,7 +70,7 @@ class Side:
         except ConfigError as error:
             raise self._placed(error, "machine", source) from None
         changes = self._changes("machine", choice)
-        return machine.replace(changes) if changes else machine
+        return machine.replace(changes, self._places("machine", choice)) if changes else machine
 
     def _machine_source(self, source: str | Mapping[str, Any]) -> str | Mapping[str, Any]:
         """Return what `load_machine` reads: a name, a path from here, or a whole machine."""
@@ -89,7 +89,8 @@ class Side:
         document = self.sub_document(dict(source), "workload")
         changes = self._changes("workload", choice)
         if changes:
-            document = set_values(document, changes, transparent=(), origin="workload")
+            places = self._places("workload", choice)
+            document = set_values(document, changes, (), "workload", places)
         try:
             return work_from(document)
         except ConfigError as error:
@@ -124,7 +125,7 @@ class Side:
             rule = "must be a name, a file or a mapping"
             raise ConfigError.one(self.document.name, "mapping", rule, source, "")
         if changes:
-            document = set_values(document, changes, transparent=(), origin="mapping")
+            document = set_values(document, changes, (), "mapping", self._places("mapping", choice))
         return validate(SoftwareMapping, document)
 
     def mappings(
@@ -155,6 +156,13 @@ class Side:
         both = {**self.settings, **choice}
         start = f"{root}."
         return {p.removeprefix(start): v for p, v in both.items() if p.startswith(start)}
+
+    def _places(self, root: str, choice: Mapping[str, Any]) -> dict[str, str]:
+        """Return the places of those changes that the document's `set` block makes."""
+        start = f"{root}."
+        marked = {p: self.document.marks.get((*self.at, "set", p)) for p in self.settings}
+        written = {p: m for p, m in marked.items() if m is not None and p not in choice}
+        return {p.removeprefix(start): str(m) for p, m in written.items() if p.startswith(start)}
 
     def _placed(self, error: ConfigError, key: str, source: object) -> ConfigError:
         """Return the error with the place of `key` where it has none."""

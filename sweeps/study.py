@@ -340,5 +340,7 @@ def changed(document: Document, settings: Mapping[str, Any], base: str) -> Docum
     if inner:
         whole = {**holder, "set": inner}
         data = {**document.data, base: whole} if base else whole
-        document = Document(data, document.marks, document.name)
+        at = (base, "set") if base else ("set",)
+        marks = {p: m for p, m in document.marks.items() if p[:-1] != at or p[-1] not in settings}
+        document = Document(data, marks, document.name)
     return document

@@ -84,6 +84,7 @@ def set_values(
     values: Mapping[str, Any],
     transparent: Collection[str] = TRANSPARENT,
     origin: str = "--set",
+    places: Mapping[str, str] | None = None,
 ) -> Document:
     """Return a copy of `document` with the entries at dotted paths replaced.
 
@@ -92,6 +93,7 @@ def set_values(
         values: New values by path; see `resolve_path`.
         transparent: Words that paths may leave out.
         origin: What errors call the place of the new values.
+        places: Path -> place of those values that stand somewhere, such as `study.yaml:3:5`.
 
     Raises:
         ConfigError: With every path that does not resolve.
@@ -101,7 +103,8 @@ def set_values(
     problems: list[Problem] = []
     taken: dict[tuple[str, ...], str] = {}
     for path, value in values.items():
-        place = f"{origin} {show(path)[1:-1]}"
+        given = (places or {}).get(path)
+        place = given or f"{origin} {show(path)[1:-1]}"
         try:
             full = resolve_path(document.data, path, transparent)
         except ConfigError as error:
@@ -117,7 +120,7 @@ def set_values(
         real = _put(data, full, _copied(value))
         for mark in [m for m in marks if m[: len(real)] == real]:
             del marks[mark]
-        marks[real] = Mark(f"{place}={_short(value)}", 0, 0)
+        marks[real] = Mark(given or f"{place}={_short(value)}", 0, 0)
     if problems:
         raise ConfigError(problems)
     return Document(data, marks, document.name)

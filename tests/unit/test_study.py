@@ -164,6 +164,34 @@ constraints: ["tpot < = 2"]
     assert [p.rpartition(":")[0] for p in places] == ["s.yaml:7", "s.yaml:8"]
 
 
+SET = """\
+kind: study
+base:
+  machine: sn40l-node
+  workload: {kind: decode, model: llama-3.1-8b, batch: 1, context: 4096}
+  set:
+    machine.rdu.hbm.phy.bandwith: 2 TB/s
+    workload.bach: 2
+axes:
+  workload.batch: [1, 2]
+"""
+
+
+def test_a_mistake_in_set_has_its_place_in_the_file():
+    with pytest.raises(ConfigError) as caught:
+        load_study(parse_document(SET, "s.yaml"))
+    places = {p.where: str(p) for p in caught.value.problems}
+    assert "'bandwidth'" in places["s.yaml:6:5"]
+    assert "'batch'" in places["s.yaml:7:5"]
+
+
+def test_a_mistake_on_the_command_line_has_its_place_there():
+    good = SET.replace("bandwith", "bandwidth").replace("    workload.bach: 2\n", "")
+    with pytest.raises(ConfigError) as caught:
+        load_study(parse_document(good, "s.yaml"), {BANDWIDTH: "3 TB"})
+    assert caught.value.problems[0].where.startswith("--set rdu.hbm.phy.bandwidth")
+
+
 def test_settings_reach_base_axes_and_strategy():
     settings = parse_settings(
         [
