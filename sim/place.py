@@ -333,7 +333,7 @@ class Placer:
             local,
             self.mapping.all_reduce == "direct",
             tuple(_transfer(int(op_of[row]), way, resources) for row, way in ways.items()),
-            self.mapping.overlap == "head",
+            head_overlap=self.mapping.overlap == "head",
         )
 
     def _copies(self, units: tuple[str, ...], unit_of: npt.NDArray[np.int64]) -> Array:
