@@ -22,7 +22,7 @@ class _Block(BaseModel):
 
 
 class Organisation(_Block):
-    """What one instance of the unit (a stack, a chip) is made of: whole numbers, and two sizes."""
+    """What one instance of the unit (a stack, a chip) is made of: whole numbers, sizes of buffers."""
 
     channels: PositiveInt
     """Channels that take commands of their own."""
@@ -46,7 +46,7 @@ class Organisation(_Block):
     """Units that share the depth of one output; their sums are added on the way out."""
     lanes: PositiveInt | None = None
     """Multipliers of a unit; by default one for each element of a column."""
-    results: PositiveInt = 1
+    results: Several = Parameter(1.0, "count", "one unless given")
     """Results that a unit can hold."""
     buffer: Bytes
     """Input vector that a channel holds for its units."""

@@ -227,7 +227,7 @@ def _organisation(unit: UnitView, block: Pim, level: str, size: float) -> dict[s
         "depth": float(o.depth),
         "open_rows": behind,
         "lanes": elements,
-        "results": float(o.results),
+        "results": unit.get("pim.organisation.results"),
         "buffer": unit.get("pim.organisation.buffer"),
     }
 
