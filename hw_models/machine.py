@@ -49,6 +49,7 @@ from opbyte.hw_models.kernel import Kernel
 from opbyte.hw_models.link.parameters import Collectives
 from opbyte.hw_models.pim import Pim
 from opbyte.hw_models.relatives import with_relatives
+from opbyte.hw_models.stack import Stack, Stream
 
 #: Words of the tree that a path leaves out.
 STRUCTURE = frozenset({"parts", "memory", "units", "ports", "links"})
@@ -81,6 +82,8 @@ class Port(_Frozen):
     """From the cells to the end of this port."""
     area: AreaPerRate | None = None
     """Die area of the interface per rate."""
+    stream: Stream | None = None
+    """Bandwidth and efficiency follow from the memory's `stack`, as far as they are not given."""
     derived: str | None = None
     limit: dict[str, Any] | None = None
     source: str | None = None
@@ -102,9 +105,24 @@ class Memory(_Frozen):
     capacity: Bytes
     ports: dict[str, Port] = Field(min_length=1)
     sharing: Sharing = Sharing()
+    stack: Stack | None = None
+    """Command timing from which rates of ports with a `stream` follow."""
     area: AreaPerByte | None = None
     price: DollarsPerByte | None = None
     source: str | None = None
+
+    @model_validator(mode="after")
+    def _streams(self) -> Memory:
+        derived = {}
+        for name, port in self.ports.items():
+            if port.stream is None:
+                continue
+            if self.stack is None:
+                raise ValueError(f"port '{name}' has a `stream`, which needs a `stack`. give one")
+            rate = port.bandwidth or port.stream.rate(self.stack)
+            share = port.efficiency or port.stream.efficiency(self.stack)
+            derived[name] = port.model_copy(update={"bandwidth": rate, "efficiency": share})
+        return self.model_copy(update={"ports": {**self.ports, **derived}}) if derived else self
 
 
 class Unit(_Frozen):
@@ -434,7 +452,8 @@ def _collect(node: Any, path: str, source: str | None) -> Iterator[tuple[str, Pa
     if isinstance(node, Parameter):
         yield path, node if node.source else dataclasses.replace(node, source=source)
     elif isinstance(node, BaseModel):
-        if isinstance(node, SoftwareMapping):
+        # A stack's clocks are what rates follow from: to change them is to build another machine.
+        if isinstance(node, SoftwareMapping | Stack | Stream):
             return
         own = getattr(node, "source", None) or source
         for name in type(node).model_fields:

@@ -17,6 +17,7 @@ from opbyte.hw_models.compute.base import KernelPrices, UnitView
 from opbyte.hw_models.link.transfers import with_transfers
 from opbyte.hw_models.link.wires import collective_wires
 from opbyte.hw_models.machine import Machine
+from opbyte.hw_models.sharing import chosen, with_arrays
 
 _READ = ("weight", "expert")
 
@@ -89,10 +90,11 @@ def price(placed: PlacedOps, machine: Machine, *, ideal: bool = False) -> Demand
         stepping = stepping + wires.seconds
     if kernels:
         busy = _waits_inside(placed, machine, kernels, compute, busy)
+    busy = with_arrays(placed, crossing, busy, rates)
     latency, floor = _latency(placed, machine, views, totals, stepping, kernels, ideal=ideal)
     joules = _joules(placed, views, crossing, energies, kernels)
     shape = (len(placed), points)
-    return Demand(
+    demand = Demand(
         placed,
         np.broadcast_to(compute, shape),
         np.broadcast_to(busy, (len(placed), len(placed.resources), points)),
@@ -103,6 +105,7 @@ def price(placed: PlacedOps, machine: Machine, *, ideal: bool = False) -> Demand
         np.broadcast_to(crossing, (len(placed), len(placed.resources), points)),
         moved,
     )
+    return chosen(demand)
 
 
 def _copied(placed: PlacedOps) -> npt.NDArray[np.bool_]:
@@ -272,9 +275,11 @@ def _resources(placed: PlacedOps, machine: Machine, *, ideal: bool) -> tuple[Arr
     """Return rate for one device, latency and J/byte of each resource, (resources, points)."""
     if not placed.resources:
         return np.ones((0, 1)), np.zeros((0, 1)), np.zeros((0, 1))
+    # No byte crosses the cells that ports share.
+    cells = {array.resource for array in placed.arrays}
     rates = [
-        resource_rate(machine, r, i, ideal=ideal)
-        for r, i in zip(placed.resources, placed.instances, strict=True)
+        np.inf if n in cells else resource_rate(machine, r, i, ideal=ideal)
+        for n, (r, i) in enumerate(zip(placed.resources, placed.instances, strict=True))
     ]
     names = [written_name(r) for r in placed.resources]
     latencies = [machine.values.get(f"{r}.latency", 0.0) for r in names]

@@ -57,24 +57,52 @@ def with_relatives(
 
 def _copied(kind: str, document: Document, load: Callable[[str], Document]) -> Any:
     """Return parts or links, each laid over the one that its `like` names; the same without."""
-    blocks = document.data.get(kind)
+    return _copied_blocks(document.data.get(kind), (kind,), document, load)
+
+
+def _copied_blocks(
+    blocks: Any, at: tuple[str, ...], document: Document, load: Callable[[str], Document]
+) -> Any:
+    """Return blocks, and parts inside them, with those laid over that `like` names."""
     if not isinstance(blocks, dict):
         return blocks
-    named = {n: b for n, b in blocks.items() if isinstance(b, dict) and "like" in b}
     copied = {}
-    for name, block in named.items():
-        at = (kind, name, "like")
-        machine, _, inner = str(block["like"]).rpartition(".")
-        if not machine:
-            rule = "names a part or a link as machine.name"
-            raise ConfigError.one(document.where(at), ".".join(at), rule, block["like"], "")
-        there = load(machine).data.get(kind, {})
-        if inner not in there:
-            rule, known = f"{machine} has none of this name in {kind}", ", ".join(there)
-            raise ConfigError.one(document.where(at), ".".join(at), rule, inner, f"known: {known}")
-        own = {key: value for key, value in block.items() if key != "like"}
-        copied[name] = _laid(there[inner], own)
+    for name, block in blocks.items():
+        if not isinstance(block, dict):
+            continue
+        whole = _relative_block(block, (*at, name, "like"), document, load)
+        inner = _copied_blocks(whole.get("parts"), (*at, name, "parts"), document, load)
+        if inner is not whole.get("parts"):
+            whole = {**whole, "parts": inner}
+        if whole is not block:
+            copied[name] = whole
     return {**blocks, **copied} if copied else blocks
+
+
+def _relative_block(
+    block: dict[str, Any],
+    at: tuple[str, ...],
+    document: Document,
+    load: Callable[[str], Document],
+) -> dict[str, Any]:
+    """Return a block laid over the one that its `like` names; the same without.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    if "like" not in block:
+        return block
+    machine, _, inner = str(block["like"]).rpartition(".")
+    if not machine:
+        rule = "names a part or a link as machine.name"
+        raise ConfigError.one(document.where(at), ".".join(at), rule, block["like"], "")
+    there = load(machine).data.get(at[0], {})
+    if inner not in there:
+        rule, known = f"{machine} has none of this name in {at[0]}", ", ".join(there)
+        raise ConfigError.one(document.where(at), ".".join(at), rule, inner, f"known: {known}")
+    own = {key: value for key, value in block.items() if key != "like"}
+    laid: dict[str, Any] = _laid(there[inner], own)
+    return laid
 
 
 def _laid(below: Any, above: Any) -> Any:

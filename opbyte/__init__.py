@@ -17,6 +17,7 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
     "load_model": ("opbyte.workloads.model_loader", "load_model"),
     "Prefill": ("opbyte.workloads.phases", "Prefill"),
     "Decode": ("opbyte.workloads.phases", "Decode"),
+    "Continuous": ("opbyte.workloads.continuous", "Continuous"),
     "Mixed": ("opbyte.workloads.phases", "Mixed"),
     "Generate": ("opbyte.workloads.phases", "Generate"),
     "Gemm": ("opbyte.workloads.phases", "Gemm"),
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     from opbyte.sweeps.store import open_results as open_results
     from opbyte.sweeps.study import load_study as load_study
     from opbyte.workloads.coe import CompositionOfExperts as CompositionOfExperts
+    from opbyte.workloads.continuous import Continuous as Continuous
     from opbyte.workloads.model_loader import load_model as load_model
     from opbyte.workloads.model_set import ModelSet as ModelSet
     from opbyte.workloads.op_trace import OpTrace as OpTrace

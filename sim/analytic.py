@@ -45,7 +45,7 @@ def analytic_step(
     """
     placed = demand.placed
     duration = demand.duration
-    blocks = block_paths(demand, path_durations(demand))
+    blocks = _with_cells(demand, block_paths(demand, path_durations(demand)))
     order, stages = placed.table.order, placed.table.stage
     counts = np.bincount(order, minlength=len(placed.table.blocks))
     path: Array = (blocks * counts[:, None]).sum(axis=0)
@@ -63,6 +63,16 @@ def analytic_step(
                 total = total + _around(demand, blocks, mine)
             limit = np.maximum(limit, total)
     return Step(limit, path, busy)
+
+
+def _with_cells(demand: Demand, blocks: Array) -> Array:
+    """Return the least time of each block: its path, or what ports that share cells take."""
+    placed = demand.placed
+    for array in placed.arrays:
+        total = np.zeros_like(blocks)
+        np.add.at(total, placed.block_of, demand.busy[:, array.resource])
+        blocks = np.maximum(blocks, total)
+    return blocks
 
 
 def held(demand: Demand, duration: Array) -> list[tuple[str, Array]]:

@@ -176,6 +176,7 @@ def run_dag(demand: Demand, microbatches: int = 1) -> Array:
     """
     placed = demand.placed
     latency, work, share = stream_columns(demand)
+    units_of = placed.held_unit
     env = simpy.Environment()
     fluid = FairShared(env)
     units = Units(env)
@@ -183,7 +184,7 @@ def run_dag(demand: Demand, microbatches: int = 1) -> Array:
 
     def execute(micro: int, run: int, op: int, inputs: list[simpy.Event], stage: int) -> Process:
         yield env.all_of(inputs)
-        key = (stage, int(placed.unit_of[op]))
+        key = (stage, int(units_of[op]))
         if key[1] >= 0:
             yield units.request(key, micro)
         yield env.timeout(latency[op])

@@ -123,6 +123,11 @@ def _covered(placer: Placer, work: ModelWork) -> MoeFfn:
             f"mapping '{placer.mapping.name}': offloaded experts need pp = ep = microbatches = 1, "
             f"got {degrees.pp}, {degrees.ep}, {degrees.microbatches}. split them by tp"
         )
+    if any(run.split for run in placer.mapping.run):
+        raise UncoveredError(
+            f"mapping '{placer.mapping.name}': experts that are copied to a fast memory are not "
+            "divided between units. name one unit in each rule of `run`"
+        )
     return kinds.pop()
 
 

@@ -40,7 +40,7 @@ class Groups:
         if mapping.default is not None:
             part = _part(machine, mapping.groups[mapping.default.group])
         else:
-            part = _part(machine, machine.unit(str(mapping.run[-1].unit)).part)
+            part = _part(machine, machine.unit(mapping.run[-1].units[0]).part)
         split = mapping.attention
         attention = _part(machine, mapping.groups[split.group]) if split else ""
         if attention == part:

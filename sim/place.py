@@ -11,12 +11,14 @@ import numpy.typing as npt
 
 from opbyte.core.errors import ConfigError, UncoveredError
 from opbyte.core.mapping import ATTENTION, Mapping, Placement
-from opbyte.core.ops import CLASS_OF, COLLECTIVES, TRANSFER, Array, OpTable
-from opbyte.core.placed import MOVED, PlacedOps, Transfer, written_name
+from opbyte.core.ops import CLASS_OF, COLLECTIVES, REPLICAS, TRANSFER, Array, OpTable
+from opbyte.core.placed import MOVED, PlacedOps, SharedArray, Transfer, written_name
 from opbyte.hw_models.machine import Machine
 from opbyte.sim.attention_group import THERE
 from opbyte.sim.groups import Groups
-from opbyte.sim.moved import moved_bytes, op_edges
+from opbyte.sim.operators import Operators
+from opbyte.sim.policies import decided
+from opbyte.sim.sharing import ports_by_memory, shared_arrays
 
 #: Placement key of each tensor class, in order of preference.
 PLACE_KEYS = {
@@ -49,8 +51,8 @@ class Placer:
         self.group = self.groups.part
         #: Devices that run; what the others leave alone is not shared with them.
         self.devices = self.groups.devices(self.group)
-        self._rules = [(frozenset(r.ops), machine.unit(str(r.unit)).path) for r in mapping.run]
-        for unit in (machine.unit(path) for _, path in self._rules):
+        self._rules = [(frozenset(r.ops), r.units) for r in mapping.run]
+        for unit in (machine.unit(path) for _, units in self._rules for path in units):
             self._check_count("unit", unit.path, unit.count)
         self.holders: dict[str, list[str]] = {}
         self._routes: dict[tuple[str, str], dict[str, float]] = {}
@@ -82,7 +84,7 @@ class Placer:
         return Placement.model_validate({"in": {self._main_memory(unit): 1.0}})
 
     def _main_memory(self, of: str) -> str:
-        unit = self.machine.unit(of or self._rules[-1][1])
+        unit = self.machine.unit(of or self._default_unit)
         own = {p: m for p, m in self.machine.memories.items() if m.part == unit.part}
         if not own:
             own = {
@@ -242,6 +244,28 @@ class Placer:
             "add one, or use tp = pp = ep = 1",
         )
 
+    def _replica_link(self) -> str:
+        """Return the link that joins replicas of a model: that between nodes, if there are several.
+
+        Raises:
+            UncoveredError: If a node holds more than one replica and others are elsewhere.
+        """
+        counts, degrees = self.machine.counts, self.mapping.degrees
+        for name, link in self.machine.config.links.items():
+            node = link.ends[0]
+            if link.ends == (node, node) and self.group.startswith(f"{node}."):
+                local = counts[self.group] / counts[node]
+                if degrees.devices <= local:
+                    break
+                if degrees.tp < local:
+                    raise UncoveredError(
+                        f"{self.machine.name}: replicas of {degrees.tp} devices share a '{node}' "
+                        f"of {local:g}, and no model sends tokens of experts inside and between "
+                        "nodes at once. let a replica fill a node, or use `dispatch: true`"
+                    )
+                return name
+        return self._collective_link()
+
     def _network(self, participants: float) -> tuple[str, float]:
         """Return the link between nodes and the devices of one; no name where one node holds all.
 
@@ -272,11 +296,19 @@ class Placer:
 
     # -- tables ----------------------------------------------------------------------------
 
+    @property
+    def _default_unit(self) -> str:
+        return self._rules[-1][1][0]
+
     def unit_of(self, labels: frozenset[str]) -> str:
-        """Return the unit of the first rule that fits."""
-        for words, unit in self._rules:
+        """Return the unit of the first rule that fits; of several candidates the first."""
+        return self._rules[self._rule_of(labels)][1][0]
+
+    def _rule_of(self, labels: frozenset[str]) -> int:
+        """Return the first rule that fits."""
+        for i, (words, _) in enumerate(self._rules):
             if "all" in words or words & labels:
-                return unit
+                return i
         raise ConfigError.one(
             "",
             "mapping.run",
@@ -286,45 +318,59 @@ class Placer:
         )
 
     def place(self, table: OpTable) -> PlacedOps:
-        """Return the table's operators on their units, fused as the mapping says."""
+        """Return the table's operators on their units, fused as the mapping says.
+
+        Raises:
+            UncoveredError: If no model covers what the mapping asks for.
+        """
+        alone = [kind in COLLECTIVES or kind == TRANSFER for kind in table.kinds]
+        rules = [-1 if a else self._rule_of(x) for a, x in zip(alone, table.labels, strict=True)]
+        op_of = self._fuse(table, rules)
+        rule_of = np.full(int(op_of[-1]) + 1, -1)
+        np.maximum.at(rule_of, op_of, rules)
+        units = tuple("" if r < 0 else self._rules[r][1][0] for r in rule_of.tolist())
+        operators = Operators.of(table, op_of, units)
+        policies = {
+            op: split
+            for op, r in enumerate(rule_of.tolist())
+            if r >= 0 and (split := self.mapping.run[r].split) is not None
+        }
+        return self.placed(decided(self, operators, policies) if policies else operators)
+
+    def placed(self, operators: Operators) -> PlacedOps:
+        """Return operators with what they cross, whose units are decided."""
+        table, op_of = operators.table, operators.op_of
         collective = np.array([k in COLLECTIVES for k in table.kinds])
-        alone = collective | np.array([k == TRANSFER for k in table.kinds])
-        row_units = ["" if a else self.unit_of(x) for a, x in zip(alone, table.labels, strict=True)]
-        op_of = self._fuse(table, row_units)
-        count = int(op_of[-1]) + 1
         # Collectives on their own start, and reach memory, like the kernels of the default rule.
-        used = {u for u in row_units if u}
-        units = tuple(dict.fromkeys((self._rules[-1][1], *sorted(used))))
-        unit_of = np.full(count, -1, np.int64)
-        for op, unit in zip(op_of, row_units, strict=True):
-            if unit:
-                unit_of[op] = units.index(unit)
-        moved, live = moved_bytes(table, op_of, count)
-        names: list[list[str]] = [[] for _ in range(count)]
-        for op, name in zip(op_of, table.names, strict=True):
-            names[op].append(name)
-        first = np.searchsorted(op_of, np.arange(count))
+        used = {u for u in operators.units if u}
+        units = tuple(dict.fromkeys((self._default_unit, *sorted(used))))
+        unit_of = np.array([units.index(u) if u else -1 for u in operators.units], np.int64)
         network, local = "", float("inf")
         if collective.any():
             network, local = self._network(table["participants"][collective].max())
         ways = self._ways(table)
         crossed = [r for way in ways.values() for r in way]
-        resources, routes = self._route_matrix(units, bool(collective.any()), network, crossed)
-        link = resources.index(self._collective_link()) if collective.any() else -1
+        link_of = [
+            "" if not c else self._replica_link() if REPLICAS in x else self._collective_link()
+            for c, x in zip(collective, table.labels, strict=True)
+        ]
+        resources, routes, arrays = self._route_matrix(
+            units, [link for link in dict.fromkeys(link_of) if link], network, crossed
+        )
         return PlacedOps(
             table,
             op_of,
-            table.block_of[first],
-            tuple("+".join(n) if len(n) < 4 else f"{n[0]}..{n[-1]}" for n in names),
-            op_edges(table, op_of),
+            operators.blocks,
+            _names(table, op_of, len(operators)),
+            operators.one_by_one() if self.mapping.serial else operators.edges,
             units,
             unit_of,
             resources,
             np.array([self.instances(r) for r in resources]),
-            moved,
-            live,
+            operators.moved,
+            operators.live,
             routes,
-            np.where(collective, link, -1),
+            np.array([resources.index(link) if link else -1 for link in link_of], np.int64),
             self.mapping.launch,
             np.array([self._sharing(u, self.machine.unit(u).count) for u in units]),
             self._copies(units, unit_of),
@@ -333,6 +379,8 @@ class Placer:
             local,
             self.mapping.all_reduce == "direct",
             tuple(_transfer(int(op_of[row]), way, resources) for row, way in ways.items()),
+            arrays,
+            operators.runs,
             head_overlap=self.mapping.overlap == "head",
         )
 
@@ -349,19 +397,23 @@ class Placer:
         if not rows:
             return {}
         groups = self.groups
-        ends = (self._rules[-1][1], self.unit_of(frozenset({ATTENTION})))
+        ends = (self._default_unit, self.unit_of(frozenset({ATTENTION})))
         first, last = (self.hops(next(iter(self.tiers("activation", u).in_)), u)[0] for u in ends)
         links = self.links_between(groups.part, groups.attention)
         forth = [first, *(groups.direction(x, groups.part) for x in links), last]
         back = [last, *(groups.direction(x, groups.attention) for x in links[::-1]), first]
         return {r: forth if THERE in table.labels[r] else back for r in rows}
 
-    def _fuse(self, table: OpTable, row_units: list[str]) -> npt.NDArray[np.int64]:
-        """Return the operator of each row: neighbours with a common fused label are one."""
+    def _fuse(self, table: OpTable, rules: list[int]) -> npt.NDArray[np.int64]:
+        """Return the operator of each row: neighbours with a common fused label are one.
+
+        Args:
+            rules: Rule of each row, -1 for what needs no unit.
+        """
         op_of = np.zeros(len(table), np.int64)
-        previous: tuple[int, int, str] | None = None
+        previous: tuple[int, int, Any] | None = None
         op = -1
-        unit = ""
+        unit: Any = None
         for row, labels in enumerate(table.labels):
             block = int(table.block_of[row])
             rule = next(
@@ -373,7 +425,8 @@ class Placer:
                 -1,
             )
             # A collective inside a fused run belongs to the unit that runs the fused kernel.
-            unit = row_units[row] or (unit if rule >= 0 else "")
+            run = self.mapping.run[rules[row]] if rules[row] >= 0 else None
+            unit = (run.split or run.unit) if run else (unit if rule >= 0 else None)
             key = (block, rule, unit)
             if rule < 0 or key != previous:
                 op += 1
@@ -382,8 +435,8 @@ class Placer:
         return op_of
 
     def _route_matrix(
-        self, units: tuple[str, ...], collective: bool, network: str, crossed: list[str]
-    ) -> tuple[tuple[str, ...], Array]:
+        self, units: tuple[str, ...], links: list[str], network: str, crossed: list[str]
+    ) -> tuple[tuple[str, ...], Array, tuple[SharedArray, ...]]:
         shares: dict[tuple[int, int], dict[str, float]] = {}
         for u, unit in enumerate(units):
             for c, moved in enumerate(MOVED):
@@ -396,35 +449,24 @@ class Placer:
         names = dict.fromkeys(r for crossing in shares.values() for r in crossing)
         names |= dict.fromkeys(crossed)
         self._check_ports(tuple(names))
-        if collective:
-            names[self._collective_link()] = None
+        names |= dict.fromkeys(links)
         if network:
             names[network] = None
-        resources = tuple(names)
+        resources, arrays = shared_arrays(self.machine, tuple(names))
         routes = np.zeros((len(units), len(MOVED), len(resources)))
         for (u, c), crossing in shares.items():
             for resource, share in crossing.items():
                 routes[u, c, resources.index(resource)] = share
-        return resources, routes
+        return resources, routes, arrays
 
     def _check_ports(self, ports: tuple[str, ...]) -> None:
-        """Refuse ports whose limits or whose sharing of one memory no model honours yet."""
-        seen: dict[str, str] = {}
-        for port in ports:
-            tier, _, name = port.rpartition(".")
-            if tier not in self.machine.memories:
-                continue
+        """Refuse ports whose limits no model honours yet, and more of them than partitions."""
+        for tier, used in ports_by_memory(self.machine, ports).items():
             self._check_count("memory", tier, self.machine.memory(tier).count)
-            memory = self.machine.memory(tier).config
-            if memory.ports[name].limit:
-                text = f"no model honours the limit of '{port}' yet"
-                raise UncoveredError(f"{self.machine.name}: {text}")
-            if tier in seen:
-                raise UncoveredError(
-                    f"{self.machine.name}: '{seen[tier]}' and '{port}' are used at once, and no "
-                    f"model shares one memory between ports ({memory.sharing.rule}) yet"
-                )
-            seen[tier] = port
+            for port in used:
+                if self.machine.memory(tier).config.ports[port.rpartition(".")[2]].limit:
+                    text = f"no model honours the limit of '{port}' yet"
+                    raise UncoveredError(f"{self.machine.name}: {text}")
 
     def instances(self, resource: str) -> float:
         """Return how many instances of a port or link each device of the group has to itself."""
@@ -436,8 +478,18 @@ class Placer:
             if link.ends == (node, node) and self.group.startswith(f"{node}."):
                 return self.machine.counts[node] / self.machine.counts[self.group]
             return 1.0 / self.devices if link.topology == "bus" else 1.0
+        if resource in self.machine.memories:
+            return 1.0
         memory = self.machine.memory(resource.rpartition(".")[0])
         return min(1.0, memory.count / self.groups.devices(resource))
+
+
+def _names(table: OpTable, op_of: npt.NDArray[np.int64], count: int) -> tuple[str, ...]:
+    """Return the name of each operator: its rows' names."""
+    names: list[list[str]] = [[] for _ in range(count)]
+    for op, name in zip(op_of, table.names, strict=True):
+        names[op].append(name)
+    return tuple("+".join(n) if len(n) < 4 else f"{n[0]}..{n[-1]}" for n in names)
 
 
 def _transfer(op: int, way: list[str], resources: tuple[str, ...]) -> Transfer:

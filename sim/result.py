@@ -197,6 +197,8 @@ def _frame(phase: PhaseRun) -> pd.DataFrame:
         columns[f"{resource}_s"] = demand.busy[:, i, 0] * runs
     columns["bound_by"] = _bound_by(demand)
     frame = pd.DataFrame(columns)
+    if placed.runs is not None:
+        frame = frame[placed.runs[:, 0] > 0]
     if not phase.beside:
         return frame
     rows = pd.DataFrame([{"phase": phase.name, **row} for row in phase.beside])

@@ -166,6 +166,7 @@ def evaluate(
         metrics["kv_bytes"] = np.atleast_1d(held.get("kv", 0.0))
     for name, phase in work.phase_metrics.items():
         metrics[name] = next(r.step.seconds for r in runs if r.name == phase)
+    metrics |= work.summary({r.name: r.step.seconds for r in runs})
     if "flops_per_s" in work.metrics:
         metrics["flops_per_s"] = metrics["flops"] / metrics["seconds"]
     return feasible(placer, Outcome(metrics, tuple(runs), occupancy), kept)
@@ -258,9 +259,7 @@ def combine(placer: Placer, runs: list[PhaseRun], tokens: Any) -> dict[str, Arra
     flops = sum_over(runs, lambda r: everywhere(r, r.demand.flops)) * many
     memory = sum_over(runs, lambda r: _memory_bytes(placer, r)) * many
     joules = dynamic + static_watts(placer.machine) * seconds
-    kernels = sum_over(
-        runs, lambda r: np.array([float(r.demand.placed.repeats.sum() * r.microbatches)])
-    )
+    kernels = sum_over(runs, lambda r: r.demand.placed.executions.sum(axis=0) * r.microbatches)
     return with_costs(
         placer.machine,
         {

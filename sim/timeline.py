@@ -68,6 +68,8 @@ def phase_events(name: str, timeline: Timeline, offset: float) -> list[dict[str,
     stage = placed.table.stage[placed.table.order][timeline.run]
     events: list[dict[str, Any]] = []
     for i, op in enumerate(timeline.op):
+        if placed.runs is not None and not placed.runs[op].any():
+            continue
         unit = placed.units[placed.unit_of[op]] if placed.unit_of[op] >= 0 else "link"
         events.append(
             {

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from opbyte.core.errors import WorkloadError
-from opbyte.core.ops import Array, Number, Spread
+from opbyte.core.ops import REPLICAS, Array, Number, Spread
 from opbyte.core.parallel import Parallel
 from opbyte.workloads.ffn import DenseFfn, MoeFfn
 from opbyte.workloads.numeric import is_array, maximum, minimum, share
@@ -44,12 +44,22 @@ def expert_split(parallel: Parallel, experts: int, name: str) -> tuple[int, int]
 
     `ep` takes devices of the tensor-parallel group first, then data-parallel replicas: with
     ep <= tp every expert is split over tp / ep devices; with ep > tp experts are whole and ep / tp
-    replicas send their tokens to each other.
+    replicas send their tokens to each other. `expert_tp` says over how many devices an expert is
+    split instead, and ep * expert_tp / tp replicas share the experts.
 
     Raises:
         WorkloadError: If there are fewer experts than ep, or ep does not divide tp * dp evenly.
     """
-    tp, ep = parallel.tp, parallel.ep
+    tp, ep, split = parallel.tp, parallel.ep, parallel.expert_tp
+    if split:
+        if tp % split or ep * split % tp or tp * parallel.dp % (ep * split) or experts < ep:
+            raise WorkloadError(
+                f"{name}: {experts} experts in ep={ep} parts, each expert on expert_tp={split} "
+                f"devices, do not fill replicas of tp={tp} evenly, of which there are "
+                f"{parallel.dp}. Let expert_tp divide tp, and ep * expert_tp be tp times a divisor "
+                "of dp"
+            )
+        return split, ep * split // tp
     if ep == 1:
         return tp, 1
     if experts < ep:
@@ -125,12 +135,26 @@ def _experts(rows: Rows, ffn: MoeFfn, x: int, choose: int, inner: int) -> int:
     load = expert_load(routing, ffn, together, parallel.ep)
     payload = together * (ffn.top_k * inner * sizes.activation / (parallel.ep * split))
     inputs: tuple[int, ...] = (x, choose)
-    if parallel.ep > 1:
-        inputs = (rows.collective("dispatch", "all_to_all", inputs, payload, parallel.ep),)
+    send: Callable[[str, tuple[int, ...]], int] | None = None
+    if parallel.ep > 1 and parallel.dispatch:
+        send = partial(_all_to_all, rows, payload, parallel.ep, ())
+    elif replicas > 1:
+        send = partial(_all_to_all, rows, payload, replicas, (REPLICAS,))
+    if send:
+        inputs = (send("dispatch", inputs),)
     last = expert_network(rows, ffn, inputs, load, share(ffn.width, split), inner, load.assigned)
-    if parallel.ep > 1:
-        last = rows.collective("return", "all_to_all", (last,), payload, parallel.ep)
-    return last
+    return send("return", (last,)) if send else last
+
+
+def _all_to_all(
+    rows: Rows,
+    payload: Number,
+    participants: int,
+    words: tuple[str, ...],
+    name: str,
+    inputs: tuple[int, ...],
+) -> int:
+    return rows.collective(name, "all_to_all", inputs, payload, participants, words)
 
 
 @dataclass(frozen=True, slots=True)

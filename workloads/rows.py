@@ -234,7 +234,13 @@ class Rows:
         return tokens * (self.model.hidden * self.sizes.activation)
 
     def collective(
-        self, name: str, kind: str, inputs: Sequence[int], payload: Number, participants: int
+        self,
+        name: str,
+        kind: str,
+        inputs: Sequence[int],
+        payload: Number,
+        participants: int,
+        words: tuple[str, ...] = (),
     ) -> int:
         """Add a collective whose output is as large as what it was given."""
         return self.block.add(
@@ -242,7 +248,7 @@ class Rows:
             kind,
             dtype=self.model.precision.activation,
             inputs=inputs,
-            labels=(*self.words, "collective"),
+            labels=(*self.words, "collective", *words),
             flops=0.0,
             payload=payload,
             participants=participants,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from opbyte.core.errors import WorkloadError
-from opbyte.core.ops import Number, Phase
+from opbyte.core.ops import Array, Number, Phase
 from opbyte.core.parallel import Parallel
 from opbyte.core.registry import Registry
 from opbyte.workloads.model_loader import load_model
@@ -117,6 +117,15 @@ class Work(ABC):
         if parallel not in known:
             known[parallel] = self.lower(parallel)
         return known[parallel]
+
+    def summary(self, seconds: Mapping[str, Array]) -> dict[str, Array]:
+        """Return metrics that follow from the seconds of one run of each phase, each (points,).
+
+        Args:
+            seconds: Of each phase by name, (1 or points,).
+        """
+        del seconds
+        return {}
 
     @abstractmethod
     def footprint(self, parallel: Parallel) -> dict[str, Number]:

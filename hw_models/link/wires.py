@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -42,48 +43,90 @@ def collective_wires(
     """
     table = placed.table
     rows = np.flatnonzero(placed.collective_link >= 0)
-    link = int(placed.collective_link[rows[0]])
-    config = machine.config.links[placed.resources[link]]
-    caller = None
-    if config.collectives is not None or placed.direct:
-        caller = _caller(placed, machine, link, rates, latencies)
-    both = 2.0 if config.duplex == "half" and config.topology != "bus" else 1.0
+    links = dict.fromkeys(placed.collective_link[rows].tolist())
+    callers = {link: _caller(placed, machine, link, rates, latencies) for link in links}
     wide = (table["payload"], table["participants"], rates, latencies)
-    points = max(machine.points if caller else 1, *(v.shape[1] for v in wide))
+    measured = any(caller is not None for caller in callers.values())
+    points = max(machine.points if measured else 1, *(v.shape[1] for v in wide))
     shape = (len(placed), len(placed.resources), points)
-    wire, busy, seconds = np.zeros(shape), np.zeros(shape), np.zeros((len(placed), points))
+    wires = Wires(np.zeros(shape), np.zeros(shape), np.zeros((len(placed), points)))
     kinds = np.array(table.kinds)
-    for kind in dict.fromkeys(kinds[rows]):
-        mine = rows[kinds[rows] == kind]
-        ops, s, p = placed.op_of[mine], table["payload"][mine], table["participants"][mine]
-        two_ways = 1.0 if kind == "send" else both
-        if caller is None:
-            cost = collective_cost(kind, config.topology, s, p)
-            np.add.at(wire, (ops, link), cost.wire_bytes)
-            np.add.at(busy, (ops, link), two_ways * cost.wire_bytes / rates[link])
-            np.add.at(seconds, ops, cost.steps * latencies[link])
-        elif ideal:
-            least, out = caller.least_bytes(kind, s, p)
-            np.add.at(wire, (ops, link), least)
-            np.add.at(busy, (ops, link), two_ways * least / rates[link])
-            if placed.network >= 0:
-                np.add.at(wire, (ops, placed.network), out)
-                np.add.at(busy, (ops, placed.network), out / rates[placed.network])
-        else:
-            call = caller.cost(kind, s, p)
-            np.add.at(wire, (ops, link), call.wire_bytes)
-            np.add.at(busy, (ops, link), call.busy)
-            np.add.at(seconds, ops, call.seconds)
-            if placed.network >= 0:
-                np.add.at(wire, (ops, placed.network), call.net_bytes)
-                np.add.at(busy, (ops, placed.network), call.net_busy)
-    return Wires(wire, busy, seconds)
+    for link, caller in callers.items():
+        here = rows[placed.collective_link[rows] == link]
+        for kind in dict.fromkeys(kinds[here]):
+            mine = here[kinds[here] == kind]
+            if caller is None:
+                _add_steps(wires, placed, machine, (link, mine), kind, rates, latencies)
+            else:
+                _add_call(wires, placed, machine, (link, mine), kind, rates, caller, ideal=ideal)
+    return wires
+
+
+def _both(machine: Machine, name: str, kind: str) -> float:
+    """Return how often a link carries a byte that one participant sends and another receives."""
+    config = machine.config.links[name]
+    half = config.duplex == "half" and config.topology != "bus" and kind != "send"
+    return 2.0 if half else 1.0
+
+
+def _add_steps(
+    wires: Wires,
+    placed: PlacedOps,
+    machine: Machine,
+    at: tuple[Any, Any],
+    kind: str,
+    rates: Array,
+    latencies: Array,
+) -> None:
+    """Add collectives that are steps of a link's latency, and bytes."""
+    (link, mine), table = at, placed.table
+    ops, s, p = placed.op_of[mine], table["payload"][mine], table["participants"][mine]
+    name = placed.resources[link]
+    cost = collective_cost(kind, machine.config.links[name].topology, s, p)
+    two_ways = _both(machine, name, kind)
+    np.add.at(wires.bytes, (ops, link), cost.wire_bytes)
+    np.add.at(wires.busy, (ops, link), two_ways * cost.wire_bytes / rates[link])
+    np.add.at(wires.seconds, ops, cost.steps * latencies[link])
+
+
+def _add_call(
+    wires: Wires,
+    placed: PlacedOps,
+    machine: Machine,
+    at: tuple[Any, Any],
+    kind: str,
+    rates: Array,
+    caller: Caller,
+    *,
+    ideal: bool,
+) -> None:
+    """Add collectives of a library, or of kernels of the serving software."""
+    (link, mine), table, network = at, placed.table, placed.network
+    ops, s, p = placed.op_of[mine], table["payload"][mine], table["participants"][mine]
+    if ideal:
+        least, out = caller.least_bytes(kind, s, p)
+        two_ways = _both(machine, placed.resources[link], kind)
+        np.add.at(wires.bytes, (ops, link), least)
+        np.add.at(wires.busy, (ops, link), two_ways * least / rates[link])
+        if network >= 0:
+            np.add.at(wires.bytes, (ops, network), out)
+            np.add.at(wires.busy, (ops, network), out / rates[network])
+        return
+    call = caller.cost(kind, s, p)
+    np.add.at(wires.bytes, (ops, link), call.wire_bytes)
+    np.add.at(wires.busy, (ops, link), call.busy)
+    np.add.at(wires.seconds, ops, call.seconds)
+    if network >= 0:
+        np.add.at(wires.bytes, (ops, network), call.net_bytes)
+        np.add.at(wires.busy, (ops, network), call.net_busy)
 
 
 def _caller(
     placed: PlacedOps, machine: Machine, link: int, rates: Array, latencies: Array
-) -> Caller:
+) -> Caller | None:
     name = placed.resources[link]
+    if machine.config.links[name].collectives is None and not placed.direct:
+        return None
     network = None
     if placed.network >= 0:
         node_rate = rates[placed.network] * placed.local

@@ -46,6 +46,8 @@ class Split(_Frozen):
 
     Attributes:
         group: Name of a group.
+        dispatch: Tokens are sent to the devices of their experts, see `Parallel`.
+        expert_tp: Devices over which each routed expert is split, see `Parallel`.
         heads: Devices that share the attention heads, where only attention is split.
         zero: ZeRO stage of data-parallel training.
     """
@@ -56,13 +58,18 @@ class Split(_Frozen):
     ep: int = Field(1, ge=1)
     dp: int = Field(1, ge=1)
     microbatches: int = Field(1, ge=1)
+    dispatch: bool = True
+    expert_tp: int | None = Field(None, ge=1)
     heads: int | None = Field(None, ge=1)
     zero: Literal[0, 1, 2, 3] = 0
 
     @property
     def degrees(self) -> Parallel:
         """Return the degrees without the group."""
-        return Parallel(self.tp, self.pp, self.ep, self.dp, self.microbatches)
+        return Parallel(
+            self.tp, self.pp, self.ep, self.dp, self.microbatches, self.dispatch,
+            self.expert_tp or 0,
+        )  # fmt: skip
 
 
 class Cache(_Frozen):
@@ -125,10 +132,35 @@ class Placement(_Frozen):
 
 
 class CoProcess(_Frozen):
-    """An operator class shared by several units."""
+    """An operator class for which several units of a device are candidates.
 
-    between: tuple[str, ...]
-    by: str
+    Each expert of a mixture of experts counts as an operator of its own.
+
+    Attributes:
+        between: Short paths of the units.
+        by: What decides. `fastest`: each operator runs where it takes least. `op_per_byte`: where
+            the roofline of peak rates takes least, or by `threshold`. `greedy_tokens`: experts run
+            on two units at the same time, those with fewest tokens on the one at the faster port,
+            as many as make the longer of the two shortest.
+        threshold: Operations per byte below which an operator runs on the one of two units that is
+            at the faster port, for `op_per_byte`.
+    """
+
+    between: tuple[str, ...] = Field(min_length=2)
+    by: Literal["fastest", "op_per_byte", "greedy_tokens"]
+    threshold: float | None = Field(None, gt=0)
+
+    @model_validator(mode="after")
+    def _fits(self) -> CoProcess:
+        if len(set(self.between)) < len(self.between):
+            raise ValueError("a unit occurs twice in `between`. name different ones")
+        if self.threshold is not None and self.by != "op_per_byte":
+            raise ValueError(f"`threshold` belongs to by: op_per_byte, got by: {self.by}")
+        two = self.by == "greedy_tokens" or self.threshold is not None
+        if two and len(self.between) != 2:
+            what = "`threshold`" if self.threshold is not None else "greedy_tokens"
+            raise ValueError(f"{what} divides between two units, got {len(self.between)}")
+        return self
 
 
 class Run(_Frozen):
@@ -143,6 +175,11 @@ class Run(_Frozen):
         if (self.unit is None) == (self.split is None):
             raise ValueError("give either 'unit' or 'split'")
         return self
+
+    @property
+    def units(self) -> tuple[str, ...]:
+        """Return the units that may run the operators."""
+        return self.split.between if self.split else (str(self.unit),)
 
 
 class Assist(_Frozen):
@@ -220,6 +257,7 @@ class Mapping(_Frozen):
         assist: Products that the group of decode attention takes a share of while it has no
             attention to run.
         coverage: Share of a tier's capacity that tensors may take.
+        serial: Of several units of a device one works at a time.
     """
 
     kind: Literal["mapping"] = "mapping"
@@ -238,6 +276,7 @@ class Mapping(_Frozen):
     assist: Assist | None = None
     kv_select: dict[str, Any] | None = None
     coverage: Ratio | None = None
+    serial: bool = False
     source: str | None = None
 
     @model_validator(mode="after")
@@ -302,7 +341,6 @@ class Mapping(_Frozen):
                 s.heads is not None for c, s in self.parallel.items() if c != ATTENTION
             ),
             "kv_select": self.kv_select is not None,
-            "run.split": any(r.split for r in self.run),
             "parallel of one operator class": bool(set(self.parallel) - known),
             "parallel.zero": any(s.zero for s in self.parallel.values()),
             "routes": bool(self.routes),

@@ -56,6 +56,8 @@ _ONES = ("groups", "heads", "sequences", "participants")
 _DEFAULTS = {name: 1.0 if name in _ONES else 0.0 for name in NUMERIC}
 #: A copy from one group of devices to another, inserted where a mapping has two groups.
 TRANSFER = "transfer"
+#: Label of a collective of replicas of a model, each participant in another one.
+REPLICAS = "replicas"
 COLLECTIVES = frozenset({"all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send"})
 
 

@@ -15,6 +15,10 @@ class Parallel:
         ep: Expert parallel: routed experts are split, two all-to-alls per MoE layer.
         dp: Data parallel: the batch is split over replicas of the weights.
         microbatches: Pieces that a batch is cut into for the pipeline.
+        dispatch: Experts that are split over devices are sent their tokens. Without it the devices
+            of a tensor-parallel group, which all have the tokens, compute their own experts, and
+            the sum over devices that follows adds them up; replicas exchange tokens all the same.
+        expert_tp: Devices over which each routed expert is split; 0 for tp / ep, at least 1.
     """
 
     tp: int = 1
@@ -22,6 +26,8 @@ class Parallel:
     ep: int = 1
     dp: int = 1
     microbatches: int = 1
+    dispatch: bool = True
+    expert_tp: int = 0
 
     @property
     def devices(self) -> int:

@@ -49,6 +49,21 @@ class Transfer:
 
 
 @dataclass(frozen=True)
+class SharedArray:
+    """The cells of a memory, several ports of which are used.
+
+    Attributes:
+        resource: The resource that stands for them; no byte crosses it, but ports keep it busy.
+        ports: Resources of the ports.
+        exclusive: One port is served at a time; else they share the rate of the fastest.
+    """
+
+    resource: int
+    ports: tuple[int, ...]
+    exclusive: bool
+
+
+@dataclass(frozen=True)
 class PlacedOps:
     """Fused operators, each on one unit, with the bytes that each must move.
 
@@ -77,6 +92,9 @@ class PlacedOps:
         local: Devices of one node.
         direct: Small all-reduces are kernels of the serving software, not a library's.
         transfers: Copies between groups of devices.
+        arrays: Memories of which several ports are used and share the cells.
+        runs: 1 where an operator runs; an operator that may run on several units has one for each,
+            of which those that are not chosen are 0. (ops, 1 or points).
         head_overlap: Heads follow each other through the groups.
     """
 
@@ -101,6 +119,8 @@ class PlacedOps:
     local: float = math.inf
     direct: bool = False
     transfers: tuple[Transfer, ...] = ()
+    arrays: tuple[SharedArray, ...] = ()
+    runs: Array | None = None
     head_overlap: bool = False
 
     def __len__(self) -> int:
@@ -112,6 +132,17 @@ class PlacedOps:
         """Return how often each operator runs, (ops,)."""
         counts = np.bincount(self.table.order, minlength=len(self.table.blocks))
         return counts[self.block_of]
+
+    @property
+    def executions(self) -> Array:
+        """Return how often each operator runs where it was chosen, (ops, 1 or points)."""
+        counts: Array = self.repeats[:, None].astype(np.float64)
+        return counts if self.runs is None else counts * self.runs
+
+    @property
+    def held_unit(self) -> npt.NDArray[np.int64]:
+        """Return the unit of each operator, -1 also where it was not chosen, (ops,)."""
+        return self.unit_of if self.runs is None else np.where(self.runs.any(1), self.unit_of, -1)
 
     def single(self, ops: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Return the rows of those operators that consist of one row."""

@@ -117,6 +117,8 @@ def _of_phase(phase: PhaseRun, offset: float) -> list[Bar]:
     busy = phase.demand.busy[:, :, 0]
     bars = []
     for op, start, end in zip(run.op, offset + run.start, offset + run.end, strict=True):
+        if placed.runs is not None and not placed.runs[op].any():
+            continue
         name = f"{placed.table.blocks[placed.block_of[op]]}: {placed.names[op]}"
         name = name if ".." in name else placed.names[op]
         unit = placed.units[placed.unit_of[op]] if placed.unit_of[op] >= 0 else "collectives"

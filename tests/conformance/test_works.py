@@ -20,6 +20,7 @@ from opbyte.workloads.works import WORKS, Work, work_from
 LAYERS = (Layer(Attention(8, 8, 32), DenseFfn(512)), Layer(Attention(8, 8, 32), MoeFfn(8, 2, 128)))
 MODEL = Model("both", 256, 1000, LAYERS, (0, 1, 0, 1))
 EXAMPLES: dict[str, dict[str, Any]] = {
+    "continuous": {"model": MODEL, "batch": 2, "input": 4, "output": 4},
     "decode": {"model": MODEL, "batch": 4, "context": 100},
     "prefill": {"model": MODEL, "batch": 2, "input": 64},
     "generate": {"model": MODEL, "batch": 2, "input": 64, "output": 9},

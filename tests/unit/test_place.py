@@ -8,6 +8,8 @@ from opbyte.core.errors import CapacityError, ConfigError, UncoveredError
 from opbyte.core.ops import OpTableBuilder
 from opbyte.core.placed import MOVED
 from opbyte.hw_models.machine import load_machine
+from opbyte.sim.analytic import analytic_step
+from opbyte.sim.event import event_step
 from opbyte.sim.place import Placer
 from opbyte.sim.simulate import simulate
 
@@ -226,19 +228,52 @@ def test_several_instances_of_a_part_inside_a_device_are_refused():
         placer(machine).place(table(gemm(1, 1, 1)))
 
 
-def test_two_ports_of_one_memory_and_limits_are_refused():
+def test_limits_of_ports_are_refused():
     ports = {"phy": {"bandwidth": "1 TB/s"}, "bank": {"bandwidth": "8 TB/s", "limit": {"p": "x"}}}
     memory = {"hbm": {"capacity": "64 GiB", "ports": ports}}
     with pytest.raises(UncoveredError, match=r"limit of 'dev.hbm.bank'"):
         demand(device(memory=memory, unit={"at": "hbm.bank"}), gemm(1, 1, 1))
-    free = {**ports, "bank": {"bandwidth": "8 TB/s"}}
-    memory = {"hbm": {"capacity": "64 GiB", "ports": free}}
-    base = device(memory=memory)
-    near = {**base.document.data["parts"]["dev"]["units"]["core"], "at": "hbm.bank"}
+
+
+def near(sharing):
+    """Return a device with a second unit at a second port of its HBM, which runs the norms."""
+    ports = {
+        "phy": {"bandwidth": "1 TB/s", "energy": "4 pJ/bit"},
+        "bank": {"bandwidth": "8 TB/s", "energy": "1 pJ/bit"},
+    }
+    base = device(memory={"hbm": {"capacity": "64 GiB", "ports": ports, "sharing": sharing}})
+    unit = {**base.document.data["parts"]["dev"]["units"]["core"], "at": "hbm.bank"}
     rules = [{"ops": "norm", "unit": "dev.near"}, {"ops": "all", "unit": "dev.core"}]
-    machine = base.replace({"parts.dev.units.near": near, "mappings.default.run": rules})
-    with pytest.raises(UncoveredError, match=r"'dev.hbm.*and 'dev.hbm.*are used at once"):
-        demand(machine, gemm(1, 1, 1), ("n", "norm", {"flops": 1.0}))
+    return base.replace({"parts.dev.units.near": unit, "mappings.default.run": rules})
+
+
+READS = ("n", "norm", {"flops": 1.0, "weight": 8e9, "inputs": []})
+
+
+def test_two_ports_of_one_memory_share_its_cells_by_the_rule():
+    rows = (gemm(1, 1, 1, weight=1e9), READS)
+    together = demand(near({"rule": "sum"}), *rows)
+    assert together.placed.resources[-1] == "dev.hbm"
+    assert together.busy[:, -1, 0] == pytest.approx([1e9 / 8e12, 8e9 / 8e12], rel=1e-6)
+    alone = demand(near({"rule": "exclusive"}), *rows)
+    assert alone.busy[:, -1, 0] == pytest.approx([1e9 / 1e12, 8e9 / 8e12], rel=1e-6)
+    apart = demand(near({"rule": "partition", "partitions": 2}), *rows)
+    assert "dev.hbm" not in apart.placed.resources
+    assert (alone.bytes.sum(), together.bytes.sum()) == (apart.bytes.sum(), apart.bytes.sum())
+
+
+@pytest.mark.parametrize(("rule", "seconds"), [("exclusive", 2e-3), ("sum", 1.125e-3)])
+def test_cells_that_ports_share_bound_a_block_and_every_instant(rule, seconds):
+    priced = demand(near({"rule": rule}), gemm(1, 1, 1, weight=1e9), READS)
+    assert analytic_step(priced).seconds[0] == pytest.approx(seconds, rel=0.01)
+    step, line = event_step(priced)
+    assert step.seconds[0] >= analytic_step(priced).seconds[0]
+    assert (line.peak_share <= 1 + 1e-9).all()
+
+
+def test_more_ports_than_partitions_are_refused():
+    with pytest.raises(UncoveredError, match=r"dev.hbm.*used at once.*1 partitions"):
+        demand(near({"rule": "partition"}), gemm(1, 1, 1), READS)
 
 
 def test_a_collective_needs_a_link_between_devices():

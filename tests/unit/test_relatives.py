@@ -92,6 +92,13 @@ def test_a_part_and_a_link_are_those_of_another_machine_with_changes_on_top() ->
     assert machine.config.links["wire"].ends == ("card", "card")
 
 
+def test_a_part_inside_a_part_may_be_another_machines_too() -> None:
+    nodes, one = load_machine("duplex-2x8"), load_machine("duplex-x8")
+    assert nodes.counts["node.device"] == 2 * one.counts["device"]
+    for path, value in one.values.items():
+        assert nodes.values[path.replace("device.", "node.device.", 1)] == value
+
+
 @pytest.mark.parametrize(
     ("like", "words"),
     [

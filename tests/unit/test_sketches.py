@@ -126,7 +126,6 @@ def test_pregated_experts_are_prefetched() -> None:
 @pytest.mark.parametrize(
     ("number", "wish"),
     [
-        (2, "run.split"),
         (3, "overlap"),
         (5, "routes"),
         (6, "parallel.zero"),

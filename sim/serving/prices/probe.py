@@ -33,7 +33,7 @@ SHAPES = 24
 PIECES = (1, 0, 2)
 #: Prices that differ by less are equal.
 _EQUAL = 1e-11
-_SEGMENT = re.compile(r"\.(prefill|decode)(\d+)$")
+_SEGMENT = re.compile(r"\.(prefill|decode)(\d+)(?=@|$)")
 
 Pricer = Callable[[Mixed], Demand]
 #: Block, names of rows, and of lanes the phase: an operator of any iteration.

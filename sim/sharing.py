@@ -1,0 +1,50 @@
+"""Which ports of one memory are used at once, and what its sharing rule makes of it."""
+
+from __future__ import annotations
+
+from opbyte.core.errors import UncoveredError
+from opbyte.core.placed import SharedArray
+from opbyte.hw_models.machine import Machine
+
+
+def ports_by_memory(machine: Machine, resources: tuple[str, ...]) -> dict[str, list[str]]:
+    """Return the used ports of each memory."""
+    used: dict[str, list[str]] = {}
+    for resource in resources:
+        tier = resource.rpartition(".")[0]
+        if tier in machine.memories:
+            used.setdefault(tier, []).append(resource)
+    return used
+
+
+def shared_arrays(
+    machine: Machine, resources: tuple[str, ...]
+) -> tuple[tuple[str, ...], tuple[SharedArray, ...]]:
+    """Return resources with the cells of memories whose ports share them, and who shares them.
+
+    `sum`: the ports together have the rate of the fastest. `exclusive`: one port is served at a
+    time. `partition`: every port has cells of its own, and shares nothing.
+
+    Raises:
+        UncoveredError: If more ports are used than the memory has partitions.
+    """
+    names, arrays = list(resources), []
+    for tier, ports in ports_by_memory(machine, resources).items():
+        sharing = machine.memory(tier).config.sharing
+        if len(ports) < 2:
+            continue
+        if sharing.rule == "partition":
+            if len(ports) > (sharing.partitions or 1):
+                raise UncoveredError(
+                    f"{machine.name}: {', '.join(ports)} are used at once, and '{tier}' has "
+                    f"{sharing.partitions or 1} partitions. raise `sharing.partitions`, or map "
+                    "its operators to fewer units"
+                )
+            continue
+        arrays.append(
+            SharedArray(
+                len(names), tuple(names.index(p) for p in ports), sharing.rule == "exclusive"
+            )
+        )
+        names.append(tier)
+    return tuple(names), tuple(arrays)
