@@ -135,6 +135,8 @@ class Unit(_Frozen):
     """Matrix rate by arithmetic dtype."""
     vector: OpsPerSecond | None = None
     """Rate of everything that is not a matrix product."""
+    vector_units: int | None = Field(None, ge=1)
+    """Vector processors that this rate is the sum of; a row of a norm runs on one: kind `npu`."""
     efficiency: Ratio | None = None
     """Share of the matrix peak that a large product reaches."""
     buffer: str | None = None

@@ -15,7 +15,8 @@ from opbyte.core.mapping import Mapping as SoftwareMapping
 from opbyte.core.ops import Array
 from opbyte.core.units import format_quantity, parse
 from opbyte.hw_models.machine import Machine, load_machine
-from opbyte.sim.simulate import evaluate, resolve_mapping
+from opbyte.sim.result import Outcome, PhaseRun
+from opbyte.sim.simulate import evaluate, resolve_mapping, sum_over
 from opbyte.sweeps.expressions import Expression
 from opbyte.sweeps.validation.played import Memory, Played, played
 from opbyte.sweeps.validation.published import (
@@ -98,6 +99,7 @@ class Side:
 
     Attributes:
         played: The work, where it is played one design point after the other.
+        operators: Operators whose seconds are the metric `operator_seconds`.
     """
 
     machine: Machine
@@ -106,6 +108,7 @@ class Side:
     fidelity: str
     metric: str
     played: Played | None = None
+    operators: tuple[str, ...] = ()
 
     def values(self, machine: Mapping[str, Array], work: Mapping[str, Array]) -> Array:
         """Return the metric over points, (points,) or (1,)."""
@@ -132,7 +135,31 @@ class Side:
         sizes = {name: np.rint(value) if own.alone else value for name, value in work.items()}
         varied = replace(own, **dict[str, Any](sizes)) if work else own
         hardware = self.machine.with_values(machine) if machine else self.machine
-        return evaluate(hardware, varied, mapping, self.fidelity).metrics
+        outcome = evaluate(hardware, varied, mapping, self.fidelity)
+        if not self.operators:
+            return outcome.metrics
+        return {**outcome.metrics, "operator_seconds": self._seconds(outcome)}
+
+    def _seconds(self, outcome: Outcome) -> Array:
+        """Return what the operators take over all their runs, (points,).
+
+        Raises:
+            ConfigError: If the work has no operator of a name.
+        """
+        names = {name for run in outcome.phases for name in run.demand.placed.names}
+        for name in self.operators:
+            if name not in names:
+                known = ", ".join(sorted(names))
+                raise ConfigError.one(
+                    "", "operators", "no operator is called so", name, f"known: {known}"
+                )
+
+        def of(run: PhaseRun) -> Array:
+            chosen = np.isin(run.demand.placed.names, self.operators)[:, None]
+            summed: Array = (run.demand.duration * run.demand.placed.executions * chosen).sum(axis=0)
+            return summed
+
+        return sum_over(list(outcome.phases), of)
 
     def _one(self, kind: str, metrics: Mapping[str, Array]) -> Array:
         if self.metric not in metrics:
@@ -391,4 +418,4 @@ def _side(document: Document, point: Point, setup: Setup, memory: Memory) -> Sid
         return Side(machine, one.work(), mapping, fidelity, point.metric, one)
     work = work_from(Document(setup.workload, {}, where))
     mapping = resolve_mapping(machine, setup.mapping, work.kind)
-    return Side(machine, work, mapping, fidelity, point.metric)
+    return Side(machine, work, mapping, fidelity, point.metric, operators=point.operators)
