@@ -143,23 +143,32 @@ class Side:
     def _seconds(self, outcome: Outcome) -> Array:
         """Return what the operators take over all their runs, (points,).
 
+        An operator with several candidates has a copy `name@unit` for each; `name` means them all.
+
         Raises:
             ConfigError: If the work has no operator of a name.
         """
-        names = {name for run in outcome.phases for name in run.demand.placed.names}
-        for name in self.operators:
-            if name not in names:
-                known = ", ".join(sorted(names))
-                raise ConfigError.one(
-                    "", "operators", "no operator is called so", name, f"known: {known}"
-                )
+        wanted = set(self.operators)
+        known: set[str] = set()
 
         def of(run: PhaseRun) -> Array:
-            chosen = np.isin(run.demand.placed.names, self.operators)[:, None]
-            summed: Array = (run.demand.duration * run.demand.placed.executions * chosen).sum(axis=0)
+            placed = run.demand.placed
+            chosen = [not wanted.isdisjoint((n, n.partition("@")[0])) for n in placed.names]
+            known.update(placed.names, (n.partition("@")[0] for n in placed.names))
+            seconds = run.demand.duration * placed.executions
+            summed: Array = (seconds * np.array(chosen)[:, None]).sum(axis=0)
             return summed
 
-        return sum_over(list(outcome.phases), of)
+        total = sum_over(list(outcome.phases), of)
+        if unknown := wanted - known:
+            raise ConfigError.one(
+                "",
+                "operators",
+                "no operator is called so",
+                ", ".join(sorted(unknown)),
+                f"known: {', '.join(sorted(known))}",
+            )
+        return total
 
     def _one(self, kind: str, metrics: Mapping[str, Array]) -> Array:
         if self.metric not in metrics:
