@@ -135,6 +135,8 @@ class Unit(_Frozen):
     """Matrix rate by arithmetic dtype."""
     vector: OpsPerSecond | None = None
     """Rate of everything that is not a matrix product."""
+    columns: int | None = Field(None, ge=1)
+    """Columns of weights that a core loads while it multiplies those before: kind `npu`."""
     vector_units: int | None = Field(None, ge=1)
     """Vector processors that this rate is the sum of; a row of a norm runs on one: kind `npu`."""
     efficiency: Ratio | None = None

@@ -176,6 +176,9 @@ def _waits_inside(
         if kernel.home in placed.resources:
             ops, port = kernel.ops, placed.resources.index(kernel.home)
             streams = busy[ops, port]
+            if kernel.holds:
+                busy[ops, port] = np.maximum(streams, compute[ops])
+                continue
             at_peak = streams * machine.values.get(f"{kernel.home}.efficiency", 1.0)
             busy[ops, port] = np.minimum(streams, np.maximum(compute[ops], at_peak))
     return busy

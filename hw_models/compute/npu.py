@@ -1,8 +1,8 @@
 """Neural processing units: a matrix unit fed by DMA in tiles of columns, beside vector processors.
 
-A product with a weight matrix is cut into tiles of as many columns as the matrix unit is wide. While
-one tile is multiplied the next is loaded, and the first one may be loaded while a vector operator
-runs before (Algorithm 1 of IANUS, Seo et al., ASPLOS 2024):
+A product with a weight matrix is cut into tiles of some `columns`, as many as the matrix unit is
+wide. While one tile is multiplied the next is loaded, and the first one may be loaded while a
+vector operator runs before (Algorithm 1 of IANUS, Seo et al., ASPLOS 2024):
 
     t = t(tile) + t(load) + tiles * max(t(load), t(tile)) - t(prefetch)
 
@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from opbyte.core.errors import UncoveredError
 from opbyte.core.ops import Array, OpTable
 from opbyte.core.placed import PlacedOps
 from opbyte.hw_models.compute.base import (
@@ -39,7 +38,7 @@ class Npu:
     pipelines = False
 
     def compute_seconds(self, table: OpTable, rows: Rows, unit: UnitView, *, ideal: bool) -> Array:
-        """Return padded products over the peak, and vector rows over processors, see `UnitModel`."""
+        """Return padded products over the peak, rows of vectors over processors; see `UnitModel`."""
         seconds = TiledMatrix().compute_seconds(table, rows, unit, ideal=ideal)
         processors = unit.machine.unit(unit.path).config.vector_units
         if ideal or processors is None:
@@ -50,35 +49,28 @@ class Npu:
         return np.where(reduced[:, None], seconds * idle, seconds)
 
     def kernel_prices(self, placed: PlacedOps, ops: Rows, unit: UnitView) -> KernelPrices | None:
-        """Return the seconds of products whose weights come from the unit's port, tile by tile.
-
-        Raises:
-            UncoveredError: If the unit has no `tile`.
-        """
+        """Return the seconds of products whose weights come from the unit's port, tile by tile."""
+        config = unit.machine.unit(unit.path).config
+        if config.columns is None:
+            return None
         home, table = unit.home_port(), placed.table
         rows = placed.single(ops)
         weights = table["weight"][rows] + table["expert"][rows]
         mine = is_matrix(table, rows) & (weights > 0).any(axis=1)
         if home is None or home not in placed.resources or not mine.any():
             return None
-        config = unit.machine.unit(unit.path).config
-        if config.tile is None:
-            raise UncoveredError(
-                f"{unit.machine.name}: unit '{unit.path}' has no `tile`, and an npu's products are "
-                "cut into such tiles. give one, such as tile: [128, 64, 4]"
-            )
         rows, weights = rows[mine], weights[mine]
         at = placed.resources.index(home)
         rate = unit.machine.values[f"{home}.bandwidth"] * unit.machine.values.get(
             f"{home}.efficiency", 1.0
         )
-        width = config.tile[1] * config.instances
-        tiles = table["groups"][rows] * np.ceil(table["n"][rows] / width)
-        load = weights / (rate * placed.instances[at]) / tiles
-        tile = self.compute_seconds(table, rows, unit, ideal=False) / tiles
+        groups = np.maximum(table["groups"][rows], 1.0)
+        tiles = np.ceil(table["n"][rows] / (config.columns * config.instances))
+        load = weights / (rate * placed.instances[at]) / (groups * tiles)
+        tile = self.compute_seconds(table, rows, unit, ideal=False) / (groups * tiles)
         chosen = placed.op_of[rows]
         ahead = np.minimum(load, self._before(placed, chosen, unit))
-        seconds = tile + load + tiles * np.maximum(load, tile) - ahead
+        seconds = groups * (tile + load + tiles * np.maximum(load, tile)) - ahead
         return KernelPrices(chosen, seconds, home)
 
     def _before(self, placed: PlacedOps, ops: Rows, unit: UnitView) -> Array:

@@ -1,6 +1,7 @@
 """Compute in memory: commands by hand, prices through the engine, energy by path, refusals."""
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -52,6 +53,40 @@ def test_a_product_on_aim_by_hand():
     assert counts.moves == {"load": 64, "bias": 32, "read": 32}
     macs = 56 + 31 * row_clocks(device, 64.0) + 63 * 2 + 2
     assert clocks(device, program) == (64 + 32) * 2 + 32 + macs + 32 + 32 * 4
+
+
+def test_a_tile_of_outputs_at_a_time_loads_every_chunk_again():
+    """k = 1536 in chunks of 1024 and 512; n = 3 tiles of 32, each summed up before the next."""
+    changes = {"timing.bias": 0.0}
+    device = replace(pim_device(AIM, changes=changes), by_tile=True, results=1.0)
+    program, counts = product(device, 1.0, 96.0, 1536.0)
+    assert (counts.rows, counts.columns) == (6, 3 * 96)
+    assert counts.moves == {"load": 3 * 96, "read": 3}
+    whole, half = 56 + 63 * 2 + 2, 56 + 31 * 2 + 2
+    # A switch between registers and banks before and after each row; no precharge waits for it.
+    assert clocks(device, program) == 3 * (96 * 2 + whole + half + 4 * 32 + device.read)
+    once, fewer = product(replace(device, by_tile=False), 1.0, 96.0, 1536.0)
+    assert (fewer.rows, fewer.columns) == (counts.rows, counts.columns)
+    assert fewer.moves == {"load": 96, "read": 6}
+    assert clocks(device, once) < clocks(device, program)
+
+
+def test_a_peak_below_the_commands_holds_them_up():
+    device = pim_device(AIM, peak={"bf16": "9 TFLOP/s"})
+    rate = f"{device.peak_ops() / 4e12} TFLOP/s"
+    assert pim_device(AIM, peak={"bf16": rate}).step == pytest.approx(4 * device.step)
+
+
+@pytest.mark.parametrize("name", ["rcd", "rp", "rtp", "ras", "rc", "mac", "load", "mode"])
+def test_any_single_timing_may_be_an_array_over_points(name):
+    values = np.array([20.0, 80.0])
+    device = pim_device(AIM)
+    many = replace(device, **{"step" if name == "mac" else name: values})
+    program, _ = product(many, 1.0, 96.0, 1536.0)
+    together = clocks(many, program)
+    for i in range(2):
+        one = many.at(i)
+        assert np.broadcast_to(together, 2)[i] == clocks(one, product(one, 1.0, 96.0, 1536.0)[0])
 
 
 def test_chunks_and_groups_of_results_are_loaded_and_read_in_turn():

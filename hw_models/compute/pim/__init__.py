@@ -57,7 +57,7 @@ class ComputeInMemory(TiledMatrix):
         if not found:
             return None
         seconds, joules = (np.stack(np.broadcast_arrays(*x)) for x in zip(*prices, strict=True))
-        return KernelPrices(np.array(found), seconds, home, joules)
+        return KernelPrices(np.array(found), seconds, home, joules, holds=True)
 
 
 def _priced(table: OpTable, rows: Rows, kinds: set[str], unit: UnitView) -> _Price:
