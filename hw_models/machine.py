@@ -47,6 +47,7 @@ from opbyte.core.parameters import (
 from opbyte.core.registry import nearest
 from opbyte.hw_models.kernel import Kernel
 from opbyte.hw_models.link.parameters import Collectives
+from opbyte.hw_models.pim import Pim
 from opbyte.hw_models.relatives import with_relatives
 from opbyte.hw_models.stack import Stack, Stream
 
@@ -134,6 +135,10 @@ class Unit(_Frozen):
     """Matrix rate by arithmetic dtype."""
     vector: OpsPerSecond | None = None
     """Rate of everything that is not a matrix product."""
+    columns: int | None = Field(None, ge=1)
+    """Columns of weights that a core loads while it multiplies those before: kind `npu`."""
+    vector_units: int | None = Field(None, ge=1)
+    """Vector processors that this rate is the sum of; a row of a norm runs on one: kind `npu`."""
     efficiency: Ratio | None = None
     """Share of the matrix peak that a large product reaches."""
     buffer: str | None = None
@@ -164,12 +169,16 @@ class Unit(_Frozen):
     """Whose kernels a GPU runs, such as `ampere`: needed with `kernel`."""
     kernel: Kernel | None = None
     """What a GPU's products take beside its data sheet; without it they are padded to `tile`."""
+    pim: Pim | None = None
+    """Commands of compute inside a memory: kind `pim`."""
     source: str | None = None
 
     @model_validator(mode="after")
     def _kernel(self) -> Unit:
         if self.kernel is not None and (self.kind != "gpu" or self.generation is None):
             raise ValueError("`kernel` needs a unit of kind gpu with a `generation`. give one")
+        if self.pim is not None and self.kind != "pim":
+            raise ValueError("`pim` needs a unit of kind pim. change one")
         return self
 
 

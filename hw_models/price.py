@@ -92,7 +92,7 @@ def price(placed: PlacedOps, machine: Machine, *, ideal: bool = False) -> Demand
         busy = _waits_inside(placed, machine, kernels, compute, busy)
     busy = with_arrays(placed, crossing, busy, rates)
     latency, floor = _latency(placed, machine, views, totals, stepping, kernels, ideal=ideal)
-    joules = _joules(placed, views, crossing, energies)
+    joules = _joules(placed, views, crossing, energies, kernels)
     shape = (len(placed), points)
     demand = Demand(
         placed,
@@ -176,6 +176,9 @@ def _waits_inside(
         if kernel.home in placed.resources:
             ops, port = kernel.ops, placed.resources.index(kernel.home)
             streams = busy[ops, port]
+            if kernel.holds:
+                busy[ops, port] = np.maximum(streams, compute[ops])
+                continue
             at_peak = streams * machine.values.get(f"{kernel.home}.efficiency", 1.0)
             busy[ops, port] = np.minimum(streams, np.maximum(compute[ops], at_peak))
     return busy
@@ -375,9 +378,21 @@ def _launch(view: UnitView, mode: str) -> Any:
     return np.atleast_1d(seconds)
 
 
-def _joules(placed: PlacedOps, views: list[UnitView], crossing: Array, energies: Array) -> Array:
+def _joules(
+    placed: PlacedOps,
+    views: list[UnitView],
+    crossing: Array,
+    energies: Array,
+    kernels: dict[int, KernelPrices],
+) -> Array:
     """Return dynamic energy of each operator on one device, (ops, points)."""
     table = placed.table
+    inside = np.zeros(len(placed), bool)
+    own = [(k, k.joules) for k in kernels.values() if k.joules is not None]
+    for kernel, _ in own:
+        inside[kernel.ops] = True
+        crossing = crossing.copy()
+        crossing[kernel.ops, placed.resources.index(kernel.home)] = 0.0
     # What a transfer crosses is not used alike by as many devices at both ends.
     weight = (placed.sharers[None, :] / placed.copies[:, None])[:, :, None]
     joules = crossing * energies[None] * weight
@@ -386,7 +401,7 @@ def _joules(placed: PlacedOps, views: list[UnitView], crossing: Array, energies:
     per_op: list[Any] = []
     for row in range(len(table)):
         unit = placed.unit_of[placed.op_of[row]]
-        if unit < 0 or not computes[row]:
+        if unit < 0 or not computes[row] or inside[placed.op_of[row]]:
             per_op.append(0.0)
             continue
         view = views[unit]
@@ -395,4 +410,8 @@ def _joules(placed: PlacedOps, views: list[UnitView], crossing: Array, energies:
             view.energy(table.dtypes[row]) if matrix else view.get("energy.vector", np.nan)
         )
     total: Array = moving + placed.per_op(table["flops"] * columns(per_op))
+    for kernel, spent in own:
+        points = np.broadcast_shapes(total.shape[1:], spent.shape[1:])
+        total = np.broadcast_to(total, (len(placed), *points)).copy()
+        total[kernel.ops] += spent
     return total

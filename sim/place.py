@@ -381,6 +381,7 @@ class Placer:
             tuple(_transfer(int(op_of[row]), way, resources) for row, way in ways.items()),
             arrays,
             operators.runs,
+            head_overlap=self.mapping.overlap == "head",
         )
 
     def _copies(self, units: tuple[str, ...], unit_of: npt.NDArray[np.int64]) -> Array:

@@ -1,5 +1,5 @@
 """Compute units. Importing this package registers the built-in kinds."""
 
-from opbyte.hw_models.compute import dataflow, gpu, matrix, near_memory, systolic, waves
+from opbyte.hw_models.compute import dataflow, gpu, matrix, near_memory, npu, pim, systolic, waves
 
-__all__ = ["dataflow", "gpu", "matrix", "near_memory", "systolic", "waves"]
+__all__ = ["dataflow", "gpu", "matrix", "near_memory", "npu", "pim", "systolic", "waves"]

@@ -43,11 +43,17 @@ class KernelPrices:
         ops: The fused operators, (kernels,).
         seconds: Seconds after the launch, (kernels, 1 or points).
         home: Short path of the port whose first access and streaming are part of the seconds.
+        joules: Of arithmetic and of what crosses that port, (kernels, 1 or points); None where
+            operations and bytes are to count as everywhere.
+        holds: The port is taken for all of these seconds, whatever passes it: commands open and
+            close rows of all banks.
     """
 
     ops: Rows
     seconds: Array
     home: str
+    joules: Array | None = None
+    holds: bool = False
 
 
 class KernelModel(UnitModel, Protocol):

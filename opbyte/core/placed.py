@@ -95,6 +95,7 @@ class PlacedOps:
         arrays: Memories of which several ports are used and share the cells.
         runs: 1 where an operator runs; an operator that may run on several units has one for each,
             of which those that are not chosen are 0. (ops, 1 or points).
+        head_overlap: Heads follow each other through the groups.
     """
 
     table: OpTable
@@ -120,6 +121,7 @@ class PlacedOps:
     transfers: tuple[Transfer, ...] = ()
     arrays: tuple[SharedArray, ...] = ()
     runs: Array | None = None
+    head_overlap: bool = False
 
     def __len__(self) -> int:
         """Return the number of fused operators."""

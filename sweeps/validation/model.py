@@ -15,7 +15,8 @@ from opbyte.core.mapping import Mapping as SoftwareMapping
 from opbyte.core.ops import Array
 from opbyte.core.units import format_quantity, parse
 from opbyte.hw_models.machine import Machine, load_machine
-from opbyte.sim.simulate import evaluate, resolve_mapping
+from opbyte.sim.result import Outcome, PhaseRun
+from opbyte.sim.simulate import evaluate, resolve_mapping, sum_over
 from opbyte.sweeps.expressions import Expression
 from opbyte.sweeps.validation.played import Memory, Played, played
 from opbyte.sweeps.validation.published import (
@@ -98,6 +99,7 @@ class Side:
 
     Attributes:
         played: The work, where it is played one design point after the other.
+        operators: Operators whose seconds are the metric `operator_seconds`.
     """
 
     machine: Machine
@@ -106,6 +108,7 @@ class Side:
     fidelity: str
     metric: str
     played: Played | None = None
+    operators: tuple[str, ...] = ()
 
     def values(self, machine: Mapping[str, Array], work: Mapping[str, Array]) -> Array:
         """Return the metric over points, (points,) or (1,)."""
@@ -132,7 +135,40 @@ class Side:
         sizes = {name: np.rint(value) if own.alone else value for name, value in work.items()}
         varied = replace(own, **dict[str, Any](sizes)) if work else own
         hardware = self.machine.with_values(machine) if machine else self.machine
-        return evaluate(hardware, varied, mapping, self.fidelity).metrics
+        outcome = evaluate(hardware, varied, mapping, self.fidelity)
+        if not self.operators:
+            return outcome.metrics
+        return {**outcome.metrics, "operator_seconds": self._seconds(outcome)}
+
+    def _seconds(self, outcome: Outcome) -> Array:
+        """Return what the operators take over all their runs, (points,).
+
+        An operator with several candidates has a copy `name@unit` for each; `name` means them all.
+
+        Raises:
+            ConfigError: If the work has no operator of a name.
+        """
+        wanted = set(self.operators)
+        known: set[str] = set()
+
+        def of(run: PhaseRun) -> Array:
+            placed = run.demand.placed
+            chosen = [not wanted.isdisjoint((n, n.partition("@")[0])) for n in placed.names]
+            known.update(placed.names, (n.partition("@")[0] for n in placed.names))
+            seconds = run.demand.duration * placed.executions
+            summed: Array = (seconds * np.array(chosen)[:, None]).sum(axis=0)
+            return summed
+
+        total = sum_over(list(outcome.phases), of)
+        if unknown := wanted - known:
+            raise ConfigError.one(
+                "",
+                "operators",
+                "no operator is called so",
+                ", ".join(sorted(unknown)),
+                f"known: {', '.join(sorted(known))}",
+            )
+        return total
 
     def _one(self, kind: str, metrics: Mapping[str, Array]) -> Array:
         if self.metric not in metrics:
@@ -277,7 +313,8 @@ def _hardware(name: str, side: Side) -> list[Knob]:
     Each of them costs a played work a table of prices. There only those are tried whose class is
     not the best, and that move an iteration's price.
     """
-    knobs = _parameters(name, side.machine)
+    # Counts of channels and banks are a structure: there is no tenth of a bank.
+    knobs = [k for k in _parameters(name, side.machine) if ".organisation." not in k.name]
     if side.played is None:
         return knobs
     knobs = [k for k in knobs if k.standing != "published"]
@@ -391,4 +428,4 @@ def _side(document: Document, point: Point, setup: Setup, memory: Memory) -> Sid
         return Side(machine, one.work(), mapping, fidelity, point.metric, one)
     work = work_from(Document(setup.workload, {}, where))
     mapping = resolve_mapping(machine, setup.mapping, work.kind)
-    return Side(machine, work, mapping, fidelity, point.metric)
+    return Side(machine, work, mapping, fidelity, point.metric, operators=point.operators)

@@ -111,6 +111,8 @@ class Point(_Frozen):
     """A field of the workload and the values that the number sums up, say models."""
     reduce: Literal["mean", "geomean", "max"] = "mean"
     """How it sums up the values, or the ratios, of `over`."""
+    operators: tuple[str, ...] = ()
+    """Operators whose seconds, over all their runs, are the metric `operator_seconds`."""
     mean: tuple[Case, ...] = ()
     """Experiments and baselines, on top of the point's own, whose results are averaged."""
     ratio: Literal["baseline/ours", "ours/baseline", "gain", "cut"] = "baseline/ours"

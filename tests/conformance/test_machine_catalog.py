@@ -16,6 +16,8 @@ PROMISED = {
     *("h100-sxm-80gb", "h200-sxm-141gb", "b200-sxm-180gb", "h20", "mi210", "rtx-a6000", "t4"),
     *("rtx-4090", "rtx-pro-6000", "dgx-a100", "dgx-h100", "a40"),
 }
+#: Chips and cards of any size, not devices of a node.
+COMPUTE_IN_MEMORY = {"ianus", "neupims", "pim-gpt", "gddr6-aim", "hbm-pim", "upmem-2556"}
 #: Die area by the maker, mm2; B200 is two dies near the reticle limit, SN40L two below 650 mm2.
 DIES = {
     "a100-sxm-40gb": 826,
@@ -70,7 +72,7 @@ def dangling(machine: Machine, mapping: Mapping) -> Iterator[str]:
 
 
 def test_the_catalog_has_what_was_promised() -> None:
-    assert set(CATALOG.names()) >= PROMISED
+    assert set(CATALOG.names()) >= PROMISED | COMPUTE_IN_MEMORY
 
 
 @catalog
@@ -92,7 +94,9 @@ def test_what_is_assumed_has_a_reason_and_a_range(name: str) -> None:
             assert p.range[0] < p.range[1], path
 
 
-def test_nothing_but_the_fill_link_and_the_kernels_and_calls_of_the_a100_is_fitted() -> None:
+def test_only_the_fill_link_commands_of_ianus_and_kernels_and_calls_of_the_a100_are_fitted() -> (
+    None
+):
     fitted = {
         (name, path)
         for name in CATALOG.names()
@@ -102,6 +106,9 @@ def test_nothing_but_the_fill_link_and_the_kernels_and_calls_of_the_a100_is_fitt
     fill = {(name, path) for name, path in fitted if path == "fill.bandwidth"}
     assert {name for name, _ in fill} == {"sn40l-socket", "sn40l-node", "sn40l-16"}
     kernels = fitted - fill
+    commands = {("ianus", f"device.{unit}.launch.synchronised") for unit in ("npu", "pim")}
+    assert commands <= kernels
+    kernels -= commands
     a100 = {"a100-sxm-40gb", "a100-sxm-80gb", "a100-sxm-host", "dgx-a100"}
     assert {name for name, _ in kernels} == a100
     blocks = ("gpu.sm.kernel.", "nvlink.collectives.")
@@ -187,6 +194,11 @@ def test_every_machine_has_area_price_and_power(name: str) -> None:
     machine = load_machine(name)
     known = ("gpu", "rdu", "h100", "h20", "device")
     devices = sum(n for part, n in machine.counts.items() if part.split(".")[-1] in known)
+    if name in COMPUTE_IN_MEMORY:
+        assert machine_area_m2(machine) > 0
+        assert machine_price_usd(machine) > 0
+        assert machine_power_w(machine) > 0
+        return
     assert 500e-6 < machine_area_m2(machine) / devices < 2000e-6
     assert 100 < machine_price_usd(machine) / devices < 20000
     assert 60 < machine_power_w(machine) / devices < 1300

@@ -410,7 +410,9 @@ def test_our_published_values_are_those_of_the_collected_facts(reference: Path) 
         of_point = {p.id: fact_of(name, p, facts) for p in published.points}
         found = {id_: fact[1] for id_, fact in of_point.items() if fact is not None}
         shared = [p for p in published.points if p.id in found]
-        assert len(shared) >= {"sn40l": 15, "pregated_moe": 14, "lamina": 8}.get(name, 1)
+        # What PrIM and its successors time on UPMEM has no kernel here, only rates.
+        least = {"sn40l": 15, "pregated_moe": 14, "lamina": 8, "ianus": 8, "upmem": 0}
+        assert len(shared) >= least.get(name, 1)
         for point in shared:
             fact = found[point.id]
             if isinstance(fact, tuple) or isinstance(point.value, tuple):
@@ -421,4 +423,5 @@ def test_our_published_values_are_those_of_the_collected_facts(reference: Path) 
             else:
                 assert point.value == pytest.approx(fact, rel=1e-12), point.id
         document = load_document(path, any_keys=True)
-        assert document.data["citation"]["venue"]
+        citation = document.data["citation"]
+        assert citation.get("venue") or citation["title"]
