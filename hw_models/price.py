@@ -90,7 +90,7 @@ def price(placed: PlacedOps, machine: Machine, *, ideal: bool = False) -> Demand
     if kernels:
         busy = _waits_inside(placed, machine, kernels, compute, busy)
     latency, floor = _latency(placed, machine, views, totals, stepping, kernels, ideal=ideal)
-    joules = _joules(placed, views, crossing, energies)
+    joules = _with_kernels(kernels, _joules(placed, views, crossing, energies))
     shape = (len(placed), points)
     return Demand(
         placed,
@@ -103,6 +103,16 @@ def price(placed: PlacedOps, machine: Machine, *, ideal: bool = False) -> Demand
         np.broadcast_to(crossing, (len(placed), len(placed.resources), points)),
         moved,
     )
+
+
+def _with_kernels(kernels: dict[int, KernelPrices], joules: Array) -> Array:
+    """Return the energy of operators, (ops, points), with that of kernels which count it."""
+    for kernel in kernels.values():
+        if kernel.joules is not None:
+            points = max(joules.shape[1], kernel.joules.shape[1])
+            joules = np.broadcast_to(joules, (len(joules), points)).copy()
+            joules[kernel.ops] = kernel.joules
+    return joules
 
 
 def _copied(placed: PlacedOps) -> npt.NDArray[np.bool_]:
@@ -130,8 +140,9 @@ def _compute(
         rows = np.flatnonzero((row_unit == u) & (placed.collective_link < 0))
         if not rows.size:
             continue
-        # Fewer units than devices: one serves several of them.
+        # Fewer units than devices: one serves several of them. More: a device has several.
         crowd = placed.crowd[u]
+        each = crowd / placed.spans[u]
         model = view.model
         if not ideal and hasattr(model, "kernel_prices"):
             whole = model.kernel_prices(placed, np.flatnonzero(placed.unit_of == u), view)
@@ -141,7 +152,7 @@ def _compute(
                 rows = rows[~np.isin(placed.op_of[rows], whole.ops)]
         if rows.size:
             seconds = model.compute_seconds(table, rows, view, ideal=ideal)
-            by_row.append((rows, crowd * seconds))
+            by_row.append((rows, each * seconds))
     points = max([p.shape[1] for _, p in (*by_row, *by_op)], default=1)
     seconds = np.zeros((len(table), points))
     for rows, part in by_row:

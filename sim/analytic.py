@@ -70,6 +70,10 @@ def held(demand: Demand, duration: Array) -> list[tuple[str, Array]]:
     seconds = [(r, demand.busy[:, i]) for i, r in enumerate(placed.resources)]
     for i, unit in enumerate(placed.units):
         seconds.append((unit, np.where((placed.unit_of == i)[:, None], duration, 0.0)))
+    for memory, units in placed.exclusive:
+        # One port at a time: units at several ports of a memory wait for each other.
+        at = np.isin(placed.unit_of, units)[:, None]
+        seconds.append((memory, np.where(at, duration, 0.0)))
     return seconds
 
 

@@ -112,7 +112,8 @@ class Placer:
             if not np.any(size):
                 continue
             for tier, share in self.tiers(tensor).in_.items():
-                used[tier] = used.get(tier, 0.0) + np.atleast_1d(size) * share * self.crowd(tier)
+                part = np.atleast_1d(size) * share * self.crowd(tier) / self._spread(tier, tensor)
+                used[tier] = used.get(tier, 0.0) + part
                 if tensor not in self.holders.setdefault(tier, []):
                     self.holders[tier].append(tensor)
         return used
@@ -127,8 +128,24 @@ class Placer:
         """Return how many devices of the group put their tensors into one instance of a memory."""
         return self._sharing(tier, self.machine.memory(tier).count)
 
+    def _spread(self, tier: str, tensor: str) -> float:
+        """Return the instances of a memory over which a device of the group spreads a tensor.
+
+        Where matrices are split by their outputs, so are keys; values and activations are on one
+        device of the stage.
+        """
+        groups = self.groups
+        whole = groups.spanned(tier)
+        one = whole / groups.gathered if whole > 1.0 else 1.0
+        if tensor == "kv":
+            return 2.0 / (1.0 / whole + 1.0 / one)
+        return one if tensor == "activation" else whole
+
     def _sharing(self, path: str, count: int) -> float:
         """Return how many devices share one of `count` instances, at least 1."""
+        if self.groups.together:
+            inside = f"{path}.".startswith(f"{self.group}.")
+            return 1.0 if inside else float(self.groups.guests)
         return max(1.0, self.groups.devices(path) / count)
 
     # -- routes ----------------------------------------------------------------------------
@@ -231,13 +248,14 @@ class Placer:
         return end if end in self.machine.counts else end.rpartition(".")[0].rpartition(".")[0]
 
     def _collective_link(self) -> str:
+        ends = self.groups.home if self.groups.together else self.group
         for name, link in self.machine.config.links.items():
-            if link.ends == (self.group, self.group):
+            if link.ends == (ends, ends):
                 return name
         raise ConfigError.one(
             "",
             "machine.links",
-            f"{self.machine.name} has no link between instances of '{self.group}'",
+            f"{self.machine.name} has no link between instances of '{ends}'",
             self.mapping.degrees,
             "add one, or use tp = pp = ep = 1",
         )
@@ -333,7 +351,21 @@ class Placer:
             local,
             self.mapping.all_reduce == "direct",
             tuple(_transfer(int(op_of[row]), way, resources) for row, way in ways.items()),
+            np.array([self.groups.spanned(u) for u in units]),
+            self.groups.gathered,
+            self._exclusive(units),
+            self.mapping.artifact,
         )
+
+    def _exclusive(self, units: tuple[str, ...]) -> tuple[tuple[str, tuple[int, ...]], ...]:
+        """Return the memories that serve one port at a time, with the units that are at them."""
+        found: dict[str, set[int]] = {}
+        for u, unit in enumerate(units):
+            for port in self.machine.unit_ports(unit):
+                tier = port.rpartition(".")[0]
+                if self.machine.memory(tier).config.sharing.rule == "exclusive":
+                    found.setdefault(tier, set()).add(u)
+        return tuple((tier, tuple(sorted(us))) for tier, us in found.items() if len(us) > 1)
 
     def _copies(self, units: tuple[str, ...], unit_of: npt.NDArray[np.int64]) -> Array:
         """Return how many devices run each operator alike: of what has no unit, the default's."""
@@ -418,7 +450,7 @@ class Placer:
             if memory.ports[name].limit:
                 text = f"no model honours the limit of '{port}' yet"
                 raise UncoveredError(f"{self.machine.name}: {text}")
-            if tier in seen:
+            if tier in seen and memory.sharing.rule != "exclusive":
                 raise UncoveredError(
                     f"{self.machine.name}: '{seen[tier]}' and '{port}' are used at once, and no "
                     f"model shares one memory between ports ({memory.sharing.rule}) yet"
@@ -432,10 +464,14 @@ class Placer:
             node = link.ends[0]
             if self.groups.joins(resource):
                 return 1.0 / self.groups.alike(resource) if link.topology == "bus" else 1.0
+            if self.groups.together:
+                return 1.0
             if link.ends == (node, node) and self.group.startswith(f"{node}."):
                 return self.machine.counts[node] / self.machine.counts[self.group]
             return 1.0 / self.devices if link.topology == "bus" else 1.0
         memory = self.machine.memory(resource.rpartition(".")[0])
+        if self.groups.together:
+            return self.groups.spanned(resource) / self._sharing(memory.path, memory.count)
         return min(1.0, memory.count / self.groups.devices(resource))
 
 

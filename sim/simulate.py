@@ -222,6 +222,11 @@ def run_phase(placer: Placer, phase: Phase, fidelity: str) -> PhaseRun:
     if fidelity == "event":
         from opbyte.sim.event import event_step
 
+        if pipeline is not None and pipeline.kind == "continuous":
+            raise UncoveredError(
+                f"{placer.machine.name}: the event kernel plays one step from its start to its "
+                "end, and a continuous pipeline has neither. use the fidelity analytic"
+            )
         if pipeline is not None and pipeline.replicas > 1:
             raise UncoveredError(
                 f"{placer.machine.name}: the event kernel has no {pipeline.replicas} replicas that "
@@ -229,7 +234,9 @@ def run_phase(placer: Placer, phase: Phase, fidelity: str) -> PhaseRun:
             )
         step, timeline = event_step(demand, microbatches)
     else:
-        step = analytic_step(demand, microbatches, placer.groups.turns if pipeline else None)
+        # The artifact takes all stages for equally long: only the path of one batch counts.
+        turning = 1 if placer.mapping.artifact else microbatches
+        step = analytic_step(demand, turning, placer.groups.turns if pipeline else None)
     host = placer.mapping.host
     if host is not None and fidelity != "bound":
         step = replace(step, seconds=np.maximum(step.seconds, host.value))
@@ -248,7 +255,9 @@ def combine(placer: Placer, runs: list[PhaseRun], tokens: Any) -> dict[str, Arra
     dynamic = sum_over(runs, lambda r: everywhere(r, r.demand.joules)) * many
     flops = sum_over(runs, lambda r: everywhere(r, r.demand.flops)) * many
     memory = sum_over(runs, lambda r: _memory_bytes(placer, r)) * many
-    joules = dynamic + static_watts(placer.machine) * seconds
+    # An artifact counts static power inside its kernels.
+    static = 0.0 if placer.mapping.artifact else static_watts(placer.machine)
+    joules = dynamic + static * seconds
     kernels = sum_over(
         runs, lambda r: np.array([float(r.demand.placed.repeats.sum() * r.microbatches)])
     )

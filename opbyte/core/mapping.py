@@ -48,6 +48,11 @@ class Split(_Frozen):
         group: Name of a group.
         heads: Devices that share the attention heads, where only attention is split.
         zero: ZeRO stage of data-parallel training.
+        tensor: What `tp` splits. `megatron`: heads and columns, two all-reduces a layer. `outputs`:
+            every matrix by its outputs alone; inputs are broadcast and outputs gathered, all else
+            runs on one device of the stage.
+        together: A device of the group is a set of instances of its part: each stage has all of
+            one part above, or an equal share where that part holds several stages.
     """
 
     group: str
@@ -58,11 +63,18 @@ class Split(_Frozen):
     microbatches: int = Field(1, ge=1)
     heads: int | None = Field(None, ge=1)
     zero: Literal[0, 1, 2, 3] = 0
+    tensor: Literal["megatron", "outputs"] = "megatron"
+    together: bool = False
 
     @property
     def degrees(self) -> Parallel:
-        """Return the degrees without the group."""
-        return Parallel(self.tp, self.pp, self.ep, self.dp, self.microbatches)
+        """Return the degrees without the group: those by which operators are split."""
+        return Parallel(self.tp // self.gathered, self.pp, self.ep, self.dp, self.microbatches)
+
+    @property
+    def gathered(self) -> int:
+        """Return the devices over which matrices are split by their outputs."""
+        return self.tp if self.tensor == "outputs" else 1
 
 
 class Cache(_Frozen):
@@ -161,22 +173,30 @@ class Route(_Frozen):
 
 
 class Pipeline(_Frozen):
-    """Batches that take turns on two groups of devices.
+    """Batches that follow each other without end.
 
     `staggered`: each of `batches` is at another place of the layers; while one is at the group of
     its operator class, the others are at `replicas` copies of the rest, which they visit in turn.
+    `continuous`: each of `batches` is at another pipeline stage of the one group, and its next
+    step follows at once: no stage waits for the pipeline to fill or to drain.
 
     Attributes:
         batches: Pieces into which the sequences are cut.
-        replicas: Copies of the default group, one fewer than batches.
+        replicas: Copies of the default group: one fewer than batches where they are staggered.
     """
 
-    kind: Literal["staggered"]
-    batches: int = Field(ge=2)
-    replicas: int = Field(ge=1)
+    kind: Literal["staggered", "continuous"]
+    batches: int = Field(ge=1)
+    replicas: int = Field(1, ge=1)
 
     @model_validator(mode="after")
     def _turns(self) -> Pipeline:
+        if self.kind == "continuous":
+            if self.replicas != 1:
+                raise ValueError("a continuous pipeline has no replicas. leave them out")
+            return self
+        if self.batches < 2:
+            raise ValueError("staggered batches are two or more. raise `batches`")
         if self.replicas != self.batches - 1:
             raise ValueError(
                 f"{self.batches} staggered batches keep {self.batches - 1} replicas busy, got "
@@ -205,6 +225,8 @@ class Mapping(_Frozen):
             `q_first` sends queries before keys and values to the group that runs attention.
         pipeline: Batches that take turns on the groups of a mapping that has two.
         coverage: Share of a tier's capacity that tensors may take.
+        artifact: Simulator whose conventions are reproduced, its defects included, so that its
+            published numbers can be compared; left out: the physical values.
     """
 
     kind: Literal["mapping"] = "mapping"
@@ -222,6 +244,7 @@ class Mapping(_Frozen):
     pipeline: Pipeline | None = None
     kv_select: dict[str, Any] | None = None
     coverage: Ratio | None = None
+    artifact: Literal["cent"] | None = None
     source: str | None = None
 
     @model_validator(mode="after")
@@ -277,7 +300,7 @@ class Mapping(_Frozen):
         shapes = [split.degrees for split in self.parallel.values()]
         wishes = {
             "overlap": self.overlap not in ("none", "copy", *(("q_first",) if two else ())),
-            "pipeline": self.pipeline is not None and not two,
+            "pipeline": self.pipeline is not None and two != (self.pipeline.kind == "staggered"),
             "pp, ep, dp or microbatches beside a group for attention": two
             and any(d != Parallel(tp=d.tp) for d in shapes),
             "parallel.heads of other operators": any(

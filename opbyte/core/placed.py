@@ -76,6 +76,10 @@ class PlacedOps:
         network: Resource that collectives of devices in several nodes cross beside, -1 for none.
         local: Devices of one node.
         direct: Small all-reduces are kernels of the serving software, not a library's.
+        span: Instances of each unit that a device of the group has, (units,).
+        gathered: Of the parts above these instances, over which matrices are split by outputs.
+        exclusive: Memories that serve one port at a time, with the units that stand in each.
+        artifact: Simulator whose conventions are reproduced, None for physical values.
         transfers: Copies between groups of devices.
     """
 
@@ -100,10 +104,19 @@ class PlacedOps:
     local: float = math.inf
     direct: bool = False
     transfers: tuple[Transfer, ...] = ()
+    span: Array | None = None
+    gathered: int = 1
+    exclusive: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    artifact: str | None = None
 
     def __len__(self) -> int:
         """Return the number of fused operators."""
         return len(self.names)
+
+    @property
+    def spans(self) -> Array:
+        """Return the instances of each unit that a device of the group has, (units,)."""
+        return np.ones(len(self.units)) if self.span is None else self.span
 
     @property
     def repeats(self) -> npt.NDArray[np.int64]:
