@@ -173,36 +173,46 @@ class Route(_Frozen):
 
 
 class Pipeline(_Frozen):
-    """Batches that follow each other without end.
+    """Batches that take turns on two groups of devices.
 
     `staggered`: each of `batches` is at another place of the layers; while one is at the group of
     its operator class, the others are at `replicas` copies of the rest, which they visit in turn.
-    `continuous`: each of `batches` is at another pipeline stage of the one group, and its next
-    step follows at once: no stage waits for the pipeline to fill or to drain.
 
     Attributes:
         batches: Pieces into which the sequences are cut.
-        replicas: Copies of the default group: one fewer than batches where they are staggered.
+        replicas: Copies of the default group, one fewer than batches.
     """
 
-    kind: Literal["staggered", "continuous"]
-    batches: int = Field(ge=1)
-    replicas: int = Field(1, ge=1)
+    kind: Literal["staggered"]
+    batches: int = Field(ge=2)
+    replicas: int = Field(ge=1)
 
     @model_validator(mode="after")
     def _turns(self) -> Pipeline:
-        if self.kind == "continuous":
-            if self.replicas != 1:
-                raise ValueError("a continuous pipeline has no replicas. leave them out")
-            return self
-        if self.batches < 2:
-            raise ValueError("staggered batches are two or more. raise `batches`")
         if self.replicas != self.batches - 1:
             raise ValueError(
                 f"{self.batches} staggered batches keep {self.batches - 1} replicas busy, got "
                 f"{self.replicas}. change one"
             )
         return self
+
+
+class Continuous(_Frozen):
+    """Batches that follow each other through the pipeline stages of one group without end.
+
+    The next step of a batch follows at once: no stage waits for the pipeline to fill or to drain.
+
+    Attributes:
+        batches: Pieces into which the sequences are cut.
+    """
+
+    kind: Literal["continuous"]
+    batches: int = Field(ge=1)
+
+    @property
+    def replicas(self) -> int:
+        """Return the copies of the group: one."""
+        return 1
 
 
 class Mapping(_Frozen):
@@ -223,7 +233,8 @@ class Mapping(_Frozen):
             meanwhile: the run takes the longer of both. Left out where a graph is replayed.
         overlap: What runs at the same time; `copy` copies the next model while one runs;
             `q_first` sends queries before keys and values to the group that runs attention.
-        pipeline: Batches that take turns on the groups of a mapping that has two.
+        pipeline: Batches that take turns on the groups of a mapping that has two, or that follow
+            each other through the stages of one.
         coverage: Share of a tier's capacity that tensors may take.
         artifact: Simulator whose conventions are reproduced, its defects included, so that its
             published numbers can be compared; left out: the physical values.
@@ -241,7 +252,7 @@ class Mapping(_Frozen):
     all_reduce: Literal["library", "direct"] = "library"
     overlap: Literal["none", "copy", "head", "dependency", "q_first"] = "none"
     routes: dict[str, Route] = Field(default_factory=dict)
-    pipeline: Pipeline | None = None
+    pipeline: Annotated[Pipeline | Continuous, Field(discriminator="kind")] | None = None
     kv_select: dict[str, Any] | None = None
     coverage: Ratio | None = None
     artifact: Literal["cent"] | None = None
