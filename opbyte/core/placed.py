@@ -49,6 +49,21 @@ class Transfer:
 
 
 @dataclass(frozen=True)
+class Together:
+    """Instances of a part that work as one device of a group.
+
+    Attributes:
+        span: Instances of the group's part in one part above.
+        gathered: Parts above over which matrices are split by their outputs.
+        guests: Devices of the group that share one part above.
+    """
+
+    span: int = 1
+    gathered: int = 1
+    guests: int = 1
+
+
+@dataclass(frozen=True)
 class PlacedOps:
     """Fused operators, each on one unit, with the bytes that each must move.
 
@@ -77,7 +92,7 @@ class PlacedOps:
         local: Devices of one node.
         direct: Small all-reduces are kernels of the serving software, not a library's.
         span: Instances of each unit that a device of the group has, (units,).
-        gathered: Of the parts above these instances, over which matrices are split by outputs.
+        together: What a device of the group is made of.
         exclusive: Memories that serve one port at a time, with the units that stand in each.
         artifact: Simulator whose conventions are reproduced, None for physical values.
         transfers: Copies between groups of devices.
@@ -105,7 +120,7 @@ class PlacedOps:
     direct: bool = False
     transfers: tuple[Transfer, ...] = ()
     span: Array | None = None
-    gathered: int = 1
+    together: Together = Together()
     exclusive: tuple[tuple[str, tuple[int, ...]], ...] = ()
     artifact: str | None = None
 
