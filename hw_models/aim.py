@@ -32,8 +32,6 @@ class BankCommands(_Block):
     """From activation to the look-up of an activation function."""
     rcd_copy: Count
     """From activation to a copy from the global buffer to a bank."""
-    rcd_read: Count
-    """From activation to a plain read."""
     rcd_write: Count
     """From activation to a plain write."""
     cl: Count
@@ -44,8 +42,6 @@ class BankCommands(_Block):
     """From the end of a write's data to precharge."""
     burst: _Several
     """Data of one access on the bus."""
-    blocking: Count
-    """How much longer a result read by itself keeps the next command waiting than its burst."""
     source: str | None = None
 
 
@@ -78,7 +74,7 @@ class CommandEnergy(_Block):
 class Pnm(_Block):
     """Processing near memory: units of a device's controller, in clocks of `clock`."""
 
-    units: _Several
+    engines: _Several
     """Units of each kind that work in a pipeline."""
     lanes: _Several
     """Elements that a unit takes at a time."""
@@ -96,6 +92,4 @@ class Pnm(_Block):
     """Plain accesses of a channel that can wait while others are issued."""
     sample: Seconds
     """The host picks the next token."""
-    power: Watts
-    """Static power of units, buffers and controllers."""
     source: str | None = None

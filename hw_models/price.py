@@ -90,7 +90,7 @@ def price(placed: PlacedOps, machine: Machine, *, ideal: bool = False) -> Demand
     if kernels:
         busy = _waits_inside(placed, machine, kernels, compute, busy)
     latency, floor = _latency(placed, machine, views, totals, stepping, kernels, ideal=ideal)
-    joules = _with_kernels(kernels, _joules(placed, views, crossing, energies))
+    joules = _joules(placed, views, crossing, energies, kernels)
     shape = (len(placed), points)
     return Demand(
         placed,
@@ -103,16 +103,6 @@ def price(placed: PlacedOps, machine: Machine, *, ideal: bool = False) -> Demand
         np.broadcast_to(crossing, (len(placed), len(placed.resources), points)),
         moved,
     )
-
-
-def _with_kernels(kernels: dict[int, KernelPrices], joules: Array) -> Array:
-    """Return the energy of operators, (ops, points), with that of kernels which count it."""
-    for kernel in kernels.values():
-        if kernel.joules is not None:
-            points = max(joules.shape[1], kernel.joules.shape[1])
-            joules = np.broadcast_to(joules, (len(joules), points)).copy()
-            joules[kernel.ops] = kernel.joules
-    return joules
 
 
 def _copied(placed: PlacedOps) -> npt.NDArray[np.bool_]:
@@ -276,6 +266,9 @@ def resource_rate(machine: Machine, resource: str, instances: float, *, ideal: b
             f"set {resource}.bandwidth"
         )
     efficiency = 1.0 if ideal else machine.values.get(f"{resource}.efficiency", 1.0)
+    if not ideal and f"{resource}.flit.size" in machine.values:
+        flit = machine.values[f"{resource}.flit.payload"], machine.values[f"{resource}.flit.size"]
+        efficiency = efficiency * flit[0] / flit[1]
     return bandwidth * efficiency * instances
 
 
@@ -381,9 +374,21 @@ def _launch(view: UnitView, mode: str) -> Any:
     return np.atleast_1d(seconds)
 
 
-def _joules(placed: PlacedOps, views: list[UnitView], crossing: Array, energies: Array) -> Array:
+def _joules(
+    placed: PlacedOps,
+    views: list[UnitView],
+    crossing: Array,
+    energies: Array,
+    kernels: dict[int, KernelPrices],
+) -> Array:
     """Return dynamic energy of each operator on one device, (ops, points)."""
     table = placed.table
+    inside = np.zeros(len(placed), bool)
+    own = [(k, k.joules) for k in kernels.values() if k.joules is not None]
+    for kernel, _ in own:
+        inside[kernel.ops] = True
+        crossing = crossing.copy()
+        crossing[kernel.ops, placed.resources.index(kernel.home)] = 0.0
     # What a transfer crosses is not used alike by as many devices at both ends.
     weight = (placed.sharers[None, :] / placed.copies[:, None])[:, :, None]
     joules = crossing * energies[None] * weight
@@ -392,7 +397,7 @@ def _joules(placed: PlacedOps, views: list[UnitView], crossing: Array, energies:
     per_op: list[Any] = []
     for row in range(len(table)):
         unit = placed.unit_of[placed.op_of[row]]
-        if unit < 0 or not computes[row]:
+        if unit < 0 or not computes[row] or inside[placed.op_of[row]]:
             per_op.append(0.0)
             continue
         view = views[unit]
@@ -401,4 +406,8 @@ def _joules(placed: PlacedOps, views: list[UnitView], crossing: Array, energies:
             view.energy(table.dtypes[row]) if matrix else view.get("energy.vector", np.nan)
         )
     total: Array = moving + placed.per_op(table["flops"] * columns(per_op))
+    for kernel, spent in own:
+        points = np.broadcast_shapes(total.shape[1:], spent.shape[1:])
+        total = np.broadcast_to(total, (len(placed), *points)).copy()
+        total[kernel.ops] += spent
     return total

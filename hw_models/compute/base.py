@@ -43,8 +43,8 @@ class KernelPrices:
         ops: The fused operators, (kernels,).
         seconds: Seconds after the launch, (kernels, 1 or points).
         home: Short path of the port whose first access and streaming are part of the seconds.
-        joules: Energy of each kernel on all that work on it, (kernels, 1 or points); without it
-            operations and bytes have their energies.
+        joules: Of arithmetic and of what crosses that port, (kernels, 1 or points); None where
+            operations and bytes are to count as everywhere.
     """
 
     ops: Rows

@@ -39,9 +39,7 @@ class Commands:
     def __mul__(self, times: Any) -> Commands:
         """Return the same a number of times."""
         counts = {name: times * count for name, count in self.counts.items()}
-        return Commands(
-            times * self.clocks, times * self.shut, counts, times * self.instructions
-        )
+        return Commands(times * self.clocks, times * self.shut, counts, times * self.instructions)
 
     def beside(self, others: Any) -> Commands:
         """Return the same in so many devices at once."""

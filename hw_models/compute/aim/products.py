@@ -20,13 +20,8 @@ import numpy as np
 
 from opbyte.hw_models.compute.aim.channels import Channels
 from opbyte.hw_models.compute.aim.commands import Commands
-from opbyte.hw_models.compute.pim.products import product
-from opbyte.hw_models.compute.pim.stages import Program, Stage, State, run_program
-
-
-def up(number: Any) -> Any:
-    """Return a number rounded up to a whole one, safe from roundings of floats."""
-    return np.ceil(np.asarray(number, float) - 1e-9)
+from opbyte.hw_models.compute.pim.products import product, up
+from opbyte.hw_models.compute.pim.stages import Program, Stage, State, after
 
 
 def matrix(c: Channels, n: Any, k: Any, *, function: bool = False) -> Commands:
@@ -45,12 +40,7 @@ def matrix(c: Channels, n: Any, k: Any, *, function: bool = False) -> Commands:
     if function:
         groups = up(outputs / d.results)
         commands = commands + c.functions(outputs, groups, channels)
-    return commands.beside(1.0) if c.parts == 1 else _everywhere(commands, c.parts)
-
-
-def _everywhere(commands: Commands, parts: int) -> Commands:
-    """Return commands of one device as those of all, which take as long."""
-    return commands.beside(float(parts))
+    return commands.beside(float(c.parts))
 
 
 def score(c: Channels, heads: Any, shared: Any, width: Any, tokens: Any) -> Commands:
@@ -62,7 +52,6 @@ def score(c: Channels, heads: Any, shared: Any, width: Any, tokens: Any) -> Comm
         width: Elements of a head.
         tokens: Cached tokens.
     """
-    d = c.device
     together = np.maximum(c.row // width, 1.0)
     rows = up(heads * width / c.row)
     turns = up(tokens / (c.banks * c.parts))
@@ -82,7 +71,6 @@ def score(c: Channels, heads: Any, shared: Any, width: Any, tokens: Any) -> Comm
     ))  # fmt: skip
     rest = tokens - (turns - 1.0) * c.banks * c.parts
     last = of_program(c, [(rows * n, stages) for n, stages in each], c.used(rest))
-    del d
     return full + last
 
 
@@ -112,7 +100,7 @@ def of_program(c: Channels, program: Program, channels: Any) -> Commands:
         channels: Channels of one device that follow it.
     """
     d = c.device
-    clocks = run_program(d, program, State(banks=True)).time + d.mode
+    clocks = after(d, State(banks=True), program).time + d.mode
     rows: Any = 0.0
     counts = dict.fromkeys(("MAC16", "ACT16", "WRGB", "WRMAC16", "RDMAC16", "TMOD"), 0.0)
     names = {"load": "WRGB", "bias": "WRMAC16", "read": "RDMAC16"}

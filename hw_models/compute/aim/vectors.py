@@ -20,8 +20,9 @@ import numpy as np
 
 from opbyte.hw_models.compute.aim.channels import Channels
 from opbyte.hw_models.compute.aim.commands import NONE, Commands
-from opbyte.hw_models.compute.aim.products import matrix, of_program, up
+from opbyte.hw_models.compute.aim.products import matrix, of_program
 from opbyte.hw_models.compute.base import UnitView
+from opbyte.hw_models.compute.pim.products import up
 from opbyte.hw_models.compute.pim.stages import Stage
 
 
@@ -121,12 +122,12 @@ class Controller:
 
     def sums(self, elements: Any) -> Any:
         """Return the clocks of sums of so many elements with others."""
-        units = self.get("units")
+        units = self.get("engines")
         return elements / (self.get("lanes") * units) * (2.0 * units + 2.0)
 
     def exponentials(self, elements: Any) -> Any:
         """Return the clocks of so many exponentials."""
-        units = self.get("units")
+        units = self.get("engines")
         return elements / (self.get("lanes") * units) * (units + self.get("exponent") + 1.0)
 
     # -- operators -------------------------------------------------------------------------
@@ -173,7 +174,7 @@ class Controller:
         turns = up(width / d.all_banks)
         each = up(heads / c.span)
         value = c.get("rcd_write") + c.recovery + d.rp
-        counts = {name: heads * turns for name in ("WRA16", "ACT16")}
+        counts = dict.fromkeys(("WRA16", "ACT16"), heads * turns)
         values = Commands(each * turns * value, 0.0, counts, heads * turns)
         return Task(own=values, shared=keys)
 

@@ -1,0 +1,109 @@
+"""Compute inside a memory: MAC units at banks, bank groups or the buffer die.
+
+With a `pim` block products and attention are priced as programs of DRAM commands: `products.py`
+and `attention.py` map them to stages of commands, `stages.py` has their clocks in closed form,
+`walk.py` issues them one by one, `energy.py` has the joules by path. Without the block rows take
+their operations over the peak.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from opbyte.core.errors import UncoveredError
+from opbyte.core.ops import Array, OpTable
+from opbyte.core.placed import PlacedOps
+from opbyte.hw_models.compute.base import UNITS, KernelPrices, Rows, UnitView
+from opbyte.hw_models.compute.matrix import TiledMatrix
+from opbyte.hw_models.compute.pim.attention import attention_clocks, head_counts
+from opbyte.hw_models.compute.pim.device import PimDevice
+from opbyte.hw_models.compute.pim.energy import total_joules
+from opbyte.hw_models.compute.pim.products import product
+from opbyte.hw_models.compute.pim.stages import clocks
+
+#: Kinds of rows that one attention kernel consists of.
+ATTENTION = frozenset({"score", "softmax", "context"})
+#: Seconds and joules of one kernel, each (1 or points,).
+_Price = tuple[Array, Array]
+
+
+@UNITS.register("pim")
+class ComputeInMemory(TiledMatrix):
+    """Units inside a memory, priced by their commands."""
+
+    def kernel_prices(self, placed: PlacedOps, ops: Rows, unit: UnitView) -> KernelPrices | None:
+        """Return the prices of products with stored matrices and of attention.
+
+        Raises:
+            CapacityError: If a matrix does not fit in the device.
+            ConfigError: If the block contradicts itself.
+            UncoveredError: If the unit lacks a dtype, or an operator is a product of what no bank
+                holds, or attention in pieces.
+        """
+        if unit.machine.unit(unit.path).config.pim is None:
+            return None
+        found: list[int] = []
+        prices: list[_Price] = []
+        home = ""
+        for op in ops:
+            rows = np.flatnonzero(placed.op_of == op)
+            kinds = {placed.table.kinds[row] for row in rows}
+            if kinds & {"score", "context"} or (placed.table["m"][rows] > 0).any():
+                home = _device(unit, placed.table.dtypes[rows[0]]).home
+                found.append(int(op))
+                prices.append(_priced(placed.table, rows, kinds, unit))
+        if not found:
+            return None
+        seconds, joules = (np.stack(np.broadcast_arrays(*x)) for x in zip(*prices, strict=True))
+        return KernelPrices(np.array(found), seconds, home, joules)
+
+
+def _priced(table: OpTable, rows: Rows, kinds: set[str], unit: UnitView) -> _Price:
+    if kinds == ATTENTION:
+        return _attention(table, rows, unit)
+    if rows.size == 1 and not kinds & ATTENTION:
+        return _product(table, int(rows[0]), unit)
+    names = "+".join(table.names[row] for row in rows)
+    raise UncoveredError(
+        f"{unit.machine.name}: no model runs '{names}' in one piece on unit '{unit.path}'. fuse "
+        "score, softmax and context (`fusion: attention`), and nothing else there"
+    )
+
+
+def _device(unit: UnitView, dtype: str) -> PimDevice:
+    device = PimDevice.of(unit, dtype)
+    assert device is not None, "asked only of a unit with a block"
+    return device
+
+
+def _attention(table: OpTable, rows: Rows, unit: UnitView) -> _Price:
+    """Return the price of attention: one kernel for each of its segments."""
+    seconds: Any = 0.0
+    joules: Any = 0.0
+    for row in rows[[table.kinds[r] == "score" for r in rows]]:
+        dtype = table.dtypes[row]
+        d = _device(unit, dtype)
+        m, n, k, heads = (_plain(table[c][row]) for c in ("m", "n", "k", "groups"))
+        seconds = seconds + attention_clocks(d, heads, n, k, m) / d.clock
+        joules = joules + total_joules(d, unit, head_counts(d, heads, n, k, m), dtype)
+    return np.atleast_1d(seconds), np.atleast_1d(joules)
+
+
+def _product(table: OpTable, row: int, unit: UnitView) -> _Price:
+    if not (table["weight"][row] + table["expert"][row]).any():
+        raise UncoveredError(
+            f"{unit.machine.name}: '{table.names[row]}' reads no matrix that banks hold, so unit "
+            f"'{unit.path}' can not run it. map it to another unit"
+        )
+    dtype = table.dtypes[row]
+    d = _device(unit, dtype)
+    program, counts = product(d, *(_plain(table[c][row]) for c in ("m", "n", "k", "groups")))
+    seconds = clocks(d, program) / d.clock
+    return np.atleast_1d(seconds), np.atleast_1d(total_joules(d, unit, counts, dtype))
+
+
+def _plain(numbers: Array) -> Any:
+    """Return one number as a float, which the closed forms take faster."""
+    return float(numbers[0]) if len(numbers) == 1 else numbers

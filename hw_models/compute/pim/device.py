@@ -1,0 +1,267 @@
+"""What the models of compute in memory read of a machine, as floats or columns over points."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+
+from opbyte.core.dtypes import lookup
+from opbyte.core.errors import ConfigError, UncoveredError
+from opbyte.hw_models.compute.base import UnitView
+from opbyte.hw_models.pim import Pim
+
+#: Ports at which units stand inside a memory, from the cell outwards.
+LEVELS = ("bank", "bank_group", "buffer")
+#: Timing that models read as the machine gives it.
+_PLAIN = ("rp", "rtp", "ras", "rc", "load", "read", "bias", "softmax", "mode", "refi", "rfc")
+
+
+@dataclass(frozen=True)
+class PimDevice:
+    """One unit of kind `pim` for elements of one dtype.
+
+    Numbers are floats or arrays over points, times are in clocks.
+
+    Attributes:
+        home: Short path of the unit's port.
+        level: Where the units are, one of `LEVELS`.
+        size: Bytes of an element.
+        instances: Stacks or chips that work side by side.
+        units: Units of a channel.
+        depth: Units that share the depth of one output.
+        open_rows: Rows that a unit holds open at a time: banks that it works through in turn.
+        lanes: Elements of a column, which one MAC command multiplies in one unit.
+        step: Clocks from MAC to MAC.
+        rcd: Clocks from the activation of the first bank to a MAC in all of them.
+        per_bank: Column accesses of a row.
+    """
+
+    name: str
+    home: str
+    level: str
+    size: float
+    clock: Any
+    instances: Any
+    channels: Any
+    pseudo_channels: Any
+    ranks: Any
+    bank_groups: Any
+    banks: Any
+    rows: Any
+    per_bank: Any
+    column: Any
+    units: Any
+    depth: Any
+    open_rows: Any
+    lanes: Any
+    step: Any
+    results: Any
+    buffer: Any
+    rcd: Any
+    rp: Any
+    rtp: Any
+    ras: Any
+    rc: Any
+    load: Any
+    read: Any
+    refill: Any
+    bias: Any
+    softmax: Any
+    mode: Any
+    refi: Any
+    rfc: Any
+    overlap: bool
+    late: bool
+    interleave: bool
+    pack: bool
+    reuse: bool
+    refresh: str
+    transposed: bool
+
+    @classmethod
+    def of(cls, unit: UnitView, dtype: str) -> PimDevice | None:
+        """Return the device, None where the unit has no `pim` block.
+
+        Raises:
+            ConfigError: If the unit is at no port of `LEVELS`, has no clock, or its peak is below
+                what its commands reach.
+            UncoveredError: If the unit has no arithmetic for the dtype, or has elements that do
+                not fill a column.
+        """
+        block = unit.machine.unit(unit.path).config.pim
+        if block is None:
+            return None
+        peak = unit.peak(dtype)
+        size = lookup(dtype).bytes_per_element
+        home, level = _level(unit)
+        device = cls(
+            name=f"{unit.machine.name}: unit '{unit.path}'",
+            home=home,
+            level=level,
+            size=size,
+            clock=_clock(unit),
+            instances=float(unit.machine.unit(unit.path).config.instances),
+            overlap=block.moves == "overlap",
+            late=block.precharge == "late",
+            interleave=block.interleave,
+            pack=block.pack,
+            reuse=block.reuse == "row",
+            refresh=block.refresh,
+            transposed=block.context == "rows",
+            **_organisation(unit, level, size),
+            **_timing(unit, block, level, size),
+        )
+        reached = device.peak_ops()
+        if np.any(reached > peak * (1 + 1e-6)):
+            raise ConfigError.one(
+                unit.machine.document.name,
+                f"{unit.path}.peak.{dtype}",
+                f"is below the {float(np.max(reached)):.6g} operations/s that its MAC commands "
+                "reach",
+                float(np.min(peak)),
+                "raise the peak to it, or give larger `pim.timing.mac`",
+            )
+        return device
+
+    @property
+    def outputs(self) -> Any:
+        """Return the outputs that a channel computes at a time."""
+        return self.units / self.depth
+
+    @property
+    def row_bytes(self) -> Any:
+        """Return the bytes of a row of one bank."""
+        return self.per_bank * self.column
+
+    @property
+    def all_banks(self) -> Any:
+        """Return the banks of a channel."""
+        return self.pseudo_channels * self.ranks * self.bank_groups * self.banks
+
+    @property
+    def capacity(self) -> Any:
+        """Return the bytes of all instances."""
+        return self.instances * self.channels * self.all_banks * self.rows * self.row_bytes
+
+    def peak_bytes_per_s(self) -> Any:
+        """Return the rate at which units read their banks while a row is open, bytes/s."""
+        per_clock = self.channels * self.units * self.column / self.step
+        return self.instances * per_clock * self.clock
+
+    def peak_ops(self) -> Any:
+        """Return the operations of MAC commands while a row is open, operations/s."""
+        per_clock = self.channels * self.units * self.lanes / self.step
+        return 2.0 * self.instances * per_clock * self.clock
+
+    def at(self, point: int) -> PimDevice:
+        """Return the device of one design point, all numbers floats."""
+        one: dict[str, Any] = {
+            f.name: float(value[point if len(value) > 1 else 0])
+            for f in fields(self)
+            if isinstance(value := getattr(self, f.name), np.ndarray)
+        }
+        return replace(self, **one)
+
+
+def _level(unit: UnitView) -> tuple[str, str]:
+    ports = unit.machine.unit_ports(unit.path)
+    known = [p for p in ports if p.rpartition(".")[2] in LEVELS]
+    if len(known) != 1:
+        raise ConfigError.one(
+            unit.machine.document.name,
+            f"{unit.path}.at",
+            f"a unit with a `pim` block is at one port called {', '.join(LEVELS)}",
+            ", ".join(ports),
+            "name the port of its memory so",
+        )
+    return known[0], known[0].rpartition(".")[2]
+
+
+def _clock(unit: UnitView) -> Any:
+    clock = unit.get("clock")
+    if clock is None or np.any(np.asarray(clock) <= 0):
+        raise ConfigError.one(
+            unit.machine.document.name,
+            f"{unit.path}.clock",
+            "a unit with a `pim` block needs the clock of its commands",
+            "none" if clock is None else 0,
+            "give `clock`",
+        )
+    return clock
+
+
+def _organisation(unit: UnitView, level: str, size: float) -> dict[str, Any]:
+    def get(name: str) -> Any:
+        return unit.get(f"pim.organisation.{name}")
+
+    column, groups, banks = get("column"), get("bank_groups"), get("banks")
+    elements = column / size
+    if np.any(elements < 1):
+        raise UncoveredError(
+            f"{unit.machine.name}: an element of {size:g} bytes is wider than a column of unit "
+            f"'{unit.path}'. choose another `precision`"
+        )
+    sides = get("pseudo_channels") * get("ranks")
+    units, behind = {
+        "bank": (sides * groups * banks / get("banks_per_unit"), 1.0),
+        "bank_group": (sides * groups, banks),
+        "buffer": (get("pseudo_channels"), get("ranks") * groups * banks),
+    }[level]
+    depth = get("depth")
+    if np.any(units % depth != 0):
+        raise ConfigError.one(
+            unit.machine.document.name,
+            f"{unit.path}.pim.organisation.depth",
+            f"must divide the {float(np.max(units)):g} units of a channel",
+            float(np.max(depth)),
+            "choose a divisor",
+        )
+    return {
+        "channels": get("channels"),
+        "pseudo_channels": get("pseudo_channels"),
+        "ranks": get("ranks"),
+        "bank_groups": groups,
+        "banks": banks,
+        "rows": get("rows"),
+        "per_bank": get("columns"),
+        "column": column,
+        "units": units,
+        "depth": depth,
+        "open_rows": behind,
+        "lanes": elements,
+        "results": get("results"),
+        "buffer": get("buffer"),
+    }
+
+
+def _timing(unit: UnitView, block: Pim, level: str, size: float) -> dict[str, Any]:
+    def get(name: str) -> Any:
+        return unit.get(f"pim.timing.{name}")
+
+    step = get("mac")
+    if block.power_limited:
+        if get("mac_limited") is None:
+            raise ConfigError.one(
+                unit.machine.document.name,
+                f"{unit.path}.pim.power_limited",
+                "needs `timing.mac_limited`",
+                "true",
+                "give it, or leave `power_limited` out",
+            )
+        step = np.maximum(step, get("mac_limited"))
+    lanes = unit.get("pim.organisation.lanes")
+    if lanes is not None:
+        step = step * np.ceil(unit.get("pim.organisation.column") / size / lanes)
+    rcd, at_once = get("rcd"), get("activates")
+    if at_once is not None and level == "bank":
+        banks = unit.get("pim.organisation.bank_groups") * unit.get("pim.organisation.banks")
+        rcd = rcd + (np.ceil(banks / at_once) - 1.0) * get("faw")
+    refill = get("refill")
+    return {
+        "step": step,
+        "rcd": rcd,
+        "refill": get("load") if refill is None else refill,
+        **{name: get(name) for name in _PLAIN},
+    }

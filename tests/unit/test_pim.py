@@ -1,0 +1,241 @@
+"""Compute in memory: commands by hand, prices through the engine, energy by path, refusals."""
+
+import time
+
+import numpy as np
+import pytest
+from handmade import gemm, table
+from pim_devices import AIM, ATTACC, ENERGY, pim_device, pim_machine
+
+from opbyte.core.errors import CapacityError, ConfigError, UncoveredError, WorkloadError
+from opbyte.hw_models.compute.base import UnitView
+from opbyte.hw_models.compute.pim.attention import attention_clocks, head_counts, head_program
+from opbyte.hw_models.compute.pim.energy import path_joules
+from opbyte.hw_models.compute.pim.products import product
+from opbyte.hw_models.compute.pim.stages import clocks, row_clocks
+from opbyte.hw_models.price import price
+from opbyte.sim.place import Placer
+
+
+def priced(machine, *rows, ideal=False):
+    placed = Placer(machine, machine.mapping()).place(table(*rows))
+    return price(placed, machine, ideal=ideal)
+
+
+def attention(tokens, heads, width=128, queries=1):
+    kv, scores = 2.0 * tokens * width * heads, tokens * heads * queries
+    shape = {"groups": heads, "m": queries, "labels": ("attention",)}
+    return (
+        ("score", "score", {**shape, "n": tokens, "k": width, "kv_read": kv,
+                            "flops": 2.0 * width * scores, "out_bytes": 2.0 * scores}),
+        ("softmax", "softmax", {"flops": 5.0 * scores, "labels": ("attention",)}),
+        ("context", "context", {**shape, "n": width, "k": tokens, "kv_read": kv,
+                                "flops": 2.0 * width * scores}),
+    )  # fmt: skip
+
+
+# -- clocks by hand --------------------------------------------------------------------------
+
+
+def test_a_row_of_aim_takes_113_clocks_of_a_nanosecond():
+    """28 to open, 63 between 64 columns, 6 to precharge, 16 to activate: 57 % of the peak."""
+    device = pim_device(AIM)
+    assert row_clocks(device, 64.0) == 2 * (28 + 63 + 6 + 16)
+
+
+def test_a_product_on_aim_by_hand():
+    """1024 x 1024 over 32 units: 32 tiles of a row, results of all of them kept."""
+    device = pim_device(AIM)
+    program, counts = product(device, 1.0, 1024.0, 1024.0)
+    assert (counts.rows, counts.columns) == (32, 32 * 64)
+    assert counts.moves == {"load": 64, "bias": 32, "read": 32}
+    macs = 56 + 31 * row_clocks(device, 64.0) + 63 * 2 + 2
+    assert clocks(device, program) == (64 + 32) * 2 + 32 + macs + 32 + 32 * 4
+
+
+def test_chunks_and_groups_of_results_are_loaded_and_read_in_turn():
+    """k = 2500 in chunks of 1024, 1024 and 452; n = 40 x 32 in groups of 32 and 8 results."""
+    device = pim_device(AIM)
+    _, counts = product(device, 1.0, 40.0 * 32, 2500.0)
+    assert counts.rows == 3 * 40
+    assert counts.columns == 40 * (64 + 64 + 29)
+    assert counts.moves == {"load": 64 + 64 + 29, "bias": 3 * 40, "read": 3 * 40}
+
+
+def test_rows_of_the_input_repeat_everything_or_share_open_rows():
+    again, shared = (
+        product(pim_device(AIM, changes={"reuse": how, "organisation.buffer": "8 KiB"}), 4.0, 64.0,
+                1024.0)[1]
+        for how in ("none", "row")
+    )  # fmt: skip
+    assert (again.rows, shared.rows) == (4 * 2, 2)
+    assert again.columns == shared.columns == 4 * 2 * 64
+    assert again.moves["read"] == shared.moves["read"] == 8
+
+
+def test_one_head_of_attacc_by_hand():
+    """256 tokens: two rows of 32 columns; the query before, a row switch, the output after."""
+    device = pim_device(ATTACC)
+    counts = head_counts(device, 1.0, 256.0, 128.0, 1.0)
+    assert (counts.columns, counts.rows) == (64, 2)
+    assert counts.moves == {"load": 8, "read": 24, "softmax": 1, "refill": 8}
+    query, macs, switch, output = 8 * 4, 31 * 6, 8 + 19 + 19, 8 * 2
+    assert (
+        attention_clocks(device, 1.0, 256.0, 128.0, 1.0)
+        == query + macs + switch + macs + 1 + output
+    )
+
+
+def test_units_that_open_the_next_bank_ahead_hide_row_switches():
+    device = pim_device(ATTACC, "bank_group")
+    counts = head_counts(device, 1.0, 4096.0, 128.0, 1.0)
+    stream = counts.columns * 6
+    free = pim_device(ATTACC, "bank_group", changes={"refresh": "none"})
+    took = clocks(free, head_program(free, 4096.0, 128.0, 1.0))
+    assert stream < took < stream + 32 + 16 * 2 * 8 + 46 + 100
+
+
+def test_power_limits_macs_and_activation():
+    free = pim_device(ATTACC, changes={"power_limited": False})
+    assert free.step == 4 < pim_device(ATTACC).step == 6
+    limited = pim_device(ATTACC, changes={"timing.activates": 4, "timing.faw": 39})
+    assert limited.rcd == 19 + 3 * 39
+
+
+# -- through the engine ----------------------------------------------------------------------
+
+
+def test_the_engine_prices_attention_as_one_kernel_on_all_instances():
+    machine = pim_machine(instances=5)
+    one = priced(machine, *attention(512, 5 * 16))
+    assert len(one.placed) == 1
+    device = pim_device(instances=5)
+    assert one.duration[0, 0] == attention_clocks(device, 80.0, 512.0, 128.0, 1.0) / 1.3e9
+    more = priced(machine, *attention(512, 5 * 16 + 1))
+    assert more.duration[0, 0] > 1.9 * one.duration[0, 0]
+
+
+def test_bound_is_never_above_and_bytes_count_once():
+    machine = pim_machine()
+    for rows in ((gemm(1, 4096, 4096),), attention(300, 7)):
+        bound, real = (priced(machine, *rows, ideal=x) for x in (True, False))
+        assert 0 < bound.duration[0, 0] <= real.duration[0, 0]
+        kept = sum(r[2].get("kv_read", 0.0) + r[2].get("weight", 0.0) for r in rows)
+        assert real.bytes[0, 0, 0] >= kept
+
+
+def test_a_product_of_4096_is_priced_within_a_millisecond():
+    device = pim_device(AIM)
+    best = min(
+        _timed(lambda: clocks(device, product(device, 1.0, 4096.0, 4096.0)[0])) for _ in range(5)
+    )
+    assert best < 1e-3
+
+
+def _timed(call):
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def test_design_points_are_priced_together():
+    machine = pim_machine()
+    steps = np.array([6.0, 8.0, 12.0])
+    swept = machine.with_values({"dev.core.pim.timing.mac_limited": steps})
+    together = priced(swept, *attention(512, 20)).duration[0]
+    alone = [
+        priced(pim_machine(changes={"timing.mac_limited": s}), *attention(512, 20)).duration[0, 0]
+        for s in steps
+    ]
+    np.testing.assert_array_equal(together, alone)
+
+
+# -- energy ----------------------------------------------------------------------------------
+
+
+def test_energy_by_path_by_hand():
+    machine = pim_machine()
+    view, device = UnitView(machine, "dev.core"), pim_device()
+    counts = head_counts(device, 3.0, 256.0, 128.0, 1.0)
+    joules = path_joules(device, view, counts, "bf16")
+    read = 3 * 64 * 64 * 32 * 8
+    moved, loaded = 3 * (8 + 24 + 8) * 32 * 8, 3 * 8 * 32 * 8
+    expected = {
+        "activate": 3 * 2 * 64 * 1024 * 8 * 0.11e-12, "cell": read * 0.44e-12,
+        "column": moved * 1.01e-12, "group": moved * 1.23e-12, "tsv": moved * 0.5e-12,
+        "outside": loaded * 0.3e-12, "macs": 2 * read / 16 * 0.16e-12,
+    }  # fmt: skip
+    assert joules == pytest.approx(expected, rel=1e-12)
+    whole = priced(machine, *attention(256, 3))
+    assert whole.joules[0, 0] == pytest.approx(sum(expected.values()), rel=1e-12)
+
+
+def test_units_farther_from_the_cells_spend_more_on_the_way():
+    spent = []
+    for level in ("bank", "bank_group", "buffer"):
+        machine = pim_machine(level=level)
+        device = pim_device(level=level)
+        counts = head_counts(device, 1.0, 1024.0, 128.0, 1.0)
+        joules = path_joules(device, UnitView(machine, "dev.core"), counts, "bf16")
+        spent.append(sum(joules[p] for p in ("cell", "column", "group", "tsv")))
+    assert spent == sorted(spent)
+
+
+def test_without_energies_joules_are_unknown_and_never_zero():
+    block = {k: v for k, v in ATTACC.items() if k != "energy"}
+    assert np.isnan(priced(pim_machine(block), *attention(256, 3)).joules).all()
+    assert set(ENERGY) == {"activate", "cell", "column", "group", "tsv", "outside"}
+
+
+# -- refusals --------------------------------------------------------------------------------
+
+
+def test_a_dtype_without_arithmetic_is_refused():
+    with pytest.raises(UncoveredError, match=r"unit 'dev.core' has no arithmetic for fp8"):
+        pim_device(dtype="fp8", peak={"int8": "1 TFLOP/s"})
+    with pytest.raises(UncoveredError, match="has no arithmetic for fp32"):
+        pim_device(dtype="fp32")
+
+
+def test_a_matrix_larger_than_the_device_is_refused():
+    device = pim_device(AIM)
+    assert device.capacity == 2 * 16 * 16384 * 2048
+    product(device, 1.0, 1024.0 * 512, 1024.0)
+    with pytest.raises(CapacityError, match=r"weight do not fit in dev.hbm"):
+        product(device, 1.0, 1024.0 * 512 + 1, 1024.0)
+    with pytest.raises(CapacityError):
+        product(device, 1.0, np.array([64.0, 1e9]), 1024.0)
+
+
+@pytest.mark.parametrize("name", ["channels", "bank_groups", "banks", "rows", "columns"])
+def test_zero_banks_are_refused(name):
+    with pytest.raises(ConfigError, match=rf"organisation.{name}.*at least 1"):
+        pim_machine(changes={f"organisation.{name}": 0})
+
+
+def test_a_block_that_contradicts_itself_is_refused():
+    with pytest.raises(ConfigError, match=r"must divide the 64 units"):
+        pim_device(changes={"organisation.depth": 3})
+    with pytest.raises(ConfigError, match="mac_limited"):
+        pim_device(AIM, changes={"power_limited": True})
+    with pytest.raises(ConfigError, match=r"peak.bf16: is below"):
+        pim_device(peak={"bf16": "1 TFLOP/s"})
+    with pytest.raises(ConfigError, match="needs the clock"):
+        pim_device(clock=None)
+    with pytest.raises(ConfigError, match=r"bank, bank_group, buffer"):
+        pim_device(level="phy")
+    with pytest.raises(ConfigError, match="context: lanes"):
+        pim_machine(AIM, changes={"interleave": True})
+    with pytest.raises(ConfigError, match="kind pim"):
+        pim_machine(kind="matrix")
+
+
+def test_nothing_and_pieces_are_refused():
+    with pytest.raises(WorkloadError, match="tokens >= 1"):
+        attention_clocks(pim_device(), 1.0, 0.0, 128.0, 1.0)
+    with pytest.raises(WorkloadError, match="n >= 1"):
+        product(pim_device(), 1.0, 0.0, 128.0)
+    with pytest.raises(UncoveredError, match="fuse score, softmax and context"):
+        priced(pim_machine(), attention(64, 4)[0])
+    with pytest.raises(UncoveredError, match="reads no matrix that banks hold"):
+        priced(pim_machine(), gemm(4, 64, 64, weight=0.0))
