@@ -34,6 +34,7 @@ class Demand:
         flops: Operations of the table, (ops, 1 or points).
         bytes: Bytes on each resource, (ops, resources, points).
         moved: Bytes by (tensor class, cause), each (ops, 1 or points).
+        free: Of the duration, what does not hold the unit, (ops, points); None where all does.
     """
 
     placed: PlacedOps
@@ -45,6 +46,7 @@ class Demand:
     flops: Array
     bytes: Array
     moved: dict[tuple[str, str], Array]
+    free: Array | None = None
 
     @property
     def duration(self) -> Array:
@@ -102,7 +104,19 @@ def price(placed: PlacedOps, machine: Machine, *, ideal: bool = False) -> Demand
         placed.per_op(placed.table["flops"]),
         np.broadcast_to(crossing, (len(placed), len(placed.resources), points)),
         moved,
+        _free(kernels, shape),
     )
+
+
+def _free(kernels: dict[int, KernelPrices], shape: tuple[int, int]) -> Array | None:
+    """Return the seconds of kernels in which their units are free, None if there are none."""
+    if all(kernel.free is None for kernel in kernels.values()):
+        return None
+    free = np.zeros(shape)
+    for kernel in kernels.values():
+        if kernel.free is not None:
+            free[kernel.ops] = kernel.free
+    return free
 
 
 def _copied(placed: PlacedOps) -> npt.NDArray[np.bool_]:

@@ -68,6 +68,7 @@ def held(demand: Demand, duration: Array) -> list[tuple[str, Array]]:
     """Return each resource and unit with the seconds that each operator holds it."""
     placed = demand.placed
     seconds = [(r, demand.busy[:, i]) for i, r in enumerate(placed.resources)]
+    duration = duration if demand.free is None else duration - demand.free
     for i, unit in enumerate(placed.units):
         seconds.append((unit, np.where((placed.unit_of == i)[:, None], duration, 0.0)))
     for memory, units in placed.exclusive:

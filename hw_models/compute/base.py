@@ -45,12 +45,15 @@ class KernelPrices:
         home: Short path of the port whose first access and streaming are part of the seconds.
         joules: Of arithmetic and of what crosses that port, (kernels, 1 or points); None where
             operations and bytes are to count as everywhere.
+        free: Of the seconds, those at whose end something else is waited for, while the unit may
+            run other work, (kernels, 1 or points).
     """
 
     ops: Rows
     seconds: Array
     home: str
     joules: Array | None = None
+    free: Array | None = None
 
 
 class KernelModel(UnitModel, Protocol):

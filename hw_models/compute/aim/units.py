@@ -20,8 +20,8 @@ from opbyte.hw_models.compute.aim.shapes import Shapes
 from opbyte.hw_models.compute.aim.vectors import Controller, Task
 from opbyte.hw_models.compute.base import UNITS, KernelPrices, Rows, UnitView, arithmetic_seconds
 
-#: Seconds and joules of one kernel.
-_Price = tuple[Any, Any]
+#: Seconds and joules of one kernel, and seconds in which its unit is free.
+_Price = tuple[Any, Any, Any]
 
 
 class _Kernels:
@@ -56,11 +56,11 @@ class _Kernels:
 def _kernel_prices(ops: Rows, prices: list[_Price], home: str) -> KernelPrices | None:
     if not prices:
         return None
-    seconds, joules = (
+    seconds, joules, free = (
         np.stack(np.broadcast_arrays(*(np.atleast_1d(x) for x in each)))
         for each in zip(*prices, strict=True)
     )
-    return KernelPrices(np.asarray(ops), seconds, home, joules)
+    return KernelPrices(np.asarray(ops), seconds, home, joules, free if free.any() else None)
 
 
 @UNITS.register(KIND)
@@ -110,7 +110,9 @@ class _Products:
         devices = float(c.parts) if kind == "gemm" else 1.0
         seconds = c.seconds(done.clocks) + moved.seconds
         joules = sum(joules_of(c, done, devices).values(), start=0.0) + self._wire_joules(c, moved)
-        return tokens * seconds, tokens * joules
+        if c.artifact and "head" in table.labels[row]:
+            joules = 0.0  # It counts the energy of layers alone.
+        return tokens * seconds, tokens * joules, 0.0
 
     def _matrices(self, c: Channels, shapes: Shapes) -> Commands:
         """Return the products with each matrix of the row, the first with its function."""
@@ -230,7 +232,9 @@ class _Vectors:
             task.shared.clocks * c.guests, 0.0, task.shared.counts, task.shared.instructions
         )
         joules: Any = sum(joules_of(c, done).values(), start=0.0)
-        return shared + alone / c.guests, joules
+        if c.artifact and table.labels[row] & {"head", "embedding"}:
+            joules = 0.0  # It counts the energy of layers alone.
+        return shared + alone / c.guests, joules, task.seconds
 
     def _task(self, controller: Controller) -> Task:
         """Return what the operator takes.
