@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from opbyte.core.errors import ConfigError
 from opbyte.core.mapping import ATTENTION, Mapping
-from opbyte.core.placed import BACK, written_name
+from opbyte.core.placed import BACK, Together, written_name
 from opbyte.core.registry import nearest
 from opbyte.hw_models.machine import Machine
 
@@ -96,6 +96,11 @@ class Groups:
             return 1
         machine = self.machine
         return machine.counts[self.part] // machine.counts[self.home] // self.guests
+
+    @property
+    def sets(self) -> Together:
+        """Return what a device of the group is made of."""
+        return Together(self.span, self.gathered, self.guests, self.mapping.degrees.devices)
 
     def spanned(self, path: str) -> float:
         """Return the instances of a memory, port or unit that a device of the group has.

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from opbyte.core.errors import ConfigError, UncoveredError
 from opbyte.core.mapping import ATTENTION, Mapping, Placement
 from opbyte.core.ops import CLASS_OF, COLLECTIVES, TRANSFER, Array, OpTable
-from opbyte.core.placed import MOVED, PlacedOps, Together, Transfer, written_name
+from opbyte.core.placed import MOVED, PlacedOps, Transfer, written_name
 from opbyte.hw_models.machine import Machine
 from opbyte.sim.attention_group import THERE
 from opbyte.sim.groups import Groups
@@ -352,7 +352,7 @@ class Placer:
             self.mapping.all_reduce == "direct",
             tuple(_transfer(int(op_of[row]), way, resources) for row, way in ways.items()),
             np.array([self.groups.spanned(u) for u in units]),
-            Together(self.groups.span, self.groups.gathered, self.groups.guests),
+            self.groups.sets,
             self._exclusive(units),
             self.mapping.artifact,
         )

@@ -56,11 +56,13 @@ class Together:
         span: Instances of the group's part in one part above.
         gathered: Parts above over which matrices are split by their outputs.
         guests: Devices of the group that share one part above.
+        sets: Devices of the group.
     """
 
     span: int = 1
     gathered: int = 1
     guests: int = 1
+    sets: int = 1
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ class Channels:
         parts: Devices over which the stage splits matrices by their outputs.
         guests: Stages that share a device.
         artifact: The conventions of CENT's simulator, its defects included.
+        stages: Stages in all.
     """
 
     unit: UnitView
@@ -37,6 +38,7 @@ class Channels:
     parts: int
     guests: int
     artifact: bool
+    stages: int
 
     @classmethod
     def of(cls, placed: PlacedOps, unit: UnitView, dtype: str) -> Channels:
@@ -61,7 +63,7 @@ class Channels:
         if artifact:
             device = replace(device, refresh="none")
         sets = placed.together
-        return cls(unit, device, float(sets.span), sets.gathered, sets.guests, artifact)
+        return cls(unit, device, float(sets.span), sets.gathered, sets.guests, artifact, sets.sets)
 
     # -- organisation ----------------------------------------------------------------------
 
@@ -79,6 +81,14 @@ class Channels:
     def row(self) -> Any:
         """Return the elements of a row."""
         return self.device.per_bank * self.device.lanes
+
+    @property
+    def whole(self) -> float:
+        """Return by how much energy is counted too high: the simulator fills the last device."""
+        if not self.artifact:
+            return 1.0
+        devices = -(-self.stages // self.guests)
+        return devices * self.guests / self.stages
 
     def get(self, name: str) -> Any:
         """Return a value of the `bank` block."""
@@ -129,7 +139,7 @@ class Channels:
         if elsewhere:
             each = each + d.rp + self.get("rcd_copy")
             counts |= {"PRE": 1.0, "ACT": 1.0}
-        return self._counted(each, 0.0, counts, channels) * d.bank_groups
+        return self._counted(each, 0.0, counts, channels).times(d.bank_groups)
 
     def functions(self, results: Any, groups: Any, channels: Any) -> Commands:
         """Return the activation function of results, and its values read: one by one.

@@ -36,14 +36,14 @@ class Commands:
             self.instructions + other.instructions,
         )
 
-    def __mul__(self, times: Any) -> Commands:
+    def times(self, times: Any) -> Commands:
         """Return the same a number of times."""
         counts = {name: times * count for name, count in self.counts.items()}
         return Commands(times * self.clocks, times * self.shut, counts, times * self.instructions)
 
     def beside(self, others: Any) -> Commands:
         """Return the same in so many devices at once."""
-        more = self * others
+        more = self.times(others)
         return Commands(self.clocks, self.shut, more.counts, more.instructions)
 
 

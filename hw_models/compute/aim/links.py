@@ -26,7 +26,7 @@ class Moved:
         """Return both, one after the other."""
         return Moved(self.seconds + other.seconds, self.bits + other.bits)
 
-    def __mul__(self, times: Any) -> Moved:
+    def times(self, times: Any) -> Moved:
         """Return the same a number of times."""
         return Moved(self.seconds * times, self.bits * times)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from opbyte.core.dtypes import lookup
 from opbyte.core.errors import UncoveredError
 from opbyte.core.ops import Array, OpTable
 
@@ -15,6 +16,22 @@ from opbyte.core.ops import Array, OpTable
 def number(values: Array) -> Any:
     """Return one number as a float, which the closed forms take faster."""
     return float(values[0]) if len(values) == 1 else values
+
+
+def likenesses(table: OpTable) -> list[Hashable]:
+    """Return a key of each row that rows of the same place in equal blocks share."""
+    keys: list[Hashable] = [None] * len(table)
+    for block in range(len(table.blocks)):
+        rows = table.rows_of(block)
+        if not rows.size:
+            continue
+        first, last = int(rows[0]), int(rows[-1]) + 1
+        sizes = b"".join(column[first:last].tobytes() for column in table.columns.values())
+        parts = tuple(table.parts.get(row, ()) for row in range(first, last))
+        same = (table.names[first:last], table.labels[first:last], sizes, parts)
+        for row in range(first, last):
+            keys[row] = (same, row - first)
+    return keys
 
 
 @dataclass(frozen=True)
@@ -37,7 +54,7 @@ class Shapes:
         edges = self.table.edges
         return (int(t) for t in edges[edges[:, 0] == row, 1])
 
-    def beside(self, row: int, what: str, wanted: Any) -> int:
+    def beside(self, row: int, what: str, wanted: Callable[[int], bool]) -> int:
         """Return the first row of the same block that a test accepts.
 
         Raises:
@@ -54,8 +71,6 @@ class Shapes:
 
     def element(self, row: int) -> float:
         """Return the bytes of an activation."""
-        from opbyte.core.dtypes import lookup
-
         return float(lookup(self.table.dtypes[row]).bytes_per_element)
 
     def elements(self, row: int) -> Any:

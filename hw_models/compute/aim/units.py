@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from opbyte.hw_models.compute.aim.commands import NONE, Commands
 from opbyte.hw_models.compute.aim.energy import joules_of
 from opbyte.hw_models.compute.aim.links import Moved, Wire
 from opbyte.hw_models.compute.aim.products import context, matrix, score
-from opbyte.hw_models.compute.aim.shapes import Shapes
+from opbyte.hw_models.compute.aim.shapes import Shapes, likenesses
 from opbyte.hw_models.compute.aim.vectors import Controller, Task
 from opbyte.hw_models.compute.base import UNITS, KernelPrices, Rows, UnitView, arithmetic_seconds
 
@@ -36,12 +36,14 @@ class _Kernels:
     def _prices(
         self, placed: PlacedOps, ops: Rows, unit: UnitView, price: Callable[[int], _Price]
     ) -> list[_Price]:
-        """Return the price of each operator.
+        """Return the price of each operator, found once for those of equal blocks.
 
         Raises:
             UncoveredError: If several rows are one operator.
         """
         found = []
+        keys = likenesses(placed.table)
+        known: dict[Hashable, _Price] = {}
         for op in ops:
             rows = np.flatnonzero(placed.op_of == op)
             if rows.size > 1:
@@ -49,7 +51,10 @@ class _Kernels:
                     f"{unit.machine.name}: unit '{unit.path}' runs its operators one by one, and "
                     f"'{placed.names[op]}' is {rows.size} in one. use `fusion: none`"
                 )
-            found.append(price(int(rows[0])))
+            row = int(rows[0])
+            if keys[row] not in known:
+                known[keys[row]] = price(row)
+            found.append(known[keys[row]])
         return found
 
 
@@ -109,7 +114,8 @@ class _Products:
         # Standby of the simulator is that of devices which work; the other's is per channel.
         devices = float(c.parts) if kind == "gemm" else 1.0
         seconds = c.seconds(done.clocks) + moved.seconds
-        joules = sum(joules_of(c, done, devices).values(), start=0.0) + self._wire_joules(c, moved)
+        joules = c.whole * sum(joules_of(c, done, devices).values(), start=0.0)
+        joules = joules + self._wire_joules(c, moved)
         if c.artifact and "head" in table.labels[row]:
             joules = 0.0  # It counts the energy of layers alone.
         return tokens * seconds, tokens * joules, 0.0
@@ -153,7 +159,7 @@ class _Products:
             return Moved()
         wire = self._wire(c)
         if len(parts) == 3:
-            return (wire.broadcast(k * size) + wire.gather(k * size)) * 3.0
+            return (wire.broadcast(k * size) + wire.gather(k * size)).times(3.0)
         return wire.broadcast(k * size) + wire.gather(parts[0] * size)
 
     def _wire_joules(self, c: Channels, moved: Moved) -> Any:
@@ -231,7 +237,7 @@ class _Vectors:
         done = task.own + Commands(
             task.shared.clocks * c.guests, 0.0, task.shared.counts, task.shared.instructions
         )
-        joules: Any = sum(joules_of(c, done).values(), start=0.0)
+        joules: Any = c.whole * sum(joules_of(c, done).values(), start=0.0)
         if c.artifact and table.labels[row] & {"head", "embedding"}:
             joules = 0.0  # It counts the energy of layers alone.
         return shared + alone / c.guests, joules, task.seconds
@@ -248,23 +254,23 @@ class _Vectors:
         if kind == "norm":
             (tokens,) = shapes.of(row, "groups")
             sample = controller.get("sample") if "head" in table.labels[row] else 0.0
-            return controller.norm(elements / tokens) * tokens + Task(seconds=sample)
+            return controller.norm(elements / tokens).times(tokens) + Task(seconds=sample)
         if kind == "softmax":
             heads, shared, _, cached, sequences = shapes.heads(row)
-            return controller.softmax(heads * shared, cached) * sequences
+            return controller.softmax(heads * shared, cached).times(sequences)
         if kind == "kv_append":
             heads, _, width, _, sequences = shapes.heads(row)
-            return controller.append(heads, width) * sequences
+            return controller.append(heads, width).times(sequences)
         if kind == "embedding":
             return self._embedding(controller, shapes)
         tokens = shapes.tokens(row)
         if kind == "rotary":
             query, key, _ = shapes.projections(row)
-            return controller.rotary(query, key) * tokens
+            return controller.rotary(query, key).times(tokens)
         if kind == "activation":
-            return controller.activation(elements / tokens) * tokens
+            return controller.activation(elements / tokens).times(tokens)
         if kind == "elementwise":
-            return controller.add(elements / tokens) * tokens
+            return controller.add(elements / tokens).times(tokens)
         raise UncoveredError(
             f"{shapes.who} has no commands for '{table.names[row]}', {kind}. map it to another unit"
         )
@@ -279,4 +285,4 @@ class _Vectors:
                 "to another unit"
             )
         tokens, vocabulary = shapes.of(heads[-1], "m", "n")
-        return controller.look_up(shapes.elements(self.row) / tokens, vocabulary) * tokens
+        return controller.look_up(shapes.elements(self.row) / tokens, vocabulary).times(tokens)

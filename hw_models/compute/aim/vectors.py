@@ -51,10 +51,13 @@ class Task:
             self.seconds + other.seconds,
         )
 
-    def __mul__(self, times: Any) -> Task:
+    def times(self, times: Any) -> Task:
         """Return the same a number of times."""
         return Task(
-            self.own * times, self.shared * times, self.cycles * times, self.seconds * times
+            self.own.times(times),
+            self.shared.times(times),
+            self.cycles * times,
+            self.seconds * times,
         )
 
 
@@ -85,7 +88,7 @@ class Controller:
     def factors(self, elements: Any, among: float, times: int = 1) -> Task:
         """Return a vector written to one of `among` banks, all over the stage."""
         columns, banks = self._spread(elements, among)
-        return self.plain(columns * banks, "WR", banks) * float(times)
+        return self.plain(columns * banks, "WR", banks).times(float(times))
 
     def result(self, elements: Any) -> Task:
         """Return a product read from one bank of each bank group."""
@@ -154,7 +157,7 @@ class Controller:
             access = self.plain(columns * banks, "WR", banks)
             # The simulator lets every channel multiply the whole vector.
             wide = elements / c.elements if c.artifact else columns
-            task = task + access * 2.0 + Task(own=c.multiply(wide, c.span))
+            task = task + access.times(2.0) + Task(own=c.multiply(wide, c.span))
         return task
 
     def append(self, heads: Any, width: Any) -> Task:
@@ -189,13 +192,13 @@ class Controller:
         columns = (rows - 1.0) * full + last
         access = columns * heads
         each = up(heads / (c.span * c.device.bank_groups))
-        multiply = c.multiply(full, c.span) * (rows - 1.0) + c.multiply(last, c.span)
-        one = self.plain(access, "WR", rows * heads) * 2.0 + Task(own=multiply * each)
+        multiply = c.multiply(full, c.span).times(rows - 1.0) + c.multiply(last, c.span)
+        one = self.plain(access, "WR", rows * heads).times(2.0) + Task(own=multiply.times(each))
         one = one + self.plain(access, "RD", rows * heads)
         cycles = self.exponentials(tokens * heads) + self.sums(tokens * heads)
         # The sum of a head on a unit, then its inverse on a core, with what it reads and writes.
         cycles = cycles + heads * (2.0 + self.get("lanes") + 2.0 / self.get("cores"))
-        return one * 2.0 + Task(cycles=cycles)
+        return one.times(2.0) + Task(cycles=cycles)
 
     def activation(self, width: Any) -> Task:
         """Return x times its function times y: two products, of as many rows as they take."""
@@ -205,7 +208,7 @@ class Controller:
         several = bool(np.any(np.asarray(width) > most))
         total = Task()
         for piece in pieces if several else (width,):
-            task = self.factors(piece, 4.0, 3) + self.product(piece) * 2.0
+            task = self.factors(piece, 4.0, 3) + self.product(piece).times(2.0)
             total = total + task + self.copy(piece, elsewhere=several) + self.result(piece)
         return total
 
