@@ -13,7 +13,7 @@ import numpy as np
 from opbyte.core.config import Document
 from opbyte.core.errors import CapacityError, ConfigError, SimulationError, UncoveredError
 from opbyte.core.mapping import Mapping as SoftwareMapping
-from opbyte.core.mapping import load_mapping
+from opbyte.core.mapping import Split, load_mapping
 from opbyte.core.ops import Array, Phase
 from opbyte.core.registry import Registry
 from opbyte.hw_models.cost.area import machine_area_m2
@@ -141,7 +141,7 @@ def evaluate(
     if elsewhere is not None:
         return elsewhere
     if work.alone:
-        mapping = mapping.model_copy(update={"parallel": {}, "pipeline": None, "overlap": "none"})
+        mapping = mapping.model_copy(update=alone(mapping))
     placer = Placer(machine, mapping)
     two = mapping.attention is not None
 
@@ -166,6 +166,14 @@ def evaluate(
     if "flops_per_s" in work.metrics:
         metrics["flops_per_s"] = metrics["flops"] / metrics["seconds"]
     return feasible(placer, Outcome(metrics, tuple(runs), occupancy), kept)
+
+
+def alone(mapping: SoftwareMapping) -> dict[str, Any]:
+    """Return what differs in a mapping where one device of the group has all to itself."""
+    default = mapping.default
+    sets = {"all": Split(group=default.group, together=True)} if default else {}
+    together = default is not None and default.together
+    return {"parallel": sets if together else {}, "pipeline": None, "overlap": "none"}
 
 
 def _run_elsewhere(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,8 @@ from opbyte.workloads.works import Work, work_from
 MOVES = 0.005
 #: By how much a parameter is changed to see what it moves.
 STEP = 0.10
+#: Comparisons of a number beyond which three of them say which parameters matter.
+MANY = 8
 _EXPRESSION = re.compile(r"^value:\s*(.+)$")
 
 
@@ -98,6 +100,8 @@ class Side:
 
     Attributes:
         played: The work, where it is played one design point after the other.
+        key: Text of the setup, by which points of a source share what it gave.
+        memory: What they share.
     """
 
     machine: Machine
@@ -106,6 +110,8 @@ class Side:
     fidelity: str
     metric: str
     played: Played | None = None
+    key: str = ""
+    memory: Memory = field(default_factory=Memory, compare=False, repr=False)
 
     def values(self, machine: Mapping[str, Array], work: Mapping[str, Array]) -> Array:
         """Return the metric over points, (points,) or (1,)."""
@@ -128,6 +134,19 @@ class Side:
     ) -> dict[str, Array]:
         if self.played is not None:
             return self.played.values(machine, work)
+        changed = tuple((n, np.asarray(v).tobytes()) for n, v in (*machine.items(), *work.items()))
+        known = self.memory.evaluated
+        if (self.key, changed) not in known:
+            known[self.key, changed] = self._evaluated(own, mapping, machine, work)
+        return known[self.key, changed]
+
+    def _evaluated(
+        self,
+        own: Work,
+        mapping: SoftwareMapping,
+        machine: Mapping[str, Array],
+        work: Mapping[str, Array],
+    ) -> dict[str, Array]:
         # A single operator has whole sizes only.
         sizes = {name: np.rint(value) if own.alone else value for name, value in work.items()}
         varied = replace(own, **dict[str, Any](sizes)) if work else own
@@ -254,6 +273,13 @@ class Summary:
         """Return every parameter that could matter."""
         return list(dict.fromkeys(knob for part in self.parts for knob in part.knobs()))
 
+    def sample(self) -> Summary:
+        """Return the first, the middle and the last of many comparisons: what matters in them."""
+        parts = self.parts
+        if len(parts) <= MANY:
+            return self
+        return Summary((parts[0], parts[len(parts) // 2], parts[-1]), self.reduce)
+
     @property
     def played(self) -> bool:
         """Return whether each value costs simulations of its own."""
@@ -265,9 +291,11 @@ class Summary:
 
 
 def _parameters(side: str, machine: Machine) -> list[Knob]:
+    """Return the parameters of a machine; how many banks a chip has is whole, and no part more."""
     return [
         Knob(side, path, float(p.value), p.dimension, p.source or "", p.range)
         for path, p in machine.parameters.items()
+        if ".organisation." not in path
     ]
 
 
@@ -373,22 +401,36 @@ def _side(document: Document, point: Point, setup: Setup, memory: Memory) -> Sid
         raise ConfigError.one(
             document.name, f"points.{point.id}", "names no machine", "", "add one"
         )
+    fidelity = setup.fidelity or "analytic"
+    key = setup.model_dump_json()
+    wanted = key + (point.metric if _EXPRESSION.match(point.metric) else "")
+    if wanted not in memory.setups:
+        memory.setups[wanted] = _built(document, point, setup, memory)
+    machine, work, mapping, one = memory.setups[wanted]
+    if work is None:
+        return Side(machine, None, None, fidelity, point.metric)
+    return Side(machine, work, mapping, fidelity, point.metric, one, key, memory)
+
+
+def _built(
+    document: Document, point: Point, setup: Setup, memory: Memory
+) -> tuple[Machine, Work | None, SoftwareMapping | None, Played | None]:
+    """Return the machine, and what runs on it unless the metric is one of the machine's values."""
+    assert setup.machine is not None
     machine = load_machine(setup.machine)
     if setup.set:
         machine = machine.replace(setup.set)
     expression = _EXPRESSION.match(point.metric)
     if expression and set(Expression.parse(expression.group(1)).names) <= set(machine.values):
-        return Side(machine, None, None, setup.fidelity or "analytic", point.metric)
+        return machine, None, None, None
     if not setup.workload:
         raise ConfigError.one(
             document.name, f"points.{point.id}", "names no workload", "", "add one"
         )
     where = f"{document.name}: {point.id}: workload"
-    fidelity = setup.fidelity or "analytic"
     if setup.workload.get("kind") == "serve":
         mapping = resolve_mapping(machine, setup.mapping, "serve")
         one = played(machine, mapping, setup.workload, where, memory)
-        return Side(machine, one.work(), mapping, fidelity, point.metric, one)
+        return machine, one.work(), mapping, one
     work = work_from(Document(setup.workload, {}, where))
-    mapping = resolve_mapping(machine, setup.mapping, work.kind)
-    return Side(machine, work, mapping, fidelity, point.metric)
+    return machine, work, resolve_mapping(machine, setup.mapping, work.kind), None

@@ -38,8 +38,15 @@ Leaf = tuple[str, Any]
 
 @dataclass
 class Memory:
-    """Engines and metrics that the points of one source share."""
+    """Engines, machines and metrics that the points of one source share.
 
+    Attributes:
+        setups: What a setup stands for, by its text.
+        evaluated: Metrics of setups, by the values that differ from the setup's own.
+    """
+
+    setups: dict[str, Any] = field(default_factory=dict)
+    evaluated: dict[Any, dict[str, Array]] = field(default_factory=dict)
     servers: dict[str, Server | FleetServer] = field(default_factory=dict)
     metrics: dict[str, dict[str, Array]] = field(default_factory=dict)
     moves: dict[str, Array] = field(default_factory=dict)
