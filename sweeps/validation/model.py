@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -402,27 +403,31 @@ def _side(document: Document, point: Point, setup: Setup, memory: Memory) -> Sid
             document.name, f"points.{point.id}", "names no machine", "", "add one"
         )
     fidelity = setup.fidelity or "analytic"
-    key = setup.model_dump_json()
-    wanted = key + (point.metric if _EXPRESSION.match(point.metric) else "")
-    if wanted not in memory.setups:
-        memory.setups[wanted] = _built(document, point, setup, memory)
-    machine, work, mapping, one = memory.setups[wanted]
-    if work is None:
+    machine = _machine(setup, memory)
+    expression = _EXPRESSION.match(point.metric)
+    if expression and set(Expression.parse(expression.group(1)).names) <= set(machine.values):
         return Side(machine, None, None, fidelity, point.metric)
+    key = setup.model_dump_json()
+    if key not in memory.setups:
+        memory.setups[key] = _built(document, point, setup, machine, memory)
+    work, mapping, one = memory.setups[key]
     return Side(machine, work, mapping, fidelity, point.metric, one, key, memory)
 
 
-def _built(
-    document: Document, point: Point, setup: Setup, memory: Memory
-) -> tuple[Machine, Work | None, SoftwareMapping | None, Played | None]:
-    """Return the machine, and what runs on it unless the metric is one of the machine's values."""
+def _machine(setup: Setup, memory: Memory) -> Machine:
+    """Return the machine of a setup, which others of the same parameters share."""
     assert setup.machine is not None
-    machine = load_machine(setup.machine)
-    if setup.set:
-        machine = machine.replace(setup.set)
-    expression = _EXPRESSION.match(point.metric)
-    if expression and set(Expression.parse(expression.group(1)).names) <= set(machine.values):
-        return machine, None, None, None
+    key = json.dumps([setup.machine, setup.set], sort_keys=True, default=str)
+    if key not in memory.machines:
+        machine = load_machine(setup.machine)
+        memory.machines[key] = machine.replace(setup.set) if setup.set else machine
+    return memory.machines[key]
+
+
+def _built(
+    document: Document, point: Point, setup: Setup, machine: Machine, memory: Memory
+) -> tuple[Work, SoftwareMapping, Played | None]:
+    """Return the work of a setup and its mapping, and the work as it is played, if it is."""
     if not setup.workload:
         raise ConfigError.one(
             document.name, f"points.{point.id}", "names no workload", "", "add one"
@@ -431,6 +436,6 @@ def _built(
     if setup.workload.get("kind") == "serve":
         mapping = resolve_mapping(machine, setup.mapping, "serve")
         one = played(machine, mapping, setup.workload, where, memory)
-        return machine, one.work(), mapping, one
+        return one.work(), mapping, one
     work = work_from(Document(setup.workload, {}, where))
-    return machine, work, resolve_mapping(machine, setup.mapping, work.kind), None
+    return work, resolve_mapping(machine, setup.mapping, work.kind), None

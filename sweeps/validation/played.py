@@ -41,10 +41,12 @@ class Memory:
     """Engines, machines and metrics that the points of one source share.
 
     Attributes:
-        setups: What a setup stands for, by its text.
+        machines: By name and changes.
+        setups: Works and mappings, by the text of their setup.
         evaluated: Metrics of setups, by the values that differ from the setup's own.
     """
 
+    machines: dict[str, Machine] = field(default_factory=dict)
     setups: dict[str, Any] = field(default_factory=dict)
     evaluated: dict[Any, dict[str, Array]] = field(default_factory=dict)
     servers: dict[str, Server | FleetServer] = field(default_factory=dict)
