@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, PositiveInt, model_validator
 
 from opbyte.core.parameters import Bytes, Count, JoulesPerBit, Parameter, Quantity
 
@@ -22,29 +22,29 @@ class _Block(BaseModel):
 
 
 class Organisation(_Block):
-    """What one instance of the unit (a stack, a chip) is made of."""
+    """What one instance of the unit (a stack, a chip) is made of: whole numbers and sizes."""
 
-    channels: Several
+    channels: PositiveInt
     """Channels that take commands of their own."""
-    pseudo_channels: Several = Parameter(1.0, "count", "one unless given")
+    pseudo_channels: PositiveInt = 1
     """Of a channel; they follow the same commands."""
-    ranks: Several = Parameter(1.0, "count", "one unless given")
+    ranks: PositiveInt = 1
     """Of a pseudo-channel; they follow the same commands."""
-    bank_groups: Several
+    bank_groups: PositiveInt
     """Of a rank."""
-    banks: Several
+    banks: PositiveInt
     """Of a bank group."""
-    rows: Several
+    rows: PositiveInt
     """Of a bank."""
-    columns: Several
+    columns: PositiveInt
     """Column accesses that a row holds."""
     column: Bytes
     """Bytes of one column access of a bank."""
-    banks_per_unit: Several = Parameter(1.0, "count", "one unless given")
+    banks_per_unit: PositiveInt = 1
     """Banks that share a unit at the port `bank`; one of them works at a time."""
-    depth: Several = Parameter(1.0, "count", "one unless given")
+    depth: PositiveInt = 1
     """Units that share the depth of one output; their sums are added on the way out."""
-    lanes: Several | None = None
+    lanes: PositiveInt | None = None
     """Multipliers of a unit; by default one for each element of a column."""
     results: Several = Parameter(1.0, "count", "one unless given")
     """Results that a unit can hold."""
@@ -114,6 +114,8 @@ class PathEnergy(_Block):
 class Pim(_Block):
     """Compute inside a memory, see `opbyte.hw_models.compute.pim`."""
 
+    level: Literal["bank", "bank_group", "buffer"] | None = None
+    """Where the units are; by default what their port is called."""
     organisation: Organisation
     timing: CommandTiming
     energy: PathEnergy | None = None

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from opbyte.core.ops import Array
 from opbyte.hw_models.price import Demand
+from opbyte.sim.head_overlap import path_durations
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def analytic_step(
     """
     placed = demand.placed
     duration = demand.duration
-    blocks = block_paths(demand, duration)
+    blocks = block_paths(demand, path_durations(demand))
     order, stages = placed.table.order, placed.table.stage
     counts = np.bincount(order, minlength=len(placed.table.blocks))
     path: Array = (blocks * counts[:, None]).sum(axis=0)

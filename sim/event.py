@@ -53,7 +53,7 @@ def event_step(demand: Demand, microbatches: int = 1) -> tuple[Step, Timeline]:
         latency,
         work,
         share,
-        placed.unit_of,
+        placed.turn_of,
         bounds.astype(np.int64),
         np.searchsorted(by_source[:, 0], np.arange(len(placed) + 1)).astype(np.int64),
         np.ascontiguousarray(by_source[:, 1]),
@@ -126,10 +126,11 @@ def replay(timeline: Timeline, demand: Demand) -> Array:
     for source, target in placed.edges:
         sources.setdefault(int(target), []).append(int(source))
     stage = placed.table.stage[placed.table.order]
+    turns = placed.turn_of
     for i in np.lexsort((np.arange(len(end)), timeline.start)):
         op, run, micro = int(timeline.op[i]), int(timeline.run[i]), int(timeline.microbatch[i])
         held = [r for r in range(len(placed.resources)) if demand.busy[op, r, 0] > 0]
-        held += [len(placed.resources) + int(placed.unit_of[op])] if placed.unit_of[op] >= 0 else []
+        held += [len(placed.resources) + int(turns[op])] if turns[op] >= 0 else []
         keys = [(int(stage[run]), r) for r in held]
         after = [finished[micro, run, s] for s in sources.get(op, ())]
         after += [last.get(k, 0.0) for k in keys]

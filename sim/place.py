@@ -351,10 +351,11 @@ class Placer:
             local,
             self.mapping.all_reduce == "direct",
             tuple(_transfer(int(op_of[row]), way, resources) for row, way in ways.items()),
-            np.array([self.groups.spanned(u) for u in units]),
-            self.groups.sets,
-            self._exclusive(units),
-            self.mapping.artifact,
+            span=np.array([self.groups.spanned(u) for u in units]),
+            together=self.groups.sets,
+            exclusive=self._exclusive(units),
+            artifact=self.mapping.artifact,
+            head_overlap=self.mapping.overlap == "head",
         )
 
     def _exclusive(self, units: tuple[str, ...]) -> tuple[tuple[str, tuple[int, ...]], ...]:

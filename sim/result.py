@@ -27,6 +27,7 @@ class PhaseRun:
     Attributes:
         microbatches: Runs of the table within `step`.
         beside: Rows of the breakdown that are no operators of the table, columns by name.
+        copied: Bytes of weights that a device of another group holds a copy of, (1 or points,).
     """
 
     name: str
@@ -36,6 +37,7 @@ class PhaseRun:
     timeline: Timeline | None = None
     microbatches: int = 1
     beside: tuple[dict[str, Any], ...] = ()
+    copied: Any = 0.0
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from opbyte.hw_models.cost.money import machine_price_usd
 from opbyte.hw_models.machine import Machine, load_machine
 from opbyte.hw_models.price import Demand, price
 from opbyte.sim.analytic import analytic_step
+from opbyte.sim.assist import assisted, with_copies
 from opbyte.sim.attention_group import pooled_footprint, pooled_phases
 from opbyte.sim.fill import check_turns, filled, fills, largest_batch, smallest
 from opbyte.sim.place import Placer
@@ -154,7 +155,7 @@ def evaluate(
     held = footprint(work)
     phases = pooled_phases(work, mapping) if two else work.lowered(mapping.degrees)
     runs = [run_phase(placer, p, fidelity) for p in phases]
-    occupancy = placer.occupancy(held)
+    occupancy = with_copies(placer, placer.occupancy(held), [r.copied for r in runs])
     metrics = combine(placer, runs, work.tokens)
     kept: tuple[str, ...] = ()
     if work.fills:
@@ -173,7 +174,8 @@ def alone(mapping: SoftwareMapping) -> dict[str, Any]:
     default = mapping.default
     sets = {"all": Split(group=default.group, together=True)} if default else {}
     together = default is not None and default.together
-    return {"parallel": sets if together else {}, "pipeline": None, "overlap": "none"}
+    parallel = sets if together else {}
+    return {"parallel": parallel, "pipeline": None, "overlap": "none", "assist": None}
 
 
 def _run_elsewhere(
@@ -224,6 +226,7 @@ def refuse_caches(machine: Machine, work: Work, mapping: SoftwareMapping) -> Non
 def run_phase(placer: Placer, phase: Phase, fidelity: str) -> PhaseRun:
     """Price and time one phase."""
     demand = price(placer.place(phase.table), placer.machine, ideal=fidelity == "bound")
+    demand, copied = assisted(placer, demand)
     microbatches = placer.mapping.degrees.microbatches
     pipeline = placer.mapping.pipeline
     timeline = None
@@ -240,6 +243,11 @@ def run_phase(placer: Placer, phase: Phase, fidelity: str) -> PhaseRun:
                 f"{placer.machine.name}: the event kernel has no {pipeline.replicas} replicas that "
                 "staggered batches visit in turn. use two batches, or the fidelity analytic"
             )
+        if demand.placed.head_overlap:
+            raise UncoveredError(
+                f"{placer.machine.name}: the event kernel does not cut operators into heads that "
+                "follow each other. use `overlap: none`, or the fidelity analytic"
+            )
         step, timeline = event_step(demand, microbatches)
     else:
         # The artifact takes all stages for equally long: only the path of one batch counts.
@@ -248,7 +256,7 @@ def run_phase(placer: Placer, phase: Phase, fidelity: str) -> PhaseRun:
     host = placer.mapping.host
     if host is not None and fidelity != "bound":
         step = replace(step, seconds=np.maximum(step.seconds, host.value))
-    return PhaseRun(phase.name, demand, step, phase.repeats, timeline, microbatches)
+    return PhaseRun(phase.name, demand, step, phase.repeats, timeline, microbatches, copied=copied)
 
 
 def combine(placer: Placer, runs: list[PhaseRun], tokens: Any) -> dict[str, Array]:

@@ -29,6 +29,8 @@ from opbyte.hw_models.compute.matrix import TiledMatrix
 #: Edges that a tile of the result may have, and the depth of a k-step.
 EDGES = (8, 16, 32, 64, 128, 192, 256, 320, 384, 448, 512)
 DEPTH = 32
+#: Points whose tiles are compared at a time.
+_POINTS = 1024
 
 
 @UNITS.register("waves")
@@ -120,16 +122,28 @@ def tile_fill(m: Any, n: Any, k: Any, groups: Any, size: float, local: Any, unit
         local: Bytes of a sub-unit's memory.
         units: Sub-units.
     """
-    least: Any = np.inf
-    best: Any = fill(groups, units)
-    for edge_m in EDGES:
-        for edge_n in EDGES:
-            rows, columns = np.minimum(edge_m, m), np.minimum(edge_n, n)
-            down, across = np.ceil(m / rows), np.ceil(n / columns)
-            filled = fill(down * across * groups, units)
-            held = ((rows + columns) * DEPTH + rows * columns) * size
-            traffic = across * m * k + down * n * k + m * n
-            cost = np.where(held <= local, traffic / filled**2, np.inf)
-            best = np.where(cost < least, filled, best)
-            least = np.minimum(cost, least)
-    return best
+    sizes = np.broadcast_arrays(*(np.atleast_1d(x).astype(float) for x in (m, n, k, groups)))
+    share = np.empty(sizes[0].shape)
+    for start in range(0, len(share), _POINTS):
+        some = slice(start, start + _POINTS)
+        m_, n_, k_, groups_ = (x[None, some] for x in sizes)
+        share[some] = _best_fill(m_, n_, k_, groups_, size, local, units)
+    return share if any(np.ndim(x) for x in (m, n, k, groups)) else float(share[0])
+
+
+def _best_fill(
+    m: Array, n: Array, k: Array, groups: Array, size: float, local: Any, units: int
+) -> Array:
+    """Return what `tile_fill` does; sizes are (1, points)."""
+    edges = np.array(EDGES, float)[:, None]
+    rows = np.minimum(np.repeat(edges, len(EDGES), axis=0), m)
+    columns = np.minimum(np.tile(edges, (len(EDGES), 1)), n)
+    down, across = np.ceil(m / rows), np.ceil(n / columns)
+    filled = fill(down * across * groups, units)
+    held = ((rows + columns) * DEPTH + rows * columns) * size
+    cost = np.where(held <= local, (across * m * k + down * n * k + m * n) / filled**2, np.inf)
+    best = cost.argmin(axis=0)
+    points = np.arange(cost.shape[1])
+    none = np.isinf(cost[best, points])
+    share: Array = np.where(none, fill(groups[0], units), filled[best, points])
+    return share

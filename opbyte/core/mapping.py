@@ -157,6 +157,18 @@ class Run(_Frozen):
         return self
 
 
+class Assist(_Frozen):
+    """Products of which a unit of the group of decode attention takes a share.
+
+    Attributes:
+        ops: Labels of the products.
+        unit: Its short path.
+    """
+
+    ops: Words
+    unit: str
+
+
 class Software(_Frozen):
     """What software costs on a route."""
 
@@ -232,9 +244,12 @@ class Mapping(_Frozen):
         host: What the host needs to issue all operators of one run of a phase. Devices work
             meanwhile: the run takes the longer of both. Left out where a graph is replayed.
         overlap: What runs at the same time; `copy` copies the next model while one runs;
-            `q_first` sends queries before keys and values to the group that runs attention.
+            `q_first` sends queries before keys and values to the group that runs attention;
+            `head` has the heads of a layer follow each other through both groups.
         pipeline: Batches that take turns on the groups of a mapping that has two, or that follow
             each other through the stages of one.
+        assist: Products that the group of decode attention takes a share of while it has no
+            attention to run.
         coverage: Share of a tier's capacity that tensors may take.
         artifact: Simulator whose conventions are reproduced, its defects included, so that its
             published numbers can be compared; left out: the physical values.
@@ -253,6 +268,7 @@ class Mapping(_Frozen):
     overlap: Literal["none", "copy", "head", "dependency", "q_first"] = "none"
     routes: dict[str, Route] = Field(default_factory=dict)
     pipeline: Annotated[Pipeline | Continuous, Field(discriminator="kind")] | None = None
+    assist: Assist | None = None
     kv_select: dict[str, Any] | None = None
     coverage: Ratio | None = None
     artifact: Literal["cent"] | None = None
@@ -310,8 +326,10 @@ class Mapping(_Frozen):
         known = {"all", ATTENTION} if "all" in self.parallel else {"dense", ATTENTION}
         shapes = [split.degrees for split in self.parallel.values()]
         wishes = {
-            "overlap": self.overlap not in ("none", "copy", *(("q_first",) if two else ())),
+            "overlap": self.overlap not in ("none", "copy", *(("q_first", "head") if two else ())),
             "pipeline": self.pipeline is not None and two != (self.pipeline.kind == "staggered"),
+            "assist without a group for attention, or with a pipeline": self.assist is not None
+            and (not two or self.pipeline is not None),
             "pp, ep, dp or microbatches beside a group for attention": two
             and any(d != Parallel(tp=d.tp) for d in shapes),
             "parallel.heads of other operators": any(

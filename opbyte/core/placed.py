@@ -98,6 +98,7 @@ class PlacedOps:
         exclusive: Memories that serve one port at a time, with the units that stand in each.
         artifact: Simulator whose conventions are reproduced, None for physical values.
         transfers: Copies between groups of devices.
+        head_overlap: Heads follow each other through the groups.
     """
 
     table: OpTable
@@ -125,6 +126,7 @@ class PlacedOps:
     together: Together = Together()
     exclusive: tuple[tuple[str, tuple[int, ...]], ...] = ()
     artifact: str | None = None
+    head_overlap: bool = False
 
     def __len__(self) -> int:
         """Return the number of fused operators."""
@@ -134,6 +136,17 @@ class PlacedOps:
     def spans(self) -> Array:
         """Return the instances of each unit that a device of the group has, (units,)."""
         return np.ones(len(self.units)) if self.span is None else self.span
+
+    @property
+    def turn_of(self) -> npt.NDArray[np.int64]:
+        """Return the unit as which an operator's unit takes turns, -1 without one, (ops,).
+
+        Units at several ports of a memory that serves one at a time are one.
+        """
+        turns = self.unit_of.copy()
+        for _, units in self.exclusive:
+            turns[np.isin(turns, units)] = units[0]
+        return turns
 
     @property
     def repeats(self) -> npt.NDArray[np.int64]:

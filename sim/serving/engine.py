@@ -11,13 +11,14 @@ from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import simpy
 
 from opbyte.core.errors import SimulationError
 from opbyte.core.ops import Array
+from opbyte.sim.serving.arrivals import feed
 from opbyte.sim.serving.clock import Clock
 from opbyte.sim.serving.contents import LowerTiers
 from opbyte.sim.serving.many.residents import Beside
@@ -73,6 +74,7 @@ class Engine:
         joules: Of all steps.
         means: Requests running and waiting and blocks in use, times seconds of steps, (3,).
         tally: Gaps between tokens, and how long how much was waiting and in use.
+        decodes, decoded: Steps of requests after their first tokens, and tokens that came of them.
         on_answer: Called with a request whose last token is there, before its blocks are let go.
         on_step: Called when a step has ended, before the next one is planned.
         stopped: It does nothing any more.
@@ -112,7 +114,7 @@ class Engine:
         check_guessing(prices, drafter.prices if drafter else None, limits)
         self.env, self.scheduler, self.prices, self.depth = env, scheduler, prices, depth
         self.drafter = drafter
-        self._decodes = self._decoded = 0
+        self.decodes = self.decoded = 0
         self.below, self.beside = below, beside
         self.contents, self.budget = contents, budget
         self.series = Series()
@@ -133,11 +135,6 @@ class Engine:
         self._new = np.zeros(limits.max_sequences)
         self._past = np.zeros(limits.max_sequences)
         env.process(self._run())
-
-    @property
-    def tokens_per_decode(self) -> float:
-        """Return the mean tokens that a request gets from a step after its first token."""
-        return self._decoded / self._decodes if self._decodes else 1.0
 
     def answer(self, request: Request) -> simpy.Event:
         """Return what happens when the request has its last token."""
@@ -250,7 +247,7 @@ class Engine:
                 # All tokens of who verifies guesses need logits.
                 logits += new - 1 if depth else 0
             if samples and samples < request.sampled:
-                self._decodes, self._decoded = self._decodes + 1, self._decoded + samples
+                self.decodes, self.decoded = self.decodes + 1, self.decoded + samples
         held = np.zeros(len(self._held))
         seconds, joules = self._cost(
             self.prices.table, group, groups, self._new, self._past, pieces, float(decodes),
@@ -362,31 +359,6 @@ def _ignore(request: Request) -> None:
 
 def _nothing() -> None:
     """Do nothing after a step."""
-
-
-class Asked(Protocol):
-    """Whom requests arrive at: an engine, or a fleet of them."""
-
-    env: Clock
-
-    def submit(self, request: Request) -> None:
-        """Let a request arrive now."""
-
-    def answer(self, request: Request) -> simpy.Event:
-        """Return what happens when the request has its last token."""
-
-
-def feed(engine: Asked, requests: Sequence[Request]) -> None:
-    """Let requests arrive at an engine, in the order of their arrival."""
-    env = engine.env
-
-    def arrivals() -> Generator[simpy.Event, Any, None]:
-        for request in requests:
-            if request.arrival > env.now:
-                yield env.at(request.arrival, first=True)
-            engine.submit(request)
-
-    env.process(arrivals())
 
 
 def serve(

@@ -9,7 +9,8 @@ import numpy as np
 from opbyte.core.ops import Array
 from opbyte.sim.serving.fleet.server import FleetServer
 from opbyte.sim.serving.many.residents import Copied
-from opbyte.sim.serving.server import Server, Serving
+from opbyte.sim.serving.served import Serving
+from opbyte.sim.serving.server import Server
 from opbyte.sim.serving.tally import largest, over_time
 from opbyte.workloads.serve import COPYING, Goal
 

@@ -12,7 +12,8 @@ from opbyte.hw_models.machine import Machine
 from opbyte.sim.result import Outcome
 from opbyte.sim.serving.fleet.server import FleetServer, server_of
 from opbyte.sim.serving.metrics import metrics
-from opbyte.sim.serving.server import Server, Serving
+from opbyte.sim.serving.served import Serving
+from opbyte.sim.serving.server import Server
 from opbyte.sim.simulate import RUNNERS, static_watts, with_costs
 
 if TYPE_CHECKING:

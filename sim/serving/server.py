@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import simpy
 
 from opbyte.core.errors import UncoveredError
 from opbyte.core.mapping import Mapping as SoftwareMapping
@@ -19,142 +17,36 @@ from opbyte.core.ops import Array
 from opbyte.core.registry import lookup_error
 from opbyte.hw_models.machine import Machine
 from opbyte.sim.place import Placer
+from opbyte.sim.serving.arrivals import ask
 from opbyte.sim.serving.blocks import BlockPool, Growth
 from opbyte.sim.serving.clock import Clock
 from opbyte.sim.serving.compiled.guesses import serve_guessing
-from opbyte.sim.serving.compiled.loop import serve_compiled
+from opbyte.sim.serving.compiled.loop import Served, serve_compiled
 from opbyte.sim.serving.compiled.queue import FCFS, ORDERS
 from opbyte.sim.serving.compiled.state import SERIES
 from opbyte.sim.serving.contents import LowerTiers
-from opbyte.sim.serving.engine import Asked, Engine, feed
-from opbyte.sim.serving.fleet.spread import Spread
-from opbyte.sim.serving.many.residents import Copied
+from opbyte.sim.serving.engine import Engine
 from opbyte.sim.serving.many.served import Many, steps_of
 from opbyte.sim.serving.memory import growth_of, kv_blocks
 from opbyte.sim.serving.prices.build import StepPrices
 from opbyte.sim.serving.prices.draft import draft_prices, guesses_of, most_logits
 from opbyte.sim.serving.prices.layers import LayerPrices
-from opbyte.sim.serving.prices.layout import TRAFFIC
 from opbyte.sim.serving.prices.step import Prices
 from opbyte.sim.serving.requests import Request, requests_of
 from opbyte.sim.serving.schedulers import SCHEDULERS, Limits, Scheduler
 from opbyte.sim.serving.schedulers.fair import Clients
+from opbyte.sim.serving.served import EngineRun, Fates, Serving, together
 from opbyte.sim.serving.speculation import Drafter, Guesses, check_depth
-from opbyte.sim.serving.tally import Tally
 from opbyte.sim.serving.tiers import Tier, cache_tiers, tier_below
 from opbyte.sim.serving.transfers import Carried, Transfers, moved_bytes, with_links
 from opbyte.workloads.serve import Scheduling, Serve
 from opbyte.workloads.speculation import longest_context
 from opbyte.workloads.traces import RequestTrace
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 #: Schedulers with a compiled twin.
 COMPILED = tuple(ORDERS)
 #: Rows of the time series that are kept; steps between them are left out.
 SERIES_ROWS = 20_000
-
-
-@dataclass(frozen=True)
-class Serving:
-    """What came of a trace.
-
-    Attributes:
-        times: Scheduled, first token, last token, seconds, NaN where there is none, (3, requests).
-        arrival: Seconds, (requests,).
-        reasons: Row -> why it was not served.
-        preempted: How often each request lost its blocks, (requests,).
-        series: Columns of `SERIES`, (6, rows).
-        busy: Busy seconds of each resource.
-        traffic: Bytes that steps read of weights and of experts, NaN where prices have none.
-        joules: Dynamic energy of all steps, NaN where the machine does not say.
-        means: Requests running and waiting and blocks in use, times seconds of steps, (3,).
-        steps, tokens: How many in all.
-        tally: Gaps between tokens, and how long how much was waiting and in use; of several
-            engines their sums.
-        spread: Which of several engines did what; None of one alone.
-        tokens_per_decode: Mean tokens that a request gets from a step after its first token.
-        copied: What became of adapters or models, None where there are neither.
-        hits: Tokens that requests had when they were admitted, by where they were found: `cache`,
-            memories below it, nowhere (`computed`).
-        moved: Bytes that each link carried between the cache and tiers below it.
-    """
-
-    trace: RequestTrace
-    times: Array
-    arrival: Array
-    reasons: dict[int, str]
-    preempted: npt.NDArray[Any]
-    series: Array
-    busy: dict[str, float]
-    traffic: dict[str, float]
-    joules: float
-    means: Array
-    steps: int
-    tokens: int
-    tally: Tally
-    spread: Spread | None = None
-    tokens_per_decode: float = 1.0
-    copied: Copied | None = None
-    hits: dict[str, int] = field(default_factory=dict)
-    moved: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def seconds(self) -> float:
-        """Return the time from the first arrival to the last token."""
-        return float(np.nanmax(self.times[2]) - self.arrival.min())
-
-    @property
-    def busy_shares(self) -> dict[str, float]:
-        """Return the share of the time in which an instance of each resource is busy, a mean."""
-        if self.spread is None:
-            engines, instances = 1, {}
-        else:
-            engines, instances = self.spread.engines, self.spread.instances
-        seconds = self.seconds if self.served.any() else np.nan
-        return {n: busy / seconds / instances.get(n, engines) for n, busy in self.busy.items()}
-
-    @cached_property
-    def served(self) -> npt.NDArray[np.bool_]:
-        """Return which requests got their last token, (requests,)."""
-        done: npt.NDArray[np.bool_] = np.isfinite(self.times[2])
-        return done
-
-    @property
-    def requests(self) -> pd.DataFrame:
-        """Return one row for each request of the trace; it shares the memory of `times`."""
-        import pandas as pd
-
-        scheduled, first, last = self.times
-        # One code for each row, not one text.
-        texts = {text: i for i, text in enumerate(dict.fromkeys(["", *self.reasons.values()]))}
-        codes = np.zeros(len(self.arrival), np.int32)
-        codes[list(self.reasons)] = [texts[text] for text in self.reasons.values()]
-        rejected = (~self.served).astype(np.int8)
-        columns = {
-            "arrival_s": self.arrival.copy(),
-            "scheduled_s": scheduled,
-            "first_token_s": first,
-            "last_token_s": last,
-            "input_tokens": self.trace.input_tokens.copy(),
-            "output_tokens": self.trace.output_tokens.copy(),
-            "preempted": self.preempted,
-            "status": pd.Categorical.from_codes(rejected, pd.Index(["served", "rejected"])),
-            "reason": pd.Categorical.from_codes(codes, pd.Index(list(texts))),
-            **({} if self.spread is None else self.spread.columns),
-        }
-        return pd.DataFrame(columns, copy=False)
-
-    @property
-    def steps_frame(self) -> pd.DataFrame:
-        """Return what steps found when they ended: one row for each, or for every n-th."""
-        import pandas as pd
-
-        columns: dict[str, Any] = dict(zip(SERIES, self.series, strict=True))
-        if self.spread is not None:
-            columns["replica"] = self.spread.series
-        return pd.DataFrame(columns)
 
 
 @dataclass(frozen=True)
@@ -243,6 +135,11 @@ class Server:
 
     def serve(self, trace: RequestTrace) -> Serving:
         """Serve a trace."""
+        fates, run = self.run(trace)
+        return together(trace, fates, [run])
+
+    def run(self, trace: RequestTrace) -> tuple[Fates, EngineRun]:
+        """Return what became of the requests of a trace, and what the engine did."""
         return self._by_loop(trace) if self.loops(trace) else self._by_plug_in(trace)
 
     def loops(self, trace: RequestTrace) -> bool:
@@ -315,14 +212,12 @@ class Server:
         reasons = {r.index: scheduler.refusal(r) for r in requests if scheduler is not None}
         return {row: reason for row, reason in reasons.items() if reason}
 
-    def _by_loop(self, trace: RequestTrace) -> Serving:
+    def _by_loop(self, trace: RequestTrace) -> tuple[Fates, EngineRun]:
         s, reasons = self.scheduling, self.refused(trace)
-        good: Any = slice(None)
-        if reasons:
-            good = np.ones(len(trace), bool)
-            good[list(reasons)] = False
+        fates = Fates.unknown(trace, reasons) if reasons else None
+        good: Any = slice(None) if fates is None else fates.accepted
         rows = trace.arrival_s[good], trace.input_tokens[good], trace.output_tokens[good]
-        mean, drafted = 1.0, None
+        guessed = None
         clients = Clients.of(trace) if s.kind == "fair" else None
         if clients is not None:
             clients = clients._replace(client=clients.client[good])
@@ -340,60 +235,60 @@ class Server:
                 blocks=self.blocks, block_tokens=s.block_tokens, remember=s.prefix_cache,
                 rows=SERIES_ROWS, growth=self.growth,
             )  # fmt: skip
-            done, drafted, mean = guessed.served, guessed.draft_busy, guessed.tokens_per_decode
-        times, preempted = done.times, done.preempted
-        if reasons:
-            times, preempted = np.full((3, len(trace)), np.nan), np.zeros(len(trace), np.int32)
-            times[:, good], preempted[good] = done.times, done.preempted
-        found = self._busy(done.busy, drafted)
+            done = guessed.served
+        run = self.run_of_loop(done)
+        if guessed is not None:
+            busy = self._busy(done.busy, guessed.draft_busy)
+            run = replace(run, busy=busy, decodes=guessed.decodes, decoded=guessed.tokens)
+        if fates is None:
+            # As it is: a copy would cost memory.
+            return Fates(done.times, trace.arrival_s, {}, done.preempted), run
+        fates.put(good, done.times, done.preempted)
+        return fates, run
+
+    def run_of_loop(self, done: Served) -> EngineRun:
+        """Return what a compiled loop did."""
         carried = [Carried(self.below.price, done.moved_s, done.moved)] if self.below else []
-        busy, joules = with_links(found, done.joules, carried)
-        return Serving(
-            trace, times, trace.arrival_s, reasons, preempted, done.series, busy,
-            dict(zip(TRAFFIC, done.traffic.tolist(), strict=True)), joules,
-            done.means, done.steps, done.tokens, done.tally, tokens_per_decode=mean,
+        busy, joules = with_links(self._busy(done.busy), done.joules, carried)
+        return EngineRun(
+            series=done.series, busy=busy, traffic=done.traffic, joules=joules, means=done.means,
+            steps=done.steps, tokens=done.tokens, tally=done.tally,
             hits=self.hits(done.asked, done.found), moved=moved_bytes(carried),
         )  # fmt: skip
 
-    def _busy(self, of_model: Array, of_draft: Array | None) -> dict[str, float]:
+    def _busy(self, of_model: Array, of_draft: Array | None = None) -> dict[str, float]:
         """Return the busy seconds of resources that model and draft share."""
         busy = Counter(dict(zip(self.prices.resources, of_model.tolist(), strict=True)))
         if self.draft is not None and of_draft is not None:
             busy.update(dict(zip(self.draft.resources, of_draft.tolist(), strict=True)))
         return dict(busy)
 
-    def _by_plug_in(self, trace: RequestTrace) -> Serving:
+    def _by_plug_in(self, trace: RequestTrace) -> tuple[Fates, EngineRun]:
         env = Clock()
         engine = self.engine(env)
         requests = self.requests(trace)
         ask(engine, requests, trace)
         env.run()
-        times = np.array([[r.scheduled_s, r.first_token_s, r.last_token_s] for r in requests]).T
-        series, pool = engine.series, engine.scheduler.pool
-        links = [
-            *([engine.below] if engine.below else ()),
-            *(engine.contents.links if engine.contents else ()),
-        ]
+        return Fates.of(requests), self.run_of_engine(engine)
+
+    def run_of_engine(self, engine: Engine) -> EngineRun:
+        """Return what a readable engine did."""
+        series, pool, contents = engine.series, engine.scheduler.pool, engine.contents
+        links = [*([engine.below] if engine.below else ()), *(contents.links if contents else ())]
         carried = [link.carried for link in links]
-        loaded = engine.contents.loaded if engine.contents else ()
         found = self._busy(engine.busy, engine.drafter.busy if engine.drafter else None)
         busy, joules = with_links(found, engine.joules, carried)
         copied = None
         if engine.beside is not None:
-            beside = engine.beside.all_busy
+            beside, copied = engine.beside.all_busy, engine.beside.shelf.copied
             busy = {**busy, **{n: busy.get(n, 0.0) + more for n, more in beside.items()}}
-            copied = engine.beside.shelf.copied
             joules += copied.joules
-        return Serving(
-            trace, np.where(times < 0.0, np.nan, times), np.array([r.arrival for r in requests]),
-            {r.index: r.reason for r in requests if r.reason},
-            np.array([r.preempted for r in requests], np.int32),
-            np.array([getattr(series, name) for name in SERIES], float),
-            busy, dict(zip(TRAFFIC, engine.traffic.tolist(), strict=True)), joules,
-            engine.means, len(series.end_s),
-            sum(series.tokens), engine.tally, tokens_per_decode=engine.tokens_per_decode,
-            copied=copied,
-            hits=self.hits(pool.asked, pool.hit, loaded), moved=moved_bytes(carried),
+        return EngineRun(
+            series=np.array([getattr(series, name) for name in SERIES], float), busy=busy,
+            traffic=engine.traffic, joules=joules, means=engine.means, steps=len(series.end_s),
+            tokens=sum(series.tokens), tally=engine.tally, decodes=engine.decodes,
+            decoded=engine.decoded, copied=copied, moved=moved_bytes(carried),
+            hits=self.hits(pool.asked, pool.hit, contents.loaded if contents else ()),
         )  # fmt: skip
 
     def hits(self, asked: int, found: int, loaded: Sequence[int] = ()) -> dict[str, int]:
@@ -412,25 +307,3 @@ class Server:
 def _plug_in(kind: str) -> type[Scheduler]:
     """Return the readable scheduler of a kind."""
     return SCHEDULERS.lookup(kind if kind in SCHEDULERS.names() else "continuous")
-
-
-def ask(engine: Asked, requests: list[Request], trace: RequestTrace) -> None:
-    """Let the requests of a trace arrive: at their times, or from clients that wait for answers."""
-    if trace.client is None:
-        feed(engine, requests)
-        return
-    # Whoever is free takes the next one.
-    queue = iter(requests)
-    for _ in range(min(trace.client.concurrency, len(trace))):
-        engine.env.process(_client(engine, queue, trace.client.think_s))
-
-
-def _client(
-    engine: Asked, requests: Iterator[Request], think_s: Array
-) -> Generator[simpy.Event, Any, None]:
-    """Think, ask, and wait for the answer, as long as there are requests."""
-    for request in requests:
-        yield engine.env.timeout(float(think_s[request.index]))
-        request.arrival = engine.env.now
-        engine.submit(request)
-        yield engine.answer(request)

@@ -292,11 +292,9 @@ class Summary:
 
 
 def _parameters(side: str, machine: Machine) -> list[Knob]:
-    """Return the parameters of a machine; how many banks a chip has is whole, and no part more."""
     return [
         Knob(side, path, float(p.value), p.dimension, p.source or "", p.range)
         for path, p in machine.parameters.items()
-        if ".organisation." not in path
     ]
 
 

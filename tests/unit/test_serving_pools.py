@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 import opbyte as ob
 from opbyte.hw_models.machine import load_machine
 from opbyte.sim.place import Placer
+from opbyte.sim.serving.arrivals import ask
 from opbyte.sim.serving.clock import Clock
 from opbyte.sim.serving.fleet.link import Wire, wire_of
 from opbyte.sim.serving.fleet.server import FleetServer, server_of
 from opbyte.sim.serving.prices.grid import grid_cost
 from opbyte.sim.serving.requests import requests_of
-from opbyte.sim.serving.server import Server, ask
+from opbyte.sim.serving.server import Server
 from opbyte.workloads.serve import Fleet, Scheduling, Serve
 from opbyte.workloads.traces import RequestTrace
 from tests.unit.test_serving_fleet import LLAMA, chats, gpus, trace

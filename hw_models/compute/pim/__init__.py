@@ -19,7 +19,7 @@ from opbyte.hw_models.compute.base import UNITS, KernelPrices, Rows, UnitView
 from opbyte.hw_models.compute.matrix import TiledMatrix
 from opbyte.hw_models.compute.pim.attention import attention_clocks, head_counts
 from opbyte.hw_models.compute.pim.device import PimDevice
-from opbyte.hw_models.compute.pim.energy import total_joules
+from opbyte.hw_models.compute.pim.energy import total_joules, write_joules
 from opbyte.hw_models.compute.pim.products import product
 from opbyte.hw_models.compute.pim.stages import clocks
 
@@ -61,7 +61,7 @@ class ComputeInMemory(TiledMatrix):
 
 
 def _priced(table: OpTable, rows: Rows, kinds: set[str], unit: UnitView) -> _Price:
-    if kinds == ATTENTION:
+    if kinds - {"kv_append"} == ATTENTION:
         return _attention(table, rows, unit)
     if rows.size == 1 and not kinds & ATTENTION:
         return _product(table, int(rows[0]), unit)
@@ -79,9 +79,11 @@ def _device(unit: UnitView, dtype: str) -> PimDevice:
 
 
 def _attention(table: OpTable, rows: Rows, unit: UnitView) -> _Price:
-    """Return the price of attention: one kernel for each of its segments."""
+    """Return the price of attention: one kernel for each of its segments, softmax and writes."""
     seconds: Any = 0.0
-    joules: Any = 0.0
+    softmax = rows[[table.kinds[r] == "softmax" for r in rows]]
+    joules = _plain(table["flops"][softmax].sum(axis=0)) * unit.get("energy.vector", np.nan)
+    joules = joules + write_joules(unit, _plain(table["kv_write"][rows].sum(axis=0)))
     for row in rows[[table.kinds[r] == "score" for r in rows]]:
         dtype = table.dtypes[row]
         d = _device(unit, dtype)

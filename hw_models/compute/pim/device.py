@@ -85,8 +85,7 @@ class PimDevice:
         """Return the device, None where the unit has no `pim` block.
 
         Raises:
-            ConfigError: If the unit is at no port of `LEVELS`, has no clock, or its peak is below
-                what its commands reach.
+            ConfigError: If the unit is at no port of `LEVELS`, has no clock, or contradicts itself.
             UncoveredError: If the unit has no arithmetic for the dtype, or has elements that do
                 not fill a column.
         """
@@ -95,7 +94,7 @@ class PimDevice:
             return None
         peak = unit.peak(dtype)
         size = lookup(dtype).bytes_per_element
-        home, level = _level(unit)
+        home, level = _level(unit, block)
         device = cls(
             name=f"{unit.machine.name}: unit '{unit.path}'",
             home=home,
@@ -110,21 +109,18 @@ class PimDevice:
             reuse=block.reuse == "row",
             refresh=block.refresh,
             transposed=block.context == "rows",
-            **_organisation(unit, level, size),
+            **_organisation(unit, block, level, size),
             **_timing(unit, block, level, size),
         )
-        reached = device.peak_ops()
-        # Of design points the machine as written stands for all: one number at a time is varied.
-        several = isinstance(reached, np.ndarray) or isinstance(peak, np.ndarray)
-        if not several and np.any(reached > peak * (1 + 1e-6)):
-            raise ConfigError.one(
-                unit.machine.document.name,
-                f"{unit.path}.peak.{dtype}",
-                f"is below the {float(np.max(reached)):.6g} operations/s that its MAC commands "
-                "reach",
-                float(np.min(peak)),
-                "raise the peak to it, or give larger `pim.timing.mac`",
-            )
+        # No faster than its arithmetic, and than the port that feeds it, are said to be.
+        limits = [device.peak_ops() / peak]
+        rate = unit.machine.values.get(f"{home}.bandwidth")
+        if rate is not None:
+            limits.append(device.peak_bytes_per_s() / rate)
+        slower = [float(x) if np.ndim(x) == 0 else np.asarray(x) for x in limits]
+        if any(np.any(x > 1.0) for x in slower):
+            step = device.step * np.maximum.reduce(np.broadcast_arrays(1.0, *slower))
+            device = replace(device, step=float(step) if np.ndim(step) == 0 else step)
         return device
 
     @property
@@ -167,18 +163,20 @@ class PimDevice:
         return replace(self, **one)
 
 
-def _level(unit: UnitView) -> tuple[str, str]:
+def _level(unit: UnitView, block: Pim) -> tuple[str, str]:
+    """Return the unit's port and level."""
     ports = unit.machine.unit_ports(unit.path)
-    known = [p for p in ports if p.rpartition(".")[2] in LEVELS]
+    names = {port: block.level or port.rpartition(".")[2] for port in ports}
+    known = [port for port, level in names.items() if level in LEVELS]
     if len(known) != 1:
         raise ConfigError.one(
             unit.machine.document.name,
             f"{unit.path}.at",
-            f"a unit with a `pim` block is at one port called {', '.join(LEVELS)}",
+            f"a unit with a `pim` block is at one port, called {', '.join(LEVELS)}",
             ", ".join(ports),
-            "name the port of its memory so",
+            "name the port so, or give `pim.level`",
         )
-    return known[0], known[0].rpartition(".")[2]
+    return known[0], names[known[0]]
 
 
 def _clock(unit: UnitView) -> Any:
@@ -194,47 +192,45 @@ def _clock(unit: UnitView) -> Any:
     return clock
 
 
-def _organisation(unit: UnitView, level: str, size: float) -> dict[str, Any]:
-    def get(name: str) -> Any:
-        return unit.get(f"pim.organisation.{name}")
-
-    column, groups, banks = get("column"), get("bank_groups"), get("banks")
+def _organisation(unit: UnitView, block: Pim, level: str, size: float) -> dict[str, Any]:
+    o = block.organisation
+    column = unit.get("pim.organisation.column")
+    groups, banks = float(o.bank_groups), float(o.banks)
     elements = column / size
     if np.any(elements < 1):
         raise UncoveredError(
             f"{unit.machine.name}: an element of {size:g} bytes is wider than a column of unit "
             f"'{unit.path}'. choose another `precision`"
         )
-    sides = get("pseudo_channels") * get("ranks")
+    sides = float(o.pseudo_channels * o.ranks)
     units, behind = {
-        "bank": (sides * groups * banks / get("banks_per_unit"), 1.0),
+        "bank": (sides * groups * banks / o.banks_per_unit, 1.0),
         "bank_group": (sides * groups, banks),
-        "buffer": (get("pseudo_channels"), get("ranks") * groups * banks),
+        "buffer": (float(o.pseudo_channels), o.ranks * groups * banks),
     }[level]
-    depth = get("depth")
-    if np.any(units % depth != 0):
+    if units % o.depth:
         raise ConfigError.one(
             unit.machine.document.name,
             f"{unit.path}.pim.organisation.depth",
-            f"must divide the {float(np.max(units)):g} units of a channel",
-            float(np.max(depth)),
+            f"must divide the {units:g} units of a channel",
+            o.depth,
             "choose a divisor",
         )
     return {
-        "channels": get("channels"),
-        "pseudo_channels": get("pseudo_channels"),
-        "ranks": get("ranks"),
+        "channels": float(o.channels),
+        "pseudo_channels": float(o.pseudo_channels),
+        "ranks": float(o.ranks),
         "bank_groups": groups,
         "banks": banks,
-        "rows": get("rows"),
-        "per_bank": get("columns"),
+        "rows": float(o.rows),
+        "per_bank": float(o.columns),
         "column": column,
         "units": units,
-        "depth": depth,
+        "depth": float(o.depth),
         "open_rows": behind,
         "lanes": elements,
-        "results": get("results"),
-        "buffer": get("buffer"),
+        "results": unit.get("pim.organisation.results"),
+        "buffer": unit.get("pim.organisation.buffer"),
     }
 
 
@@ -253,12 +249,12 @@ def _timing(unit: UnitView, block: Pim, level: str, size: float) -> dict[str, An
                 "give it, or leave `power_limited` out",
             )
         step = np.maximum(step, get("mac_limited"))
-    lanes = unit.get("pim.organisation.lanes")
+    lanes = block.organisation.lanes
     if lanes is not None:
         step = step * np.ceil(unit.get("pim.organisation.column") / size / lanes)
     rcd, at_once = get("rcd"), get("activates")
     if at_once is not None and level == "bank":
-        banks = unit.get("pim.organisation.bank_groups") * unit.get("pim.organisation.banks")
+        banks = block.organisation.bank_groups * block.organisation.banks
         rcd = rcd + (np.ceil(banks / at_once) - 1.0) * get("faw")
     refill = get("refill")
     return {

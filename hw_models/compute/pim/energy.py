@@ -33,8 +33,7 @@ def path_joules(device: PimDevice, unit: UnitView, counts: Counts, dtype: str) -
     read = counts.columns * d.units * d.column * counts.channels
     moves = dict(counts.moves)
     loads = moves.pop("load", 0.0) * d.column * counts.channels
-    softmax = moves.pop("softmax", 0.0)
-    del softmax
+    moves.pop("softmax", None)
     others = sum(moves.values(), start=0.0) * d.column * counts.channels
     inside = _INSIDE[d.level]
     joules = {"activate": counts.rows * d.units * d.row_bytes * counts.channels * each["activate"]}
@@ -49,3 +48,8 @@ def path_joules(device: PimDevice, unit: UnitView, counts: Counts, dtype: str) -
 def total_joules(device: PimDevice, unit: UnitView, counts: Counts, dtype: str) -> Any:
     """Return the joules of a kernel."""
     return sum(path_joules(device, unit, counts, dtype).values(), start=0.0)
+
+
+def write_joules(unit: UnitView, size: Any) -> Any:
+    """Return the joules of bytes that come from outside into the cells."""
+    return 8.0 * size * sum(unit.get(f"pim.energy.{name}", np.nan) for name in SEGMENTS)

@@ -9,13 +9,15 @@ all rows of the matrix are multiplied before the next chunk is loaded; a unit ke
     columns = tiles * ceil(chunk / (depth * lanes))          for each chunk
     rows    = tiles, or with `pack` ceil(columns / columns of a row)
 
-Edges are padded: the slowest channel counts. Several input rows (m) repeat all of it, or, with
-`reuse: row`, each open row serves as many of them as the buffer and the results hold.
+Edges are padded: the slowest channel counts. Where loads have a path of their own half of the
+buffer takes the next chunk meanwhile, and results leave beside the MACs that follow. Several input
+rows (m) repeat all of it, or, with `reuse: row`, each open row serves as many of them as the buffer
+and the results hold.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -79,7 +81,8 @@ def product(device: PimDevice, m: Any, n: Any, k: Any, groups: Any = 1.0) -> tup
         if np.any(np.asarray(size) < 1):
             raise WorkloadError(f"{d.name}: a product needs {name} >= 1, got {np.min(size):g}")
     least = _least(d.buffer, d.results, m, n, k)
-    held = _whole(d.buffer / d.size)
+    # Half of it takes the next chunk, where that can be loaded meanwhile.
+    held = _whole(d.buffer / d.size / (2.0 if d.overlap else 1.0))
     # Without packing a tile of the matrix starts a row, which holds no more than itself.
     chunk = least(k, held) if d.pack else least(k, least(held, d.per_bank * d.depth * d.lanes))
     at_once = 1.0
@@ -90,11 +93,65 @@ def product(device: PimDevice, m: Any, n: Any, k: Any, groups: Any = 1.0) -> tup
     _check_fits(d, groups * stored_bytes(d, tiles, k, chunk))
     passes = up(m / at_once)
     full = _whole(k / chunk)
-    for many, size in ((full, chunk), (up(k / chunk) - full, k - full * chunk)):
-        if np.any(many > 0):
-            parts += _chunk(d, passes * groups * many, biggest(size)(size, 1.0), tiles, at_once)
+    rest = k - full * chunk
+    steps = passes * groups * full, passes * groups * (up(k / chunk) - full)
+    if d.overlap:
+        parts = _overlapped(d, steps, (chunk, rest), tiles, at_once)
+    else:
+        for many, size in zip(steps, (chunk, rest), strict=True):
+            if np.any(many > 0):
+                parts += _chunk(d, many, biggest(size)(size, 1.0), tiles, at_once)
     program = program_of(d, parts)
     return program, Counts.of(program, d.channels * d.instances)
+
+
+def _overlapped(
+    d: PimDevice, steps: tuple[Any, Any], sizes: tuple[Any, Any], tiles: Any, at_once: Any
+) -> list[tuple[Any, list[Stage]]]:
+    """Return the stages of whole chunks and of the rest, the next load beside each.
+
+    Args:
+        d: The unit.
+        steps: How many chunks of each size there are; at least one of the first.
+        sizes: Elements of each, 0 where there are none.
+        tiles: Outputs of each unit.
+        at_once: Input rows that share open rows.
+    """
+    loads = [at_once * up(size * d.size / d.column) for size in sizes]
+    across = [up(size / (d.depth * d.lanes)) for size in sizes]
+    results = {kind: result_moves(d, tiles * at_once) for kind in _with_results(d)}
+    most = biggest(*steps, *sizes, tiles, at_once, d.results, d.units)
+
+    def step(i: int, then: int | None) -> Stage:
+        per_row = most(d.per_bank if d.pack else across[i], 1.0)
+        load = {} if then is None else {"load": loads[then]}
+        return Stage(across[i] * tiles * at_once, per_row * at_once, {**load, **results})
+
+    more = most(steps[1], 0.0)
+    parts: list[tuple[Any, list[Stage]]] = [
+        (1.0, [Stage(moves={"load": loads[0]})]),
+        (steps[0] - 1.0, [step(0, 0)]),
+    ]
+    last = most(d.results, at_once)
+    final = result_moves(d, _least(last, tiles, at_once)(last, tiles * at_once))
+    some = np.asarray(more) > 0
+    if some.any():
+        one = np.where(some, 1.0, 0.0) if np.ndim(more) else 1.0
+        parts += [(one, [step(0, 1)]), (most(more - 1.0, 0.0), [step(1, 1)])]
+    ends = step(1, None) if some.all() else step(0, None)
+    if some.any() and not some.all():
+        rest = step(1, None)
+        ends = replace(
+            ends,
+            columns=np.where(some, rest.columns, ends.columns),
+            per_row=np.where(some, rest.per_row, ends.per_row),
+        )
+    ends = replace(ends, moves={**ends.moves, "read": ends.moves["read"] - final})
+    return [*parts, (1.0, [ends, Stage(moves={"read": final})])]
+
+
+def _with_results(d: PimDevice) -> tuple[str, ...]:
+    return ("bias", "read") if np.any(np.asarray(d.bias) > 0) else ("read",)
 
 
 def _chunk(

@@ -4,28 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
 
 import numpy as np
 
 from opbyte.core.errors import ConfigError, UncoveredError
 from opbyte.core.mapping import Mapping as SoftwareMapping
-from opbyte.core.ops import Array
 from opbyte.hw_models.machine import Machine
 from opbyte.sim.place import Placer
+from opbyte.sim.serving.arrivals import ask
 from opbyte.sim.serving.clock import Clock
 from opbyte.sim.serving.compiled.fleet import route_compiled
-from opbyte.sim.serving.compiled.state import SERIES
-from opbyte.sim.serving.engine import Engine
 from opbyte.sim.serving.fleet.engines import Fleet
 from opbyte.sim.serving.fleet.link import Wire, wire_of
 from opbyte.sim.serving.fleet.pools import Pools
 from opbyte.sim.serving.fleet.routers import ROUTERS
-from opbyte.sim.serving.fleet.spread import Ints, Spread
+from opbyte.sim.serving.fleet.spread import Spread
 from opbyte.sim.serving.memory import state_bytes, token_bytes
-from opbyte.sim.serving.prices.layout import TRAFFIC
-from opbyte.sim.serving.server import SERIES_ROWS, Server, Serving, ask
-from opbyte.sim.serving.tally import Tally
+from opbyte.sim.serving.served import Fates, Serving, together
+from opbyte.sim.serving.server import SERIES_ROWS, Server
 from opbyte.workloads.serve import Fleet as FleetBlock
 from opbyte.workloads.serve import Serve
 from opbyte.workloads.traces import RequestTrace
@@ -33,29 +29,6 @@ from opbyte.workloads.traces import RequestTrace
 #: Routers whose choice depends on nothing but how many requests each engine has, as long as
 #: prompts share nothing. `round_robin` does not even depend on that.
 _BY_LOAD = ("least_outstanding", "prefix_affinity")
-
-
-class Part(NamedTuple):
-    """What one engine did.
-
-    Attributes:
-        number: Which one.
-        series: Columns of `SERIES`, (6, rows).
-        busy: Busy seconds of each resource.
-        traffic: Bytes of each class of `TRAFFIC`.
-        joules, means, steps, tokens, tally, hits: As of `Serving`.
-    """
-
-    number: int
-    series: Array
-    busy: Array
-    traffic: Array
-    joules: float
-    means: Array
-    steps: int
-    tokens: int
-    tally: Tally
-    hits: dict[str, int]
 
 
 def server_of(
@@ -159,41 +132,36 @@ class FleetServer:
 
     def _in_turn(self, trace: RequestTrace) -> Serving:
         """Serve every n-th request by an engine of its own: nothing else joins them."""
-        count, reasons = self.fleet.engines, self.refused(trace)
-        good = _good(trace, reasons)
-        times, preempted = _nothing_yet(len(trace))
-        replica, parts = np.full(len(trace), -1), []
+        count, fates = self.fleet.engines, Fates.unknown(trace, self.refused(trace))
+        good, replica, runs = fates.accepted, np.full(len(trace), -1), []
         for i in range(count):
             rows = good[i::count]
             if len(rows):
-                one = self.engine.serve(trace.take(rows))
-                times[:, rows], preempted[rows], replica[rows] = one.times, one.preempted, i
-                busy, traffic = (np.array(list(d.values())) for d in (one.busy, one.traffic))
-                counts = one.joules, one.means, one.steps, one.tokens, one.tally, one.hits
-                parts.append(Part(i, one.series, busy, traffic, *counts))
+                own, run = self.engine.run(trace.take(rows))
+                fates.put(rows, own.times, own.preempted)
+                replica[rows] = i
+                runs.append(replace(run, replica=i))
         # Where all are refused nobody does anything.
-        parts = parts or [self._part(0, self.engine.engine(Clock()))]
-        return self._together(trace, times, trace.arrival_s, reasons, preempted, parts, (replica,))
+        runs = runs or [self.engine.run_of_engine(self.engine.engine(Clock()))]
+        return together(trace, fates, runs, Spread(count, replica))
 
     def _by_load(self, trace: RequestTrace) -> Serving:
         """Serve by compiled loops that advance together."""
-        reasons, engine, s = self.refused(trace), self.engine, self.engine.scheduling
-        good = _good(trace, reasons)
-        times, preempted = _nothing_yet(len(trace))
+        engine, s = self.engine, self.engine.scheduling
+        fates = Fates.unknown(trace, self.refused(trace))
+        good = fates.accepted
         done = route_compiled(
             trace.arrival_s[good], trace.input_tokens[good], trace.output_tokens[good],
             engine.limits, engine.prices, engines=self.fleet.engines, blocks=self.blocks,
             block_tokens=s.block_tokens, remember=s.prefix_cache, depth=s.depth,
             rows=max(2, SERIES_ROWS // self.fleet.engines), growth=engine.growth,
         )  # fmt: skip
-        replica, parts = np.full(len(trace), -1), []
+        replica = np.full(len(trace), -1)
+        replica[good] = done.replica
         for i, one in enumerate(done.engines):
-            rows = good[done.replica == i]
-            times[:, rows], preempted[rows], replica[rows] = one.times, one.preempted, i
-            hits = engine.hits(one.asked, one.found)
-            counts = one.joules, one.means, one.steps, one.tokens, one.tally, hits
-            parts.append(Part(i, one.series, one.busy, one.traffic, *counts))
-        return self._together(trace, times, trace.arrival_s, reasons, preempted, parts, (replica,))
+            fates.put(good[done.replica == i], one.times, one.preempted)
+        runs = [replace(engine.run_of_loop(one), replica=i) for i, one in enumerate(done.engines)]
+        return together(trace, fates, runs, Spread(self.fleet.engines, replica))
 
     def _by_plug_in(self, trace: RequestTrace) -> Serving:
         """Serve by readable engines under one clock."""
@@ -205,29 +173,18 @@ class FleetServer:
         requests = self.engine.requests(trace)
         ask(fleet, requests, trace)
         env.run()
-        times = np.array([[r.scheduled_s, r.first_token_s, r.last_token_s] for r in requests]).T
-        parts = [
-            self._part(replica.number, engine)
+        runs = [
+            replace(self.engine.run_of_engine(engine), replica=replica.number)
             for replica in fleet.replicas
             for engine in replica.engines
         ]
         replica = np.array([fleet.where.get(r, -1) for r in requests])
-        spread: tuple[Any, ...] = (replica,)
-        wire = None
-        if isinstance(fleet, Pools):
-            prefill = np.array([fleet.prefill.get(r, -1) for r in requests])
-            spread, wire = (replica, prefill, fleet.moved), fleet.wire
-        return self._together(
-            trace,
-            np.where(times < 0.0, np.nan, times),
-            np.array([r.arrival for r in requests]),
-            {r.index: r.reason for r in requests if r.reason},
-            np.array([r.preempted for r in requests]),
-            parts,
-            spread,
-            wire,
-            fleet.idle_failures,
-        )
+        spread = Spread(self.fleet.engines, replica, idle_failures=fleet.idle_failures)
+        if not isinstance(fleet, Pools):
+            return together(trace, Fates.of(requests), runs, spread)
+        prefill = np.array([fleet.prefill.get(r, -1) for r in requests])
+        spread = replace(spread, prefill=prefill, moved_bytes=fleet.moved)
+        return self._with_wire(together(trace, Fates.of(requests), runs, spread), fleet.wire)
 
     def _fleet(self, env: Clock, requests: int) -> Fleet:
         router = ROUTERS.lookup(self.fleet.router)
@@ -244,72 +201,19 @@ class FleetServer:
             requests,
         )
 
-    def _together(
-        self,
-        trace: RequestTrace,
-        times: Array,
-        arrival: Array,
-        reasons: dict[int, str],
-        preempted: Ints,
-        parts: Sequence[Part],
-        spread: tuple[Any, ...],
-        wire: Wire | None = None,
-        idle_failures: int = 0,
-    ) -> Serving:
-        """Return what engines did as one: their steps in the order in which they ended.
-
-        Args:
-            spread: Replica of each request; with pools also of its prompt, and bytes moved.
-        """
-        series = np.concatenate([np.zeros((len(SERIES), 0)), *(p.series for p in parts)], axis=1)
-        of = np.repeat([p.number for p in parts], [p.series.shape[1] for p in parts])
-        order = np.argsort(series[0], kind="stable")
-        names = self.engine.prices.resources
-        busy = dict(zip(names, np.sum([p.busy for p in parts], axis=0).tolist(), strict=True))
-        read = np.sum([p.traffic for p in parts], axis=0).tolist()
-        joules = float(sum(p.joules for p in parts))
-        engines, instances = self.fleet.engines, {}
-        if wire is not None and self.fleet.pools is not None:
-            ends = wire.instances(self.fleet.pools.prefill)
-            if wire.name in busy:
-                # Steps keep all ends of an engine busy at once: shares of time add up.
-                busy[wire.name] += wire.busy * engines / ends
-            else:
-                busy[wire.name], instances[wire.name] = wire.busy, ends
-            joules += wire.joules
-        replica, *pooled = spread
-        steps = np.zeros(self.fleet.engines, np.int64)
-        np.add.at(steps, [p.number for p in parts], [p.steps for p in parts])
-        between = Spread(engines, replica, of[order], steps, *pooled)
-        return Serving(
-            trace, times, arrival, reasons, preempted, series[:, order], busy,
-            dict(zip(TRAFFIC, read, strict=True)), joules,
-            np.sum([p.means for p in parts], axis=0),
-            sum(p.steps for p in parts), sum(p.tokens for p in parts),
-            Tally.together([p.tally for p in parts]),
-            replace(between, idle_failures=idle_failures, instances=instances),
-            hits={name: sum(p.hits[name] for p in parts) for name in self.engine.hits(0, 0)},
-        )  # fmt: skip
-
-    def _part(self, number: int, engine: Engine) -> Part:
-        """Return what a readable engine did."""
-        series = np.array([getattr(engine.series, name) for name in SERIES], float)
-        steps, tokens = len(engine.series.end_s), sum(engine.series.tokens)
-        hits = self.engine.hits(engine.scheduler.pool.asked, engine.scheduler.pool.hit)
-        return Part(
-            number, series, engine.busy, engine.traffic, engine.joules, engine.means, steps, tokens,
-            engine.tally, hits,
-        )  # fmt: skip
-
-
-def _good(trace: RequestTrace, reasons: dict[int, str]) -> Ints:
-    good = np.ones(len(trace), bool)
-    good[list(reasons)] = False
-    return np.flatnonzero(good)
-
-
-def _nothing_yet(requests: int) -> tuple[Array, Ints]:
-    return np.full((3, requests), np.nan), np.zeros(requests, np.int64)
+    def _with_wire(self, served: Serving, wire: Wire) -> Serving:
+        """Return the same with what the way from pool to pool was busy for, and its joules."""
+        assert served.spread is not None
+        assert self.fleet.pools is not None
+        ends, busy = wire.instances(self.fleet.pools.prefill), dict(served.busy)
+        instances = {}
+        if wire.name in busy:
+            # Steps keep all ends of an engine busy at once: shares of time add up.
+            busy[wire.name] += wire.busy * self.fleet.engines / ends
+        else:
+            busy[wire.name], instances[wire.name] = wire.busy, ends
+        spread = replace(served.spread, instances=instances)
+        return replace(served, busy=busy, joules=served.joules + wire.joules, spread=spread)
 
 
 def _check_devices(placer: Placer, fleet: FleetBlock) -> None:

@@ -29,8 +29,8 @@ class Spread:
 
     engines: int
     replica: Ints
-    series: Ints
-    steps: Ints
+    series: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
+    steps: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
     prefill: Ints | None = None
     moved_bytes: Array | None = None
     idle_failures: int = 0
