@@ -45,8 +45,9 @@ from opbyte.core.parameters import (
     Watts,
 )
 from opbyte.core.registry import nearest
+from opbyte.hw_models.aim import BankCommands, CommandEnergy, Pnm
 from opbyte.hw_models.kernel import Kernel
-from opbyte.hw_models.link.parameters import Collectives
+from opbyte.hw_models.link.parameters import Collectives, Flit
 from opbyte.hw_models.pim import Pim
 from opbyte.hw_models.relatives import with_relatives
 from opbyte.hw_models.stack import Stack, Stream
@@ -170,15 +171,24 @@ class Unit(_Frozen):
     kernel: Kernel | None = None
     """What a GPU's products take beside its data sheet; without it they are padded to `tile`."""
     pim: Pim | None = None
-    """Commands of compute inside a memory: kind `pim`."""
+    """Commands of compute inside a memory: kinds `pim` and `aim`."""
+    bank: BankCommands | None = None
+    """Commands beside MACs: kind `aim`."""
+    command_energy: CommandEnergy | None = None
+    """Energy of each command: kind `aim`."""
+    pnm: Pnm | None = None
+    """Units of a device's controller: kind `pnm`."""
     source: str | None = None
 
     @model_validator(mode="after")
     def _kernel(self) -> Unit:
         if self.kernel is not None and (self.kind != "gpu" or self.generation is None):
             raise ValueError("`kernel` needs a unit of kind gpu with a `generation`. give one")
-        if self.pim is not None and self.kind != "pim":
-            raise ValueError("`pim` needs a unit of kind pim. change one")
+        if self.pim is not None and self.kind not in ("pim", "aim"):
+            raise ValueError("`pim` needs a unit of kind pim or aim. change one")
+        for block, kind in (("bank", "aim"), ("command_energy", "aim"), ("pnm", "pnm")):
+            if getattr(self, block) is not None and self.kind != kind:
+                raise ValueError(f"`{block}` needs a unit of kind {kind}. change one")
         return self
 
 
@@ -227,6 +237,8 @@ class Link(_Frozen):
     """Die area of the interface at each end, per rate; without it the parts' own area has it."""
     duplex: Literal["full", "half"] = "full"
     multicast: bool = False
+    flit: Flit | None = None
+    """Messages travel in whole flits; without it every byte on the wire is payload."""
     collectives: Collectives | None = None
     """A library's collectives; without it they are steps of `latency` and bytes at `efficiency`."""
     source: str | None = None

@@ -22,7 +22,7 @@ class _Block(BaseModel):
 
 
 class Organisation(_Block):
-    """What one instance of the unit (a stack, a chip) is made of."""
+    """What one instance of the unit (a stack, a chip) is made of: whole numbers and sizes."""
 
     channels: Several
     """Channels that take commands of their own."""
@@ -133,6 +133,8 @@ class Pim(_Block):
     context: Literal["lanes", "rows"] = "rows"
     """Values of attention as they are written, a lane for each element of the output, or
     transposed, a row for each."""
+    precharge: Literal["early", "late"] = "early"
+    """A row is shut as soon as timing allows, or when the next one is asked for."""
     refresh: Literal["fresh", "steady", "none"] = "steady"
     """A kernel starts just refreshed, meets refresh at its mean rate, or never."""
     source: str | None = None

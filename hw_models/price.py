@@ -35,6 +35,7 @@ class Demand:
         flops: Operations of the table, (ops, 1 or points).
         bytes: Bytes on each resource, (ops, resources, points).
         moved: Bytes by (tensor class, cause), each (ops, 1 or points).
+        free: Of the duration, what does not hold the unit, (ops, points); None where all does.
     """
 
     placed: PlacedOps
@@ -46,6 +47,7 @@ class Demand:
     flops: Array
     bytes: Array
     moved: dict[tuple[str, str], Array]
+    free: Array | None = None
 
     @property
     def duration(self) -> Array:
@@ -104,8 +106,20 @@ def price(placed: PlacedOps, machine: Machine, *, ideal: bool = False) -> Demand
         placed.per_op(placed.table["flops"]),
         np.broadcast_to(crossing, (len(placed), len(placed.resources), points)),
         moved,
+        _free(kernels, shape),
     )
     return chosen(demand)
+
+
+def _free(kernels: dict[int, KernelPrices], shape: tuple[int, int]) -> Array | None:
+    """Return the seconds of kernels in which their units are free, None if there are none."""
+    if all(kernel.free is None for kernel in kernels.values()):
+        return None
+    free = np.zeros(shape)
+    for kernel in kernels.values():
+        if kernel.free is not None:
+            free[kernel.ops] = kernel.free
+    return free
 
 
 def _copied(placed: PlacedOps) -> npt.NDArray[np.bool_]:
@@ -133,8 +147,9 @@ def _compute(
         rows = np.flatnonzero((row_unit == u) & (placed.collective_link < 0))
         if not rows.size:
             continue
-        # Fewer units than devices: one serves several of them.
+        # Fewer units than devices: one serves several of them. More: a device has several.
         crowd = placed.crowd[u]
+        each = crowd / placed.spans[u]
         model = view.model
         if not ideal and hasattr(model, "kernel_prices"):
             whole = model.kernel_prices(placed, np.flatnonzero(placed.unit_of == u), view)
@@ -144,7 +159,7 @@ def _compute(
                 rows = rows[~np.isin(placed.op_of[rows], whole.ops)]
         if rows.size:
             seconds = model.compute_seconds(table, rows, view, ideal=ideal)
-            by_row.append((rows, crowd * seconds))
+            by_row.append((rows, each * seconds))
     points = max([p.shape[1] for _, p in (*by_row, *by_op)], default=1)
     seconds = np.zeros((len(table), points))
     for rows, part in by_row:
@@ -177,7 +192,8 @@ def _waits_inside(
             ops, port = kernel.ops, placed.resources.index(kernel.home)
             streams = busy[ops, port]
             if kernel.holds:
-                busy[ops, port] = np.maximum(streams, compute[ops])
+                free = 0.0 if kernel.free is None else kernel.free
+                busy[ops, port] = np.maximum(streams, compute[ops] - free)
                 continue
             at_peak = streams * machine.values.get(f"{kernel.home}.efficiency", 1.0)
             busy[ops, port] = np.minimum(streams, np.maximum(compute[ops], at_peak))
@@ -271,6 +287,9 @@ def resource_rate(machine: Machine, resource: str, instances: float, *, ideal: b
             f"set {resource}.bandwidth"
         )
     efficiency = 1.0 if ideal else machine.values.get(f"{resource}.efficiency", 1.0)
+    if not ideal and f"{resource}.flit.size" in machine.values:
+        flit = machine.values[f"{resource}.flit.payload"], machine.values[f"{resource}.flit.size"]
+        efficiency = efficiency * flit[0] / flit[1]
     return bandwidth * efficiency * instances
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from opbyte.core.ops import Array
 from opbyte.hw_models.price import Demand
@@ -51,16 +52,17 @@ def analytic_step(
     path: Array = (blocks * counts[:, None]).sum(axis=0)
     stage_of_op = stages[placed.block_of]
     repeats = placed.repeats[:, None]
+    ops_of = [np.flatnonzero(stage_of_op == s) for s in range(int(stages.max(initial=0)) + 1)]
     busy: dict[str, Array] = {}
     limit = path
     for name, seconds in held(demand, duration):
-        for stage in range(int(stages.max(initial=0)) + 1):
-            mine = np.where((stage_of_op == stage)[:, None], seconds, 0.0)
-            total = microbatches * (mine * repeats).sum(axis=0)
+        for ops in ops_of:
+            mine = seconds[ops]
+            total = microbatches * (mine * repeats[ops]).sum(axis=0)
             total = total / turns(name) if turns else total
             busy[name] = np.maximum(busy[name], total) if name in busy else total
             if microbatches > 1 and not turns and mine.any():
-                total = total + _around(demand, blocks, mine)
+                total = total + _around(demand, blocks, ops, mine)
             limit = np.maximum(limit, total)
     return Step(limit, path, busy)
 
@@ -79,17 +81,19 @@ def held(demand: Demand, duration: Array) -> list[tuple[str, Array]]:
     """Return each resource and unit with the seconds that each operator holds it."""
     placed = demand.placed
     seconds = [(r, demand.busy[:, i]) for i, r in enumerate(placed.resources)]
+    duration = duration if demand.free is None else duration - demand.free
     for i, unit in enumerate(placed.units):
         seconds.append((unit, np.where((placed.unit_of == i)[:, None], duration, 0.0)))
     return seconds
 
 
-def _around(demand: Demand, blocks: Array, seconds: Array) -> Array:
+def _around(demand: Demand, blocks: Array, ops: npt.NDArray[np.int64], seconds: Array) -> Array:
     """Return the least time before the first and after the last use of a resource, (points,).
 
     Args:
         blocks: Longest path of each block, (blocks, points).
-        seconds: Use by each operator, (ops, points).
+        ops: Operators of one stage.
+        seconds: Use by each of them, (ops, points).
     """
     placed = demand.placed
     before, after = slack(demand)
@@ -98,7 +102,7 @@ def _around(demand: Demand, blocks: Array, seconds: Array) -> Array:
     later = np.cumsum(runs[::-1], axis=0)[::-1] - runs
     head = np.full(seconds.shape[1], np.inf)
     tail = np.full(seconds.shape[1], np.inf)
-    for op in np.flatnonzero(seconds.any(axis=1)):
+    for op in ops[seconds.any(axis=1)]:
         at = np.flatnonzero(placed.table.order == placed.block_of[op])
         if at.size:
             head = np.minimum(head, earlier[at[0]] + before[op])

@@ -303,6 +303,8 @@ class Block:
         )
         if row in table.spreads:
             self.block.spread(new, table.spreads[row])
+        if row in table.parts:
+            self.block.parts(new, table.parts[row])
         return new
 
 

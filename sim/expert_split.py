@@ -128,6 +128,7 @@ def _only(operators: Operators, ops: Ints) -> Operators:
         edges=np.array(edges, np.int64).reshape(-1, 2),
         stage=np.zeros(1, np.int64),
         spreads={new_row[r]: s for r, s in table.spreads.items() if r in new_row},
+        parts={new_row[r]: widths for r, widths in table.parts.items() if r in new_row},
     )
     return Operators(
         alone, np.array([number[int(operators.op_of[r])] for r in rows]),

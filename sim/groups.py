@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from opbyte.core.errors import ConfigError
 from opbyte.core.mapping import ATTENTION, Mapping
-from opbyte.core.placed import BACK, written_name
+from opbyte.core.placed import BACK, Together, written_name
 from opbyte.core.registry import nearest
 from opbyte.hw_models.machine import Machine
 
@@ -49,6 +49,9 @@ class Groups:
                 "default's", part, "leave the class out, or name another group",
             )  # fmt: skip
         groups = cls(machine, mapping, part, attention)
+        if groups.together:
+            groups._check_sets()
+            return groups
         replicas = "replicas * " if mapping.pipeline else ""
         groups._check("all", part, f"{replicas}tp * pp * dp")
         if attention:
@@ -65,6 +68,74 @@ class Groups:
                 devices,
                 "lower a degree or raise the part's count",
             )
+
+    # -- sets of instances -----------------------------------------------------------------
+
+    @property
+    def together(self) -> bool:
+        """Return whether a device of the group is a set of instances of its part."""
+        default = self.mapping.default
+        return default is not None and default.together
+
+    @property
+    def home(self) -> str:
+        """Return the part above the group's, which holds whole sets."""
+        return self.part.rpartition(".")[0]
+
+    @property
+    def guests(self) -> int:
+        """Return the sets that share one instance of the part above, 1 where a set has it all."""
+        if not self.together:
+            return 1
+        return -(-self.mapping.degrees.devices // self.machine.counts[self.home])
+
+    @property
+    def span(self) -> int:
+        """Return the instances of the group's part that a set has in one part above."""
+        if not self.together:
+            return 1
+        machine = self.machine
+        return machine.counts[self.part] // machine.counts[self.home] // self.guests
+
+    @property
+    def sets(self) -> Together:
+        """Return what a device of the group is made of."""
+        return Together(self.span, self.gathered, self.guests, self.mapping.degrees.devices)
+
+    def spanned(self, path: str) -> float:
+        """Return the instances of a memory, port or unit that a device of the group has.
+
+        Those of all parts above over which matrices are split count.
+        """
+        inside = self.together and f"{path}.".startswith(f"{self.part}.")
+        return float(self.span * self.gathered) if inside else 1.0
+
+    @property
+    def gathered(self) -> int:
+        """Return the parts above over which matrices are split by their outputs."""
+        return self.mapping.default.gathered if self.mapping.default else 1
+
+    def _check_sets(self) -> None:
+        """Refuse sets of nothing, and splits over more parts than there are."""
+        if not self.home:
+            raise ConfigError.one(
+                "", "mapping.groups", "instances work together inside a part above theirs",
+                self.part, "name a part inside another, or leave `together` out",
+            )  # fmt: skip
+        there, sets = self.machine.counts[self.home], self.mapping.degrees.devices
+        if sets * self.gathered > there and self.gathered > 1:
+            raise ConfigError.one(
+                "", "mapping.parallel.all",
+                f"pp * dp * tp = {sets * self.gathered}, but {self.machine.name} has {there} of "
+                f"'{self.home}', over which outputs are split", sets * self.gathered,
+                "lower a degree, or raise the part's count",
+            )  # fmt: skip
+        if self.span < 1:
+            raise ConfigError.one(
+                "", "mapping.parallel.all",
+                f"pp * dp = {sets} sets leave none of {self.machine.counts[self.part]} "
+                f"'{self.part}' to each of them", sets, "lower a degree",
+            )  # fmt: skip
 
     def attends(self, path: str) -> bool:
         """Return whether a part, memory, port or unit belongs to the attention group."""

@@ -19,7 +19,7 @@ from opbyte.core.errors import UncoveredError
 from opbyte.core.ops import Array
 from opbyte.core.placed import PlacedOps
 from opbyte.hw_models.price import Demand
-from opbyte.sim.attention_group import BACK, THERE
+from opbyte.sim.attention_block import BACK, THERE
 
 #: Kinds of rows between the product of q, k and v and the way to the attention group.
 _BEFORE = frozenset({"norm", "rotary"})

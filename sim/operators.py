@@ -159,6 +159,7 @@ def _copied_table(
         block_of=table.block_of[row_of],
         edges=np.array(edges, np.int64).reshape(-1, 2),
         spreads={new: table.spreads[r] for new, r in enumerate(picked) if r in table.spreads},
+        parts={new: table.parts[r] for new, r in enumerate(picked) if r in table.parts},
         waits=np.zeros((0, 2), np.int64),
     )
 

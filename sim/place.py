@@ -114,7 +114,8 @@ class Placer:
             if not np.any(size):
                 continue
             for tier, share in self.tiers(tensor).in_.items():
-                used[tier] = used.get(tier, 0.0) + np.atleast_1d(size) * share * self.crowd(tier)
+                part = np.atleast_1d(size) * share * self.crowd(tier) / self._spread(tier, tensor)
+                used[tier] = used.get(tier, 0.0) + part
                 if tensor not in self.holders.setdefault(tier, []):
                     self.holders[tier].append(tensor)
         return used
@@ -129,8 +130,24 @@ class Placer:
         """Return how many devices of the group put their tensors into one instance of a memory."""
         return self._sharing(tier, self.machine.memory(tier).count)
 
+    def _spread(self, tier: str, tensor: str) -> float:
+        """Return the instances of a memory over which a device of the group spreads a tensor.
+
+        Where matrices are split by their outputs, so are keys; values and activations are on one
+        device of the stage.
+        """
+        groups = self.groups
+        whole = groups.spanned(tier)
+        one = whole / groups.gathered if whole > 1.0 else 1.0
+        if tensor == "kv":
+            return 2.0 / (1.0 / whole + 1.0 / one)
+        return one if tensor == "activation" else whole
+
     def _sharing(self, path: str, count: int) -> float:
         """Return how many devices share one of `count` instances, at least 1."""
+        if self.groups.together:
+            inside = f"{path}.".startswith(f"{self.group}.")
+            return 1.0 if inside else float(self.groups.guests)
         return max(1.0, self.groups.devices(path) / count)
 
     # -- routes ----------------------------------------------------------------------------
@@ -233,13 +250,14 @@ class Placer:
         return end if end in self.machine.counts else end.rpartition(".")[0].rpartition(".")[0]
 
     def _collective_link(self) -> str:
+        ends = self.groups.home if self.groups.together else self.group
         for name, link in self.machine.config.links.items():
-            if link.ends == (self.group, self.group):
+            if link.ends == (ends, ends):
                 return name
         raise ConfigError.one(
             "",
             "machine.links",
-            f"{self.machine.name} has no link between instances of '{self.group}'",
+            f"{self.machine.name} has no link between instances of '{ends}'",
             self.mapping.degrees,
             "add one, or use tp = pp = ep = 1",
         )
@@ -381,6 +399,9 @@ class Placer:
             tuple(_transfer(int(op_of[row]), way, resources) for row, way in ways.items()),
             arrays,
             operators.runs,
+            span=np.array([self.groups.spanned(u) for u in units]),
+            together=self.groups.sets,
+            artifact=self.mapping.artifact,
             head_overlap=self.mapping.overlap == "head",
         )
 
@@ -475,12 +496,16 @@ class Placer:
             node = link.ends[0]
             if self.groups.joins(resource):
                 return 1.0 / self.groups.alike(resource) if link.topology == "bus" else 1.0
+            if self.groups.together:
+                return 1.0
             if link.ends == (node, node) and self.group.startswith(f"{node}."):
                 return self.machine.counts[node] / self.machine.counts[self.group]
             return 1.0 / self.devices if link.topology == "bus" else 1.0
         if resource in self.machine.memories:
             return 1.0
         memory = self.machine.memory(resource.rpartition(".")[0])
+        if self.groups.together:
+            return self.groups.spanned(resource) / self._sharing(memory.path, memory.count)
         return min(1.0, memory.count / self.groups.devices(resource))
 
 

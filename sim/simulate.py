@@ -13,7 +13,7 @@ import numpy as np
 from opbyte.core.config import Document
 from opbyte.core.errors import CapacityError, ConfigError, SimulationError, UncoveredError
 from opbyte.core.mapping import Mapping as SoftwareMapping
-from opbyte.core.mapping import load_mapping
+from opbyte.core.mapping import Split, load_mapping
 from opbyte.core.ops import Array, Phase
 from opbyte.core.registry import Registry
 from opbyte.hw_models.cost.area import machine_area_m2
@@ -142,9 +142,7 @@ def evaluate(
     if elsewhere is not None:
         return elsewhere
     if work.alone:
-        mapping = mapping.model_copy(
-            update={"parallel": {}, "pipeline": None, "overlap": "none", "assist": None}
-        )
+        mapping = mapping.model_copy(update=alone(mapping))
     placer = Placer(machine, mapping)
     two = mapping.attention is not None
 
@@ -170,6 +168,15 @@ def evaluate(
     if "flops_per_s" in work.metrics:
         metrics["flops_per_s"] = metrics["flops"] / metrics["seconds"]
     return feasible(placer, Outcome(metrics, tuple(runs), occupancy), kept)
+
+
+def alone(mapping: SoftwareMapping) -> dict[str, Any]:
+    """Return what differs in a mapping where one device of the group has all to itself."""
+    default = mapping.default
+    sets = {"all": Split(group=default.group, together=True)} if default else {}
+    together = default is not None and default.together
+    parallel = sets if together else {}
+    return {"parallel": parallel, "pipeline": None, "overlap": "none", "assist": None}
 
 
 def _run_elsewhere(
@@ -228,6 +235,11 @@ def run_phase(placer: Placer, phase: Phase, fidelity: str) -> PhaseRun:
     if fidelity == "event":
         from opbyte.sim.event import event_step
 
+        if pipeline is not None and pipeline.kind == "continuous":
+            raise UncoveredError(
+                f"{placer.machine.name}: the event kernel plays one step from its start to its "
+                "end, and a continuous pipeline has neither. use the fidelity analytic"
+            )
         if pipeline is not None and pipeline.replicas > 1:
             raise UncoveredError(
                 f"{placer.machine.name}: the event kernel has no {pipeline.replicas} replicas that "
@@ -240,7 +252,9 @@ def run_phase(placer: Placer, phase: Phase, fidelity: str) -> PhaseRun:
             )
         step, timeline = event_step(demand, microbatches)
     else:
-        step = analytic_step(demand, microbatches, placer.groups.turns if pipeline else None)
+        # The artifact takes all stages for equally long: only the path of one batch counts.
+        turning = 1 if placer.mapping.artifact else microbatches
+        step = analytic_step(demand, turning, placer.groups.turns if pipeline else None)
     host = placer.mapping.host
     if host is not None and fidelity != "bound":
         step = replace(step, seconds=np.maximum(step.seconds, host.value))
@@ -259,7 +273,9 @@ def combine(placer: Placer, runs: list[PhaseRun], tokens: Any) -> dict[str, Arra
     dynamic = sum_over(runs, lambda r: everywhere(r, r.demand.joules)) * many
     flops = sum_over(runs, lambda r: everywhere(r, r.demand.flops)) * many
     memory = sum_over(runs, lambda r: _memory_bytes(placer, r)) * many
-    joules = dynamic + static_watts(placer.machine) * seconds
+    # An artifact counts static power inside its kernels.
+    static = 0.0 if placer.mapping.artifact else static_watts(placer.machine)
+    joules = dynamic + static * seconds
     kernels = sum_over(runs, lambda r: r.demand.placed.executions.sum(axis=0) * r.microbatches)
     return with_costs(
         placer.machine,

@@ -40,7 +40,10 @@ def attention(rows: Rows, a: Attention, x: int) -> int:
     value = 0 if a.reuses_cache or a.shared_key_value else kv * a.value_dim
     query = heads * a.head_dim
     width = query * (2 if a.output_gate else 1) + key + value
-    last = rows.gemm("qkv", (x,), width, hidden, "attention", vectors=width * a.qkv_bias)
+    last = rows.gemm(
+        "qkv", (x,), width, hidden, "attention", vectors=width * a.qkv_bias,
+        parts=tuple(float(w) for w in (width - key - value, key, value) if w),
+    )  # fmt: skip
     projected = last
     turned = rows.tokens * (query + key)
     if a.qk_norm:

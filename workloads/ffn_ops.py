@@ -27,7 +27,10 @@ def _network(
     hidden = rows.model.hidden
     wide = width * (matrices - 1)
     first = "gate_up" if matrices == 3 else "up"
-    up = rows.gemm(f"{prefix}{first}", (x,), wide, hidden, "ffn", vectors=wide * bias)
+    up = rows.gemm(
+        f"{prefix}{first}", (x,), wide, hidden, "ffn", vectors=wide * bias,
+        parts=(float(width),) * (matrices - 1),
+    )  # fmt: skip
     last = _activation(rows, f"{prefix}activation", up, rows.tokens * width, matrices)
     if sub_norm:
         last = rows.norm(f"{prefix}sub_norm", (last,), width=sub_norm)

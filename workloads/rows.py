@@ -145,15 +145,17 @@ class Rows:
         tokens: Number | None = None,
         in_bytes: Number = 0.0,
         side_bytes: Number = 0.0,
+        parts: tuple[float, ...] = (),
     ) -> int:
         """Add a product of the block's tokens with a (k, n) matrix of a tensor class.
 
-        `n` and `k` are this device's; `vectors` are the bias elements read beside the matrix.
+        `n` and `k` are this device's; `vectors` are the bias elements read beside the matrix;
+        `parts` the outputs of each matrix where several are one product.
         """
         m = self.tokens if tokens is None else tokens
         sizes = self.sizes
         weight = n * k * sizes.stored[cls] + vectors * sizes.stored["other"]
-        return self.block.add(
+        row = self.block.add(
             name,
             "gemm",
             dtype=sizes.compute[cls],
@@ -167,6 +169,9 @@ class Rows:
             side_bytes=side_bytes,
             out_bytes=m * n * sizes.activation,
         )
+        if parts:
+            self.block.parts(row, parts)
+        return row
 
     def vector(
         self,

@@ -1,5 +1,15 @@
 """Compute units. Importing this package registers the built-in kinds."""
 
-from opbyte.hw_models.compute import dataflow, gpu, matrix, near_memory, npu, pim, systolic, waves
+from opbyte.hw_models.compute import (
+    aim,
+    dataflow,
+    gpu,
+    matrix,
+    near_memory,
+    npu,
+    pim,
+    systolic,
+    waves,
+)
 
-__all__ = ["dataflow", "gpu", "matrix", "near_memory", "npu", "pim", "systolic", "waves"]
+__all__ = ["aim", "dataflow", "gpu", "matrix", "near_memory", "npu", "pim", "systolic", "waves"]

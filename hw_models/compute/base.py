@@ -47,6 +47,8 @@ class KernelPrices:
             operations and bytes are to count as everywhere.
         holds: The port is taken for all of these seconds, whatever passes it: commands open and
             close rows of all banks.
+        free: Of the seconds, those at whose end something else is waited for, while the unit may
+            run other work, (kernels, 1 or points).
     """
 
     ops: Rows
@@ -54,6 +56,7 @@ class KernelPrices:
     home: str
     joules: Array | None = None
     holds: bool = False
+    free: Array | None = None
 
 
 class KernelModel(UnitModel, Protocol):

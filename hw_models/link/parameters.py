@@ -1,10 +1,27 @@
-"""The `collectives` block of a link: what no data sheet says about a library's collectives."""
+"""Blocks of a link: flits, and what no data sheet says about a library's collectives."""
 
 from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from opbyte.core.parameters import BytesPerSecond, Factor, Ratio, Seconds
+from opbyte.core.parameters import Bytes, BytesPerSecond, Factor, Ratio, Seconds
+
+
+class Flit(BaseModel):
+    """Unit of flow control of a packet link such as CXL."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        arbitrary_types_allowed=True,
+        use_attribute_docstrings=True,
+    )
+
+    size: Bytes
+    """On the wire."""
+    payload: Bytes
+    """Data that it carries."""
+    source: str | None = None
 
 
 class Collectives(BaseModel):

@@ -50,6 +50,11 @@ class Split(_Frozen):
         expert_tp: Devices over which each routed expert is split, see `Parallel`.
         heads: Devices that share the attention heads, where only attention is split.
         zero: ZeRO stage of data-parallel training.
+        tensor: What `tp` splits. `megatron`: heads and columns, two all-reduces a layer. `outputs`:
+            every matrix by its outputs alone; inputs are broadcast and outputs gathered, all else
+            runs on one device of the stage.
+        together: A device of the group is a set of instances of its part: each stage has all of
+            one part above, or an equal share where that part holds several stages.
     """
 
     group: str
@@ -62,14 +67,21 @@ class Split(_Frozen):
     expert_tp: int | None = Field(None, ge=1)
     heads: int | None = Field(None, ge=1)
     zero: Literal[0, 1, 2, 3] = 0
+    tensor: Literal["megatron", "outputs"] = "megatron"
+    together: bool = False
 
     @property
     def degrees(self) -> Parallel:
-        """Return the degrees without the group."""
+        """Return the degrees without the group: those by which operators are split."""
         return Parallel(
-            self.tp, self.pp, self.ep, self.dp, self.microbatches, self.dispatch,
+            self.tp // self.gathered, self.pp, self.ep, self.dp, self.microbatches, self.dispatch,
             self.expert_tp or 0,
         )  # fmt: skip
+
+    @property
+    def gathered(self) -> int:
+        """Return the devices over which matrices are split by their outputs."""
+        return self.tp if self.tensor == "outputs" else 1
 
 
 class Cache(_Frozen):
@@ -234,6 +246,24 @@ class Pipeline(_Frozen):
         return self
 
 
+class Continuous(_Frozen):
+    """Batches that follow each other through the pipeline stages of one group without end.
+
+    The next step of a batch follows at once: no stage waits for the pipeline to fill or to drain.
+
+    Attributes:
+        batches: Pieces into which the sequences are cut.
+    """
+
+    kind: Literal["continuous"]
+    batches: int = Field(ge=1)
+
+    @property
+    def replicas(self) -> int:
+        """Return the copies of the group: one."""
+        return 1
+
+
 class Mapping(_Frozen):
     """A mapping, as written.
 
@@ -253,11 +283,14 @@ class Mapping(_Frozen):
         overlap: What runs at the same time; `copy` copies the next model while one runs;
             `q_first` sends queries before keys and values to the group that runs attention;
             `head` has the heads of a layer follow each other through both groups.
-        pipeline: Batches that take turns on the groups of a mapping that has two.
+        pipeline: Batches that take turns on the groups of a mapping that has two, or that follow
+            each other through the stages of one.
         assist: Products that the group of decode attention takes a share of while it has no
             attention to run.
         coverage: Share of a tier's capacity that tensors may take.
         serial: Of several units of a device one works at a time.
+        artifact: Simulator whose conventions are reproduced, its defects included, so that its
+            published numbers can be compared; left out: the physical values.
     """
 
     kind: Literal["mapping"] = "mapping"
@@ -272,11 +305,12 @@ class Mapping(_Frozen):
     all_reduce: Literal["library", "direct"] = "library"
     overlap: Literal["none", "copy", "head", "dependency", "q_first"] = "none"
     routes: dict[str, Route] = Field(default_factory=dict)
-    pipeline: Pipeline | None = None
+    pipeline: Annotated[Pipeline | Continuous, Field(discriminator="kind")] | None = None
     assist: Assist | None = None
     kv_select: dict[str, Any] | None = None
     coverage: Ratio | None = None
     serial: bool = False
+    artifact: Literal["cent"] | None = None
     source: str | None = None
 
     @model_validator(mode="after")
@@ -332,7 +366,7 @@ class Mapping(_Frozen):
         shapes = [split.degrees for split in self.parallel.values()]
         wishes = {
             "overlap": self.overlap not in ("none", "copy", *(("q_first", "head") if two else ())),
-            "pipeline": self.pipeline is not None and not two,
+            "pipeline": self.pipeline is not None and two != (self.pipeline.kind == "staggered"),
             "assist without a group for attention, or with a pipeline": self.assist is not None
             and (not two or self.pipeline is not None),
             "pp, ep, dp or microbatches beside a group for attention": two

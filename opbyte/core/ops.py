@@ -106,6 +106,8 @@ class OpTable:
         waits: (waits, 2) rows of one block, the second of which starts when the first has ended
             but reads nothing of it.
         spreads: Row -> how a grouped product's rows are spread, for those that know it.
+        parts: Row -> outputs of each matrix that a product consists of (query, key, value), for
+            those of several.
     """
 
     names: tuple[str, ...]
@@ -120,6 +122,7 @@ class OpTable:
     stage: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     spreads: Mapping[int, Spread] = field(default_factory=dict)
     waits: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 2), np.int64))
+    parts: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -218,6 +221,10 @@ class BlockBuilder:
         """Let a row start when an earlier one of the block has ended."""
         self._table.waits.append((other, row))
 
+    def parts(self, row: int, widths: tuple[float, ...]) -> None:
+        """Say of which matrices, by their outputs, a product consists."""
+        self._table.parts[row] = widths
+
     def spread(self, row: int, spread: Spread) -> None:
         """Say how a grouped product's rows are spread over its groups."""
         self._table.spreads[row] = spread
@@ -239,6 +246,7 @@ class OpTableBuilder:
         self.order: list[int] = []
         self.spreads: dict[int, Spread] = {}
         self.waits: list[tuple[int, int]] = []
+        self.parts: dict[int, tuple[float, ...]] = {}
 
     @contextmanager
     def block(self, name: str, stage: int = 0) -> Iterator[BlockBuilder]:
@@ -273,6 +281,7 @@ class OpTableBuilder:
             np.array(self.stages, np.int64),
             self.spreads,
             np.array(self.waits, np.int64).reshape(-1, 2),
+            self.parts,
         )
 
     def _columns(self) -> dict[str, Array]:

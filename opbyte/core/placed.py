@@ -64,6 +64,23 @@ class SharedArray:
 
 
 @dataclass(frozen=True)
+class Together:
+    """Instances of a part that work as one device of a group.
+
+    Attributes:
+        span: Instances of the group's part in one part above.
+        gathered: Parts above over which matrices are split by their outputs.
+        guests: Devices of the group that share one part above.
+        sets: Devices of the group.
+    """
+
+    span: int = 1
+    gathered: int = 1
+    guests: int = 1
+    sets: int = 1
+
+
+@dataclass(frozen=True)
 class PlacedOps:
     """Fused operators, each on one unit, with the bytes that each must move.
 
@@ -91,6 +108,9 @@ class PlacedOps:
         network: Resource that collectives of devices in several nodes cross beside, -1 for none.
         local: Devices of one node.
         direct: Small all-reduces are kernels of the serving software, not a library's.
+        span: Instances of each unit that a device of the group has, (units,).
+        together: What a device of the group is made of.
+        artifact: Simulator whose conventions are reproduced, None for physical values.
         transfers: Copies between groups of devices.
         arrays: Memories of which several ports are used and share the cells.
         runs: 1 where an operator runs; an operator that may run on several units has one for each,
@@ -121,11 +141,19 @@ class PlacedOps:
     transfers: tuple[Transfer, ...] = ()
     arrays: tuple[SharedArray, ...] = ()
     runs: Array | None = None
+    span: Array | None = None
+    together: Together = Together()
+    artifact: str | None = None
     head_overlap: bool = False
 
     def __len__(self) -> int:
         """Return the number of fused operators."""
         return len(self.names)
+
+    @property
+    def spans(self) -> Array:
+        """Return the instances of each unit that a device of the group has, (units,)."""
+        return np.ones(len(self.units)) if self.span is None else self.span
 
     @property
     def repeats(self) -> npt.NDArray[np.int64]:

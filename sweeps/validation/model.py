@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,8 @@ from opbyte.workloads.works import Work, work_from
 MOVES = 0.005
 #: By how much a parameter is changed to see what it moves.
 STEP = 0.10
+#: Comparisons of a number beyond which three of them say which parameters matter.
+MANY = 8
 _EXPRESSION = re.compile(r"^value:\s*(.+)$")
 
 
@@ -100,6 +103,8 @@ class Side:
     Attributes:
         played: The work, where it is played one design point after the other.
         operators: Operators whose seconds are the metric `operator_seconds`.
+        key: Text of the setup, by which points of a source share what it gave.
+        memory: What they share.
     """
 
     machine: Machine
@@ -109,6 +114,8 @@ class Side:
     metric: str
     played: Played | None = None
     operators: tuple[str, ...] = ()
+    key: str = ""
+    memory: Memory = field(default_factory=Memory, compare=False, repr=False)
 
     def values(self, machine: Mapping[str, Array], work: Mapping[str, Array]) -> Array:
         """Return the metric over points, (points,) or (1,)."""
@@ -131,6 +138,20 @@ class Side:
     ) -> dict[str, Array]:
         if self.played is not None:
             return self.played.values(machine, work)
+        changed = tuple((n, np.asarray(v).tobytes()) for n, v in (*machine.items(), *work.items()))
+        known = self.memory.evaluated
+        key = self.key, self.operators, changed
+        if key not in known:
+            known[key] = self._evaluated(own, mapping, machine, work)
+        return known[key]
+
+    def _evaluated(
+        self,
+        own: Work,
+        mapping: SoftwareMapping,
+        machine: Mapping[str, Array],
+        work: Mapping[str, Array],
+    ) -> dict[str, Array]:
         # A single operator has whole sizes only.
         sizes = {name: np.rint(value) if own.alone else value for name, value in work.items()}
         varied = replace(own, **dict[str, Any](sizes)) if work else own
@@ -290,6 +311,13 @@ class Summary:
         """Return every parameter that could matter."""
         return list(dict.fromkeys(knob for part in self.parts for knob in part.knobs()))
 
+    def sample(self) -> Summary:
+        """Return the first, the middle and the last of many comparisons: what matters in them."""
+        parts = self.parts
+        if len(parts) <= MANY:
+            return self
+        return Summary((parts[0], parts[len(parts) // 2], parts[-1]), self.reduce)
+
     @property
     def played(self) -> bool:
         """Return whether each value costs simulations of its own."""
@@ -410,22 +438,40 @@ def _side(document: Document, point: Point, setup: Setup, memory: Memory) -> Sid
         raise ConfigError.one(
             document.name, f"points.{point.id}", "names no machine", "", "add one"
         )
-    machine = load_machine(setup.machine)
-    if setup.set:
-        machine = machine.replace(setup.set)
+    fidelity = setup.fidelity or "analytic"
+    machine = _machine(setup, memory)
     expression = _EXPRESSION.match(point.metric)
     if expression and set(Expression.parse(expression.group(1)).names) <= set(machine.values):
-        return Side(machine, None, None, setup.fidelity or "analytic", point.metric)
+        return Side(machine, None, None, fidelity, point.metric)
+    key = setup.model_dump_json()
+    if key not in memory.setups:
+        memory.setups[key] = _built(document, point, setup, machine, memory)
+    work, mapping, one = memory.setups[key]
+    return Side(machine, work, mapping, fidelity, point.metric, one, point.operators, key, memory)
+
+
+def _machine(setup: Setup, memory: Memory) -> Machine:
+    """Return the machine of a setup, which others of the same parameters share."""
+    assert setup.machine is not None
+    key = json.dumps([setup.machine, setup.set], sort_keys=True, default=str)
+    if key not in memory.machines:
+        machine = load_machine(setup.machine)
+        memory.machines[key] = machine.replace(setup.set) if setup.set else machine
+    return memory.machines[key]
+
+
+def _built(
+    document: Document, point: Point, setup: Setup, machine: Machine, memory: Memory
+) -> tuple[Work, SoftwareMapping, Played | None]:
+    """Return the work of a setup and its mapping, and the work as it is played, if it is."""
     if not setup.workload:
         raise ConfigError.one(
             document.name, f"points.{point.id}", "names no workload", "", "add one"
         )
     where = f"{document.name}: {point.id}: workload"
-    fidelity = setup.fidelity or "analytic"
     if setup.workload.get("kind") == "serve":
         mapping = resolve_mapping(machine, setup.mapping, "serve")
         one = played(machine, mapping, setup.workload, where, memory)
-        return Side(machine, one.work(), mapping, fidelity, point.metric, one)
+        return one.work(), mapping, one
     work = work_from(Document(setup.workload, {}, where))
-    mapping = resolve_mapping(machine, setup.mapping, work.kind)
-    return Side(machine, work, mapping, fidelity, point.metric, operators=point.operators)
+    return work, resolve_mapping(machine, setup.mapping, work.kind), None

@@ -38,8 +38,17 @@ Leaf = tuple[str, Any]
 
 @dataclass
 class Memory:
-    """Engines and metrics that the points of one source share."""
+    """Engines, machines and metrics that the points of one source share.
 
+    Attributes:
+        machines: By name and changes.
+        setups: Works and mappings, by the text of their setup.
+        evaluated: Metrics of setups and operators, by the values that differ from the setup's own.
+    """
+
+    machines: dict[str, Machine] = field(default_factory=dict)
+    setups: dict[str, Any] = field(default_factory=dict)
+    evaluated: dict[Any, dict[str, Array]] = field(default_factory=dict)
     servers: dict[str, Server | FleetServer] = field(default_factory=dict)
     metrics: dict[str, dict[str, Array]] = field(default_factory=dict)
     moves: dict[str, Array] = field(default_factory=dict)

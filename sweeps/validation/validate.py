@@ -248,6 +248,9 @@ def relative_error(value: float, published: float | tuple[float | None, float | 
 
 def _sensitivity(model: Comparison | Summary, knobs: list[Knob]) -> tuple[float, list[float]]:
     """Return our value and its largest relative change when each knob moves by 10 %."""
+    if isinstance(model, Summary) and (few := model.sample()) is not model:
+        _, changes = _sensitivity(few, knobs)
+        return float(model.values({})[0]), changes
     count = len(knobs)
     columns = {}
     for i, knob in enumerate(knobs):

@@ -47,3 +47,20 @@ def test_single_gemms(benchmark):
     out = benchmark(ob.simulate_batch, "a100-sxm-80gb", frame)
     assert (out["seconds"] > 0).all()
     assert rows / benchmark.stats.stats.median >= 100_000
+
+
+def test_every_context_of_one_split_of_a_70b_model_in_memory(benchmark):
+    """CENT: 80 stages of ten channels each, 32 contexts from 128 to 4096 tokens."""
+    machine, model = ob.load_machine("cent-32"), ob.load_model("llama-2-70b")
+    default = machine.mapping("artifact")
+    stages = default.parallel["all"].model_copy(update={"pp": 80})
+    pipeline = default.pipeline.model_copy(update={"batches": 80})
+    mapping = default.model_copy(update={"parallel": {"all": stages}, "pipeline": pipeline})
+    contexts = np.arange(128.0, 4097.0, 128.0)
+
+    def every_context():
+        return evaluate(machine, ob.Decode(model, 80.0, contexts), mapping)
+
+    outcome = benchmark.pedantic(every_context, rounds=5, warmup_rounds=1)
+    assert outcome.metrics["tpot"].shape == (32,)
+    assert benchmark.stats.stats.median <= 1.0

@@ -199,8 +199,10 @@ def test_every_machine_has_area_price_and_power(name: str) -> None:
         assert machine_price_usd(machine) > 0
         assert machine_power_w(machine) > 0
         return
-    assert 500e-6 < machine_area_m2(machine) / devices < 2000e-6
-    assert 100 < machine_price_usd(machine) / devices < 20000
+    # A CXL device is a small controller beside memories.
+    least, cheapest = (100e-6, 50) if "device" in machine.counts else (500e-6, 100)
+    assert least < machine_area_m2(machine) / devices < 2000e-6
+    assert cheapest < machine_price_usd(machine) / devices < 20000
     assert 60 < machine_power_w(machine) / devices < 1300
 
 

@@ -34,8 +34,8 @@ def timings(draw):
     """A device with all banks at once and any timing."""
     names = ("rcd", "rp", "rtp", "ras", "rc", "step", "load", "read", "mode")
     numbers = {name: float(draw(clock)) for name in names}
-    overlap = draw(st.booleans())
-    return replace(DEVICES["bank"], **numbers, overlap=overlap, refresh="none")
+    overlap, late = draw(st.booleans()), draw(st.booleans())
+    return replace(DEVICES["bank"], **numbers, overlap=overlap, late=late, refresh="none")
 
 
 @st.composite
@@ -54,6 +54,9 @@ def programs(draw, device):
             )
             for _ in range(draw(st.integers(1, 3)))
         ]
+        if stages[0].columns and draw(st.booleans()):
+            hit = float(draw(st.integers(1, 20)))
+            stages.insert(1, Stage(hit, hit, stages[0].moves, hit=True))
         parts.append((float(draw(st.integers(0, 4))), stages))
     return program_of(device, parts)
 

@@ -73,6 +73,7 @@ class PimDevice:
     refi: Any
     rfc: Any
     overlap: bool
+    late: bool
     interleave: bool
     pack: bool
     reuse: bool
@@ -102,6 +103,7 @@ class PimDevice:
             clock=_clock(unit),
             instances=float(unit.machine.unit(unit.path).config.instances),
             overlap=block.moves == "overlap",
+            late=block.precharge == "late",
             interleave=block.interleave,
             pack=block.pack,
             reuse=block.reuse == "row",

@@ -12,8 +12,9 @@ For rows of c columns, all banks at once, MACs `step` apart, a row takes
 
 from its first MAC to that of the next row, and a row after a pause at least rtp + rp + rcd from
 the last MAC before. Units that work through B banks in turn open the next rows ahead: then a row
-takes c step, or the B-th part of the above if that is more. `walk.py` issues the same program
-command by command.
+takes c step, or the B-th part of the above if that is more. Where a row is shut when the next one
+is asked for (`precharge: late`), that waits for rp and rcd after every pause. `walk.py` issues the
+same program command by command.
 """
 
 from __future__ import annotations
@@ -41,15 +42,17 @@ class Stage:
         columns: MAC commands.
         per_row: Of them in one row; the last row may hold fewer.
         moves: Commands by kind.
+        hit: The columns are in the row that the last stage with MACs left open.
     """
 
     columns: Any = 0.0
     per_row: Any = 1.0
     moves: dict[str, Any] = field(default_factory=dict)
+    hit: bool = False
 
     @property
     def rows(self) -> Any:
-        """Return the rows that are opened."""
+        """Return the rows that are accessed."""
         return -(-self.columns // self.per_row)
 
     def move_clocks(self, device: PimDevice) -> Any:
@@ -175,7 +178,10 @@ def _all_banks(
 ) -> tuple[Any, Any]:
     """Return the first MAC of the last row and its activation, where all banks switch at once."""
     c = stage.per_row
-    closed = most(state.mac + d.rtp, state.act + d.ras) + d.rp
+    if stage.hit:
+        return most(start, state.mac + d.step), state.act
+    asked = start if d.late else NEVER
+    closed = most(state.mac + d.rtp, state.act + d.ras, asked) + d.rp
     act = most(0.0 if d.overlap else start, closed, state.act + d.rc)
     first = most(start, state.mac + d.step, act + d.rcd)
     # The first row may have been opened long before its first MAC, the next ones are not.

@@ -64,7 +64,7 @@ class Walker:
             self.time = moved
             return
         for count in _rows(stage):
-            self._row(count, start)
+            self._row(count, start, hit=stage.hit)
         self.time = max(self.mac + 1, moved) if d.overlap else self.mac + d.step
 
     def _moves(self, stage: Stage, start: float) -> float:
@@ -75,24 +75,29 @@ class Walker:
                 clock += getattr(self.device, kind)
         return clock
 
-    def _row(self, count: int, start: float) -> None:
-        """Open the next row and issue its MACs."""
+    def _row(self, count: int, start: float, *, hit: bool) -> None:
+        """Open the next row, unless it is open, and issue its MACs."""
         d, bank = self.device, self.banks[self.row % len(self.banks)]
+        if not hit:
+            self._open(bank, start)
+        for i in range(count):
+            clock = max(start, self.mac + d.step, bank.act + d.rcd if i == 0 and not hit else NEVER)
+            if d.refresh == "fresh" and clock >= self.due:
+                clock = self._refresh(clock, bank)
+            self.log.append((clock, "mac"))
+            self.mac = bank.mac = clock
+
+    def _open(self, bank: Bank, start: float) -> None:
+        d = self.device
         self.row += 1
         earliest = 0.0 if d.overlap else start
-        if bank.open:
-            precharge = max(bank.mac + d.rtp, bank.act + d.ras)
+        if bank.open or d.late:
+            precharge = max(bank.mac + d.rtp, bank.act + d.ras, start if d.late else NEVER)
             self.log.append((precharge, "precharge"))
             bank.ready = max(precharge + d.rp, bank.act + d.rc)
         bank.act = max(earliest, bank.ready)
         bank.open = True
         self.log.append((bank.act, "activate"))
-        for i in range(count):
-            clock = max(start, self.mac + d.step, bank.act + d.rcd if i == 0 else NEVER)
-            if d.refresh == "fresh" and clock >= self.due:
-                clock = self._refresh(clock, bank)
-            self.log.append((clock, "mac"))
-            self.mac = bank.mac = clock
 
     def _refresh(self, clock: float, bank: Bank) -> float:
         """Refresh before a MAC that could be issued at `clock`; return its new clock."""
