@@ -21,8 +21,8 @@ from opbyte.hw_models.compute.gpu import attention
 from opbyte.hw_models.compute.gpu.calls import AttentionCall
 from opbyte.hw_models.machine import Machine
 from opbyte.sim.serving.prices.graph_sweeps import Names, Sweep, swept
-from opbyte.sim.serving.prices.graph_table import ALL, DECODES, PROMPTS, GraphTable
-from opbyte.sim.serving.prices.kinds import Key, Kind, Kinds
+from opbyte.sim.serving.prices.graph_table import ALL, DECODES, OTHERS, PROMPTS, GraphTable
+from opbyte.sim.serving.prices.kinds import EQUAL, Key, Kind, Kinds
 from opbyte.sim.serving.prices.layout import B_COMPUTE, B_JOULES, FEATURES, SECONDS
 from opbyte.sim.serving.prices.operators import call_of, mask_of
 from opbyte.sim.serving.prices.probe import SHAPES, Pricer, fitted
@@ -154,10 +154,26 @@ def _operator(kinds: Kinds, names: Names, machine: Machine, model: Model, key: K
     slopes[:, used] = fitted(
         np.concatenate(features, axis=1)[used], np.concatenate(values, axis=1), constants
     )
+    if whose != ALL:
+        slopes[:, OTHERS] = _others(kinds, names, machine, key, called=call is not None)
     efficiency = machine.values.get(f"{home}.efficiency", 1.0) if home else 1.0
     past = _past_latency(kinds, key) if whose == PROMPTS else 0.0
     copies = float(placed.copies[op])
     return Operator(key, copies, unit, mask, slopes, call, crowd, home, efficiency, past)
+
+
+def _others(kinds: Kinds, names: Names, machine: Machine, key: Key, *, called: bool) -> Array:
+    """Return what a token of the others costs an operator of prompts or decodes, (2 + ports,).
+
+    One that reads an activation of all tokens reads theirs too.
+    """
+    alone, whole = kinds.beside[0 if key[2] == DECODES else 1], kinds.beside[2]
+    one, both = (
+        names.components(k.demands[0], k.keys[0][key], machine, called=called)[:, 0]
+        for k in (alone, whole)
+    )
+    more = float(whole.shapes[0].tokens[0] - alone.shapes[0].tokens[0])
+    return np.where(np.abs(both - one) > EQUAL * np.abs(both), (both - one) / more, 0.0)
 
 
 def _past_latency(kinds: Kinds, key: Key) -> float:
@@ -171,7 +187,10 @@ def _past_latency(kinds: Kinds, key: Key) -> float:
 def _base(op: Operator, sweep: Sweep, most: int) -> Array:
     """Return the row of `GraphTable.base`, (most + 1, 4 + ports)."""
     row = sweep.base[op.key][: most + 1].copy()
-    row[1:, B_COMPUTE:] -= (op.slopes @ sweep.features(op.mask)[:, :most]).T
+    slopes = op.slopes.copy()
+    if op.whose != ALL:
+        slopes[:, OTHERS] = 0.0
+    row[1:, B_COMPUTE:] -= (slopes @ sweep.features(op.mask)[:, :most]).T
     row[:, B_JOULES] *= op.copies
     return row
 

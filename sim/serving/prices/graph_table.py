@@ -55,6 +55,8 @@ WITHOUT_PROMPTS, WITHOUT_DECODES, BOTH = range(3)
 G_LAYER, G_WHOSE, G_UNIT, G_SPAN, G_HOME, G_EFFICIENCY, G_PAST = range(7)
 # Columns of `nodes`.
 N_LAYER, N_OPERATOR, N_COLUMN, N_BEFORE = range(4)
+#: Of `FEATURES` of prompts or decodes: tokens of the others, in place of queries.
+OTHERS = 5
 #: Column of `GraphTable.spans`: whose the attention is; the first four are those of `StepTable`.
 S_WHOSE = 4
 
@@ -135,11 +137,14 @@ def _measure(
     decodes: float,
     mean: float,
     total: float,
+    others: float,
 ) -> None:
     """Write `FEATURES` of a span, and the seconds of its call.
 
     Args:
         mean: Tokens that a decode attends to.
+        total: Tokens of the iteration that the span is of.
+        others: All other tokens.
     """
     features, rows, span = table.features[s], table.rows[s], table.spans[s]
     features[:] = 0.0
@@ -163,7 +168,7 @@ def _measure(
         features[3], features[4] = decodes * mean, decodes
         features[9] = decodes * min(max(mean - 1.0, 0.0), 1.0)
         count += 1
-    features[5] = total * count
+    features[OTHERS] = others if span[S_WHOSE] != ALL else total * count
     if span[CROWD] > 0.0 and count > 0:
         of_call = table.seconds[:count]
         call_seconds(of_call, rows[:count], table.facts[s], table.rules, table.tiles, table.memo[s])
@@ -284,7 +289,7 @@ def batch_cost(
                 table.masks, int(span[MASK]), every, context, span[WINDOW], span[CHUNK]
             )
         of = _of(table.spans[s, S_WHOSE], total, prompt)
-        _measure(table, s, new, past, pieces, decodes, mean, of)
+        _measure(table, s, new, past, pieces, decodes, mean, of, total - of)
     table.used[:] = 0.0
     for v in range(table.operators.shape[0]):
         of = _of(table.operators[v, G_WHOSE], total, prompt)

@@ -18,8 +18,10 @@ from opbyte.sim.serving.prices.shapes import Shapes, drawn, longest, prompts
 from opbyte.workloads.model import Model
 from opbyte.workloads.routing import Routing
 
+#: Tokens of prompts, and decodes, of the iteration whose parts are priced alone too.
+BESIDE = 256
 #: Prices that differ by less are equal.
-_EQUAL = 1e-11
+EQUAL = 1e-11
 _SEGMENT = re.compile(r"\.(prefill|decode)(\d+)$")
 _WHOSE = {"prefill": PROMPTS, "decode": DECODES}
 
@@ -116,11 +118,16 @@ class Kind:
 
 @dataclass(frozen=True)
 class Kinds:
-    """The three kinds of iterations."""
+    """The three kinds of iterations.
+
+    Attributes:
+        beside: One iteration of each kind, the last of which is the other two together.
+    """
 
     decodes: Kind
     prompts: Kind
     both: Kind
+    beside: tuple[Kind, Kind, Kind]
 
     @classmethod
     def of(cls, price: Pricer, model: Model, routing: Routing) -> Kinds:
@@ -141,7 +148,16 @@ class Kinds:
             for pieces in (1, 2) for t in TOKENS
         ]  # fmt: skip
         read = Kind.of(price, model, routing, PROMPTS, alone, both)
-        kinds = cls(decodes, read, both)
+        size = float(min(BESIDE, top // 2))
+        new, past, n = np.array([[size]]), np.ones((1, 1)), np.array([size])
+        whole = Shapes(new, past, n, n * size)
+        parts = (
+            (Shapes(new[:0], past[:0], n, n * size), DECODES, both),
+            (whole.without_decodes(), PROMPTS, both),
+            (whole, ALL, None),
+        )
+        beside = [Kind.of(price, model, routing, w, [one], known) for one, w, known in parts]
+        kinds = cls(decodes, read, both, (beside[0], beside[1], beside[2]))
         for key, op in both.keys[0].items():
             there = kinds.prompts if key[2] == PROMPTS else kinds.decodes
             if key not in there.keys[0]:
@@ -179,6 +195,6 @@ class Kinds:
         for alike in seen.values():
             together = np.concatenate(alike, axis=1)
             least, most = together.min(axis=1), together.max(axis=1)
-            if (most - least > _EQUAL * np.abs(most)).any():
+            if (most - least > EQUAL * np.abs(most)).any():
                 return True
         return False
