@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from opbyte.core.errors import UncoveredError
-from opbyte.workloads.traces import RequestTrace
+from opbyte.workloads.traces import PrefixBlocks, RequestTrace
 
 
 @dataclass(slots=True, eq=False)
@@ -76,24 +76,33 @@ class Request:
         return self.shared[block] if block < len(self.shared) else ("own", self.index, block)
 
 
+def kv_blocks_inside(prefix: PrefixBlocks, block_tokens: int) -> int:
+    """Return how many KV blocks a prefix block consists of.
+
+    Raises:
+        UncoveredError: If it does not.
+    """
+    if prefix.block_tokens % block_tokens:
+        raise UncoveredError(
+            f"prefix blocks of {prefix.block_tokens} tokens do not consist of KV blocks of "
+            f"{block_tokens}. choose another scheduler.block_tokens"
+        )
+    return prefix.block_tokens // block_tokens
+
+
 def requests_of(
     trace: RequestTrace, block_tokens: int, *, shared: bool, rows: Any = None
 ) -> list[Request]:
     """Return requests before anything happened; with the keys of blocks that prompts share."""
     chosen = range(len(trace)) if rows is None else rows
     prefix = trace.prefix if shared else None
-    if prefix is not None and prefix.block_tokens % block_tokens:
-        raise UncoveredError(
-            f"prefix blocks of {prefix.block_tokens} tokens do not consist of KV blocks of "
-            f"{block_tokens}. choose another scheduler.block_tokens"
-        )
+    inside = 0 if prefix is None else kv_blocks_inside(prefix, block_tokens)
     made = []
     for i in chosen:
         adapter = -1 if trace.adapter is None else int(trace.adapter[i])
         model = 0 if trace.model is None else int(trace.model[i])
         keys: tuple[Hashable, ...] = ()
         if prefix is not None:
-            inside = prefix.block_tokens // block_tokens
             full = int(trace.input_tokens[i]) // block_tokens
             # Another adapter or model computes other keys and values of the same text.
             keys = tuple(

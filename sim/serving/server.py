@@ -22,7 +22,8 @@ from opbyte.sim.serving.blocks import BlockPool, Growth
 from opbyte.sim.serving.clock import Clock
 from opbyte.sim.serving.compiled.guesses import serve_guessing
 from opbyte.sim.serving.compiled.loop import Served, serve_compiled
-from opbyte.sim.serving.compiled.queue import FCFS, ORDERS
+from opbyte.sim.serving.compiled.prefixes import Prefixes, prefixes_of
+from opbyte.sim.serving.compiled.queue import ORDERS
 from opbyte.sim.serving.compiled.state import SERIES
 from opbyte.sim.serving.contents import LowerTiers
 from opbyte.sim.serving.engine import Engine
@@ -145,15 +146,28 @@ class Server:
     def loops(self, trace: RequestTrace) -> bool:
         """Return whether the compiled loop is used for a trace."""
         s = self.scheduling
-        shared = s.prefix_cache and trace.prefix is not None
+        moves = self.tiers or (self.shares(trace) and self.below is not None)
         twin = s.kind in COMPILED if self.guesses is None else s.kind in ("continuous", "chunked")
-        plain = not shared and trace.client is None and self.many is None
-        return self.compiled and twin and plain and not self.tiers and s.kv_budget is None
+        plain = trace.client is None and self.many is None and s.kv_budget is None
+        return self.compiled and twin and plain and not moves
 
-    @property
-    def in_order(self) -> bool:
-        """Return whether requests are tried in the order of their arrival."""
-        return ORDERS.get(self.scheduling.kind) == FCFS
+    def shares(self, trace: RequestTrace) -> bool:
+        """Return whether several requests of a trace may hold a block."""
+        return self.scheduling.prefix_cache and trace.prefix is not None
+
+    def prefixes(self, trace: RequestTrace, rows: Any) -> Prefixes | None:
+        """Return what prompts of some rows share, None where they share nothing."""
+        if not self.shares(trace):
+            return None
+        s, served = self.scheduling, np.arange(len(trace))[rows]
+        return prefixes_of(trace, served, s.block_tokens, s.max_sequences, self.limits.ahead)
+
+    def clients(self, trace: RequestTrace, rows: Any) -> Clients | None:
+        """Return who asks in some rows, None where nobody need know."""
+        if self.scheduling.kind != "fair":
+            return None
+        clients = Clients.of(trace)
+        return clients._replace(client=clients.client[rows])
 
     def engine(self, env: Clock) -> Engine:
         """Return an idle engine of the plug-in."""
@@ -218,22 +232,20 @@ class Server:
         good: Any = slice(None) if fates is None else fates.accepted
         rows = trace.arrival_s[good], trace.input_tokens[good], trace.output_tokens[good]
         guessed = None
-        clients = Clients.of(trace) if s.kind == "fair" else None
-        if clients is not None:
-            clients = clients._replace(client=clients.client[good])
+        prefixes, clients = self.prefixes(trace, good), self.clients(trace, good)
         if self.guesses is None:
             done = serve_compiled(
                 *rows, self.limits, self.prices, blocks=self.blocks, block_tokens=s.block_tokens,
                 remember=s.prefix_cache, depth=s.depth, rows=SERIES_ROWS, order=s.kind,
                 clients=clients, link=self.below.price if self.below else None,
-                below=self.below.blocks if self.below else 0, growth=self.growth,
+                below=self.below.blocks if self.below else 0, growth=self.growth, prefixes=prefixes,
             )  # fmt: skip
         else:
             check_depth(s.depth)
             guessed = serve_guessing(
                 *rows, self.limits, self.prices, self.draft, index=np.arange(len(trace))[good],
                 blocks=self.blocks, block_tokens=s.block_tokens, remember=s.prefix_cache,
-                rows=SERIES_ROWS, growth=self.growth,
+                rows=SERIES_ROWS, growth=self.growth, prefixes=prefixes,
             )  # fmt: skip
             done = guessed.served
         run = self.run_of_loop(done)

@@ -85,6 +85,20 @@ def test_the_compiled_loop(benchmark, work, server):
     assert served.steps / seconds >= 1_000_000
 
 
+@pytest.mark.parametrize(("kind", "rate"), [("chunked", 20_000), ("prefix", 5_000)])
+def test_the_compiled_loop_with_shared_prefixes(benchmark, reference, kind, rate):
+    """Mooncake's trace, 15,000 tokens of prompt a request, faster than one engine can serve it."""
+    path = reference / "traces" / "mooncake_synthetic.jsonl"
+    limits = {"kind": kind, "max_batched_tokens": 8192, "max_sequences": 256}
+    work = Serve(ob.load_model("llama-3.1-8b"), str(path), scheduler=limits)
+    machine = load_machine("a100-sxm-80gb")
+    server = Server.of(machine, work, machine.mapping())
+    trace = work.trace.take(np.setdiff1d(np.arange(len(work.trace)), [*server.refused(work.trace)]))
+    served, seconds = fastest(benchmark, server, trace, 5)
+    assert served.hits["cache"] > 4_000_000
+    assert len(trace) / seconds >= rate
+
+
 def test_a_million_requests_in_30_seconds_and_400_mb(benchmark, lengths):
     def whole(requests):
         args = (str(lengths), str(requests), str(RATE), repr(LIMITS))

@@ -5,13 +5,22 @@ from __future__ import annotations
 from numba.extending import register_jitable
 
 from opbyte.sim.serving.compiled.gaps import miss
+from opbyte.sim.serving.compiled.prefixes import leading, sharing
+from opbyte.sim.serving.compiled.shared import (
+    alone,
+    append,
+    give_shared,
+    hold_shared,
+    know_shared,
+    take_shared,
+    unlink,
+    used,
+)
 from opbyte.sim.serving.compiled.state import (
     AWAY,
-    BEFORE,
     BELOW,
     CHAIN,
     COMPUTED,
-    FREE,
     HELD,
     KNOWN,
     LAST,
@@ -47,23 +56,45 @@ def needed(s: State, tokens: int, size: int) -> int:
 
 
 @register_jitable
-def unlink(s: State, block: int) -> None:
-    """Take a block out of the queue of free ones."""
-    before, after = s.blocks[BEFORE, block], s.blocks[NEXT, block]
-    s.blocks[NEXT, before], s.blocks[BEFORE, after] = after, before
-    s.counts[FREE] -= 1
+def found(s: State, r: int, most: int) -> int:
+    """Return how many leading blocks of a waiting request need not be computed, of so many."""
+    return leading(s.prefixes, r, most) if sharing(s.prefixes) else int(s.requests[KNOWN, r])
+
+
+@register_jitable
+def in_use(s: State, r: int, count: int) -> int:
+    """Return how many of the blocks that were found for a request others hold."""
+    return used(s, r, count) if sharing(s.prefixes) else 0
+
+
+@register_jitable
+def freed(s: State, r: int) -> int:
+    """Return how many blocks would be free that a running request holds."""
+    return alone(s, r) if sharing(s.prefixes) else int(s.requests[HELD, r])
+
+
+@register_jitable
+def hold(s: State, r: int, count: int) -> None:
+    """Hold blocks that were found."""
+    if sharing(s.prefixes):
+        hold_shared(s, r, count)
+        return
+    block = s.requests[LAST, r]
+    for _ in range(count):
+        unlink(s, block)
+        block = s.blocks[CHAIN, block]
+    s.requests[HELD, r] = count
 
 
 @register_jitable
 def give(s: State, r: int, remember: int) -> None:
     """Let go of a request's blocks, the last one first; they keep what they hold if it returns."""
-    end = s.blocks.shape[1] - 1
+    if sharing(s.prefixes):
+        give_shared(s, r)
+        return
     block = s.requests[LAST, r]
     while block != NONE:
-        tail = s.blocks[BEFORE, end]
-        s.blocks[NEXT, tail], s.blocks[BEFORE, block] = block, tail
-        s.blocks[NEXT, block], s.blocks[BEFORE, end] = end, block
-        s.counts[FREE] += 1
+        append(s, block)
         if not remember:
             s.blocks[OWNER, block] = NONE
         elif s.blocks[OWNER, block] == NONE and s.requests[LAST, r] == block:
@@ -78,6 +109,9 @@ def give(s: State, r: int, remember: int) -> None:
 @register_jitable
 def take(s: State, r: int, count: int) -> None:
     """Give a request blocks from the front of the queue; who remembered them forgets."""
+    if sharing(s.prefixes):
+        take_shared(s, r, count)
+        return
     end = s.blocks.shape[1] - 1
     for _ in range(count):
         block = s.blocks[NEXT, end]
@@ -96,6 +130,9 @@ def take(s: State, r: int, count: int) -> None:
 @register_jitable
 def know(s: State, r: int, full: int) -> None:
     """Note that a request's leading blocks are full; they can be found again."""
+    if sharing(s.prefixes):
+        know_shared(s, r, full)
+        return
     block = s.requests[LAST, r]
     number = s.requests[HELD, r] - 1
     while number >= s.requests[KNOWN, r]:

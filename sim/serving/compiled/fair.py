@@ -6,12 +6,14 @@ import numpy as np
 import numpy.typing as npt
 from numba.extending import register_jitable
 
-from opbyte.sim.serving.compiled.blocks import drop, lose, needed
+from opbyte.sim.serving.compiled.blocks import drop, found, freed, in_use, lose, needed
+from opbyte.sim.serving.compiled.prefixes import sharing
 from opbyte.sim.serving.compiled.queue import ACTIVE, FRONT, JOINED, Queue, first_fair
+from opbyte.sim.serving.compiled.shared import keep
 from opbyte.sim.serving.compiled.state import (
+    AWAY,
     COMING,
     FREE,
-    HELD,
     LEAVING,
     MOVING,
     NONE,
@@ -120,19 +122,26 @@ def switch(s: State, q: Queue, given: Ints, produced: Ints, limits: npt.NDArray[
     first = first_fair(q)
     if s.requests[MOVING, first]:
         return 0
-    size = limits[4]
-    need = needed(s, given[first] + s.requests[SAMPLED, first], size)
+    size, target = limits[4], given[first] + s.requests[SAMPLED, first]
+    known = 0 if s.requests[AWAY, first] else found(s, first, (target - 1) // size)
+    need = needed(s, target, size) - in_use(s, first, known)
     slots = limits[0] - s.counts[RUNNING] - s.counts[COMING]
     room = s.counts[FREE] + s.counts[LEAVING]
-    picked = 0
-    while slots < 1 or room < need:
+    # What was found is not computed: that others let go of it does not make room.
+    if sharing(s.prefixes):
+        keep(s, first, known, 1)
+    picked = victim = 0
+    while victim != NONE and (slots < 1 or room < need):
         victim = farthest(s, q, produced, limits[8], first, picked)
-        if victim == NONE:
-            return 0
-        q.picked[picked] = victim
-        picked += 1
-        slots += 1
-        room += s.requests[HELD, victim]
+        if victim != NONE:
+            q.picked[picked] = victim
+            picked += 1
+            slots += 1
+            room += freed(s, victim)
+    if sharing(s.prefixes):
+        keep(s, first, known, 0)
+    if victim == NONE:
+        return 0
     for i in range(picked):
         drop(s, q.picked[i])
         lose(s, q.picked[i], produced, limits[5])

@@ -1,14 +1,14 @@
 """Several compiled loops that advance together: the twin of a `Fleet` whose router sees load.
 
-Before each arrival all loops go on to its time; the request goes to the one with the fewest
-requests that are not answered. The arrays of all loops are stacked, engine by engine.
+Before each arrival all loops go on to its time; then its router sees how many requests each has not
+answered. The arrays of all loops are stacked, engine by engine.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,10 +18,20 @@ from opbyte.core.ops import Array
 from opbyte.sim.serving.blocks import Growth
 from opbyte.sim.serving.compiled.loop import Served, groups_of, loop_limits, serve_loop
 from opbyte.sim.serving.compiled.moves import Link, new_link
-from opbyte.sim.serving.compiled.queue import Queue, new_queue
+from opbyte.sim.serving.compiled.prefixes import Prefixes, at_engine, sharing
+from opbyte.sim.serving.compiled.queue import (
+    FAIR,
+    OF_REQUESTS,
+    RANKED,
+    Queue,
+    new_queue,
+    order_of,
+)
+from opbyte.sim.serving.compiled.routing import Route, choose, new_route
 from opbyte.sim.serving.compiled.several import (
     served_at,
     stacked,
+    stacked_state,
     state_at,
     steps_at,
     twice,
@@ -31,7 +41,48 @@ from opbyte.sim.serving.compiled.state import DONE, Ints, State, Step, new_state
 from opbyte.sim.serving.prices.layout import TRAFFIC
 from opbyte.sim.serving.prices.step import Prices, check_divided, check_limits, masks_of
 from opbyte.sim.serving.schedulers import Limits
+from opbyte.sim.serving.schedulers.fair import Clients
 from opbyte.sim.serving.stamped import compiled
+
+
+@register_jitable
+def _queue(q: Queue, i: int) -> Queue:
+    """Return the queue of one engine."""
+    return Queue(
+        q.heap[i],
+        q.key[i],
+        q.arrival[i],
+        q.tokens[i],
+        q.aging[i],
+        q.client[i],
+        q.level[i],
+        q.service[i],
+        q.head[i],
+        q.tail[i],
+        q.waiting[i],
+        q.after[i],
+        q.place[i],
+        q.charged[i],
+        q.since[i],
+        q.active[i],
+        q.where[i],
+        q.last[i],
+        q.picked[i],
+        q.counts[i],
+    )
+
+
+class Asked(NamedTuple):
+    """Requests as engines get them, (requests,), or as each has got them, (engines, room).
+
+    Attributes:
+        arrival: Seconds.
+        given, produced: Tokens of each prompt and of each answer.
+    """
+
+    arrival: Array
+    given: Ints
+    produced: Ints
 
 
 @register_jitable
@@ -40,12 +91,10 @@ def route_loop(
     f: Step,
     q: Queue,
     t: Link,
-    arrival: Array,
-    given: Ints,
-    produced: Ints,
-    own_arrival: Array,
-    own_given: Ints,
-    own_produced: Ints,
+    route: Route,
+    asked: Asked,
+    own: Asked,
+    ordered: Queue,
     limits: npt.NDArray[np.int64],
     table: Any,
     busy: Array,
@@ -57,48 +106,53 @@ def route_loop(
     """Share out requests from the first one on, and serve them.
 
     Args:
-        s, f: Of all engines; their arrays have room for so many requests each.
-        q, t: Of every engine: they order requests by arrival, and do not swap.
-        arrival, given, produced: As for `serve_loop`, (requests,).
-        own_arrival, own_given, own_produced: The same of each engine, filled here, (engines, room).
+        s, f, q: Of all engines; their arrays have room for so many requests each.
+        t: Of every engine: they do not swap.
+        own: Filled here.
+        ordered: A queue that knows of all requests what orders need.
         busy, drawn: As for `serve_loop`, (engines, ..).
         replica: Engine of each request, filled here, (requests,).
         counts: Requests of each engine, (engines,).
     Returns:
-        The first request for which an engine has no room; their number once all are served.
+        The first request for which an engine may have no room; their number once all are served.
     """
-    n = arrival.shape[0]
-    engines, room = own_arrival.shape
+    n = asked.arrival.shape[0]
+    engines, room = own.arrival.shape
     for r in range(first, n + 1):
-        until = arrival[r] if r < n else np.inf
-        best, least = -1, 0
+        until, full = asked.arrival[r] if r < n else np.inf, False
         for i in range(engines):
             of = counts[i]
             if s.place[i, DONE] < of:
                 serve_loop(
                     state_at(s, i),
                     steps_at(f, i),
-                    q,
+                    _queue(q, i),
                     t,
-                    own_arrival[i, :of],
-                    own_given[i, :of],
-                    own_produced[i, :of],
+                    own.arrival[i, :of],
+                    own.given[i, :of],
+                    own.produced[i, :of],
                     limits,
                     table,
                     busy[i],
                     drawn[i],
                     until,
                 )
-            outstanding = of - s.place[i, DONE]
-            if best < 0 or outstanding < least:
-                best, least = i, outstanding
+            route.outstanding[i] = of - s.place[i, DONE]
+            full = full or of == room
         if r == n:
             break
-        at = counts[best]
-        if at == room:
+        if full:
             return r
-        own_arrival[best, at] = arrival[r]
-        own_given[best, at], own_produced[best, at] = given[r], produced[r]
+        best = choose(route, s.prefixes, r)
+        at = counts[best]
+        own.arrival[best, at] = asked.arrival[r]
+        own.given[best, at], own.produced[best, at] = asked.given[r], asked.produced[r]
+        if limits[7] == RANKED:
+            q.arrival[best, at], q.tokens[best, at] = ordered.arrival[r], ordered.tokens[r]
+        if limits[7] == FAIR:
+            q.client[best, at] = ordered.client[r]
+        if sharing(s.prefixes):
+            at_engine(s.prefixes, best).row[at] = r
         replica[r] = best
         counts[best] += 1
     return int(n)
@@ -130,58 +184,71 @@ def route_compiled(
     remember: bool = True,
     depth: int = 1,
     rows: int = 20_000,
+    order: str = "continuous",
+    clients: Clients | None = None,
     growth: Sequence[Growth] = (),
+    prefixes: Prefixes | None = None,
+    affine: bool = False,
+    slack: int = 0,
     room: int = 0,
     plain: bool = False,
 ) -> Routed:
     """Serve requests by several engines, each request by whoever has fewest of them.
 
     Args:
-        arrival, given, produced, blocks, block_tokens, remember, growth, depth, rows, plain: As for
-            `serve_compiled`; blocks and rows of each engine.
+        arrival, given, produced, blocks, block_tokens, remember, growth, depth, rows, order,
+            clients, prefixes, plain: As for `serve_compiled`; blocks and rows of each engine.
+        affine, slack: Where prompts share prefixes they go where the longest part of them went,
+            unless that engine has so many requests more than the emptiest: `PrefixAffinity`.
         room: Requests of an engine that there is room for at first.
     """
     check_limits(prices, limits.max_batched_tokens, limits.max_sequences)
     check_divided(prices, needed=limits.layered)
-    n = len(arrival)
+    n, shared = len(arrival), prefixes is not None
     room = room or -(-n * 5 // (4 * engines)) + 16
-    groups = groups_of(limits)
-    one = new_state(room, blocks, limits.max_sequences, rows, groups=groups, growth=growth)
-    state = State(*stacked(one, engines))
+    one = new_state(
+        room, blocks, limits.max_sequences, rows, groups=groups_of(limits), growth=growth,
+        prefixes=prefixes,
+    )  # fmt: skip
+    state = stacked_state(one, engines)
     masks = masks_of(prices)
     steps = Step(*stacked(new_steps(depth, limits.max_sequences, masks), engines))
     # One table prices the steps of all engines, one after the other.
     steps = steps._replace(masks=masks)
-    own = [np.zeros((engines, room), dtype) for dtype in (np.float64, np.int32, np.int32)]
+    ordered = new_queue(order, arrival, given, limits, clients, shared=shared)
+    queue = Queue(*stacked(_with_room(ordered, room), engines))
+    asked = Asked(np.array(arrival, np.float64), given.astype(np.int32), produced.astype(np.int32))
+    own = Asked(*(np.zeros((engines, room), column.dtype) for column in asked))
     columns = len(prices.resources) + len(TRAFFIC)
     busy, drawn = np.zeros((engines, columns)), np.zeros((engines, 2))
     replica, counts = np.zeros(n, np.int32), np.zeros(engines, np.int64)
-    wanted = np.array(arrival, np.float64), given.astype(np.int32), produced.astype(np.int32)
-    queue = new_queue("continuous", arrival, given, limits, None)
     link = new_link(0, None, block_tokens)
-    numbers = loop_limits(limits, block_tokens, remember=remember)
+    route = new_route(engines, one.prefixes, affine=affine, slack=slack)
+    numbers = loop_limits(
+        limits, block_tokens, remember=remember, order=order_of(order, shared=shared)
+    )
     run: Any = route_loop if plain else compiled(route_loop)
     first = 0
     while True:
         first = run(
-            state,
-            steps,
-            queue,
-            link,
-            *wanted,
-            *own,
-            numbers,
-            prices.table,
-            busy,
-            drawn,
-            replica,
-            counts,
-            first,
-        )
+            state, steps, queue, link, route, asked, own, ordered, numbers, prices.table, busy,
+            drawn, replica, counts, first,
+        )  # fmt: skip
         if first == n:
             break
-        state, own = wider(state), [twice(array, 0) for array in own]
+        state, own = wider(state), Asked(*(twice(column, 0) for column in own))
+        queue = queue._replace(**{n: twice(getattr(queue, n), 0) for n in _needed(ordered)})
     return Routed(
         replica,
         tuple(served_at(state, i, int(counts[i]), busy[i], drawn[i], link) for i in range(engines)),
     )
+
+
+def _needed(q: Queue) -> list[str]:
+    """Return the columns of requests that a queue's order needs."""
+    return [name for name in OF_REQUESTS if len(getattr(q, name)) > 1]
+
+
+def _with_room(q: Queue, room: int) -> Queue:
+    """Return a queue that knows nothing of its requests, with room for so many."""
+    return q._replace(**{n: np.zeros(room, getattr(q, n).dtype) for n in _needed(q)})

@@ -21,6 +21,7 @@ from opbyte.sim.serving.compiled.guess_plan import Ahead, draft_cost, plan_guess
 from opbyte.sim.serving.compiled.loop import Served, loop_limits
 from opbyte.sim.serving.compiled.moves import new_link
 from opbyte.sim.serving.compiled.plan import plan_waiting
+from opbyte.sim.serving.compiled.prefixes import Prefixes
 from opbyte.sim.serving.compiled.queue import Queue, new_queue
 from opbyte.sim.serving.compiled.state import (
     RUNNING,
@@ -139,6 +140,7 @@ def serve_guessing(
     remember: bool = True,
     rows: int = 20_000,
     growth: Sequence[Growth] = (),
+    prefixes: Prefixes | None = None,
 ) -> Guessed:
     """Serve requests by continuous batching with the guesses of the limits.
 
@@ -146,14 +148,14 @@ def serve_guessing(
         limits: With guesses, not together.
         draft: Prices of the model that guesses; None where guesses cost nothing.
         index: Row of the trace of each request, (requests,).
-        arrival, given, produced, blocks, block_tokens, remember, growth, rows: As in
-            `serve_compiled`.
+        arrival, given, produced, blocks, block_tokens, remember, growth, rows, prefixes:
+            As in `serve_compiled`.
     """
     guesses, n, sequences = limits.guesses, len(arrival), limits.max_sequences
     assert isinstance(guesses, Guesses)
     assert not limits.together
     check_guessing(prices, draft, limits)
-    state = new_state(n, blocks, sequences, rows, growth=growth)
+    state = new_state(n, blocks, sequences, rows, growth=growth, prefixes=prefixes)
     priced = draft or prices
     busy, draft_busy, totals = (
         np.zeros(len(prices.resources) + len(TRAFFIC)), np.zeros(len(priced.resources)),

@@ -27,7 +27,8 @@ from opbyte.sim.serving.compiled.moves import (
     soonest,
 )
 from opbyte.sim.serving.compiled.next_step import plan_step
-from opbyte.sim.serving.compiled.queue import FAIR, ORDERS, Queue, new_queue
+from opbyte.sim.serving.compiled.prefixes import Prefixes
+from opbyte.sim.serving.compiled.queue import FAIR, FCFS, Queue, new_queue, order_of
 from opbyte.sim.serving.compiled.state import (
     ASKED,
     EVERY,
@@ -248,13 +249,13 @@ class Served:
 
 
 def loop_limits(
-    limits: Limits, block_tokens: int, *, remember: bool, order: str = "continuous"
+    limits: Limits, block_tokens: int, *, remember: bool, order: int = FCFS
 ) -> npt.NDArray[np.int64]:
     """Return the limits as `serve_loop` reads them."""
     return np.array(
         [
             limits.max_sequences, limits.max_batched_tokens, limits.chunk, limits.reserve,
-            block_tokens, remember, limits.together, ORDERS[order],
+            block_tokens, remember, limits.together, order,
             -1 if limits.lead is None else limits.lead,
         ],
         np.int64,
@@ -284,6 +285,7 @@ def serve_compiled(
     link: LinkPrice | None = None,
     below: int = 0,
     growth: Sequence[Growth] = (),
+    prefixes: Prefixes | None = None,
     plain: bool = False,
 ) -> Served:
     """Serve requests by continuous batching.
@@ -298,18 +300,20 @@ def serve_compiled(
         order: Scheduler, one of `ORDERS`.
         clients: Who asks, for a fair order; by default one client asks for all.
         link, below: The way to the tier below, and its blocks; preempted requests go there.
+        prefixes: What prompts share, where they do: then nothing moves to the tier below.
         plain: Run the loop uncompiled.
     """
     check_limits(prices, limits.max_batched_tokens, limits.max_sequences)
     check_divided(prices, needed=limits.layered)
     below = below if link is not None else 0
     state = new_state(
-        len(arrival), blocks, limits.max_sequences, rows, below, groups_of(limits), growth
+        len(arrival), blocks, limits.max_sequences, rows, below, groups_of(limits), growth, prefixes
     )
-    queue = new_queue(order, arrival, given, limits, clients)
+    queue = new_queue(order, arrival, given, limits, clients, shared=prefixes is not None)
     moving = new_link(len(arrival) if below else 0, link, block_tokens)
     busy, drawn = np.zeros(len(prices.resources) + len(TRAFFIC)), np.zeros(2)
-    numbers = loop_limits(limits, block_tokens, remember=remember, order=order)
+    ordered = order_of(order, shared=prefixes is not None)
+    numbers = loop_limits(limits, block_tokens, remember=remember, order=ordered)
     (serve_loop if plain else compiled(serve_loop))(
         state, new_steps(depth, limits.max_sequences, masks_of(prices)), queue, moving,
         np.array(arrival, np.float64),

@@ -6,21 +6,19 @@ import numpy as np
 import numpy.typing as npt
 from numba.extending import register_jitable
 
-from opbyte.sim.serving.compiled.blocks import know, needed, preempt, take, unlink
+from opbyte.sim.serving.compiled.blocks import found, hold, in_use, know, needed, preempt, take
 from opbyte.sim.serving.compiled.fair import count
 from opbyte.sim.serving.compiled.gaps import catch_up, miss, miss_behind
-from opbyte.sim.serving.compiled.queue import FAIR, Queue, first, leave
+from opbyte.sim.serving.compiled.queue import FAIR, RANKED, Queue, first, leave, rank
 from opbyte.sim.serving.compiled.state import (
     ASKED,
     AWAY,
-    CHAIN,
     COMING,
     COMPUTED,
     FOUND,
     FREE,
     HELD,
     KNOWN,
-    LAST,
     LATE,
     LATER,
     LEAVING,
@@ -67,25 +65,25 @@ def admitted(
         whole: Tokens that it computes in all.
     """
     chunk, reserve, size, together = limits[2], limits[3], limits[4], limits[6]
-    found = s.requests[KNOWN, r]
     away = s.requests[AWAY, r]
-    computed = s.requests[COMPUTED, r] if away else found * size
+    # The last token is always computed: its logits are needed.
+    known = 0 if away else found(s, r, (target - 1) // size)
+    computed = s.requests[COMPUTED, r] if away else known * size
     new = min(target - computed, budget)
     if chunk == 0 and new < target - computed:
         return 0
     held = whole if together else computed + new
     most = max(held, target) if reserve else held
-    if needed(s, most, size) > s.counts[FREE]:
+    short = needed(s, most, size) - s.counts[FREE]
+    # What was found and others hold is not among the free blocks.
+    if short > 0 and (short > known or short > in_use(s, r, known)):
         return 0
-    block = s.requests[LAST, r]
-    for _ in range(found):
-        unlink(s, block)
-        block = s.blocks[CHAIN, block]
+    hold(s, r, known)
     if not away:
         s.counts[ASKED] += target
         s.counts[FOUND] += computed
-    s.requests[HELD, r], s.requests[COMPUTED, r] = found, computed
-    take(s, r, needed(s, held, size) - found)
+    s.requests[COMPUTED, r] = computed
+    take(s, r, needed(s, held, size) - known)
     if away:
         s.requests[MOVING, r] = 1
         s.counts[COMING] += 1
@@ -206,6 +204,8 @@ def plan_waiting(
 ) -> tuple[int, int]:
     """Admit requests in order; return what is left of the budget, and how many had their turn."""
     most, size, remember = limits[0], limits[4], limits[5]
+    if limits[7] == RANKED and budget > 0 and s.counts[RUNNING] + s.counts[COMING] < most:
+        rank(s, q, given, size, arrived)
     while budget > 0 and s.counts[RUNNING] + s.counts[COMING] < most:
         r = first(s, q, limits[7], arrived, tried)
         if r == NONE or s.requests[MOVING, r]:

@@ -9,27 +9,38 @@ import numpy.typing as npt
 from numba.extending import register_jitable
 
 from opbyte.core.ops import Array
-from opbyte.sim.serving.compiled.state import NONE, PREEMPTED, SAMPLED, STACKED, Ints, State
+from opbyte.sim.serving.compiled.prefixes import leading, sharing
+from opbyte.sim.serving.compiled.state import (
+    CHANGES,
+    NONE,
+    PREEMPTED,
+    SAMPLED,
+    STACKED,
+    Ints,
+    State,
+)
 from opbyte.sim.serving.schedulers import Limits
 from opbyte.sim.serving.schedulers.fair import INPUT, Clients
 
-FCFS, SHORTEST, FAIR = range(3)
-#: Scheduler -> order. Without shared prefixes the longest known one is that of all: none.
+FCFS, RANKED, FAIR = range(3)
+#: Scheduler -> order.
 ORDERS = {
-    "continuous": FCFS, "chunked": FCFS, "static": FCFS, "layered": FCFS, "prefix": FCFS,
-    "shortest": SHORTEST, "fair": FAIR,
+    "continuous": FCFS, "chunked": FCFS, "static": FCFS, "layered": FCFS, "prefix": RANKED,
+    "shortest": RANKED, "fair": FAIR,
 }  # fmt: skip
-#: Entries of `Queue.counts`: requests that joined, entries of the heap, clients that wait, and the
-#: smallest place in line.
-JOINED, HEAPED, ACTIVE, FRONT = range(4)
+#: Entries of `Queue.counts`: requests that joined, entries of the heap, clients that wait, the
+#: smallest place in line, and changes of the cache when keys were counted last.
+JOINED, HEAPED, ACTIVE, FRONT, SEEN = range(5)
 
 
 class Queue(NamedTuple):
     """What orders need to know; arrays of length 1 where they do not.
 
     Attributes:
-        heap: Ranks of waiting requests, the smallest first, (requests,).
-        rank, of_rank: Place of each request in a fixed order, and back, (requests,).
+        heap: Waiting requests that have not run, the one with the smallest key first, (requests,).
+        key, arrival: Of each request, seconds, (requests,).
+        tokens: Of each prompt that counts against its request, where not known, (requests,).
+        aging: Tokens that a second of waiting is worth, (1,).
         client, level: As for `Clients`.
         service: Virtual counter of each client, (clients,).
         head, tail, waiting: First and last request that waits, and how many, (clients,).
@@ -40,12 +51,14 @@ class Queue(NamedTuple):
         active, where: Clients that wait, and where each stands among them, (clients,).
         last: Client of each level that left the queue last, (levels,).
         picked: Room for those who are switched out, (max_sequences,).
-        counts: Counters, (4,).
+        counts: Counters, (5,).
     """
 
     heap: Ints
-    rank: Ints
-    of_rank: Ints
+    key: Array
+    arrival: Array
+    tokens: Ints
+    aging: Array
     client: Ints
     level: Ints
     service: npt.NDArray[np.int64]
@@ -63,22 +76,35 @@ class Queue(NamedTuple):
     counts: npt.NDArray[np.int64]
 
 
+#: Columns of a queue that have an entry for each request, where its order needs them.
+OF_REQUESTS = (
+    "heap", "key", "arrival", "tokens", "client", "after", "place", "charged", "since",
+)  # fmt: skip
+
+
+def order_of(kind: str, *, shared: bool) -> int:
+    """Return the order of a scheduler: without shared prefixes nobody has the longest one."""
+    return FCFS if kind == "prefix" and not shared else ORDERS[kind]
+
+
 def new_queue(
-    order: str,
+    kind: str,
     arrival: Array,
     given: npt.NDArray[np.int64],
     limits: Limits,
     clients: Clients | None,
+    *,
+    shared: bool = False,
 ) -> Queue:
-    """Return an empty queue."""
+    """Return an empty queue.
+
+    Args:
+        kind: Scheduler, one of `ORDERS`.
+        shared: Prompts share prefixes.
+    """
     n = len(arrival)
-    ranked, fair = n if ORDERS[order] == SHORTEST else 1, n if ORDERS[order] == FAIR else 1
-    of_rank = np.zeros(1, np.int32)
-    if ranked == n:
-        keys = np.asarray(arrival, np.float64) + np.asarray(given) / limits.aging
-        of_rank = np.argsort(keys, kind="stable").astype(np.int32)
-    rank = np.zeros(ranked, np.int32)
-    rank[of_rank] = np.arange(ranked, dtype=np.int32)
+    ordered = order_of(kind, shared=shared)
+    ranked, fair = n if ordered == RANKED else 1, n if ordered == FAIR else 1
     if clients is None or fair != n:
         clients = Clients(np.zeros(fair, np.int32), np.zeros(1, np.int32))
     many = len(clients.level)
@@ -87,13 +113,15 @@ def new_queue(
         return np.zeros(entries, np.int32)
 
     return Queue(
-        heap=zeros(ranked), rank=rank, of_rank=of_rank,
+        heap=zeros(ranked), key=np.zeros(ranked), arrival=np.array(arrival[:ranked], np.float64),
+        tokens=np.array(given[:ranked] if kind == "shortest" else zeros(ranked), np.int32),
+        aging=np.array([limits.aging]),
         client=clients.client.astype(np.int32), level=clients.level.astype(np.int32),
         service=np.zeros(many, np.int64), head=zeros(many), tail=zeros(many), waiting=zeros(many),
         after=zeros(fair), place=zeros(fair), charged=zeros(fair), since=zeros(fair),
         active=zeros(many), where=zeros(many),
         last=np.full(int(clients.level.max()) + 1, NONE, np.int32),
-        picked=zeros(limits.max_sequences), counts=np.zeros(4, np.int64),
+        picked=zeros(limits.max_sequences), counts=np.zeros(5, np.int64),
     )  # fmt: skip
 
 
@@ -102,15 +130,11 @@ def first(s: State, q: Queue, order: int, arrived: int, tried: int) -> int:
     """Return the waiting request that is tried next, negative if nobody waits."""
     if order == FAIR:
         return first_fair(q)
-    if order == SHORTEST:
-        while q.counts[JOINED] < arrived:
-            push(q, q.rank[q.counts[JOINED]])
-            q.counts[JOINED] += 1
     if s.counts[STACKED]:
         return int(s.stack[s.counts[STACKED] - 1])
     if tried >= arrived:
         return NONE
-    return int(q.of_rank[q.heap[0]]) if order == SHORTEST else tried
+    return int(q.heap[0]) if order == RANKED else tried
 
 
 @register_jitable
@@ -122,37 +146,74 @@ def leave(s: State, q: Queue, order: int, given: Ints, r: int, tried: int) -> in
     if s.counts[STACKED]:
         s.counts[STACKED] -= 1
         return tried
-    if order == SHORTEST:
+    if order == RANKED:
         pop(q)
     return tried + 1
 
 
 @register_jitable
-def push(q: Queue, rank: int) -> None:
-    """Put a rank on the heap."""
+def rank(s: State, q: Queue, given: Ints, size: int, arrived: int) -> None:
+    """Let requests wait that have arrived, and order all by what the cache holds of them."""
+    changes = s.counts[CHANGES]
+    if changes != q.counts[SEEN]:
+        q.counts[SEEN] = changes
+        for i in range(q.counts[HEAPED]):
+            count_key(s, q, q.heap[i], given, size)
+        for i in range(q.counts[HEAPED] // 2 - 1, -1, -1):
+            sink(q, q.heap[i], i)
+    while q.counts[JOINED] < arrived:
+        r = q.counts[JOINED]
+        count_key(s, q, r, given, size)
+        push(q, r)
+        q.counts[JOINED] += 1
+
+
+@register_jitable
+def count_key(s: State, q: Queue, r: int, given: Ints, size: int) -> None:
+    """Count by what a request is ordered that has not run."""
+    tokens = int(q.tokens[r])
+    if sharing(s.prefixes):
+        tokens -= leading(s.prefixes, r, (given[r] - 1) // size) * size
+    q.key[r] = q.arrival[r] + tokens / q.aging[0]
+
+
+@register_jitable
+def sooner(q: Queue, a: int, b: int) -> bool:
+    """Return whether a request's key is smaller than another's; of equals the first to arrive."""
+    return bool(q.key[a] < q.key[b] or (q.key[a] == q.key[b] and a < b))
+
+
+@register_jitable
+def push(q: Queue, r: int) -> None:
+    """Put a request on the heap."""
     at = q.counts[HEAPED]
     q.counts[HEAPED] += 1
-    while at > 0 and rank < q.heap[(at - 1) // 2]:
+    while at > 0 and sooner(q, r, q.heap[(at - 1) // 2]):
         q.heap[at] = q.heap[(at - 1) // 2]
         at = (at - 1) // 2
-    q.heap[at] = rank
+    q.heap[at] = r
 
 
 @register_jitable
 def pop(q: Queue) -> None:
-    """Take the smallest rank off the heap."""
+    """Take the first request off the heap."""
     q.counts[HEAPED] -= 1
+    sink(q, q.heap[q.counts[HEAPED]], 0)
+
+
+@register_jitable
+def sink(q: Queue, r: int, at: int) -> None:
+    """Put a request at a place of the heap, or below it if others there are sooner."""
     size = q.counts[HEAPED]
-    rank, at = q.heap[size], 0
     while 2 * at + 1 < size:
         child = 2 * at + 1
-        if child + 1 < size and q.heap[child + 1] < q.heap[child]:
+        if child + 1 < size and sooner(q, q.heap[child + 1], q.heap[child]):
             child += 1
-        if rank <= q.heap[child]:
+        if not sooner(q, q.heap[child], r):
             break
         q.heap[at] = q.heap[child]
         at = child
-    q.heap[at] = rank
+    q.heap[at] = r
 
 
 @register_jitable

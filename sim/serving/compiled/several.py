@@ -10,6 +10,7 @@ from numba.extending import register_jitable
 from opbyte.core.ops import Array
 from opbyte.sim.serving.compiled.loop import Served
 from opbyte.sim.serving.compiled.moves import Link
+from opbyte.sim.serving.compiled.prefixes import at_engine, for_engines, sharing
 from opbyte.sim.serving.compiled.state import LAST, NONE, State, Step
 
 
@@ -29,6 +30,7 @@ def state_at(s: State, i: int) -> State:
         s.groups[i],
         s.growth[i],
         s.tally[i],
+        at_engine(s.prefixes, i),
     )
 
 
@@ -53,6 +55,12 @@ def stacked(arrays: tuple[Any, ...], engines: int) -> tuple[Any, ...]:
     return tuple(np.stack([array] * engines) for array in arrays)
 
 
+def stacked_state(one: State, engines: int) -> State:
+    """Return the state of one engine for so many."""
+    everyone = for_engines(one.prefixes, engines, one.times.shape[1])
+    return State._make((*stacked(one[:-1], engines), everyone))
+
+
 def twice(array: Any, value: float) -> Any:
     """Return an array with twice the room along its last axis."""
     return np.concatenate([array, np.full_like(array, value)], axis=-1)
@@ -62,8 +70,10 @@ def wider(s: State) -> State:
     """Return the same state with room for twice the requests."""
     requests = twice(s.requests, 0)
     requests[:, LAST, s.requests.shape[-1] :] = NONE
-    tally = twice(s.tally, 0.0)
-    return s._replace(requests=requests, times=twice(s.times, -1.0), tally=tally)
+    tally, prefixes = twice(s.tally, 0.0), s.prefixes
+    if sharing(prefixes):
+        prefixes = prefixes._replace(row=twice(prefixes.row, 0))
+    return s._replace(requests=requests, times=twice(s.times, -1.0), tally=tally, prefixes=prefixes)
 
 
 def served_at(state: State, i: int, count: int, busy: Array, drawn: Array, link: Link) -> Served:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from opbyte.core.ops import Array
 from opbyte.sim.serving.blocks import Growth
+from opbyte.sim.serving.compiled.prefixes import Prefixes, no_prefixes
 from opbyte.sim.serving.tally import BINS
 
 Ints = npt.NDArray[np.int32]
@@ -23,6 +24,9 @@ COMPUTED, SAMPLED, HELD, LAST, KNOWN, PREEMPTED, AWAY, MOVING = range(8)
 #: Rows of the blocks: neighbours in the queue of free ones (its ends are the entry behind the last
 #: block), the block before it in its request, and which block of which request it remembers.
 NEXT, BEFORE, CHAIN, OWNER, NUMBER = range(5)
+#: The same where prompts share prefixes: how many hold a block, its content, and whether who is
+#: tried first is to have it; and for a request its row of the tables.
+HOLDERS, CONTENT, KEPT, SLOT = CHAIN, OWNER, NUMBER, LAST
 #: Entries of the counters. Of layered prefill: the requests at the end of `running` whose prompts
 #: are under way, their tokens, and which group of layers is next of how many, 0 before the first.
 FREE, RUNNING, STACKED, STEPS, TOKENS, EVERY, BELOW, LEAVING, COMING, OWED, MOVES = range(11)
@@ -31,6 +35,9 @@ WAVE, WAVE_TOKENS, GROUP, GROUPS = range(11, 15)
 ASKED, FOUND = 15, 16
 #: Counter of the requests whose answers do not go on.
 LATE = 17
+#: Counters of the rows of the tables that nobody uses, and of the times that the cache learned or
+#: forgot a content which several requests may have.
+SLOTS, CHANGES = 18, 19
 #: Row of the times where a request has its last token, and until then, while its answer does not go
 #: on, its latest one.
 SINCE = 2
@@ -63,7 +70,7 @@ class State(NamedTuple):
         stack: Preempted requests, the one that is tried first on top, (max_sequences,).
         moves: Requests whose blocks the step that is planned sends to the tier below, and
             -1 less those whose blocks it fetches, (2 * max_sequences,).
-        counts: Counters, (18,).
+        counts: Counters, (20,).
         times: Scheduled, first token, last token, seconds, (3, requests).
         series: What every n-th step found when it ended, (6, rows).
         place: Where the loop is, entries as above, (6,).
@@ -71,6 +78,7 @@ class State(NamedTuple):
         growth: Size and limit of layers whose caches grow alike, empty where all layers keep all
             tokens, (kinds, 2).
         tally: What is counted of gaps, queue and cache, entries as above.
+        prefixes: What prompts share.
     """
 
     requests: Ints
@@ -85,6 +93,7 @@ class State(NamedTuple):
     groups: Ints
     growth: npt.NDArray[np.int64]
     tally: Array
+    prefixes: Prefixes
 
 
 class Step(NamedTuple):
@@ -119,6 +128,7 @@ def new_state(
     below: int = 0,
     groups: Ints | None = None,
     growth: Sequence[Growth] = (),
+    prefixes: Prefixes | None = None,
 ) -> State:
     """Return the state before anything happened: all blocks are free, `below` in the next tier."""
     of_requests = np.zeros((8, requests), np.int32)
@@ -126,8 +136,11 @@ def new_state(
     of_blocks = np.full((5, blocks + 1), NONE, np.int32)
     of_blocks[NEXT] = np.roll(np.arange(blocks + 1), -1)
     of_blocks[BEFORE] = np.roll(np.arange(blocks + 1), 1)
-    counts = np.zeros(18, np.int64)
+    counts = np.zeros(20, np.int64)
     counts[FREE], counts[EVERY], counts[BELOW] = blocks, 1, below
+    if prefixes is not None:
+        of_blocks[[HOLDERS, KEPT]] = 0
+        counts[SLOTS] = sequences
     return State(
         of_requests,
         of_blocks,
@@ -141,6 +154,7 @@ def new_state(
         np.zeros(0, np.int32) if groups is None else groups,
         np.array(growth, np.int64).reshape(-1, 2),
         np.zeros(LATE_FROM + sequences + blocks + 1 + requests + 1),
+        prefixes or no_prefixes(),
     )
 
 

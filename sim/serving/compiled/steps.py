@@ -11,14 +11,14 @@ from numba.extending import register_jitable
 from opbyte.core.ops import Array
 from opbyte.sim.serving.compiled.blocks import finish, know, needed, take
 from opbyte.sim.serving.compiled.gaps import catch_up_all, count_gaps
-from opbyte.sim.serving.compiled.queue import FCFS, SHORTEST
+from opbyte.sim.serving.compiled.prefixes import sharing
+from opbyte.sim.serving.compiled.queue import FCFS, RANKED
 from opbyte.sim.serving.compiled.state import (
     COME_LATE,
     COMPUTED,
     EVERY,
     FREE,
     HELD,
-    KNOWN,
     LATE_FROM,
     LATER,
     MOST_STEPS,
@@ -90,7 +90,11 @@ def decode_on(
     # Whoever waits was refused by the last plan, and the free blocks only get fewer.
     # Orders other than that of arrival may try an arrival before them, and fair ones ask who runs.
     queue = s.counts[STACKED] > 0 or running >= limits[0] or limits[6] > 0
-    queue = queue or tried < arrived if limits[7] == FCFS else queue and limits[7] == SHORTEST
+    waits = not queue and tried < arrived
+    queue = queue or waits if limits[7] == FCFS else queue and limits[7] == RANKED
+    if waits and limits[7] == RANKED and sharing(s.prefixes):
+        # What the cache forgets may change who is tried first.
+        return head, arrived
     free_at = f.end[(head + depth - 1) % depth]
     f.sums[LATER], f.sums[COME_LATE] = running, 0
     for on in range(calm_steps(s, given, produced, size)):
@@ -103,11 +107,11 @@ def decode_on(
         for i in range(running):
             r = s.running[i]
             computed = s.requests[COMPUTED, r]
-            if computed % size == 0:
-                if remember:
-                    know(s, r, computed // size)
-                if needed(s, computed + 1, size) > s.requests[HELD, r]:
-                    take(s, r, 1)
+            inside = computed % size
+            if inside == 0 and needed(s, computed + 1, size) > s.requests[HELD, r]:
+                take(s, r, 1)
+            if remember and inside == size - 1:
+                know(s, r, (computed + 1) // size)
             s.requests[COMPUTED, r] = computed + 1
             s.requests[SAMPLED, r] += 1
             if masked:
@@ -123,19 +127,7 @@ def decode_on(
         f.end[head] = free_at
         head = (head + 1) % depth
     f.sums[2] = context
-    if remember:
-        know_all(s, size)
     return head, arrived
-
-
-@register_jitable
-def know_all(s: State, size: int) -> None:
-    """Note which blocks of those who run are full."""
-    for i in range(s.counts[RUNNING]):
-        r = s.running[i]
-        full = s.requests[COMPUTED, r] // size
-        if full > s.requests[KNOWN, r]:
-            know(s, r, full)
 
 
 @register_jitable

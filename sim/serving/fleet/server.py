@@ -15,6 +15,7 @@ from opbyte.sim.serving.arrivals import ask
 from opbyte.sim.serving.clock import Clock
 from opbyte.sim.serving.compiled.fleet import route_compiled
 from opbyte.sim.serving.compiled.pooled import serve_pools
+from opbyte.sim.serving.compiled.queue import FCFS, order_of
 from opbyte.sim.serving.fleet.engines import Fleet
 from opbyte.sim.serving.fleet.link import Wire, wire_of
 from opbyte.sim.serving.fleet.pools import Pools
@@ -27,8 +28,8 @@ from opbyte.workloads.serve import Fleet as FleetBlock
 from opbyte.workloads.serve import Serve
 from opbyte.workloads.traces import RequestTrace
 
-#: Routers whose choice depends on nothing but how many requests each engine has, as long as
-#: prompts share nothing. `round_robin` does not even depend on that.
+#: Routers with a compiled twin: their choice depends on how many requests each engine has, and on
+#: what was sent there before. `round_robin` does not even depend on that.
 _BY_LOAD = ("least_outstanding", "prefix_affinity")
 
 
@@ -123,17 +124,14 @@ class FleetServer:
         """Serve a trace."""
         fleet = self.fleet
         shared = trace.prefix is not None and self.engine.scheduling.prefix_cache
-        if fleet.failures or not self.engine.loops(trace):
+        in_turn, by_load = fleet.router == "round_robin", fleet.router in _BY_LOAD
+        if fleet.failures or not (in_turn or by_load) or not self.engine.loops(trace):
             return self._by_plug_in(trace)
-        by_load = fleet.router in _BY_LOAD and not (shared and fleet.router == "prefix_affinity")
-        in_turn = fleet.router == "round_robin"
-        if fleet.pools is not None:
-            if self.engine.in_order and not shared and (in_turn or by_load):
-                return self._by_pools(trace)
-        elif in_turn:
-            return self._in_turn(trace)
-        elif by_load and self.engine.in_order:
-            return self._by_load(trace)
+        if fleet.pools is None:
+            return self._in_turn(trace) if in_turn else self._by_load(trace)
+        queued = order_of(self.engine.scheduling.kind, shared=shared) == FCFS
+        if queued and not shared:
+            return self._by_pools(trace)
         return self._by_plug_in(trace)
 
     def _in_turn(self, trace: RequestTrace) -> Serving:
@@ -160,7 +158,9 @@ class FleetServer:
             trace.arrival_s[good], trace.input_tokens[good], trace.output_tokens[good],
             engine.limits, engine.prices, engines=self.fleet.engines, blocks=self.blocks,
             block_tokens=s.block_tokens, remember=s.prefix_cache, depth=s.depth,
-            rows=max(2, SERIES_ROWS // self.fleet.engines), growth=engine.growth,
+            rows=max(2, SERIES_ROWS // self.fleet.engines), growth=engine.growth, order=s.kind,
+            clients=engine.clients(trace, good), prefixes=engine.prefixes(trace, good),
+            affine=self.fleet.router == "prefix_affinity", slack=self.fleet.slack,
         )  # fmt: skip
         replica = np.full(len(trace), -1)
         replica[good] = done.replica

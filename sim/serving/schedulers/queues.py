@@ -13,8 +13,8 @@ class Ordered(Continuous):
     """Continuous batching whose waiting requests are ordered anew before each admission.
 
     Requests that have run before are tried first, as in `Continuous`. The others follow by the
-    value of `order`, smallest first, and among equals by arrival. Nobody overtakes the first one:
-    where it has no room, nobody is admitted.
+    value of `order`, smallest first, and among equals by their row of the trace. Nobody overtakes
+    the first one: where it has no room, nobody is admitted.
     """
 
     @abstractmethod
@@ -26,9 +26,10 @@ class Ordered(Continuous):
             self.waiting = deque(sorted(self.waiting, key=self._key))
         super()._admit(budget, pieces, ins)
 
-    def _key(self, request: Request) -> tuple[bool, float]:
-        fresh = request.preempted == 0
-        return fresh, self.order(request) if fresh else 0.0
+    def _key(self, request: Request) -> tuple[bool, float, int]:
+        if request.preempted:
+            return False, 0.0, 0
+        return True, self.order(request), request.index
 
     def known_tokens(self, request: Request) -> int:
         """Return how many tokens of a waiting prompt the cache and tiers below it hold."""
