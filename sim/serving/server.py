@@ -24,7 +24,7 @@ from opbyte.sim.serving.clock import Clock
 from opbyte.sim.serving.compiled.guesses import serve_guessing
 from opbyte.sim.serving.compiled.loop import Served, serve_compiled
 from opbyte.sim.serving.compiled.prefixes import Prefixes, prefixes_of
-from opbyte.sim.serving.compiled.queue import FCFS, ORDERS
+from opbyte.sim.serving.compiled.queue import ORDERS
 from opbyte.sim.serving.compiled.state import SERIES
 from opbyte.sim.serving.contents import LowerTiers
 from opbyte.sim.serving.engine import Engine
@@ -178,11 +178,6 @@ class Server:
             return None
         clients = Clients.of(trace)
         return clients._replace(client=clients.client[rows])
-
-    @property
-    def in_order(self) -> bool:
-        """Return whether requests are tried in the order of their arrival."""
-        return ORDERS.get(self.scheduling.kind) == FCFS
 
     def engine(self, env: Clock) -> Engine:
         """Return an idle engine of the plug-in."""

@@ -31,8 +31,8 @@ from opbyte.sim.serving.compiled.routing import Route, choose, new_route
 from opbyte.sim.serving.compiled.several import (
     served_at,
     stacked,
+    stacked_state,
     state_at,
-    states,
     steps_at,
     twice,
     wider,
@@ -210,7 +210,7 @@ def route_compiled(
         room, blocks, limits.max_sequences, rows, groups=groups_of(limits), growth=growth,
         prefixes=prefixes,
     )  # fmt: skip
-    state = states(one, engines)
+    state = stacked_state(one, engines)
     masks = masks_of(prices)
     steps = Step(*stacked(new_steps(depth, limits.max_sequences, masks), engines))
     # One table prices the steps of all engines, one after the other.

@@ -14,7 +14,7 @@ from numba.extending import register_jitable
 from opbyte.core.ops import Array
 from opbyte.sim.serving.compiled.loop import Served
 from opbyte.sim.serving.compiled.moves import Link
-from opbyte.sim.serving.compiled.several import served_at, stacked, states, twice, wider
+from opbyte.sim.serving.compiled.several import served_at, stacked, stacked_state, twice, wider
 from opbyte.sim.serving.compiled.state import (
     DONE,
     FLYING,
@@ -113,7 +113,7 @@ def new_pool(engines: int, one: State, sequences: int, depth: int, prices: Price
     steps = Step(*stacked(new_steps(depth, sequences, masks), engines))
     columns = len(prices.resources) + len(TRAFFIC)
     return Pool(
-        states(one, engines),
+        stacked_state(one, engines),
         # One table prices the steps of all engines, one after the other.
         steps._replace(masks=masks),
         np.zeros((engines, 3, room), np.int32),

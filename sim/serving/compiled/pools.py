@@ -14,6 +14,7 @@ import numpy.typing as npt
 from numba.extending import register_jitable
 
 from opbyte.core.ops import Array
+from opbyte.sim.serving.clock import COMES, ENDS, PLANS
 from opbyte.sim.serving.compiled.blocks import drop, give, needed, take
 from opbyte.sim.serving.compiled.loop import fill
 from opbyte.sim.serving.compiled.moves import Link
@@ -58,8 +59,7 @@ from opbyte.sim.serving.compiled.state import (
 from opbyte.sim.serving.compiled.steps import decode_on, end_step, record
 from opbyte.sim.serving.compiled.wire import Way, carry
 
-#: Order of what happens at one moment, as `Clock`'s; and what it is.
-COMES, ENDS, PLANS = range(3)
+#: What happens next.
 NOTHING, REQUEST_COMES, CACHE_COMES, READS, ANSWERS = range(5)
 
 

@@ -55,10 +55,10 @@ def stacked(arrays: tuple[Any, ...], engines: int) -> tuple[Any, ...]:
     return tuple(np.stack([array] * engines) for array in arrays)
 
 
-def states(one: State, engines: int) -> State:
-    """Return the states of so many idle engines."""
-    shared = for_engines(one.prefixes, engines, one.times.shape[1])
-    return State._make((*stacked(one[:-1], engines), shared))
+def stacked_state(one: State, engines: int) -> State:
+    """Return the state of one engine for so many."""
+    everyone = for_engines(one.prefixes, engines, one.times.shape[1])
+    return State._make((*stacked(one[:-1], engines), everyone))
 
 
 def twice(array: Any, value: float) -> Any:
@@ -70,15 +70,10 @@ def wider(s: State) -> State:
     """Return the same state with room for twice the requests."""
     requests = twice(s.requests, 0)
     requests[:, LAST, s.requests.shape[-1] :] = NONE
-    prefixes = s.prefixes
+    tally, prefixes = twice(s.tally, 0.0), s.prefixes
     if sharing(prefixes):
         prefixes = prefixes._replace(row=twice(prefixes.row, 0))
-    return s._replace(
-        requests=requests,
-        times=twice(s.times, -1.0),
-        tally=twice(s.tally, 0.0),
-        prefixes=prefixes,
-    )
+    return s._replace(requests=requests, times=twice(s.times, -1.0), tally=tally, prefixes=prefixes)
 
 
 def served_at(state: State, i: int, count: int, busy: Array, drawn: Array, link: Link) -> Served:

@@ -16,6 +16,7 @@ from opbyte.sim.serving.arrivals import ask
 from opbyte.sim.serving.clock import Clock
 from opbyte.sim.serving.compiled.fleet import route_compiled
 from opbyte.sim.serving.compiled.pooled import serve_pools
+from opbyte.sim.serving.compiled.queue import FCFS, order_of
 from opbyte.sim.serving.fleet.engines import Fleet
 from opbyte.sim.serving.fleet.link import Wire, wire_of
 from opbyte.sim.serving.fleet.pools import Pools
@@ -124,17 +125,15 @@ class FleetServer:
     def serve(self, trace: RequestTrace) -> Serving:
         """Serve a trace."""
         fleet = self.fleet
-        if fleet.failures or not self.engine.loops(trace):
-            return self._by_plug_in(trace)
+        shared = trace.prefix is not None and self.engine.scheduling.prefix_cache
         in_turn, by_load = fleet.router == "round_robin", fleet.router in _BY_LOAD
-        if fleet.pools is not None:
-            shared = trace.prefix is not None and self.engine.scheduling.prefix_cache
-            if self.engine.in_order and not shared and (in_turn or by_load):
-                return self._by_pools(trace)
-        elif in_turn:
-            return self._in_turn(trace)
-        elif by_load:
-            return self._by_load(trace)
+        if fleet.failures or not (in_turn or by_load) or not self.engine.loops(trace):
+            return self._by_plug_in(trace)
+        if fleet.pools is None:
+            return self._in_turn(trace) if in_turn else self._by_load(trace)
+        queued = order_of(self.engine.scheduling.kind, shared=shared) == FCFS
+        if queued and not shared:
+            return self._by_pools(trace)
         return self._by_plug_in(trace)
 
     def _in_turn(self, trace: RequestTrace) -> Serving:
