@@ -86,6 +86,7 @@ def save_ops(
         "order": table.order.tolist(),
         "stage": table.stage.tolist(),
         "edges": table.edges.tolist(),
+        "parts": {str(row): list(widths) for row, widths in table.parts.items()},
         "tokens": float(tokens),
         "sequences": float(sequences),
         "footprint": held,
@@ -148,9 +149,21 @@ def load_ops(path: str | Path) -> TraceFile:
         np.array(meta["order"], np.int64),
         np.array(meta["edges"], np.int64).reshape(-1, 2),
         np.array(meta["stage"], np.int64),
+        parts=_parts(meta.get("parts", {}), len(texts["name"]), path),
     )
     _check_structure(table, path)
     return TraceFile(table, meta["tokens"], meta["sequences"], meta["footprint"] or None)
+
+
+def _parts(raw: Any, rows: int, path: Path) -> dict[int, tuple[float, ...]]:
+    """Return the matrices that products consist of, which older traces do not have."""
+    try:
+        parts = {int(row): tuple(float(w) for w in widths) for row, widths in raw.items()}
+    except (AttributeError, TypeError, ValueError):
+        raise WorkloadError(f"{path}: metadata parts must map rows to lists of numbers") from None
+    if any(not 0 <= row < rows or not all(w > 0 for w in ws) for row, ws in parts.items()):
+        raise WorkloadError(f"{path}: metadata parts must be widths above 0 of rows that exist")
+    return parts
 
 
 def _meta(stored: pa.Table, path: Path) -> dict[str, Any]:

@@ -48,6 +48,8 @@ def test_round_trip_is_exact(tmp_path, ops):
         np.testing.assert_array_equal(read[name], ops[name])
     for name in ("block_of", "order", "edges", "stage"):
         np.testing.assert_array_equal(getattr(read, name), getattr(ops, name))
+    assert read.parts == ops.parts
+    assert read.parts
 
 
 def test_trace_is_a_work(tmp_path):
@@ -103,6 +105,8 @@ def edited(path, change=None, meta=None, drop=None):
         ({"meta": {"stage": [0]}}, "stage must have one value for each block"),
         ({"meta": {"edges": [[0, 10**6]]}}, "edges must join rows"),
         ({"meta": {"edges": [[3, 2]]}}, "an edge must lead to a later row of the same block"),
+        ({"meta": {"parts": {"1": ["x"]}}}, "parts must map rows to lists of numbers"),
+        ({"meta": {"parts": {"9999": [1.0]}}}, "parts must be widths above 0 of rows that exist"),
         ({"meta": {"format": "else"}}, "no operator trace"),
     ],
 )

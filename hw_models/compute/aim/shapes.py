@@ -94,18 +94,34 @@ class Shapes:
     def heads(self, row: int) -> tuple[Any, Any, Any, Any, Any]:
         """Return KV heads, query heads of each, head width, cached tokens and sequences.
 
+        Several queries of a sequence see one token more each: the tokens are then (queries, 1).
+
         Raises:
-            UncoveredError: If a sequence has several queries at once.
+            UncoveredError: If design points have different numbers of queries.
         """
         table = self.table
-        score = self.beside(row, "score", lambda r: table.kinds[r] == "score")
+        # Of several segments each has a score of its own, by the end of its name.
+        end = table.names[row].partition(".")[2]
+
+        def wanted(other: int) -> bool:
+            own = table.names[other].partition(".")[2]
+            return table.kinds[other] == "score" and own.startswith(end)
+
+        score = self.beside(row, "score", wanted)
         m, n, k, groups, shared, sequences = self.of(
             score, "m", "n", "k", "groups", "heads", "sequences"
         )
-        if np.any(np.asarray(m) > np.asarray(shared) * (1.0 + 1e-9)):
+        queries = np.unique(np.rint(np.asarray(m / shared)))
+        if queries.size > 1:
             raise UncoveredError(
-                f"{self.who}: its commands take one query of a sequence at a time, and "
-                f"'{table.names[row]}' has {float(np.max(m / shared)):g}. simulate prefill as "
-                "decode steps, one for each token (`kind: decode` with each context)"
+                f"{self.who}: prompts of different lengths can not be design points of one table. "
+                "simulate them one by one"
             )
+        if queries[0] > 1:
+            n = n - np.arange(queries[0])[::-1, None]
         return groups / sequences, shared, k, n, sequences
+
+
+def summed(values: Any) -> Any:
+    """Return the sum over the queries of a sequence, see `Shapes.heads`."""
+    return values.sum(axis=0) if np.ndim(values) == 2 else values

@@ -16,7 +16,7 @@ from opbyte.hw_models.compute.aim.commands import NONE, Commands
 from opbyte.hw_models.compute.aim.energy import joules_of
 from opbyte.hw_models.compute.aim.links import Moved, Wire
 from opbyte.hw_models.compute.aim.products import context, matrix, score
-from opbyte.hw_models.compute.aim.shapes import Shapes, likenesses
+from opbyte.hw_models.compute.aim.shapes import Shapes, likenesses, summed
 from opbyte.hw_models.compute.aim.vectors import Controller, Task
 from opbyte.hw_models.compute.base import UNITS, KernelPrices, Rows, UnitView, arithmetic_seconds
 
@@ -119,7 +119,7 @@ class _Products:
         joules = joules + self._wire_joules(c, moved)
         if c.artifact and "head" in table.labels[row]:
             joules = 0.0  # It counts the energy of layers alone.
-        return tokens * seconds, tokens * joules, 0.0
+        return tokens * summed(seconds), tokens * summed(joules), 0.0
 
     def _matrices(self, c: Channels, shapes: Shapes) -> Commands:
         """Return the products with each matrix of the row, the first with its function."""
@@ -241,7 +241,7 @@ class _Vectors:
         joules: Any = c.whole * sum(joules_of(c, done).values(), start=0.0)
         if c.artifact and table.labels[row] & {"head", "embedding"}:
             joules = 0.0  # It counts the energy of layers alone.
-        return shared + alone / c.guests, joules, task.seconds
+        return summed(shared + alone / c.guests), summed(joules), task.seconds
 
     def _task(self, controller: Controller) -> Task:
         """Return what the operator takes.
@@ -260,8 +260,8 @@ class _Vectors:
             heads, shared, _, cached, sequences = shapes.heads(row)
             return controller.softmax(heads * shared, cached).times(sequences)
         if kind == "kv_append":
-            heads, _, width, _, sequences = shapes.heads(row)
-            return controller.append(heads, width).times(sequences)
+            heads, _, width, _, _ = shapes.heads(row)
+            return controller.append(heads, width).times(shapes.tokens(row))
         if kind == "embedding":
             return self._embedding(controller, shapes)
         tokens = shapes.tokens(row)
