@@ -133,6 +133,9 @@ class Pim(_Block):
     context: Literal["lanes", "rows"] = "rows"
     """Values of attention as they are written, a lane for each element of the output, or
     transposed, a row for each."""
+    finish: Literal["chunk", "tile"] = "chunk"
+    """What a product finishes first: the chunk of the input in the buffer, with which all rows of
+    the matrix are multiplied, or a tile of outputs, for which every chunk is loaded anew."""
     refresh: Literal["fresh", "steady", "none"] = "steady"
     """A kernel starts just refreshed, meets refresh at its mean rate, or never."""
     source: str | None = None
@@ -141,4 +144,6 @@ class Pim(_Block):
     def _turns(self) -> Pim:
         if self.interleave and self.context == "rows":
             raise ValueError("heads interleave only with `context: lanes`. change one")
+        if self.finish == "tile" and (self.moves == "overlap" or self.reuse == "row"):
+            raise ValueError("`finish: tile` has no model with `moves: overlap` or `reuse: row`")
         return self

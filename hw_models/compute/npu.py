@@ -38,7 +38,7 @@ class Npu:
     pipelines = False
 
     def compute_seconds(self, table: OpTable, rows: Rows, unit: UnitView, *, ideal: bool) -> Array:
-        """Return padded products over the peak, rows of vectors over processors; see `UnitModel`."""
+        """Return padded operations over the peak, rows over processors, see `UnitModel`."""
         seconds = TiledMatrix().compute_seconds(table, rows, unit, ideal=ideal)
         processors = unit.machine.unit(unit.path).config.vector_units
         if ideal or processors is None:
