@@ -135,6 +135,9 @@ class Pim(_Block):
     transposed, a row for each."""
     precharge: Literal["early", "late"] = "early"
     """A row is shut as soon as timing allows, or when the next one is asked for."""
+    finish: Literal["chunk", "tile"] = "chunk"
+    """What a product finishes first: the chunk of the input in the buffer, with which all rows of
+    the matrix are multiplied, or a tile of outputs, for which every chunk is loaded anew."""
     refresh: Literal["fresh", "steady", "none"] = "steady"
     """A kernel starts just refreshed, meets refresh at its mean rate, or never."""
     source: str | None = None
@@ -143,4 +146,6 @@ class Pim(_Block):
     def _turns(self) -> Pim:
         if self.interleave and self.context == "rows":
             raise ValueError("heads interleave only with `context: lanes`. change one")
+        if self.finish == "tile" and (self.moves == "overlap" or self.reuse == "row"):
+            raise ValueError("`finish: tile` has no model with `moves: overlap` or `reuse: row`")
         return self

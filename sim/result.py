@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from opbyte.core.errors import UncoveredError
+from opbyte.core.errors import ConfigError, UncoveredError
 from opbyte.core.ops import Array, Number
 
 if TYPE_CHECKING:
@@ -58,6 +58,29 @@ class Outcome:
     infeasible: Any = None
     reasons: tuple[str, ...] = ()
     detail: dict[str, Any] = field(default_factory=dict)
+
+    def operator_seconds(self, names: Sequence[str]) -> Array:
+        """Return what some operators take over all their runs, (points,).
+
+        An operator with several candidates has a copy `name@unit` for each; `name` means them all.
+
+        Raises:
+            ConfigError: If no phase has an operator of a name.
+        """
+        wanted, known = set(names), set[str]()
+        seconds: Any = np.zeros(1)
+        for run in self.phases:
+            placed = run.demand.placed
+            each = [{n, n.partition("@")[0]} for n in placed.names]
+            known.update(*each)
+            chosen = np.array([not wanted.isdisjoint(n) for n in each])[:, None]
+            once = (run.demand.duration * placed.executions * chosen).sum(axis=0)
+            seconds = seconds + once * np.atleast_1d(run.repeats)
+        if unknown := sorted(wanted - known):
+            rule = "no operator is called so"
+            remedy = f"known: {', '.join(sorted(known))}"
+            raise ConfigError.one("", "operators", rule, ", ".join(unknown), remedy)
+        return np.asarray(seconds)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ vector operator runs before (Algorithm 1 of IANUS, Seo et al., ASPLOS 2024):
     t = t(tile) + t(load) + tiles * max(t(load), t(tile)) - t(prefetch)
 
 All cores work on columns of their own at the same time and share the memory. A row that a norm or a
-softmax reduces runs on one vector processor. docs/machines/ianus.md says where this was compared.
+softmax reduces runs on one vector processor. docs/machines/npu-pim.md says where this was compared.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Npu:
     pipelines = False
 
     def compute_seconds(self, table: OpTable, rows: Rows, unit: UnitView, *, ideal: bool) -> Array:
-        """Return padded products over the peak, rows of vectors over processors."""
+        """Return padded operations over the peak, rows over processors, see `UnitModel`."""
         seconds = TiledMatrix().compute_seconds(table, rows, unit, ideal=ideal)
         processors = unit.machine.unit(unit.path).config.vector_units
         if ideal or processors is None:

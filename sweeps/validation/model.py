@@ -16,8 +16,7 @@ from opbyte.core.mapping import Mapping as SoftwareMapping
 from opbyte.core.ops import Array
 from opbyte.core.units import format_quantity, parse
 from opbyte.hw_models.machine import Machine, load_machine
-from opbyte.sim.result import Outcome, PhaseRun
-from opbyte.sim.simulate import evaluate, resolve_mapping, sum_over
+from opbyte.sim.simulate import evaluate, resolve_mapping
 from opbyte.sweeps.expressions import Expression
 from opbyte.sweeps.validation.played import Memory, Played, played
 from opbyte.sweeps.validation.published import (
@@ -159,37 +158,7 @@ class Side:
         outcome = evaluate(hardware, varied, mapping, self.fidelity)
         if not self.operators:
             return outcome.metrics
-        return {**outcome.metrics, "operator_seconds": self._seconds(outcome)}
-
-    def _seconds(self, outcome: Outcome) -> Array:
-        """Return what the operators take over all their runs, (points,).
-
-        An operator with several candidates has a copy `name@unit` for each; `name` means them all.
-
-        Raises:
-            ConfigError: If the work has no operator of a name.
-        """
-        wanted = set(self.operators)
-        known: set[str] = set()
-
-        def of(run: PhaseRun) -> Array:
-            placed = run.demand.placed
-            chosen = [not wanted.isdisjoint((n, n.partition("@")[0])) for n in placed.names]
-            known.update(placed.names, (n.partition("@")[0] for n in placed.names))
-            seconds = run.demand.duration * placed.executions
-            summed: Array = (seconds * np.array(chosen)[:, None]).sum(axis=0)
-            return summed
-
-        total = sum_over(list(outcome.phases), of)
-        if unknown := wanted - known:
-            raise ConfigError.one(
-                "",
-                "operators",
-                "no operator is called so",
-                ", ".join(sorted(unknown)),
-                f"known: {', '.join(sorted(known))}",
-            )
-        return total
+        return {**outcome.metrics, "operator_seconds": outcome.operator_seconds(self.operators)}
 
     def _one(self, kind: str, metrics: Mapping[str, Array]) -> Array:
         if self.metric not in metrics:

@@ -122,6 +122,51 @@ def test_a_sum_of_one_or_over_two_fields_is_refused(tmp_path: Path, over: object
         _verdict(tmp_path, point)
 
 
+IANUS = {"machine": "ianus", "mapping": "default"}
+TOKEN = {"kind": "decode", "model": "gpt-2-xl-24-heads", "batch": 1, "context": 256}
+BLOCK = ("norm", "qkv", "kv_append", "score+softmax+context", "out", "add")
+REST = ("ffn_norm", "up", "activation", "down", "ffn_add", "final_norm", "lm_head")
+
+
+def test_seconds_of_operators_are_a_metric(tmp_path: Path) -> None:
+    """Operators of a chain add up to its time, copies of one for several units included."""
+
+    def seconds(*names: str, of: str = "operator_seconds") -> float | None:
+        point = {"id": "x", "metric": of, "value": 1.0, "tolerance": 1e9,
+                 "operators": list(names), "experiment": {**IANUS, "workload": TOKEN}}  # fmt: skip
+        return _verdict(tmp_path, point).simulated
+
+    whole = seconds("up", of="seconds")
+    parts = [seconds(*names) for names in (BLOCK, REST, ("embedding", "position"))]
+    assert sum(parts) == pytest.approx(whole, rel=1e-9)  # type: ignore[arg-type]
+    assert seconds("up") == pytest.approx(seconds("up@pim"))
+    assert "no operator is called so, got sideways" in str(_failed(tmp_path, "sideways"))
+
+
+def _failed(folder: Path, operator: str) -> str:
+    point = {"id": "x", "metric": "operator_seconds", "value": 1.0, "tolerance": 1e9,
+             "operators": [operator], "experiment": {**IANUS, "workload": TOKEN}}  # fmt: skip
+    return _verdict(folder, point).reason
+
+
+def ianus(name: str) -> Verdict:
+    return VERDICTS["ianus", name]
+
+
+def test_ianus_bars_rest_on_its_table_and_times_on_one_fitted_latency() -> None:
+    for name in ("fc2.npumem", "ffn.sp"):
+        assert ianus(name).evidence in ("predicted", "assumed"), name
+        assert abs(ianus(name).error) < 0.10, name
+    assert ianus("fc2.ianus").evidence == "predicted"
+    for name in ("lat.m.64", "lat.l.64", "lat.2.5b.64", "lat.2.5b.512"):
+        assert ianus(name).evidence == "calibrated", name
+        assert abs(ianus(name).error) < 0.10, name
+    slow = ianus("sp.m.128_512").closing[0]
+    assert slow.parameter == "baseline.gpu.sm.launch.software"
+    # The counts of channels and banks are no numbers that a tenth can be added to.
+    assert "organisation" not in ianus("ffn.sp").reason
+
+
 def lamina(name: str) -> Verdict:
     return VERDICTS["lamina", name]
 

@@ -15,6 +15,7 @@ from opbyte.hw_models.compute.pim.device import PimDevice
 from opbyte.hw_models.compute.pim.energy import path_joules
 from opbyte.hw_models.compute.pim.products import product
 from opbyte.hw_models.compute.pim.stages import clocks, row_clocks
+from opbyte.hw_models.compute.pim.walk import walked_clocks
 from opbyte.hw_models.price import price
 from opbyte.sim.place import Placer
 
@@ -65,10 +66,23 @@ def test_a_tile_of_outputs_at_a_time_loads_every_chunk_again():
     whole, half = 56 + 63 * 2 + 2, 56 + 31 * 2 + 2
     # A switch between registers and banks before and after each row; no precharge waits for it.
     assert clocks(device, program) == 3 * (96 * 2 + whole + half + 4 * 32 + device.read)
+    assert walked_clocks(device, program) == clocks(device, program)
     once, fewer = product(replace(device, by_tile=False), 1.0, 96.0, 1536.0)
     assert (fewer.rows, fewer.columns) == (counts.rows, counts.columns)
     assert fewer.moves == {"load": 96, "read": 6}
     assert clocks(device, once) < clocks(device, program)
+
+
+def test_points_with_one_chunk_keep_it_for_all_tiles():
+    device = replace(pim_device(AIM), by_tile=True, results=1.0)
+    depths = np.array([512.0, 1024.0, 1536.0])
+    _, counts = product(device, 2.0, 96.0, depths)
+    for i, k in enumerate(depths):
+        _, one = product(device, 2.0, 96.0, float(k))
+        assert counts.columns[i] == one.columns
+        assert counts.moves["load"][i] == pytest.approx(one.moves["load"])
+    with pytest.raises(ConfigError, match="finish: tile"):
+        pim_machine(AIM, changes={"finish": "tile", "reuse": "row"})
 
 
 def test_a_peak_below_the_commands_holds_them_up():

@@ -79,6 +79,7 @@ class PimDevice:
     reuse: bool
     refresh: str
     transposed: bool
+    by_tile: bool
 
     @classmethod
     def of(cls, unit: UnitView, dtype: str) -> PimDevice | None:
@@ -109,6 +110,7 @@ class PimDevice:
             reuse=block.reuse == "row",
             refresh=block.refresh,
             transposed=block.context == "rows",
+            by_tile=block.finish == "tile",
             **_organisation(unit, level, size),
             **_timing(unit, block, level, size),
         )

@@ -94,7 +94,9 @@ def product(device: PimDevice, m: Any, n: Any, k: Any, groups: Any = 1.0) -> tup
     full = _whole(k / chunk)
     rest = k - full * chunk
     steps = passes * groups * full, passes * groups * (up(k / chunk) - full)
-    if d.overlap:
+    if d.by_tile and np.any(k > chunk):
+        parts = _by_tile(d, passes * groups * tiles, tiles, full, (chunk, rest))
+    elif d.overlap:
         parts = _overlapped(d, steps, (chunk, rest), tiles, at_once)
     else:
         for many, size in zip(steps, (chunk, rest), strict=True):
@@ -166,6 +168,34 @@ def _chunk(
         if np.any(many > 0):
             parts.append((repeats * many, _group(d, columns, held, at_once)))
     return parts
+
+
+def _by_tile(
+    d: PimDevice, repeats: Any, tiles: Any, full: Any, sizes: tuple[Any, Any]
+) -> list[tuple[Any, list[Stage]]]:
+    """Return the stages of tiles of outputs, for each of which every chunk is loaded again.
+
+    Args:
+        d: The unit.
+        repeats: Tiles of all passes and groups.
+        tiles: Tiles of one of them; at points with one chunk it stays in the buffer for them.
+        full: Chunks as large as the first size.
+        sizes: Elements of a whole chunk and of the rest, 0 where there is none.
+    """
+    some = np.where(np.asarray(sizes[1]) > 0, 1.0, 0.0) if np.ndim(sizes[1]) else sizes[1] > 0
+    stays = np.asarray(full + some) <= 1
+    again = np.where(stays, 1.0 / tiles, 1.0) if stays.any() else 1.0
+    moved = result_moves(d, 1.0)
+    parts: list[tuple[Any, list[Stage]]] = []
+    if "bias" in _with_results(d):
+        parts.append((repeats, [Stage(moves={"bias": moved})]))
+    for many, size in ((full, sizes[0]), (some, biggest(sizes[1])(sizes[1], 1.0))):
+        if np.any(many > 0):
+            columns = up(size / (d.depth * d.lanes))
+            load = Stage(moves={"load": again * up(size * d.size / d.column)})
+            macs = Stage(columns, d.per_bank if d.pack else columns)
+            parts.append((repeats * many, [load, macs]))
+    return [*parts, (repeats, [Stage(moves={"read": moved})])]
 
 
 def _group(d: PimDevice, columns: Any, held: Any, at_once: Any) -> list[Stage]:
