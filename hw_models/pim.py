@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from opbyte.core.parameters import Bytes, Count, JoulesPerBit, Parameter, Quantity
 
@@ -22,29 +22,29 @@ class _Block(BaseModel):
 
 
 class Organisation(_Block):
-    """What one instance of the unit (a stack, a chip) is made of: whole numbers and sizes."""
+    """What one instance of the unit (a stack, a chip) is made of."""
 
-    channels: PositiveInt
+    channels: Several
     """Channels that take commands of their own."""
-    pseudo_channels: PositiveInt = 1
+    pseudo_channels: Several = Parameter(1.0, "count", "one unless given")
     """Of a channel; they follow the same commands."""
-    ranks: PositiveInt = 1
+    ranks: Several = Parameter(1.0, "count", "one unless given")
     """Of a pseudo-channel; they follow the same commands."""
-    bank_groups: PositiveInt
+    bank_groups: Several
     """Of a rank."""
-    banks: PositiveInt
+    banks: Several
     """Of a bank group."""
-    rows: PositiveInt
+    rows: Several
     """Of a bank."""
-    columns: PositiveInt
+    columns: Several
     """Column accesses that a row holds."""
     column: Bytes
     """Bytes of one column access of a bank."""
-    banks_per_unit: PositiveInt = 1
+    banks_per_unit: Several = Parameter(1.0, "count", "one unless given")
     """Banks that share a unit at the port `bank`; one of them works at a time."""
-    depth: PositiveInt = 1
+    depth: Several = Parameter(1.0, "count", "one unless given")
     """Units that share the depth of one output; their sums are added on the way out."""
-    lanes: PositiveInt | None = None
+    lanes: Several | None = None
     """Multipliers of a unit; by default one for each element of a column."""
     results: Several = Parameter(1.0, "count", "one unless given")
     """Results that a unit can hold."""

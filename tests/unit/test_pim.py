@@ -162,6 +162,29 @@ def test_design_points_are_priced_together():
     np.testing.assert_array_equal(together, alone)
 
 
+NUMBERS = [
+    (name, path)
+    for name, block in (("attacc", ATTACC), ("aim", AIM))
+    for path in sorted(pim_machine(block).values)
+    if path.startswith("dev.core.pim.")
+    or path in ("dev.core.clock", "dev.core.peak.bf16", "dev.hbm.bank.bandwidth")
+]
+
+
+@pytest.mark.parametrize(("name", "path"), NUMBERS)
+def test_every_number_of_a_unit_can_be_swept(name, path):
+    machine = pim_machine({"attacc": ATTACC, "aim": AIM}[name])
+    value = machine.values[path]
+    points = value * np.array([1.0, 2.0, 4.0]) if "depth" not in path else np.array([1.0, 2.0, 4.0])
+    rows = (gemm(2, 3000, 2000),), attention(700, 33)
+    for work in rows:
+        together = priced(machine.with_values({path: points}), *work)
+        for i, point in enumerate(points):
+            alone = priced(machine.with_values({path: float(point)}), *work)
+            assert together.duration[0, i] == pytest.approx(alone.duration[0, 0], rel=1e-12)
+            assert together.joules[0, i] == pytest.approx(alone.joules[0, 0], rel=1e-12)
+
+
 # -- energy ----------------------------------------------------------------------------------
 
 

@@ -109,7 +109,7 @@ class PimDevice:
             reuse=block.reuse == "row",
             refresh=block.refresh,
             transposed=block.context == "rows",
-            **_organisation(unit, block, level, size),
+            **_organisation(unit, level, size),
             **_timing(unit, block, level, size),
         )
         # No faster than its arithmetic, and than the port that feeds it, are said to be.
@@ -118,7 +118,7 @@ class PimDevice:
         if rate is not None:
             limits.append(device.peak_bytes_per_s() / rate)
         slower = [float(x) if np.ndim(x) == 0 else np.asarray(x) for x in limits]
-        if any(np.any(x > 1.0) for x in slower):
+        if any(np.any(x > 1.0 + 1e-6) for x in slower):
             step = device.step * np.maximum.reduce(np.broadcast_arrays(1.0, *slower))
             device = replace(device, step=float(step) if np.ndim(step) == 0 else step)
         return device
@@ -192,45 +192,41 @@ def _clock(unit: UnitView) -> Any:
     return clock
 
 
-def _organisation(unit: UnitView, block: Pim, level: str, size: float) -> dict[str, Any]:
-    o = block.organisation
-    column = unit.get("pim.organisation.column")
-    groups, banks = float(o.bank_groups), float(o.banks)
+def _organisation(unit: UnitView, level: str, size: float) -> dict[str, Any]:
+    def get(name: str) -> Any:
+        return unit.get(f"pim.organisation.{name}")
+
+    column, groups, banks = get("column"), get("bank_groups"), get("banks")
     elements = column / size
     if np.any(elements < 1):
         raise UncoveredError(
             f"{unit.machine.name}: an element of {size:g} bytes is wider than a column of unit "
             f"'{unit.path}'. choose another `precision`"
         )
-    sides = float(o.pseudo_channels * o.ranks)
+    sides = get("pseudo_channels") * get("ranks")
     units, behind = {
-        "bank": (sides * groups * banks / o.banks_per_unit, 1.0),
+        "bank": (sides * groups * banks / get("banks_per_unit"), 1.0),
         "bank_group": (sides * groups, banks),
-        "buffer": (float(o.pseudo_channels), o.ranks * groups * banks),
+        "buffer": (get("pseudo_channels"), get("ranks") * groups * banks),
     }[level]
-    if units % o.depth:
+    depth = get("depth")
+    # Where one number of a machine is varied by a few percent nothing divides any more.
+    whole = (np.asarray(units) % 1.0 == 0) & (np.asarray(depth) % 1.0 == 0)
+    if np.any(whole & (np.asarray(units) % depth != 0)):
         raise ConfigError.one(
             unit.machine.document.name,
             f"{unit.path}.pim.organisation.depth",
-            f"must divide the {units:g} units of a channel",
-            o.depth,
+            f"must divide the {float(np.max(units)):g} units of a channel",
+            float(np.max(depth)),
             "choose a divisor",
         )
+    plain = ("channels", "pseudo_channels", "ranks", "bank_groups", "banks", "rows")
     return {
-        "channels": float(o.channels),
-        "pseudo_channels": float(o.pseudo_channels),
-        "ranks": float(o.ranks),
-        "bank_groups": groups,
-        "banks": banks,
-        "rows": float(o.rows),
-        "per_bank": float(o.columns),
-        "column": column,
+        **{name: get(name) for name in (*plain, "column", "depth", "results", "buffer")},
+        "per_bank": get("columns"),
         "units": units,
-        "depth": float(o.depth),
         "open_rows": behind,
         "lanes": elements,
-        "results": unit.get("pim.organisation.results"),
-        "buffer": unit.get("pim.organisation.buffer"),
     }
 
 
@@ -249,12 +245,12 @@ def _timing(unit: UnitView, block: Pim, level: str, size: float) -> dict[str, An
                 "give it, or leave `power_limited` out",
             )
         step = np.maximum(step, get("mac_limited"))
-    lanes = block.organisation.lanes
+    lanes = unit.get("pim.organisation.lanes")
     if lanes is not None:
         step = step * np.ceil(unit.get("pim.organisation.column") / size / lanes)
     rcd, at_once = get("rcd"), get("activates")
     if at_once is not None and level == "bank":
-        banks = block.organisation.bank_groups * block.organisation.banks
+        banks = unit.get("pim.organisation.bank_groups") * unit.get("pim.organisation.banks")
         rcd = rcd + (np.ceil(banks / at_once) - 1.0) * get("faw")
     refill = get("refill")
     return {

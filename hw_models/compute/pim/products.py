@@ -80,7 +80,6 @@ def product(device: PimDevice, m: Any, n: Any, k: Any, groups: Any = 1.0) -> tup
     for name, size in (("m", m), ("n", n), ("k", k), ("groups", groups)):
         if np.any(np.asarray(size) < 1):
             raise WorkloadError(f"{d.name}: a product needs {name} >= 1, got {np.min(size):g}")
-    least = _least(d.buffer, d.results, m, n, k)
     # Half of it takes the next chunk, where that can be loaded meanwhile.
     held = _whole(d.buffer / d.size / (2.0 if d.overlap else 1.0))
     # Without packing a tile of the matrix starts a row, which holds no more than itself.
@@ -133,7 +132,7 @@ def _overlapped(
         (steps[0] - 1.0, [step(0, 0)]),
     ]
     last = most(d.results, at_once)
-    final = result_moves(d, _least(last, tiles, at_once)(last, tiles * at_once))
+    final = result_moves(d, least(last, tiles * at_once))
     some = np.asarray(more) > 0
     if some.any():
         one = np.where(some, 1.0, 0.0) if np.ndim(more) else 1.0
@@ -159,7 +158,6 @@ def _chunk(
 ) -> list[tuple[Any, list[Stage]]]:
     """Return the stages of one chunk of the input against all rows of the matrix."""
     columns = up(size / (d.depth * d.lanes))
-    least = _least(d.results, tiles, at_once)
     kept = least(tiles, biggest(d.results, at_once)(_whole(d.results / at_once), 1.0))
     full = _whole(tiles / kept)
     load = Stage(moves={"load": at_once * up(size * d.size / d.column)})
@@ -215,5 +213,8 @@ def _whole(number: Any) -> Any:
     return (number + 1e-9) // 1.0
 
 
-def _least(*like: Any) -> Any:
-    return np.minimum if any(isinstance(x, np.ndarray) for x in like) else min
+def least(*values: Any) -> Any:
+    """Return the smallest of values of which any may be an array over points."""
+    if any(isinstance(x, np.ndarray) for x in values):
+        return np.minimum.reduce(np.broadcast_arrays(*values))
+    return min(values)

@@ -213,7 +213,14 @@ def biggest(*like: Any) -> Callable[..., Any]:
     """Return `max` for floats, or its like for arrays if one of the values is one."""
     if any(isinstance(x, np.ndarray) for x in like):
         return lambda *xs: np.maximum.reduce(np.broadcast_arrays(*xs))
-    return max
+    return _most
+
+
+def _most(*values: Any) -> Any:
+    """Return the biggest of values of which any may be an array over points."""
+    if any(isinstance(x, np.ndarray) for x in values):
+        return np.maximum.reduce(np.broadcast_arrays(*values))
+    return max(values)
 
 
 def refresh_clocks(device: PimDevice) -> Any:
