@@ -72,8 +72,8 @@ def with_turns(mapping: Mapping, work: Work) -> Mapping:
     pipeline, batch = mapping.pipeline, np.atleast_1d(getattr(work, "batch", 1.0))
     if pipeline is None or pipeline.kind != "continuous" or batch.size > 1:
         return mapping
-    fewer = min(float(pipeline.batches), float(batch[0]))
-    if fewer == pipeline.batches:
+    fewer = min(float(mapping.batches), float(batch[0]))
+    if fewer == mapping.batches:
         return mapping
     left = pipeline.model_copy(update={"batches": int(fewer)}) if fewer > 1 else None
     return mapping.model_copy(update={"pipeline": left})
@@ -89,10 +89,11 @@ def check_turns(placer: Placer, work: Work) -> None:
     if pipeline is None:
         return
     batch = np.atleast_1d(getattr(work, "batch", 0.0))
-    rest = batch % pipeline.batches
+    batches = placer.mapping.batches
+    rest = batch % batches
     if rest.any():
         raise WorkloadError(
-            f"{work.kind}: batch must be a multiple of the {pipeline.batches} batches that take "
+            f"{work.kind}: batch must be a multiple of the {batches} batches that take "
             f"turns under the mapping '{placer.mapping.name}', got {batch[rest > 0][0]:g}. use "
             "one, or a mapping without a pipeline"
         )

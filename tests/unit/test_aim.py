@@ -25,8 +25,7 @@ def split(machine: str = "cent-8", *, artifact: bool = False, **degrees: int) ->
     written = ob.load_machine(machine).document.data["mappings"]["default"]
     all_ = {"group": "all", "tensor": "outputs", "together": True, **degrees}
     changes = {"name": "", "parallel": {"all": all_}, "artifact": "cent" if artifact else None}
-    batches = {"kind": "continuous", "batches": degrees.get("pp", 1)}
-    return load_mapping({**written, **changes, "pipeline": batches})
+    return load_mapping({**written, **changes})
 
 
 def channels(
