@@ -22,7 +22,7 @@ class _Block(BaseModel):
 
 
 class Organisation(_Block):
-    """What one instance of the unit (a stack, a chip) is made of: whole numbers and sizes."""
+    """What one instance of the unit (a stack, a chip) is made of."""
 
     channels: Several
     """Channels that take commands of their own."""

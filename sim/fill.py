@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping as MappingType
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from opbyte.core.errors import WorkloadError
+from opbyte.core.mapping import Mapping
 from opbyte.core.ops import Array
 from opbyte.sim.place import Placer
 from opbyte.workloads.works import Work
@@ -18,7 +19,7 @@ from opbyte.workloads.works import Work
 _FIXED = ("weight", "expert")
 
 
-def largest_batch(placer: Placer, held: Mapping[str, Any], batch: Any) -> Array:
+def largest_batch(placer: Placer, held: MappingType[str, Any], batch: Any) -> Array:
     """Return the most sequences that fit in every memory at once, (points,).
 
     A multiple of what replicas and microbatches share equally, and at least that.
@@ -44,7 +45,7 @@ def fills(work: Work) -> bool:
     return any(_asked(work, name) for name in work.fills)
 
 
-def filled(placer: Placer, work: Work, held: Mapping[str, Any]) -> Work:
+def filled(placer: Placer, work: Work, held: MappingType[str, Any]) -> Work:
     """Return a work with as many sequences as fit instead of `max`.
 
     Args:
@@ -63,6 +64,21 @@ def smallest(placer: Placer, work: Work) -> Work:
     return replace(work, **dict.fromkeys(asked, least))
 
 
+def with_turns(mapping: Mapping, work: Work) -> Mapping:
+    """Return a mapping whose continuous pipeline holds no more batches than there are sequences.
+
+    One sequence alone follows itself: then there is no pipeline to keep full.
+    """
+    pipeline, batch = mapping.pipeline, np.atleast_1d(getattr(work, "batch", 1.0))
+    if pipeline is None or pipeline.kind != "continuous" or batch.size > 1:
+        return mapping
+    fewer = min(float(mapping.batches), float(batch[0]))
+    if fewer == mapping.batches:
+        return mapping
+    left = pipeline.model_copy(update={"batches": int(fewer)}) if fewer > 1 else None
+    return mapping.model_copy(update={"pipeline": left})
+
+
 def check_turns(placer: Placer, work: Work) -> None:
     """Refuse a batch that batches which take turns can not share equally.
 
@@ -73,10 +89,11 @@ def check_turns(placer: Placer, work: Work) -> None:
     if pipeline is None:
         return
     batch = np.atleast_1d(getattr(work, "batch", 0.0))
-    rest = batch % pipeline.batches
+    batches = placer.mapping.batches
+    rest = batch % batches
     if rest.any():
         raise WorkloadError(
-            f"{work.kind}: batch must be a multiple of the {pipeline.batches} batches that take "
+            f"{work.kind}: batch must be a multiple of the {batches} batches that take "
             f"turns under the mapping '{placer.mapping.name}', got {batch[rest > 0][0]:g}. use "
             "one, or a mapping without a pipeline"
         )

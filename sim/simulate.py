@@ -23,7 +23,7 @@ from opbyte.hw_models.price import Demand, price
 from opbyte.sim.analytic import analytic_step
 from opbyte.sim.assist import assisted, with_copies
 from opbyte.sim.attention_group import pooled_footprint, pooled_phases
-from opbyte.sim.fill import check_turns, filled, fills, largest_batch, smallest
+from opbyte.sim.fill import check_turns, filled, fills, largest_batch, smallest, with_turns
 from opbyte.sim.place import Placer
 from opbyte.sim.result import Outcome, PhaseRun, Result
 from opbyte.workloads.works import WORKS, Work, work_from
@@ -143,6 +143,7 @@ def evaluate(
         return elsewhere
     if work.alone:
         mapping = mapping.model_copy(update=alone(mapping))
+    mapping = with_turns(mapping, work)
     placer = Placer(machine, mapping)
     two = mapping.attention is not None
 

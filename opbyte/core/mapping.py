@@ -252,11 +252,11 @@ class Continuous(_Frozen):
     The next step of a batch follows at once: no stage waits for the pipeline to fill or to drain.
 
     Attributes:
-        batches: Pieces into which the sequences are cut.
+        batches: Pieces into which the sequences are cut; by default one for each stage.
     """
 
     kind: Literal["continuous"]
-    batches: int = Field(ge=1)
+    batches: int | None = Field(None, ge=1)
 
     @property
     def replicas(self) -> int:
@@ -353,7 +353,15 @@ class Mapping(_Frozen):
         return self._with_batches(Parallel(tp=split.heads or split.tp))
 
     def _with_batches(self, degrees: Parallel) -> Parallel:
-        return replace(degrees, microbatches=self.pipeline.batches) if self.pipeline else degrees
+        return replace(degrees, microbatches=self.batches) if self.pipeline else degrees
+
+    @property
+    def batches(self) -> int:
+        """Return the pieces into which a pipeline cuts the sequences, 1 without one."""
+        if self.pipeline is None:
+            return 1
+        stages = self.default.pp if self.default else 1
+        return self.pipeline.batches or stages
 
     def not_modelled(self) -> tuple[str, ...]:
         """Return what this mapping asks for that no simulation honours yet.

@@ -54,8 +54,7 @@ def test_every_context_of_one_split_of_a_70b_model_in_memory(benchmark):
     machine, model = ob.load_machine("cent-32"), ob.load_model("llama-2-70b")
     default = machine.mapping("artifact")
     stages = default.parallel["all"].model_copy(update={"pp": 80})
-    pipeline = default.pipeline.model_copy(update={"batches": 80})
-    mapping = default.model_copy(update={"parallel": {"all": stages}, "pipeline": pipeline})
+    mapping = default.model_copy(update={"parallel": {"all": stages}})
     contexts = np.arange(128.0, 4097.0, 128.0)
 
     def every_context():

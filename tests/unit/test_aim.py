@@ -25,8 +25,7 @@ def split(machine: str = "cent-8", *, artifact: bool = False, **degrees: int) ->
     written = ob.load_machine(machine).document.data["mappings"]["default"]
     all_ = {"group": "all", "tensor": "outputs", "together": True, **degrees}
     changes = {"name": "", "parallel": {"all": all_}, "artifact": "cent" if artifact else None}
-    batches = {"kind": "continuous", "batches": degrees.get("pp", 1)}
-    return load_mapping({**written, **changes, "pipeline": batches})
+    return load_mapping({**written, **changes})
 
 
 def channels(
@@ -201,7 +200,7 @@ def test_a_stage_spreads_its_weights_over_its_channels() -> None:
 
 
 def test_units_at_two_ports_of_an_exclusive_memory_wait_for_each_other() -> None:
-    result = ob.simulate("cent-8", {**WORK, "batch": 1}, "single")
+    result = ob.simulate("cent-8", {**WORK, "batch": 1})
     busy = result.resources.set_index("resource")["busy_s"]
     units = busy["device.pnm"] + busy["device.channel.mac"]
     assert busy["device.channel.dram"] == pytest.approx(units)
@@ -209,7 +208,7 @@ def test_units_at_two_ports_of_an_exclusive_memory_wait_for_each_other() -> None
 
 def test_a_continuous_pipeline_is_as_fast_as_its_slowest_stage_or_one_query() -> None:
     full = ob.simulate("cent-8", WORK)
-    single = ob.simulate("cent-8", {**WORK, "batch": 1}, "single")
+    single = ob.simulate("cent-8", {**WORK, "batch": 1})
     stage = ob.simulate("cent-8", WORK).resources["busy_s"].max()
     assert full.seconds == pytest.approx(max(single.seconds, stage))
     assert full.tokens_per_s > 7 * single.tokens_per_s
@@ -287,9 +286,9 @@ def test_prompts_and_answers_of_one_iteration_have_their_own_attention() -> None
     """A piece of a prompt beside decodes: each score is that of its own sequences."""
     model = ob.load_model("llama-2-7b")
     mixed = ob.Mixed(model, chunks=((16, 500),), decodes=4, context=2000)
-    rows = ob.simulate("cent-8", mixed, "single").breakdown.groupby("operator")["seconds"].sum()
-    prompt = ob.simulate("cent-8", ob.Prefill(model, 1, 16, past=500), "single").breakdown
-    decode = ob.simulate("cent-8", ob.Decode(model, 4, 2000), "single").breakdown
+    rows = ob.simulate("cent-8", mixed).breakdown.groupby("operator")["seconds"].sum()
+    prompt = ob.simulate("cent-8", ob.Prefill(model, 1, 16, past=500)).breakdown
+    decode = ob.simulate("cent-8", ob.Decode(model, 4, 2000)).breakdown
     for name in ("score", "softmax", "context"):
         alone = [b.groupby("operator")["seconds"].sum()[name] for b in (prompt, decode)]
         found = sorted(v for n, v in rows.items() if n.split(".")[0] == name)
@@ -339,3 +338,13 @@ def test_blocks_need_their_kind_and_a_kind_its_blocks() -> None:
 def test_the_event_kernel_has_no_endless_pipeline() -> None:
     with pytest.raises(UncoveredError, match="continuous pipeline"):
         ob.simulate("cent-8", WORK, fidelity="event")
+    alone = [ob.simulate("cent-8", {**WORK, "batch": 1}, fidelity=f) for f in ("analytic", "event")]
+    assert alone[0].seconds == pytest.approx(alone[1].seconds, rel=1e-9)
+
+
+def test_fewer_sequences_than_stages_are_fewer_batches() -> None:
+    one, three, eight = (ob.simulate("cent-8", {**WORK, "batch": n}) for n in (1, 3, 8))
+    assert three.joules_per_token < one.joules_per_token
+    assert eight.joules_per_token < three.joules_per_token
+    assert one.seconds <= three.seconds <= eight.seconds
+    assert three.flops == pytest.approx(3 * one.flops)
