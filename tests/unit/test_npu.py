@@ -150,6 +150,35 @@ def test_pim_refuses_what_it_can_not_do(name):
         machine.replace({f"{unit}.pim.organisation.banks": 0})
 
 
+@pytest.mark.parametrize("name", ["ianus", "pim-gpt", "neupims"])
+@pytest.mark.parametrize("kind", ["prefill", "decode"])
+def test_the_bound_is_below_the_rest_and_the_event_fidelity_above(name, kind):
+    dtype = "fp16" if name == "neupims" else "bf16"
+    work = {"kind": kind, "model": "gpt-2-medium", "batch": 1,
+            **({"context": 512} if kind == "decode" else {"input": 64}),
+            "precision": {"weight": dtype, "kv": dtype, "activation": dtype}}  # fmt: skip
+    bound, analytic, event = (
+        ob.simulate(name, work, fidelity=f).seconds for f in ("bound", "analytic", "event")
+    )
+    assert 0 < bound <= analytic <= event * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(
+    "model",
+    ["gpt-2", "gpt-2-medium", "gpt-2-large", "gpt-2-xl"]
+    + [f"gpt-3-{size}" for size in ("125m", "350m", "760m", "1.3b")],
+)
+def test_pim_gpt_runs_its_eight_models(model):
+    """Weights come once through the banks at no more than their rate; 1024 tokens in one run."""
+    bf16 = {"weight": "bf16", "kv": "bf16", "activation": "bf16"}
+    work = {"kind": "generate", "model": model, "batch": 1, "input": 8, "output": 1016,
+            "precision": bf16}  # fmt: skip
+    result = ob.simulate("pim-gpt", work)
+    weights = 2 * ob.load_model(model).active_parameters
+    assert 1 < result.tpot / (weights / 4.096e12) < 4
+    assert result.joules > 0
+
+
 def test_sub_batches_take_turns_and_one_row_buffer_serialises():
     machine = load_machine("neupims")
     work = {"kind": "decode", "model": "gpt-3-6.7b", "batch": 512, "context": 228}

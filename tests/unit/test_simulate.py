@@ -282,6 +282,10 @@ def test_mixtures_hybrids_and_latent_attention_run(model: str, kind: str) -> Non
 
 # -- every machine -------------------------------------------------------------------------
 
+WITHOUT_BF16 = ("t4", "hbm-pim", "neupims", "upmem-2556")
+#: Machines whose memory does not hold the model.
+SMALL = {"gddr6-aim": "chip.dram", "ianus": "device.dram", "pim-gpt": "device.dram"}
+
 
 @pytest.mark.parametrize("fidelity", ["bound", "analytic", "event"])
 @pytest.mark.parametrize("kind", ["decode", "prefill"])
@@ -289,8 +293,12 @@ def test_mixtures_hybrids_and_latent_attention_run(model: str, kind: str) -> Non
 def test_every_machine_prices_llama_or_says_why_not(name: str, kind: str, fidelity: Any) -> None:
     fields = {"context": 4096} if kind == "decode" else {"input": 1024}
     work = {"kind": kind, "model": LLAMA, "batch": 1, **fields}
-    if name == "t4":
-        with pytest.raises(UncoveredError, match=r"t4.*bf16"):
+    if name in WITHOUT_BF16:
+        with pytest.raises(UncoveredError, match=rf"{name}.*bf16"):
+            simulate(name, work, fidelity=fidelity)
+        return
+    if name in SMALL:
+        with pytest.raises(CapacityError, match=SMALL[name]):
             simulate(name, work, fidelity=fidelity)
         return
     result = simulate(name, work, fidelity=fidelity)
