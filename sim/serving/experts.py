@@ -25,14 +25,16 @@ def served_experts(placer: Placer, work: Serve, *, divides: bool) -> Experts | N
         ConfigError: If both caches would take what is left.
         UncoveredError: If no model covers the experts, or joins them with what is asked for.
     """
-    if not offloads(placer.mapping):
+    # Whole models and adapters have caches of their own (`many`), by the same word of a mapping.
+    several = work.models is not None or (work.adapters is not None and not work.model.moe_layers)
+    if several or not offloads(placer.mapping):
         return None
     scheduling, cache = work.scheduler, placer.tiers("expert.weight").cache
     assert cache is not None
     place = f"mapping '{placer.mapping.name}' of {placer.machine.name}"
     refused = {
         "guesses (speculate)": work.speculation,
-        "adapters or models": work.adapters or work.models,
+        "adapters": work.adapters,
         "steps divided by layers (layered)": divides,
         "caches that go to the memory below (preempt: swap)": scheduling.preempt == "swap",
         "contents below the cache (spill)": placer.tiers("kv").spill,
