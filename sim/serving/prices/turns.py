@@ -28,12 +28,12 @@ class Turns:
 
     @classmethod
     def of(cls, machine: Machine, mapping: SoftwareMapping) -> Turns:
-        """Return those of a mapping: one batch where it has no pipeline."""
-        if mapping.pipeline is None:
+        """Return those of a mapping: one batch where none are staggered."""
+        pipeline = mapping.pipeline
+        if pipeline is None or pipeline.kind != "staggered":
             return cls(mapping, 1, lambda _: 1.0)
-        batches = mapping.pipeline.batches
         alone = mapping.model_copy(update={"pipeline": None})
-        return cls(alone, batches, Groups.of(machine, mapping).turns)
+        return cls(alone, pipeline.batches, Groups.of(machine, mapping).turns)
 
 
 def check_apart(machine: Machine, work: Serve, mapping: SoftwareMapping, *, divides: bool) -> None:
