@@ -280,8 +280,13 @@ class OpTableBuilder:
         rows = [
             [numbers.get(name, _DEFAULTS[name]) for name in NUMERIC] for numbers in self.numbers
         ]
-        if not any(isinstance(v, np.ndarray) for numbers in self.numbers for v in numbers.values()):
-            plain = np.array(rows, np.float64).T
+        if not any(
+            isinstance(v, np.ndarray) and v.size != 1
+            for numbers in self.numbers
+            for v in numbers.values()
+        ):
+            alone = [[v.item() if isinstance(v, np.ndarray) else v for v in row] for row in rows]
+            plain = np.array(alone, np.float64).T
             columns = {name: plain[i][:, None] for i, name in enumerate(NUMERIC)}
             self._check(plain[:, :, None])
             return columns

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from opbyte.sweeps.console import Output
     from opbyte.sweeps.validation import Verdict
 
-MEASURED = "gpu"
+MEASURED, IN_MEMORY = "gpu", "pim"
 NOTES = """mean: mean absolute error; bias: mean signed error, above 0 where we are slower.
 in the fit: never (another file), left out (samples of this file were fitted), fitted.
 Not compared, for want of rows: narrow formats, Blackwell, AMD."""
@@ -23,7 +23,7 @@ Sources = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="[SOURCE]...",
-        help="Published sources, default: all; or gpu, for measured operators.",
+        help="Published sources, default: all; or gpu, pim, for measured and reference rows.",
         show_default=False,
     ),
 ]
@@ -54,7 +54,8 @@ def command(
     Classes: predicted (every parameter that matters is published), assumed, calibrated, internal,
     open. Exit code 1 if a number that is not open misses its tolerance.
 
-    `gpu` compares operators with measured rows, which OPBYTE_REFERENCE locates, by band.
+    `gpu` compares operators with measured rows, and `pim` kernels and systems with another
+    simulator's; OPBYTE_REFERENCE locates the rows.
     """
     from opbyte.sweeps.console import Output
     from opbyte.sweeps.validation import sources_of, validate_source
@@ -66,10 +67,12 @@ def command(
         raise ConfigError.one("--plot", "", f"only {MEASURED} has a plot", ", ".join(wanted), "")
     if MEASURED in wanted:
         answer["measured"] = _measured(output, plot)
-        wanted = [name for name in wanted if name != MEASURED]
-        if not wanted:
-            output.data(answer)
-            return 0
+    if IN_MEMORY in wanted:
+        answer["reference"] = _in_memory(output)
+    wanted = [name for name in wanted if name not in (MEASURED, IN_MEMORY)]
+    if answer and not wanted:
+        output.data(answer)
+        return 0
     verdicts: list[Verdict] = []
     for name in wanted:
         found = validate_source(name, facts)
@@ -130,6 +133,38 @@ def _measured(output: Output, plot: Path | None) -> list[dict[str, Any]]:
 
         for path in save(measured_against_simulated(found), plot):
             output.note(f"wrote {path}")
+    return rows
+
+
+def _in_memory(output: Output) -> list[dict[str, Any]]:
+    """Print rows of another simulator's kernels and systems against ours; return the table's rows.
+
+    Raises:
+        ConfigError: If the folder has none of the files.
+    """
+    from opbyte.sweeps.validation.pim_rows import ORIGIN, compared, pim_folder
+
+    folder = pim_folder()
+    rows, shown = [], []
+    for found in compared(folder):
+        if isinstance(found, str):
+            output.note(f"{found} is not there")
+            continue
+        for band in found.bands:
+            about = {"operator": found.operator, "machine": found.machine, "file": found.file}
+            rows.append(about | {"origin": ORIGIN} | asdict(band))
+            whole = band.band == "all"
+            names = (found.operator, found.machine) if whole else ("", "")
+            numbers = (band.mape, band.bias, band.median, band.p95)
+            shown.append((*names, band.band, f"{band.rows:,}", *(f"{x:.2f}" for x in numbers)))
+    if not rows:
+        raise ConfigError.one(str(folder), "", "holds none of the files that are compared", "", "")
+    output.table(
+        f"{ORIGIN}: its rows against ours, errors in percent",
+        ("operator", "machine", "band", "rows", "mean", "bias", "median", "p95"),
+        shown,
+        left=3,
+    )
     return rows
 
 

@@ -5,34 +5,18 @@ that tool has no embedding and no head. It prices what does not fit, so capaciti
 """
 
 import csv
-import dataclasses
-import functools
 
 import numpy as np
 import pytest
 
+import opbyte as ob
 from opbyte.core.errors import UncoveredError
-from opbyte.hw_models.machine import load_machine
-from opbyte.sim.simulate import simulate
-from opbyte.workloads.model_loader import load_model
-from opbyte.workloads.phases import Decode
-
-MACHINES = {"bank": "dgx-attacc-bank", "bg": "dgx-attacc-bank-group", "buffer": "dgx-attacc-buffer",
-            "": "dgx-cpu"}  # fmt: skip
-MAPPINGS = {
-    ("False", "False"): "serial", ("True", "False"): "decode",
-    ("False", "True"): "serial_assisted", ("True", "True"): "assisted",
-}  # fmt: skip
-#: Without the power limit MACs of the banks follow each other after 4 clocks instead of 6.
-FREE = {
-    "attacc.gemv.pim.power_limited": False, "attacc.hbm.macs.bandwidth": "53.27 TB/s",
-    "attacc.gemv.peak.fp16": "53.27 TFLOP/s", "attacc.gemv.peak.bf16": "53.27 TFLOP/s",
-}  # fmt: skip
+from opbyte.sweeps.validation.pim_rows import SYSTEMS, layer_seconds, layers, run
 
 
 @pytest.fixture(scope="module")
 def rows(reference):
-    path = reference / "reference" / "pim" / "attacc_system_reference.csv"
+    path = reference / "reference" / "pim" / SYSTEMS
     if not path.is_file():
         pytest.skip(f"no reference rows: {path} is not a file")
     with path.open(newline="") as file:
@@ -41,34 +25,9 @@ def rows(reference):
     return rows
 
 
-@functools.cache
-def machine(name, *, limited):
-    tier = "cpu.ddr" if name == "dgx-cpu" else "attacc.hbm"
-    loaded = load_machine(name).replace({f"{tier}.capacity": "1 PB"})
-    return loaded if limited or name == "dgx-cpu" else loaded.replace(FREE)
-
-
-@functools.cache
-def gpt():
-    return dataclasses.replace(load_model("gpt-3-175b"), max_context=0)
-
-
-def run(row, mapping=None):
-    loaded = machine(MACHINES[row["pim"]], limited=row["power constraint"] == "True")
-    work = Decode(gpt(), int(row["bs"]), int(row["Lin"]) + int(row["Lout"]) / 2)
-    if not row["pim"]:
-        return simulate(loaded, work)
-    return simulate(
-        loaded, work, mapping=mapping or MAPPINGS[row["pipe_level"], row["is parallel"]]
-    )
-
-
 def error(row):
     """Return the relative difference of the layers' time."""
-    result = run(row)
-    frame = result.breakdown
-    rest = frame[~frame.block.str.startswith("layer")].seconds.sum()
-    return (result.tpot - rest) / (float(row["g_time (ms)"]) / 1e3) - 1.0
+    return layer_seconds(run(row)) / (float(row["g_time (ms)"]) / 1e3) - 1.0
 
 
 def test_attention_on_cpus_is_within_a_percent_and_a_quarter(rows):
@@ -85,7 +44,7 @@ def test_attention_in_memory_alone_and_head_by_head_is_within_a_thousandth_or_tw
 
 def test_kernels_of_attention_are_within_a_percent_and_a_half(rows):
     for row in (r for r in rows if r["pim"]):
-        frame = run(row, "serial").breakdown
+        frame = run(row, "decode").breakdown
         took = 1e3 * frame[frame.unit == "attacc.gemv"].seconds.sum()
         assert took == pytest.approx(float(row["g_matmul"]), rel=0.015), row
 
@@ -115,8 +74,9 @@ def test_all_rows_together_are_within_half_a_percent(rows):
 def test_energy_is_within_ten_percent(rows):
     """That tool charges assisted products to the GPU alone, and CPUs and their links nothing."""
     for row in rows:
-        frame = run(row, {"True": "decode", "False": "serial"}[row["pipe_level"]]).breakdown
-        counted = frame.block.str.startswith("layer") & (frame.unit != "cpu.cores")
+        unassisted = {"True": "head", "False": "decode"}[row["pipe_level"]]
+        frame = layers(run(row, unassisted if row["pim"] else None))
+        counted = frame.unit != "cpu.cores"
         if not row["pim"]:
             counted &= ~frame.operator.str.startswith("send")
         joules = frame[counted].joules.sum()
@@ -125,4 +85,4 @@ def test_energy_is_within_ten_percent(rows):
 
 def test_events_do_not_cut_operators_into_heads():
     with pytest.raises(UncoveredError, match="overlap: none"):
-        simulate("dgx-attacc-bank", Decode(gpt(), 1, 512), fidelity="event")
+        ob.simulate("dgx-attacc-bank", ob.Decode("gpt-3-175b", 1, 512), "head", fidelity="event")

@@ -118,7 +118,7 @@ class PimDevice:
         if rate is not None:
             limits.append(device.peak_bytes_per_s() / rate)
         slower = [float(x) if np.ndim(x) == 0 else np.asarray(x) for x in limits]
-        if any(np.any(x > 1.0) for x in slower):
+        if any(np.any(x > 1.0 + 1e-6) for x in slower):
             step = device.step * np.maximum.reduce(np.broadcast_arrays(1.0, *slower))
             device = replace(device, step=float(step) if np.ndim(step) == 0 else step)
         return device
