@@ -13,7 +13,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from opbyte.core.ops import NUMERIC, Array, OpTable, Spread
+from opbyte.core.ops import Array, OpTable, Spread
 from opbyte.sim.moved import moved_bytes, op_edges
 
 Ints = npt.NDArray[np.int64]
@@ -184,35 +184,38 @@ def cut(operators: Operators, parts: dict[int, Part]) -> Operators:
     """
     table = operators.table
     points = max(len(p.picks) for p in parts.values())
-    columns = {c: np.broadcast_to(table[c], (len(table), points)).copy() for c in NUMERIC}
-    moved = {
-        c: np.broadcast_to(v, (len(operators), points)).copy() for c, v in operators.moved.items()
-    }
-    live = np.broadcast_to(operators.live, (len(operators), points)).copy()
+    # Share of the picks and of the experts that each operator has, whole without a part.
+    picks, experts = np.ones((len(operators), points)), np.ones((len(operators), points))
     spreads = dict(table.spreads)
     for op, part in parts.items():
-        whole = part.picks <= 0
-        picks, experts = np.where(whole, 1.0, part.picks), np.where(whole, 1.0, part.experts)
-        for row in operators.rows(op):
-            for name in _BY_PICKS:
-                columns[name][row] *= picks
-            for name in _BY_EXPERTS:
-                columns[name][row] *= experts
+        picks[op] = np.where(part.picks <= 0, 1.0, part.picks)
+        experts[op] = np.where(part.picks <= 0, 1.0, part.experts)
+        for row in operators.rows(op).tolist():
             if row in spreads:
-                columns["m"][row] *= picks / experts
-                columns["groups"][row] *= experts
-                spreads[int(row)] = _cut_spread(spreads[int(row)], part)
-        for name in ("activation", "internal"):
-            moved[name][op] *= picks
-        for name in _BY_EXPERTS:
-            moved[name][op] *= experts
-        live[op] *= picks
+                spreads[row] = _cut_spread(spreads[row], part, picks[op])
+    moved, columns = dict(operators.moved), dict(table.columns)
+    for name in ("activation", "internal"):
+        moved[name] = moved[name] * picks
+    by_picks, by_experts = picks[operators.op_of], experts[operators.op_of]
+    for name in _BY_PICKS:
+        columns[name] = columns[name] * by_picks
+    for name in _BY_EXPERTS:
+        moved[name] = moved[name] * experts
+        columns[name] = columns[name] * by_experts
+    product = np.isin(np.arange(len(table)), list(spreads))[:, None]
+    columns["m"] = columns["m"] * np.where(product, by_picks / by_experts, 1.0)
+    columns["groups"] = columns["groups"] * np.where(product, by_experts, 1.0)
     return replace(
-        operators, table=replace(table, columns=columns, spreads=spreads), moved=moved, live=live
+        operators,
+        table=replace(table, columns=columns, spreads=spreads),
+        moved=moved,
+        live=operators.live * picks,
     )
 
 
-def _cut_spread(spread: Spread, part: Part) -> Spread:
-    counts = np.where(part.members | (part.picks <= 0), spread.counts, 0.0)
-    tokens = np.minimum(spread.tokens, np.maximum(counts.sum(axis=0), 1e-9))
-    return Spread(counts, tokens, spread.width)
+def _cut_spread(spread: Spread, part: Part, picks: Array) -> Spread:
+    def known() -> Array:
+        return np.where(part.members | (part.picks <= 0), spread.counts, 0.0)
+
+    total = np.maximum(spread.counts.sum(axis=0) * picks, 1e-9)
+    return Spread(known, np.minimum(spread.tokens, total), spread.width)

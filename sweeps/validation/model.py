@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -99,6 +100,8 @@ class Side:
     Attributes:
         played: The work, where it is played one design point after the other.
         operators: Operators whose seconds are the metric `operator_seconds`.
+        name: What it is of all that the points of one source simulate.
+        memory: What these share.
     """
 
     machine: Machine
@@ -107,6 +110,8 @@ class Side:
     fidelity: str
     metric: str
     played: Played | None = None
+    name: str = ""
+    memory: Memory = field(default_factory=Memory, compare=False, repr=False)
     operators: tuple[str, ...] = ()
 
     def values(self, machine: Mapping[str, Array], work: Mapping[str, Array]) -> Array:
@@ -130,6 +135,20 @@ class Side:
     ) -> dict[str, Array]:
         if self.played is not None:
             return self.played.values(machine, work)
+        columns = sorted({**machine, **{f"work.{n}": v for n, v in work.items()}}.items())
+        key = self.name, *((name, np.asarray(value).tobytes()) for name, value in columns)
+        known = self.memory.evaluated
+        if key not in known or not self.name:
+            known[key] = self._evaluated(own, mapping, machine, work)
+        return known[key]
+
+    def _evaluated(
+        self,
+        own: Work,
+        mapping: SoftwareMapping,
+        machine: Mapping[str, Array],
+        work: Mapping[str, Array],
+    ) -> dict[str, Array]:
         # A single operator has whole sizes only.
         sizes = {name: np.rint(value) if own.alone else value for name, value in work.items()}
         varied = replace(own, **dict[str, Any](sizes)) if work else own
@@ -379,9 +398,7 @@ def _side(document: Document, point: Point, setup: Setup, memory: Memory) -> Sid
         raise ConfigError.one(
             document.name, f"points.{point.id}", "names no machine", "", "add one"
         )
-    machine = load_machine(setup.machine)
-    if setup.set:
-        machine = machine.replace(setup.set)
+    machine = _machine(setup, memory)
     expression = _EXPRESSION.match(point.metric)
     if expression and set(Expression.parse(expression.group(1)).names) <= set(machine.values):
         return Side(machine, None, None, setup.fidelity or "analytic", point.metric)
@@ -397,4 +414,19 @@ def _side(document: Document, point: Point, setup: Setup, memory: Memory) -> Sid
         return Side(machine, one.work(), mapping, fidelity, point.metric, one)
     work = work_from(Document(setup.workload, {}, where))
     mapping = resolve_mapping(machine, setup.mapping, work.kind)
-    return Side(machine, work, mapping, fidelity, point.metric, operators=point.operators)
+    what = [_named(setup), setup.mapping, setup.workload, fidelity, point.operators]
+    name = json.dumps(what, default=repr)
+    return Side(machine, work, mapping, fidelity, point.metric, None, name, memory, point.operators)
+
+
+def _named(setup: Setup) -> str:
+    return json.dumps([setup.machine, setup.set], default=repr)
+
+
+def _machine(setup: Setup, memory: Memory) -> Machine:
+    """Return a setup's machine; asked again, the same one."""
+    name = _named(setup)
+    if name not in memory.machines:
+        machine = load_machine(str(setup.machine))
+        memory.machines[name] = machine.replace(setup.set) if setup.set else machine
+    return memory.machines[name]

@@ -38,8 +38,10 @@ Leaf = tuple[str, Any]
 
 @dataclass
 class Memory:
-    """Engines and metrics that the points of one source share."""
+    """Machines, engines and metrics that the points of one source share."""
 
+    machines: dict[str, Machine] = field(default_factory=dict)
+    evaluated: dict[tuple[Any, ...], dict[str, Array]] = field(default_factory=dict)
     servers: dict[str, Server | FleetServer] = field(default_factory=dict)
     metrics: dict[str, dict[str, Array]] = field(default_factory=dict)
     moves: dict[str, Array] = field(default_factory=dict)

@@ -80,7 +80,7 @@ def test_trace_beside_its_file(tmp_path):
 @pytest.mark.parametrize(
     ("text", "messages"),
     [
-        ("batch: 1", ["w.yaml:1:1: a work needs a kind", "Known: ", "coe, decode"]),
+        ("batch: 1", ["w.yaml:1:1: a work needs a kind", "Known: ", "coe, continuous, decode"]),
         ("kind: decod", ["w.yaml:1:1", "no kind of work is called 'decod'", "mean 'decode'"]),
         ("kind: decode\nmodle: llama-3.1-8b",
          ["w.yaml:2:", "a decode work has no key 'modle'. Did you mean 'model'?",
