@@ -38,10 +38,10 @@ ORIGIN = "AttAcc simulator (MIT; its Ramulator for kernels), commit c600051"
 LEVELS = {"bank": "bank", "bg": "bank-group", "buffer": "buffer"}
 #: Mapping by head-level pipelining and feed-forward co-processing.
 MAPPINGS = {
-    ("False", "False"): "serial",
-    ("True", "False"): "decode",
-    ("False", "True"): "serial_assisted",
-    ("True", "True"): "assisted",
+    ("False", "False"): "decode",
+    ("True", "False"): "head",
+    ("False", "True"): "decode_assisted",
+    ("True", "True"): "head_assisted",
 }
 #: Without the power limit MACs of all banks follow each other after 4 clocks instead of 6.
 FREE = {

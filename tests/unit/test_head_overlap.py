@@ -26,8 +26,8 @@ def frame(mapping, **changes):
 @pytest.mark.parametrize("clock", ["1.3003901 GHz", "2 MHz"])
 def test_the_longest_of_units_and_links_hides_all_but_a_part_of_the_others(rate, clock):
     changes = {"to_attacc.bandwidth": rate, "attacc.gemv.clock": clock}
-    serial, rows = frame("serial", **changes)
-    overlapped, _ = frame("decode", **changes)
+    serial, rows = frame("decode", **changes)
+    overlapped, _ = frame("head", **changes)
     seconds = rows.set_index("operator").seconds
     gpu, send, attend, back = (
         seconds["qkv"] + seconds["out"], seconds["send_qkv"], seconds["kv_append..context"],
@@ -39,7 +39,7 @@ def test_the_longest_of_units_and_links_hides_all_but_a_part_of_the_others(rate,
 
 
 def test_overlap_changes_neither_work_nor_energy_nor_what_is_busy():
-    (serial, one), (overlapped, two) = frame("serial"), frame("decode")
+    (serial, one), (overlapped, two) = frame("decode"), frame("head")
     assert overlapped.tpot < serial.tpot
     for column in ("seconds", "joules", "flops"):
         np.testing.assert_array_equal(one[column], two[column])
@@ -47,7 +47,7 @@ def test_overlap_changes_neither_work_nor_energy_nor_what_is_busy():
 
 def test_other_layers_are_refused():
     with pytest.raises(UncoveredError, match="overlap: head"):
-        ob.simulate(load_machine(MACHINE), decode(model="bitnet-b1.58-3b"), mapping="decode")
+        ob.simulate(load_machine(MACHINE), decode(model="bitnet-b1.58-3b"), mapping="head")
 
 
 # -- assisted products -----------------------------------------------------------------------
@@ -56,7 +56,7 @@ def test_other_layers_are_refused():
 def assisted(batch=8, **changes):
     machine = load_machine(MACHINE).replace({"attacc.hbm.capacity": "1 PB", **changes})
     work = decode(batch)
-    return (ob.simulate(machine, work, mapping=m) for m in ("serial", "serial_assisted"))
+    return (ob.simulate(machine, work, mapping=m) for m in ("decode", "decode_assisted"))
 
 
 def test_both_ends_of_a_shared_product_end_together():
@@ -91,18 +91,18 @@ def test_copies_of_weights_take_room():
     work = decode()
     plain, copied = (
         evaluate(machine, work, machine.mapping(m)).occupancy["attacc.hbm"].max()
-        for m in ("serial", "serial_assisted")
+        for m in ("decode", "decode_assisted")
     )
     weights = 96 * 2 * 2 * 12288 * 6144
     assert plain < copied < plain + weights
     tight = machine.replace({"attacc.hbm.capacity": f"{plain * 1.01:.0f} B"})
     with pytest.raises(CapacityError, match="copies of weights"):
-        ob.simulate(tight, work, mapping="serial_assisted")
+        ob.simulate(tight, work, mapping="decode_assisted")
 
 
 def test_only_idle_units_of_the_attention_group_assist():
     machine = load_machine(MACHINE)
-    mapping = machine.mapping("serial").model_dump(by_alias=True, exclude_none=True)
+    mapping = machine.mapping("decode").model_dump(by_alias=True, exclude_none=True)
     gpu = {**mapping, "assist": {"ops": "ffn", "unit": "gpu.sm"}}
     with pytest.raises(ConfigError, match="group of decode attention"):
         ob.simulate(machine, decode(), mapping=gpu)
