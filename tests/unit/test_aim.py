@@ -151,6 +151,11 @@ def test_a_vector_crosses_in_whole_flits() -> None:
     assert gathered.bits == 8 * 8192 * 7 / 8
 
 
+def test_what_a_stage_sends_on_has_the_headers_of_flits() -> None:
+    sent = ob.simulate("cent-8", WORK).breakdown.query("operator == 'send'").iloc[0]
+    assert sent["seconds"] / sent["runs"] == pytest.approx(180e-9 + 8192 / (0.75 * 72 * 2**30))
+
+
 def test_several_devices_need_a_link_with_multicast() -> None:
     machine = ob.load_machine("cent-8").replace({"cxl.multicast": False})
     with pytest.raises(UncoveredError, match="no multicast"):

@@ -148,8 +148,8 @@ class Channels:
             groups: Times that the row of the look-up table is opened for them.
         """
         d = self.device
-        # There and back for each result: the function is of banks, its value in a register.
-        one = 2.0 * d.mode + self.get("column") / 2.0 + d.read
+        # A look-up of one clock in the banks, its value read from a register, and back.
+        one = 2.0 * d.mode + 1.0 + d.read
         clocks = results * one + groups * (d.rtp + d.rp + self.get("rcd_function"))
         counts = {
             "PREA": groups, "ACT16": groups, "AF16": results, "RDAF16": results,
