@@ -1,0 +1,28 @@
+"""The lowest set bit of a mask, as one machine instruction."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba import types
+from numba.extending import intrinsic
+
+__all__ = ["INLINE", "LOOP", "lowest"]
+
+#: For Numba, of the small steps of the kernel: they become part of their callers.
+INLINE: dict[str, Any] = {"cache": True, "forceinline": True, "error_model": "numpy"}
+#: Of the loops around them.
+LOOP: dict[str, Any] = {"cache": True, "error_model": "numpy"}
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def lowest(_typing: Any, mask: Any) -> Any:
+    """Return the number of the lowest set bit of an int64 that is not 0."""
+    del mask
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        import llvmlite.ir as ir
+
+        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.int64(types.int64), generate

@@ -1,0 +1,92 @@
+"""What an issued command holds back, and when commands to all banks are possible."""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from opbyte.hw_models.memory.dram_kernel.bits import INLINE
+from opbyte.hw_models.memory.dram_kernel.setup import (
+    ACT, ALL_BANK, COMMAND_AT, COUNT, P_BANKS, P_COUNT, REFPB, REFRESH, S_BANKS, S_COUNT,
+)  # fmt: skip
+from opbyte.hw_models.memory.dram_kernel.state import (
+    ACT_AT, B_REFPB, BESIDE_P, BESIDE_S, FAW, G_REFPB, ITS_G, ITS_P, ITS_S, LAST, LAST_ACTS, NOW,
+    OF_BANK, OF_G, OF_P, OF_S, Channel,
+)  # fmt: skip
+
+Ints = npt.NDArray[np.int64]
+
+
+@numba.njit(**INLINE)
+def _hold(times: Ints, node: int, distances: Ints, scope: int, command: int, now: int) -> None:
+    """Hold ACT, PRE, RD and WR back at one node."""
+    for k in range(4):
+        until = now + distances[scope, command, k]
+        if until > times[node, k]:
+            times[node, k] = until
+
+
+@numba.njit(**INLINE)
+def issued(c: Channel, command: int, bank: int, now: int) -> None:
+    """Note that `command` went to `bank`."""
+    p, s, g = c.banks[bank, ITS_P], c.banks[bank, ITS_S], c.banks[bank, ITS_G]
+    c.out[COMMAND_AT + command] += 1
+    c.ranks[p, LAST + command] = now
+    _hold(c.ranks, p, c.d, OF_P, command, now)
+    _hold(c.groups, g, c.d, OF_G, command, now)
+    _hold(c.banks, bank, c.d, OF_BANK, command, now)
+    if c.n[P_COUNT] > 1:
+        for other in range(c.n[P_COUNT]):
+            if other != p:
+                _hold(c.ranks, other, c.d, BESIDE_P, command, now)
+    if c.n[S_COUNT] > c.n[P_COUNT]:
+        size = c.n[P_BANKS] // c.n[S_BANKS]
+        for other in range(p * size, (p + 1) * size):
+            _hold(c.stacks, other, c.d, OF_S if other == s else BESIDE_S, command, now)
+    if c.n[REFRESH] > ALL_BANK:
+        until = now + c.d[OF_G, command, REFPB]
+        c.groups[g, G_REFPB] = max(c.groups[g, G_REFPB], until)
+        until = now + c.d[OF_BANK, command, REFPB]
+        c.banks[bank, B_REFPB] = max(c.banks[bank, B_REFPB], until)
+
+
+@numba.njit(**INLINE)
+def activated(c: Channel, bank: int, now: int) -> None:
+    """Note an ACT, with its window of four."""
+    issued(c, ACT, bank, now)
+    p = c.banks[bank, ITS_P]
+    at = c.ranks[p, ACT_AT]
+    c.ranks[p, LAST_ACTS + at] = now
+    at = (at + 1) & 3
+    c.ranks[p, ACT_AT] = at
+    until = c.ranks[p, LAST_ACTS + at] + c.v[FAW]
+    if until > c.ranks[p, ACT]:
+        c.ranks[p, ACT] = until
+
+
+@numba.njit(cache=True, error_model="numpy")
+def issued_to_all(c: Channel, command: int, p: int, now: int) -> None:
+    """Note PREab or REFab of one rank or pseudo-channel."""
+    c.out[COMMAND_AT + command] += 1
+    c.ranks[p, LAST + command] = now
+    for other in range(c.n[P_COUNT]):
+        _hold(c.ranks, other, c.d, OF_P if other == p else BESIDE_P, command, now)
+
+
+@numba.njit(cache=True, error_model="numpy")
+def possible(c: Channel, command: int, bank: int) -> int:
+    """Return the first tick from now on at which PREab, REFab or REFpb may be issued.
+
+    A distance of window 1 counts from the last command, so that the times of the last commands of
+    each rank are enough.
+    """
+    p = c.banks[bank, ITS_P]
+    at = c.v[NOW]
+    for other in range(c.n[P_COUNT]):
+        scope = OF_P if other == p else BESIDE_P
+        for before in range(COUNT):
+            at = max(at, c.ranks[other, LAST + before] + c.d[scope, before, command])
+    if command == REFPB:
+        at = max(at, c.groups[c.banks[bank, ITS_G], G_REFPB], c.banks[bank, B_REFPB])
+    return at
