@@ -7,12 +7,12 @@ from typing import Any
 from numba import types
 from numba.extending import intrinsic
 
-__all__ = ["INLINE", "LOOP", "lowest"]
+from opbyte.core.loops import LOOP
+
+__all__ = ["INLINE", "lowest"]
 
 #: For Numba, of the small steps of the kernel: they become part of their callers.
-INLINE: dict[str, Any] = {"cache": True, "forceinline": True, "error_model": "numpy"}
-#: Of the loops around them.
-LOOP: dict[str, Any] = {"cache": True, "error_model": "numpy"}
+INLINE: dict[str, Any] = {**LOOP, "forceinline": True}
 
 
 @intrinsic  # type: ignore[untyped-decorator]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numba
 
+from opbyte.core.loops import LOOP
 from opbyte.hw_models.memory.dram_kernel.bits import INLINE, lowest
 from opbyte.hw_models.memory.dram_kernel.setup import (
     ACT, G_BANKS, HIGH, LOW, P_BANKS, P_COUNT, PRE, PREAB, RD, REFAB, REFPB,
@@ -15,12 +16,15 @@ from opbyte.hw_models.memory.dram_kernel.setup import (
 )  # fmt: skip
 from opbyte.hw_models.memory.dram_kernel.state import (
     ACTIVATING, ACTIVE, ACTIVE_AGE, ACTIVE_QUEUE, BEST, FAR, GROUPS, HIT, HIT_AGE, ITS_BIT, ITS_G,
-    ITS_P, ITS_S, MODE, MOST_URGENT, NONE, NOW, OPENED, OTHER, OTHER_AGE, QUEUED, RISE_AT,
+    ITS_P, ITS_S, MODE, MOST_URGENT, NONE, NOW, OPENED, OTHER, OTHER_AGE, P_GROUPS, QUEUED, RISE_AT,
     RISE_BANK, RISE_COMMAND, RISE_P, ROW, URGENT_FROM, Channel,
 )  # fmt: skip
 from opbyte.hw_models.memory.dram_kernel.timing import possible
 
 Candidate = tuple[int, int, int, int]
+#: A key is one number that orders candidates: ticks until the command, then arrival and bank below.
+#: It holds what is less than 2^17 ticks ahead and has waited less than 2^32 ticks.
+_FURTHEST, _AHEAD_AT, _LONGEST_WAIT, _BANK_BITS, _NOBODY = (1 << 17) - 1, 44, 1 << 32, 10, 1 << 62
 #: Kinds of candidates: the access of an activated request, of a hit; a precharge and an activation
 #: for a queued request; a refresh that is due or its precharge.
 ACCESS, HITS, CLOSE, OPEN, URGENT = range(5)
@@ -38,26 +42,37 @@ def next_mode(c: Channel) -> int:
 @numba.njit(**INLINE)
 def activated_first(c: Channel, odd: int, now: int) -> Candidate:
     """Return the best of the requests that have been activated; `odd` is 1 for rising edges only."""
-    at, age, bank = FAR, FAR, NONE
+    least = _NOBODY
+    oldest = (now - _LONGEST_WAIT) << _BANK_BITS
     for p in range(c.n[P_COUNT]):
         left = c.ranks[p, ACTIVE]
-        first = p * c.n[P_BANKS]
+        base = p * c.n[P_BANKS]
         while left != 0:
-            b = first + lowest(left)
+            b = base + lowest(left)
             left &= left - 1
             k = RD + c.banks[b, ACTIVE_QUEUE]
             t = max(now, c.ranks[p, k], c.stacks[c.banks[b, ITS_S], k])
             t = max(t, c.groups[c.banks[b, ITS_G], k], c.banks[b, k]) | odd
-            if t < at or (t == at and c.banks[b, ACTIVE_AGE] < age):
-                at, age, bank = t, c.banks[b, ACTIVE_AGE], b
-    return at, age, bank, ACCESS
+            age = c.banks[b, ACTIVE_AGE] << _BANK_BITS
+            least = min(least, (min(t - now, _FURTHEST) << _AHEAD_AT) + (age | b) - oldest)
+    return _candidate(least, now, oldest, ACCESS)
+
+
+@numba.njit(**INLINE)
+def _candidate(least: int, now: int, oldest: int, kind: int) -> Candidate:
+    """Take a key apart: tick, arrival and bank as one number, so that the least is the best."""
+    if least == _NOBODY:
+        return FAR, FAR, NONE, kind
+    key = (least & ((1 << _AHEAD_AT) - 1)) + oldest
+    at, bank = now + (least >> _AHEAD_AT), key & ((1 << _BANK_BITS) - 1)
+    return at, key >> _BANK_BITS, bank, kind
 
 
 @numba.njit(**INLINE)
 def best_hit(c: Channel, queue: int, odd: int, now: int, best: Candidate) -> Candidate:
     """Return the better of `best` and the oldest ready hit of a queue."""
     at, age, bank, kind = best
-    per_p = c.n[P_BANKS] // c.n[G_BANKS]
+    per_p = c.v[P_GROUPS]
     k = RD + queue
     for p in range(c.n[P_COUNT]):
         left = c.ranks[p, GROUPS + queue]
@@ -79,7 +94,7 @@ def best_hit(c: Channel, queue: int, odd: int, now: int, best: Candidate) -> Can
     return at, age, bank, kind
 
 
-@numba.njit(cache=True, error_model="numpy")
+@numba.njit(**LOOP)
 def _hit_of_group(
     c: Channel, queue: int, odd: int, first: int, g: int, best: Candidate
 ) -> Candidate:
@@ -99,35 +114,37 @@ def best_row(
     c: Channel, queue: int, odd: int, now: int, best: Candidate, opens: bool
 ) -> Candidate:
     """Return the better of `best` and the oldest ready precharge or activation of a queue."""
-    at, age, bank, kind = best
+    until = best[0]
+    shut, start = _NOBODY, _NOBODY
+    oldest = (now - _LONGEST_WAIT) << _BANK_BITS
     for p in range(c.n[P_COUNT]):
-        waiting = c.ranks[p, OTHER + queue]
-        if waiting == 0:
-            continue
-        opened = c.ranks[p, OPENED]
+        waiting, opened = c.ranks[p, OTHER + queue], c.ranks[p, OPENED]
         base = p * c.n[P_BANKS]
         left = waiting & opened & ~c.ranks[p, ACTIVE]
         first = max(now, c.ranks[p, PRE])
-        while left != 0 and first <= at:
+        while left != 0 and first <= until:
             b = base + lowest(left)
             left &= left - 1
             t = max(first, c.banks[b, PRE])
             if odd:
                 t = paired(c, t, p, b)
-            other = c.banks[b, OTHER_AGE + queue]
-            better = t < at or (t == at and other < age)
-            if better and (c.n[ROW_HIT_FIRST] == 0 or other < c.banks[b, HIT_AGE + queue]):
-                at, age, bank, kind = t, other, b, CLOSE
+            age = c.banks[b, OTHER_AGE + queue]
+            hidden = c.n[ROW_HIT_FIRST] & (c.banks[b, HIT_AGE + queue] < age)
+            key = (min(t - now, _FURTHEST) << _AHEAD_AT) + (age << _BANK_BITS | b) - oldest
+            shut = min(shut, _NOBODY if hidden else key)
         left = waiting & ~opened if opens else 0
         first = max(now, c.ranks[p, ACT]) | odd
-        while left != 0 and first <= at:
+        while left != 0 and first <= until:
             b = base + lowest(left)
             left &= left - 1
-            t = max(first, c.banks[b, ACT], c.groups[c.banks[b, ITS_G], ACT]) | odd
-            other = c.banks[b, OTHER_AGE + queue]
-            if t < at or (t == at and other < age):
-                at, age, bank, kind = t, other, b, OPEN
-    return at, age, bank, kind
+            ahead = min((max(first, c.acts[b]) | odd) - now, _FURTHEST)
+            age = c.banks[b, OTHER_AGE + queue] << _BANK_BITS
+            start = min(start, (ahead << _AHEAD_AT) + (age | b) - oldest)
+    kind = CLOSE if shut < start else OPEN
+    found = _candidate(min(shut, start), now, oldest, kind)
+    if found[0] < until or (found[0] == until and found[1] < best[1]):
+        return found
+    return best
 
 
 @numba.njit(**INLINE)
@@ -144,7 +161,7 @@ def paired(c: Channel, t: int, p: int, bank: int) -> int:
     return t
 
 
-@numba.njit(cache=True, error_model="numpy")
+@numba.njit(**LOOP)
 def urgent_command(c: Channel) -> tuple[int, int]:
     """Return the command and the bank of the refresh that is due first, or of its precharge."""
     at = c.v[URGENT_FROM] % MOST_URGENT
@@ -158,7 +175,7 @@ def urgent_command(c: Channel) -> tuple[int, int]:
     return command, bank
 
 
-@numba.njit(cache=True, error_model="numpy")
+@numba.njit(**LOOP)
 def urgent_first(c: Channel, odd: int) -> Candidate:
     """Return when the refresh that is due first, or its precharge, can be issued."""
     command, bank = urgent_command(c)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import numba
 
+from opbyte.core.loops import LOOP
 from opbyte.hw_models.memory.addresses import ROW_AT
 from opbyte.hw_models.memory.dram_kernel.bits import INLINE
 from opbyte.hw_models.memory.dram_kernel.choice import (
-    ACCESS, CLOSE, HITS, OPEN, Candidate, urgent_command,
+    HITS, OPEN, URGENT, Candidate, urgent_command,
 )  # fmt: skip
 from opbyte.hw_models.memory.dram_kernel.queues import (
     close_all, close_row, leave, next_hit, open_row, under_way,
 )  # fmt: skip
 from opbyte.hw_models.memory.dram_kernel.setup import (
-    ADAPTIVE, ALL_BANK, BANKS, BY_STACK, CONFLICTS, HITS as COUNT_HITS, IN_TURN, MISSES, OPEN as STAYS_OPEN,
+    ACT, ADAPTIVE, ALL_BANK, BANKS, BY_STACK, CONFLICTS, HITS as COUNT_HITS, IN_TURN, MISSES, OPEN as STAYS_OPEN,
     P_BANKS, P_COUNT, POLICY, PRE, PREAB, RD, RDA, READ_LATENCY, READS, REFAB, REFPB, REFRESH,
     S_BANKS, T_REFI, T_REFI_BANK, T_RFC_BANK,
 )  # fmt: skip
@@ -26,47 +27,40 @@ from opbyte.hw_models.memory.dram_kernel.timing import activated, issued, issued
 
 
 @numba.njit(**INLINE)
-def issue(c: Channel, found: Candidate, queue: int, now: int) -> int:
-    """Issue the command of a candidate whose request is in `queue`; return the command."""
+def issue_row(c: Channel, found: Candidate, queue: int, now: int) -> int:
+    """Issue a precharge or an activation for a queued request, or a refresh; return the command."""
     _, _, bank, kind = found
-    if kind == HITS:
-        return hit(c, bank, queue, now)
-    if kind == ACCESS:
-        return access(c, bank, now)
-    if kind == CLOSE:
-        slot = c.banks[bank, OTHER_SLOT + queue]
-        if c.queued[slot, COUNTED] == 0:
-            c.queued[slot, COUNTED] = 1
-            c.out[CONFLICTS] += 1
-        issued(c, PRE, bank, now)
-        close_row(c, bank)
-        return PRE
+    if kind == URGENT:
+        return refresh(c, now)
+    slot = c.banks[bank, OTHER_SLOT + queue]
     if kind == OPEN:
         return activate(c, bank, queue, now)
-    return refresh(c, now)
-
-
-@numba.njit(**INLINE)
-def hit(c: Channel, bank: int, queue: int, now: int) -> int:
-    """Read or write the oldest hit of a bank."""
-    slot = c.banks[bank, HIT_SLOT + queue]
     if c.queued[slot, COUNTED] == 0:
-        c.out[COUNT_HITS] += 1
-    age, after = c.queued[slot, AGE], c.queued[slot, NEXT]
-    leave(c, bank, queue, slot)
-    next_hit(c, bank, queue, after)
-    return _transfer(c, bank, queue, age, now)
+        c.queued[slot, COUNTED] = 1
+        c.out[CONFLICTS] += 1
+    issued(c, PRE, bank, now)
+    close_row(c, bank)
+    return PRE
 
 
 @numba.njit(**INLINE)
-def access(c: Channel, bank: int, now: int) -> int:
-    """Read or write for the request that its bank was activated for."""
-    c.ranks[c.banks[bank, ITS_P], ACTIVE] &= ~c.banks[bank, ITS_BIT]
-    return _transfer(c, bank, c.banks[bank, ACTIVE_QUEUE], c.banks[bank, ACTIVE_AGE], now)
+def issue_column(c: Channel, bank: int, kind: int, queue: int, now: int) -> None:
+    """Read or write: the oldest hit of a bank, or the request that the bank was activated for."""
+    if kind == HITS:
+        slot = c.banks[bank, HIT_SLOT + queue]
+        if c.queued[slot, COUNTED] == 0:
+            c.out[COUNT_HITS] += 1
+        age, after = c.queued[slot, AGE], c.queued[slot, NEXT]
+        leave(c, bank, queue, slot)
+        next_hit(c, bank, queue, after)
+    else:
+        c.ranks[c.banks[bank, ITS_P], ACTIVE] &= ~c.banks[bank, ITS_BIT]
+        age, queue = c.banks[bank, ACTIVE_AGE], c.banks[bank, ACTIVE_QUEUE]
+    _transfer(c, bank, queue, age, now)
 
 
 @numba.njit(**INLINE)
-def _transfer(c: Channel, bank: int, queue: int, age: int, now: int) -> int:
+def _transfer(c: Channel, bank: int, queue: int, age: int, now: int) -> None:
     """Issue RD or WR, or with automatic precharge where the policy wants the row closed."""
     command = RD + queue
     shuts = False
@@ -83,7 +77,6 @@ def _transfer(c: Channel, bank: int, queue: int, age: int, now: int) -> int:
     if queue == 0:
         end = now + c.n[READ_LATENCY]
         under_way(c, end, end - age)
-    return command
 
 
 @numba.njit(**INLINE)
@@ -104,7 +97,7 @@ def activate(c: Channel, bank: int, queue: int, now: int) -> int:
     activated(c, bank, now)
     await_access(c, bank, queue, age)
     open_row(c, bank, row)
-    return 0
+    return ACT
 
 
 @numba.njit(**INLINE)
@@ -114,7 +107,7 @@ def await_access(c: Channel, bank: int, queue: int, age: int) -> None:
     c.banks[bank, ACTIVE_AGE], c.banks[bank, ACTIVE_QUEUE] = age, queue
 
 
-@numba.njit(cache=True, error_model="numpy")
+@numba.njit(**LOOP)
 def refresh(c: Channel, now: int) -> int:
     """Issue the refresh that is due first, or its precharge; return the command."""
     command, bank = urgent_command(c)
@@ -132,7 +125,7 @@ def refresh(c: Channel, now: int) -> int:
     return command
 
 
-@numba.njit(cache=True, error_model="numpy")
+@numba.njit(**LOOP)
 def fall_due(c: Channel, now: int) -> None:
     """Queue the refreshes that fall due at tick `now`."""
     if c.n[REFRESH] == ALL_BANK:
@@ -147,7 +140,7 @@ def fall_due(c: Channel, now: int) -> None:
         _due_by_stack(c, now)
 
 
-@numba.njit(cache=True, error_model="numpy")
+@numba.njit(**LOOP)
 def _due_by_stack(c: Channel, now: int) -> None:
     """Queue the same bank of each pseudo-channel, one per tick, a stack id after the other.
 
@@ -178,7 +171,7 @@ def _due_by_stack(c: Channel, now: int) -> None:
         c.v[REFRESH_AT] = now + 1
 
 
-@numba.njit(cache=True, error_model="numpy")
+@numba.njit(**LOOP)
 def _urge(c: Channel, command: int, bank: int) -> None:
     if c.v[URGENT_TO] - c.v[URGENT_FROM] >= MOST_URGENT:
         c.v[FAULT] = 1

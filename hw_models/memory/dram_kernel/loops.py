@@ -11,13 +11,14 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from opbyte.hw_models.memory.dram_kernel.bits import INLINE, LOOP
+from opbyte.core.loops import LOOP
+from opbyte.hw_models.memory.dram_kernel.bits import INLINE
 from opbyte.hw_models.memory.dram_kernel.choice import (
     ACCESS, CLOSE, HITS, OPEN, Candidate, activated_first, best_hit, best_row, next_mode,
     urgent_first,
 )  # fmt: skip
 from opbyte.hw_models.memory.dram_kernel.commands import (
-    access, await_access, fall_due, hit, issue, take,
+    await_access, fall_due, issue_column, issue_row, take,
 )  # fmt: skip
 from opbyte.hw_models.memory.dram_kernel.queues import bin_of, close_row, open_row, send
 from opbyte.hw_models.memory.dram_kernel.setup import (
@@ -118,7 +119,10 @@ def _issue_one(c: Channel, found: Candidate, mode: int, urgent: bool) -> None:
     if (at > c.v[NOW] or kind != ACCESS) and not urgent:
         c.v[MODE] = mode
     c.v[NOW] = at
-    issue(c, found, mode, at)
+    if kind == HITS or kind == ACCESS:
+        issue_column(c, found[2], kind, mode, at)
+    else:
+        issue_row(c, found, mode, at)
     if kind == HITS or kind == OPEN:
         _unblock(c, at)
     c.v[NOW] = at + 1
@@ -152,12 +156,12 @@ def _run_dual(c: Channel, codes: Ints, stop: int) -> None:
         if not urgent:
             c.v[MODE] = mode
         if column[0] == at:
-            issue(c, column, mode, at)
+            issue_column(c, column[2], column[3], mode, at)
             if column[3] == HITS:
                 _unblock(c, at)
             row, mode = _row_again(c, row, column[2], mode, odd, urgent)
         if row[2] >= 0 and row[0] == at:
-            command = issue(c, row, mode, at)
+            command = issue_row(c, row, mode, at)
             if row[3] == OPEN:
                 _unblock(c, at)
             if at & odd:
@@ -239,10 +243,8 @@ def _access_after_cas(c: Channel, now: int) -> None:
     c.v[CAS_BANK] = NONE
     of = c.banks[bank, ACTIVE_QUEUE] if queue < 0 else queue
     c.v[WCK] = max(c.v[WCK], now + c.n[WCK_READ + of])
-    if queue < 0:
-        access(c, bank, now)
-    else:
-        hit(c, bank, queue, now)
+    issue_column(c, bank, ACCESS if queue < 0 else HITS, queue, now)
+    if queue >= 0:
         _unblock(c, now)
     c.v[NOW] = now + 1
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import numba
 
+from opbyte.core.loops import LOOP
 from opbyte.hw_models.memory.addresses import COLUMN_AT, ROW_AT, WRITE
 from opbyte.hw_models.memory.dram_kernel.bits import INLINE, lowest
 from opbyte.hw_models.memory.dram_kernel.setup import (
     ACCEPTED, COALESCED, FORWARDED, G_BANKS, HISTOGRAM, LATENCY, LINEAR, P_BANKS, READ_QUEUE,
 )  # fmt: skip
 from opbyte.hw_models.memory.dram_kernel.state import (
-    AGE, BEFORE, BEST, CODE, COUNTED, FAR, FILTER, FREE, GROUPS, HEAD, HIT, HIT_AGE, HIT_SLOT,
+    AGE, BEFORE, BEST, CODE, COUNTED, FAR, FILTER, FREE, G_BIT, GROUPS, HEAD, HIT, HIT_AGE, HIT_SLOT,
     ITS_BIT, ITS_G, ITS_P, NEXT, NONE, OPENED, OTHER, OTHER_AGE, OTHER_SLOT, QUEUED, RING, RING_AT,
     ROW, SENT, TAIL, Channel,
 )  # fmt: skip
@@ -51,7 +52,7 @@ def send(c: Channel, code: int, clock: int) -> bool:
     return True
 
 
-@numba.njit(cache=True, error_model="numpy")
+@numba.njit(**LOOP)
 def _is_written(c: Channel, code: int) -> bool:
     slot = c.banks[code & _BANK, HEAD + 1]
     while slot >= 0:
@@ -143,17 +144,20 @@ def set_hit(c: Channel, bank: int, queue: int, slot: int) -> None:
     if slot < 0:
         c.banks[bank, HIT_AGE + queue] = FAR
         c.ranks[p, HIT + queue] &= ~bit
-        if best == bank:
-            _renew_best(c, p, g, queue)
-        return
-    age = c.queued[slot, AGE]
-    c.banks[bank, HIT_AGE + queue] = age
-    c.ranks[p, HIT + queue] |= bit
+    else:
+        c.banks[bank, HIT_AGE + queue] = c.queued[slot, AGE]
+        c.ranks[p, HIT + queue] |= bit
     if best == bank:
         _renew_best(c, p, g, queue)
-    elif best < 0 or age < c.banks[best, HIT_AGE + queue]:
+    elif slot >= 0 and (best < 0 or _older(c, bank, best, queue)):
         c.groups[g, BEST + queue] = bank
-        c.ranks[p, GROUPS + queue] |= 1 << (g - p * (c.n[P_BANKS] // c.n[G_BANKS]))
+        c.ranks[p, GROUPS + queue] |= c.banks[bank, G_BIT]
+
+
+@numba.njit(**INLINE)
+def _older(c: Channel, bank: int, than: int, queue: int) -> bool:
+    older: bool = c.banks[bank, HIT_AGE + queue] < c.banks[than, HIT_AGE + queue]
+    return older
 
 
 @numba.njit(**INLINE)
@@ -168,7 +172,7 @@ def _renew_best(c: Channel, p: int, g: int, queue: int) -> None:
             best, oldest = bank, age
     c.groups[g, BEST + queue] = best
     if best < 0:
-        c.ranks[p, GROUPS + queue] &= ~(1 << (g - p * (c.n[P_BANKS] // size)))
+        c.ranks[p, GROUPS + queue] &= ~c.banks[first, G_BIT]
 
 
 @numba.njit(**INLINE)
@@ -211,12 +215,10 @@ def close_row(c: Channel, bank: int) -> None:
     for queue in range(2):
         if c.banks[bank, HIT_SLOT + queue] >= 0:
             set_hit(c, bank, queue, NONE)
-        first = c.banks[bank, HEAD + queue]
-        if first != c.banks[bank, OTHER_SLOT + queue]:
-            _set_other(c, bank, queue, first)
+        _set_other(c, bank, queue, c.banks[bank, HEAD + queue])
 
 
-@numba.njit(cache=True, error_model="numpy")
+@numba.njit(**LOOP)
 def close_all(c: Channel, p: int) -> None:
     """Close all banks of a rank or pseudo-channel."""
     opened = c.ranks[p, OPENED]

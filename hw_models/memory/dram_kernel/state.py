@@ -42,10 +42,11 @@ BEST, G_REFPB = 4, 6
 G_COLUMNS = 7
 #: Further columns of a bank: open row; by queue the first and last request, the oldest hit and its
 #: arrival, the oldest other request and its arrival; arrival and queue of the activated request;
-#: when REFpb is possible; its P, its group, its bit within P.
+#: when REFpb is possible; its P, its group, its stack, its bit and its group's bit within P.
 ROW, HEAD, TAIL, HIT_SLOT, HIT_AGE, OTHER_SLOT, OTHER_AGE = 4, 5, 7, 9, 11, 13, 15
-ACTIVE_AGE, ACTIVE_QUEUE, B_REFPB, ITS_P, ITS_G, ITS_BIT, ITS_S = 17, 18, 19, 20, 21, 22, 23
-B_COLUMNS = 24
+ACTIVE_AGE, ACTIVE_QUEUE, B_REFPB, ITS_P, ITS_G, ITS_S = 17, 18, 19, 20, 21, 22
+ITS_BIT, G_BIT = 23, 24
+B_COLUMNS = 25
 #: Columns of a queued request: itself, arrival, its neighbours in the list of its bank, whether its
 #: row hit, miss or conflict has been counted.
 CODE, AGE, NEXT, BEFORE, COUNTED = range(5)
@@ -55,13 +56,15 @@ E_COLUMNS = 5
 #: queue; next refresh, bank whose turn it is, pseudo-channels that had theirs; first and last
 #: refresh that is due; reads under way. LPDDR5: the bank between ACT-1 and ACT-2, until when, arrival,
 #: queue and row of its request; when the write clock stops; bank and queue of the access that
-#: follows a CAS. HBM3: the row command of the last rising edge and the falling edge it pairs with.
+#: follows a CAS. HBM3: the row command of the last rising edge and the falling edge it pairs
+#: with. Constants: tFAW, groups and stacks of each P.
 (
     NOW, SEND_AT, SENT, BLOCKED, MODE, QUEUED, _, FREE, _, REFRESH_AT, TURN, DUE,
     URGENT_FROM, URGENT_TO, RING_AT, ACTIVATING, DEADLINE, AWAIT_AGE, AWAIT_QUEUE, WCK,
     CAS_BANK, CAS_QUEUE, RISE_COMMAND, RISE_BANK, RISE_P, RISE_AT, FAULT, FAW, AWAIT_ROW,
-) = range(29)  # fmt: skip
-V_COLUMNS = 29
+    P_GROUPS, P_STACKS,
+) = range(31)  # fmt: skip
+V_COLUMNS = 31
 #: Room for refreshes that are due, reads under way, and counters of queued write addresses.
 MOST_URGENT, RING, FILTER = 4096, 1024, 1024
 
@@ -77,6 +80,7 @@ class Channel(NamedTuple):
         stacks: (S, 4).
         groups: (groups, columns).
         banks: (banks, columns).
+        acts: When ACT is possible by the constraints of bank and group, (banks,).
         queued: Requests by slot, the read queue's first, (slots, columns).
         urgent: Refreshes that are due: command, first bank, (MOST_URGENT, 2).
         ring: Reads under way: end and latency, (RING, 2).
@@ -92,6 +96,7 @@ class Channel(NamedTuple):
     stacks: Ints
     groups: Ints
     banks: Ints
+    acts: Ints
     queued: Ints
     urgent: Ints
     ring: Ints
@@ -128,10 +133,12 @@ def new_channel(standard: Standard, numbers: Ints) -> Channel:
     state[:, ITS_P], state[:, ITS_G] = every // p_banks, every // g_banks
     state[:, ITS_S] = every // (banks // int(n[S_COUNT]))
     state[:, ITS_BIT] = np.left_shift(np.int64(1), every % p_banks)
+    state[:, G_BIT] = np.left_shift(np.int64(1), every % p_banks // g_banks)
+    v[P_GROUPS], v[P_STACKS] = p_banks // g_banks, int(n[S_COUNT]) // int(n[P_COUNT])
     return Channel(
         n, distances, v, ranks,
         np.full((int(n[S_COUNT]), TIMES), NEVER, np.int64),
-        groups, state, _free_slots(n, v),
+        groups, state, np.full(banks, NEVER, np.int64), _free_slots(n, v),
         np.zeros((MOST_URGENT, 2), np.int64), np.zeros((RING, 2), np.int64),
         np.zeros(FILTER, np.int64), np.zeros((int(n[S_COUNT]), 3), np.int64),
         np.zeros(HISTOGRAM + BINS, np.int64),

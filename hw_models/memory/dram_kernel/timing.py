@@ -6,13 +6,14 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from opbyte.core.loops import LOOP
 from opbyte.hw_models.memory.dram_kernel.bits import INLINE
 from opbyte.hw_models.memory.dram_kernel.setup import (
-    ACT, ALL_BANK, COMMAND_AT, COUNT, P_BANKS, P_COUNT, REFPB, REFRESH, S_BANKS, S_COUNT,
+    ACT, ALL_BANK, COMMAND_AT, COUNT, G_BANKS, P_COUNT, REFPB, REFRESH,
 )  # fmt: skip
 from opbyte.hw_models.memory.dram_kernel.state import (
     ACT_AT, B_REFPB, BESIDE_P, BESIDE_S, FAW, G_REFPB, ITS_G, ITS_P, ITS_S, LAST, LAST_ACTS, NOW,
-    OF_BANK, OF_G, OF_P, OF_S, Channel,
+    OF_BANK, OF_G, OF_P, OF_S, P_STACKS, Channel,
 )  # fmt: skip
 
 Ints = npt.NDArray[np.int64]
@@ -36,12 +37,17 @@ def issued(c: Channel, command: int, bank: int, now: int) -> None:
     _hold(c.ranks, p, c.d, OF_P, command, now)
     _hold(c.groups, g, c.d, OF_G, command, now)
     _hold(c.banks, bank, c.d, OF_BANK, command, now)
+    c.acts[bank] = max(c.acts[bank], now + c.d[OF_BANK, command, ACT])
+    if c.d[OF_G, command, ACT] >= 0:
+        until, size = now + c.d[OF_G, command, ACT], c.n[G_BANKS]
+        for other in range(g * size, (g + 1) * size):
+            c.acts[other] = max(c.acts[other], until)
     if c.n[P_COUNT] > 1:
         for other in range(c.n[P_COUNT]):
             if other != p:
                 _hold(c.ranks, other, c.d, BESIDE_P, command, now)
-    if c.n[S_COUNT] > c.n[P_COUNT]:
-        size = c.n[P_BANKS] // c.n[S_BANKS]
+    if c.v[P_STACKS] > 1:
+        size = c.v[P_STACKS]
         for other in range(p * size, (p + 1) * size):
             _hold(c.stacks, other, c.d, OF_S if other == s else BESIDE_S, command, now)
     if c.n[REFRESH] > ALL_BANK:
@@ -65,7 +71,7 @@ def activated(c: Channel, bank: int, now: int) -> None:
         c.ranks[p, ACT] = until
 
 
-@numba.njit(cache=True, error_model="numpy")
+@numba.njit(**LOOP)
 def issued_to_all(c: Channel, command: int, p: int, now: int) -> None:
     """Note PREab or REFab of one rank or pseudo-channel."""
     c.out[COMMAND_AT + command] += 1
@@ -74,7 +80,7 @@ def issued_to_all(c: Channel, command: int, p: int, now: int) -> None:
         _hold(c.ranks, other, c.d, OF_P if other == p else BESIDE_P, command, now)
 
 
-@numba.njit(cache=True, error_model="numpy")
+@numba.njit(**LOOP)
 def possible(c: Channel, command: int, bank: int) -> int:
     """Return the first tick from now on at which PREab, REFab or REFpb may be issued.
 
