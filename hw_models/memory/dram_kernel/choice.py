@@ -7,24 +7,22 @@ tick and an older request. A candidate is (tick, age, bank, kind).
 from __future__ import annotations
 
 import numba
+import numpy as np
 
 from opbyte.core.loops import LOOP
 from opbyte.hw_models.memory.dram_kernel.bits import INLINE, lowest
 from opbyte.hw_models.memory.dram_kernel.setup import (
     ACT, G_BANKS, HIGH, LOW, P_BANKS, P_COUNT, PRE, PREAB, RD, REFAB, REFPB,
-    ROW_HIT_FIRST,
 )  # fmt: skip
 from opbyte.hw_models.memory.dram_kernel.state import (
-    ACTIVATING, ACTIVE, ACTIVE_AGE, ACTIVE_QUEUE, BEST, FAR, GROUPS, HIT, HIT_AGE, ITS_BIT, ITS_G,
-    ITS_P, ITS_S, MODE, MOST_URGENT, NONE, NOW, OPENED, OTHER, OTHER_AGE, P_GROUPS, QUEUED, RISE_AT,
-    RISE_BANK, RISE_COMMAND, RISE_P, ROW, URGENT_FROM, Channel,
+    ACTIVATING, ACTIVE, ACTIVE_AGE, ACTIVE_QUEUE, AHEAD_AT, BEST, CAN_ACT, CAN_PRE, FAR, FIRST_AGE,
+    FIRST_AT, FIRST_BANK, FURTHEST, GROUPS, HIT, HIT_AGE, IS_OPEN, ITS_BIT, ITS_G,
+    ITS_P, ITS_S, KEY, LANE, LANE_BITS, LONGEST_WAIT, MODE, MOST_URGENT, NOBODY, NONE, NOW, NUMBER, ODD, OPENED, OTHER, OTHER_AGE, P_GROUPS, P_LANES, QUEUED, RISE_AT,
+    RISE_BANK, RISE_COMMAND, RISE_P, ROW, STALE, URGENT_FROM, Channel,
 )  # fmt: skip
 from opbyte.hw_models.memory.dram_kernel.timing import possible
 
 Candidate = tuple[int, int, int, int]
-#: A key is one number that orders candidates: ticks until the command, then arrival and bank below.
-#: It holds what is less than 2^17 ticks ahead and has waited less than 2^32 ticks.
-_FURTHEST, _AHEAD_AT, _LONGEST_WAIT, _BANK_BITS, _NOBODY = (1 << 17) - 1, 44, 1 << 32, 10, 1 << 62
 #: Kinds of candidates: the access of an activated request, of a hit; a precharge and an activation
 #: for a queued request; a refresh that is due or its precharge.
 ACCESS, HITS, CLOSE, OPEN, URGENT = range(5)
@@ -40,32 +38,41 @@ def next_mode(c: Channel) -> int:
 
 
 @numba.njit(**INLINE)
-def activated_first(c: Channel, odd: int, now: int) -> Candidate:
-    """Return the best of the requests that have been activated; `odd` is 1 for rising edges only."""
-    least = _NOBODY
-    oldest = (now - _LONGEST_WAIT) << _BANK_BITS
-    for p in range(c.n[P_COUNT]):
-        left = c.ranks[p, ACTIVE]
-        base = p * c.n[P_BANKS]
-        while left != 0:
-            b = base + lowest(left)
-            left &= left - 1
-            k = RD + c.banks[b, ACTIVE_QUEUE]
-            t = max(now, c.ranks[p, k], c.stacks[c.banks[b, ITS_S], k])
-            t = max(t, c.groups[c.banks[b, ITS_G], k], c.banks[b, k]) | odd
-            age = c.banks[b, ACTIVE_AGE] << _BANK_BITS
-            least = min(least, (min(t - now, _FURTHEST) << _AHEAD_AT) + (age | b) - oldest)
-    return _candidate(least, now, oldest, ACCESS)
+def activated_first(c: Channel, now: int) -> Candidate:
+    """Return the best of the requests that have been activated.
+
+    Only accesses and activations change which one that is: it is kept in between.
+    """
+    if c.v[STALE] or c.v[FIRST_AT] < now:
+        c.v[STALE], c.v[FIRST_AT], c.v[FIRST_AGE], c.v[FIRST_BANK] = 0, FAR, FAR, NONE
+        for p in range(c.n[P_COUNT]):
+            left = c.ranks[p, ACTIVE]
+            base = p * c.n[P_BANKS]
+            while left != 0:
+                keep_first(c, base + lowest(left), now)
+                left &= left - 1
+    return c.v[FIRST_AT], c.v[FIRST_AGE], c.v[FIRST_BANK], ACCESS
+
+
+@numba.njit(**INLINE)
+def keep_first(c: Channel, b: int, now: int) -> None:
+    """Keep the activated request of a bank if it is better than the best one so far."""
+    k = RD + c.banks[b, ACTIVE_QUEUE]
+    t = max(now, c.ranks[c.banks[b, ITS_P], k], c.stacks[c.banks[b, ITS_S], k])
+    t = max(t, c.groups[c.banks[b, ITS_G], k], c.banks[b, k]) | c.v[ODD]
+    age = c.banks[b, ACTIVE_AGE]
+    if t < c.v[FIRST_AT] or (t == c.v[FIRST_AT] and age < c.v[FIRST_AGE]):
+        c.v[FIRST_AT], c.v[FIRST_AGE], c.v[FIRST_BANK] = t, age, b
 
 
 @numba.njit(**INLINE)
 def _candidate(least: int, now: int, oldest: int, kind: int) -> Candidate:
     """Take a key apart: tick, arrival and bank as one number, so that the least is the best."""
-    if least == _NOBODY:
+    if least == NOBODY:
         return FAR, FAR, NONE, kind
-    key = (least & ((1 << _AHEAD_AT) - 1)) + oldest
-    at, bank = now + (least >> _AHEAD_AT), key & ((1 << _BANK_BITS) - 1)
-    return at, key >> _BANK_BITS, bank, kind
+    key = (least & ((1 << AHEAD_AT) - 1)) + oldest
+    at, bank = now + (least >> AHEAD_AT), key & ((1 << LANE_BITS) - 1)
+    return at, key >> LANE_BITS, bank, kind
 
 
 @numba.njit(**INLINE)
@@ -113,38 +120,61 @@ def _hit_of_group(
 def best_row(
     c: Channel, queue: int, odd: int, now: int, best: Candidate, opens: bool
 ) -> Candidate:
-    """Return the better of `best` and the oldest ready precharge or activation of a queue."""
-    until = best[0]
-    shut, start = _NOBODY, _NOBODY
-    oldest = (now - _LONGEST_WAIT) << _BANK_BITS
+    """Return the better of `best` and the oldest ready precharge or activation of a queue.
+
+    Under random traffic most banks wait at once: all are compared, without a branch.
+    """
+    least = NOBODY
+    oldest = (now - LONGEST_WAIT) << LANE_BITS
     for p in range(c.n[P_COUNT]):
-        waiting, opened = c.ranks[p, OTHER + queue], c.ranks[p, OPENED]
-        base = p * c.n[P_BANKS]
-        left = waiting & opened & ~c.ranks[p, ACTIVE]
-        first = max(now, c.ranks[p, PRE])
-        while left != 0 and first <= until:
-            b = base + lowest(left)
-            left &= left - 1
-            t = max(first, c.banks[b, PRE])
-            if odd:
-                t = paired(c, t, p, b)
-            age = c.banks[b, OTHER_AGE + queue]
-            hidden = c.n[ROW_HIT_FIRST] & (c.banks[b, HIT_AGE + queue] < age)
-            key = (min(t - now, _FURTHEST) << _AHEAD_AT) + (age << _BANK_BITS | b) - oldest
-            shut = min(shut, _NOBODY if hidden else key)
-        left = waiting & ~opened if opens else 0
-        first = max(now, c.ranks[p, ACT]) | odd
-        while left != 0 and first <= until:
-            b = base + lowest(left)
-            left &= left - 1
-            ahead = min((max(first, c.acts[b]) | odd) - now, _FURTHEST)
-            age = c.banks[b, OTHER_AGE + queue] << _BANK_BITS
-            start = min(start, (ahead << _AHEAD_AT) + (age | b) - oldest)
-    kind = CLOSE if shut < start else OPEN
-    found = _candidate(min(shut, start), now, oldest, kind)
-    if found[0] < until or (found[0] == until and found[1] < best[1]):
-        return found
-    return best
+        waiting = c.ranks[p, OTHER + queue]
+        if waiting == 0:
+            continue
+        shut = max(now, c.ranks[p, PRE])
+        start = max(now, c.ranks[p, ACT]) | odd if opens else FAR
+        closing = waiting & c.ranks[p, OPENED] & ~c.ranks[p, ACTIVE]
+        if start > best[0] and (closing == 0 or shut > best[0]):
+            continue
+        either = shut ^ start
+        first = p * c.v[P_LANES]
+        for i in range(c.v[P_LANES]):
+            k = np.uintp(first + i)
+            opened, can = c.lanes[IS_OPEN, k], c.lanes[CAN_ACT, k]
+            can ^= (can ^ c.lanes[CAN_PRE, k]) & opened
+            t = max(can, start ^ (either & opened)) | (odd & ~opened)
+            ahead = min(t - now, FURTHEST) << AHEAD_AT
+            least = min(least, ahead + c.lanes[KEY + queue, k] - oldest)
+    if least >= FURTHEST << AHEAD_AT:
+        return best
+    at, age, lane, _ = _candidate(least, now, oldest, OPEN)
+    if at > best[0] or (at == best[0] and age >= best[1]):
+        return best
+    bank = c.lanes[NUMBER, lane]
+    if c.lanes[IS_OPEN, lane] == 0:
+        return at, age, bank, OPEN
+    if odd and paired(c, at, c.banks[bank, ITS_P], bank) != at:
+        return _row_beside(c, queue, now, best, opens)
+    return at, age, bank, CLOSE
+
+
+@numba.njit(**LOOP)
+def _row_beside(c: Channel, queue: int, now: int, best: Candidate, opens: bool) -> Candidate:
+    """Do the same bank by bank, where the falling edge does not take every precharge."""
+    at, age, bank, kind = best
+    for b in range(c.banks.shape[0]):
+        p, lane = c.banks[b, ITS_P], c.banks[b, LANE]
+        other = c.banks[b, OTHER_AGE + queue]
+        if c.lanes[KEY + queue, lane] == NOBODY:
+            continue
+        if c.banks[b, ROW] >= 0:
+            t, does = paired(c, max(now, c.ranks[p, PRE], c.banks[b, PRE]), p, b), CLOSE
+        elif opens:
+            t, does = max(now, c.ranks[p, ACT], c.lanes[CAN_ACT, lane]) | 1, OPEN
+        else:
+            continue
+        if t < at or (t == at and other < age):
+            at, age, bank, kind = t, other, b, does
+    return at, age, bank, kind
 
 
 @numba.njit(**INLINE)

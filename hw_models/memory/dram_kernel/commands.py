@@ -8,10 +8,10 @@ from opbyte.core.loops import LOOP
 from opbyte.hw_models.memory.addresses import ROW_AT
 from opbyte.hw_models.memory.dram_kernel.bits import INLINE
 from opbyte.hw_models.memory.dram_kernel.choice import (
-    HITS, OPEN, URGENT, Candidate, urgent_command,
+    HITS, OPEN, URGENT, Candidate, keep_first, urgent_command,
 )  # fmt: skip
 from opbyte.hw_models.memory.dram_kernel.queues import (
-    close_all, close_row, leave, next_hit, open_row, under_way,
+    close_all, close_row, leave, next_hit, open_row, renew_key, under_way,
 )  # fmt: skip
 from opbyte.hw_models.memory.dram_kernel.setup import (
     ACT, ADAPTIVE, ALL_BANK, BANKS, BY_STACK, CONFLICTS, HITS as COUNT_HITS, IN_TURN, MISSES, OPEN as STAYS_OPEN,
@@ -20,7 +20,7 @@ from opbyte.hw_models.memory.dram_kernel.setup import (
 )  # fmt: skip
 from opbyte.hw_models.memory.dram_kernel.state import (
     ACTIVE, ACTIVE_AGE, ACTIVE_QUEUE, AGE, CODE, COUNTED, DUE, FAULT, HIT_SLOT, ITS_BIT, ITS_P,
-    ITS_S, MOST_URGENT, NEXT, OTHER_SLOT, REFRESH_AT, TURN, URGENT_FROM, URGENT_TO,
+    ITS_S, MOST_URGENT, NEXT, OTHER_SLOT, REFRESH_AT, STALE, TURN, URGENT_FROM, URGENT_TO,
     Channel,
 )  # fmt: skip
 from opbyte.hw_models.memory.dram_kernel.timing import activated, issued, issued_to_all
@@ -55,8 +55,11 @@ def issue_column(c: Channel, bank: int, kind: int, queue: int, now: int) -> None
         next_hit(c, bank, queue, after)
     else:
         c.ranks[c.banks[bank, ITS_P], ACTIVE] &= ~c.banks[bank, ITS_BIT]
+        renew_key(c, bank, 0)
+        renew_key(c, bank, 1)
         age, queue = c.banks[bank, ACTIVE_AGE], c.banks[bank, ACTIVE_QUEUE]
     _transfer(c, bank, queue, age, now)
+    c.v[STALE] = 1
 
 
 @numba.njit(**INLINE)
@@ -95,16 +98,17 @@ def activate(c: Channel, bank: int, queue: int, now: int) -> int:
     """Activate the row of the oldest request of a closed bank; its slot is free from now on."""
     age, row = take(c, bank, queue)
     activated(c, bank, now)
-    await_access(c, bank, queue, age)
+    await_access(c, bank, queue, age, now)
     open_row(c, bank, row)
     return ACT
 
 
 @numba.njit(**INLINE)
-def await_access(c: Channel, bank: int, queue: int, age: int) -> None:
+def await_access(c: Channel, bank: int, queue: int, age: int, now: int) -> None:
     """Note that the activated request of a bank waits."""
     c.ranks[c.banks[bank, ITS_P], ACTIVE] |= c.banks[bank, ITS_BIT]
     c.banks[bank, ACTIVE_AGE], c.banks[bank, ACTIVE_QUEUE] = age, queue
+    keep_first(c, bank, now + 1)
 
 
 @numba.njit(**LOOP)

@@ -27,7 +27,7 @@ from opbyte.hw_models.memory.dram_kernel.setup import (
 )  # fmt: skip
 from opbyte.hw_models.memory.dram_kernel.state import (
     ACTIVATING, ACTIVE_QUEUE, AWAIT_AGE, AWAIT_QUEUE, AWAIT_ROW, BLOCKED, CAS_BANK, CAS_QUEUE,
-    DEADLINE, FAR, FAULT, ITS_P, MODE, NONE, NOW, REFRESH_AT, RING, RING_AT, RISE_AT, RISE_BANK,
+    DEADLINE, FAR, FAULT, ITS_P, MODE, NONE, NOW, ODD, REFRESH_AT, RING, RING_AT, RISE_AT, RISE_BANK,
     RISE_COMMAND, RISE_P, SEND_AT, SENT, URGENT_FROM, URGENT_TO, WCK, Channel,
 )  # fmt: skip
 from opbyte.hw_models.memory.dram_kernel.timing import activated
@@ -88,7 +88,7 @@ def _before(c: Channel, at: int, mode: int, urgent: bool) -> bool:
 def _best_on_one_bus(c: Channel, mode: int, urgent: bool, opens: bool) -> Candidate:
     """Return the next command: activated requests first, then refreshes, then the queue."""
     now = c.v[NOW]
-    found = activated_first(c, 0, now)
+    found = activated_first(c, now)
     if urgent:
         first = urgent_first(c, 0)
         return first if first[0] < found[0] else found
@@ -130,7 +130,7 @@ def _issue_one(c: Channel, found: Candidate, mode: int, urgent: bool) -> None:
 
 @numba.njit(**LOOP)
 def _run_dual(c: Channel, codes: Ints, stop: int) -> None:
-    odd = 1 if c.n[BUS] == HALF else 0
+    odd = c.v[ODD]
     while c.v[FAULT] == 0:
         if _arrive(c, codes):
             if c.v[SENT] == stop:
@@ -139,7 +139,7 @@ def _run_dual(c: Channel, codes: Ints, stop: int) -> None:
         now = c.v[NOW]
         urgent = c.v[URGENT_FROM] != c.v[URGENT_TO]
         mode = next_mode(c)
-        column = activated_first(c, odd, now)
+        column = activated_first(c, now)
         if urgent:
             row = urgent_first(c, odd)
         else:
@@ -266,7 +266,7 @@ def _second_activation(c: Channel, now: int) -> None:
     bank = c.v[ACTIVATING]
     c.out[COMMAND_AT + ACT2] += 1
     c.v[ACTIVATING] = NONE
-    await_access(c, bank, c.v[AWAIT_QUEUE], c.v[AWAIT_AGE])
+    await_access(c, bank, c.v[AWAIT_QUEUE], c.v[AWAIT_AGE], now)
     open_row(c, bank, c.v[AWAIT_ROW])
     c.v[NOW] = now + 1
 

@@ -13,10 +13,11 @@ from opbyte.hw_models.memory.addresses import COLUMN_AT, ROW_AT, WRITE
 from opbyte.hw_models.memory.dram_kernel.bits import INLINE, lowest
 from opbyte.hw_models.memory.dram_kernel.setup import (
     ACCEPTED, COALESCED, FORWARDED, G_BANKS, HISTOGRAM, LATENCY, LINEAR, P_BANKS, READ_QUEUE,
+    ROW_HIT_FIRST,
 )  # fmt: skip
 from opbyte.hw_models.memory.dram_kernel.state import (
-    AGE, BEFORE, BEST, CODE, COUNTED, FAR, FILTER, FREE, G_BIT, GROUPS, HEAD, HIT, HIT_AGE, HIT_SLOT,
-    ITS_BIT, ITS_G, ITS_P, NEXT, NONE, OPENED, OTHER, OTHER_AGE, OTHER_SLOT, QUEUED, RING, RING_AT,
+    ACTIVE, AGE, BEFORE, BEST, CODE, COUNTED, FAR, FILTER, FREE, G_BIT, GROUPS, HEAD, HIT, HIT_AGE, HIT_SLOT,
+    IS_OPEN, ITS_BIT, ITS_G, ITS_P, KEY, LANE, LANE_BITS, NEXT, NOBODY, NONE, OPENED, OTHER, OTHER_AGE, OTHER_SLOT, QUEUED, RING, RING_AT,
     ROW, SENT, TAIL, Channel,
 )  # fmt: skip
 
@@ -147,11 +148,28 @@ def set_hit(c: Channel, bank: int, queue: int, slot: int) -> None:
     else:
         c.banks[bank, HIT_AGE + queue] = c.queued[slot, AGE]
         c.ranks[p, HIT + queue] |= bit
+    if c.n[ROW_HIT_FIRST]:
+        renew_key(c, bank, queue)
     if best == bank:
         _renew_best(c, p, g, queue)
     elif slot >= 0 and (best < 0 or _older(c, bank, best, queue)):
         c.groups[g, BEST + queue] = bank
         c.ranks[p, GROUPS + queue] |= c.banks[bank, G_BIT]
+
+
+@numba.njit(**INLINE)
+def renew_key(c: Channel, bank: int, queue: int) -> None:
+    """Renew the key of a bank's oldest request that needs a row command.
+
+    There is none while an activated request waits for its access, or where an older request hits
+    the open row and hits go first.
+    """
+    age = c.banks[bank, OTHER_AGE + queue]
+    lane = c.banks[bank, LANE]
+    busy = c.ranks[c.banks[bank, ITS_P], ACTIVE] & c.banks[bank, ITS_BIT] != 0
+    hidden = c.n[ROW_HIT_FIRST] != 0 and c.banks[bank, HIT_AGE + queue] < age
+    none = age == FAR or busy or hidden
+    c.lanes[KEY + queue, lane] = NOBODY if none else age << LANE_BITS | lane
 
 
 @numba.njit(**INLINE)
@@ -185,6 +203,7 @@ def _set_other(c: Channel, bank: int, queue: int, slot: int) -> None:
     else:
         c.banks[bank, OTHER_AGE + queue] = c.queued[slot, AGE]
         c.ranks[p, OTHER + queue] |= bit
+    renew_key(c, bank, queue)
 
 
 @numba.njit(**INLINE)
@@ -192,6 +211,7 @@ def open_row(c: Channel, bank: int, row: int) -> None:
     """Open a row and sort the bank's requests into hits and others."""
     c.banks[bank, ROW] = row
     c.ranks[c.banks[bank, ITS_P], OPENED] |= c.banks[bank, ITS_BIT]
+    c.lanes[IS_OPEN, c.banks[bank, LANE]] = -1
     for queue in range(2):
         slot = c.banks[bank, HEAD + queue]
         hit, other = NONE, NONE
@@ -212,6 +232,7 @@ def close_row(c: Channel, bank: int) -> None:
     """Close the bank: no request hits, the oldest one is next."""
     c.banks[bank, ROW] = NONE
     c.ranks[c.banks[bank, ITS_P], OPENED] &= ~c.banks[bank, ITS_BIT]
+    c.lanes[IS_OPEN, c.banks[bank, LANE]] = 0
     for queue in range(2):
         if c.banks[bank, HIT_SLOT + queue] >= 0:
             set_hit(c, bank, queue, NONE)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from opbyte.core.errors import UncoveredError
 from opbyte.hw_models.memory.dram_kernel.setup import (
-    ACT, BANKS, BINS, COUNT, FIRST_REFRESH, G_BANKS, HISTOGRAM, P_BANKS, P_COUNT, PREAB,
+    ACT, BANKS, BINS, BUS, COUNT, FIRST_REFRESH, G_BANKS, HALF, HISTOGRAM, P_BANKS, P_COUNT, PREAB,
     READ_QUEUE, REFAB, REFPB, S_COUNT, WRITE_QUEUE,
 )  # fmt: skip
 from opbyte.hw_models.memory.standards import COMMANDS, Standard
@@ -42,11 +42,20 @@ BEST, G_REFPB = 4, 6
 G_COLUMNS = 7
 #: Further columns of a bank: open row; by queue the first and last request, the oldest hit and its
 #: arrival, the oldest other request and its arrival; arrival and queue of the activated request;
-#: when REFpb is possible; its P, its group, its stack, its bit and its group's bit within P.
+#: when REFpb is possible; its P, its group, its stack, its bit and its group's bit within P, its
+#: lane.
 ROW, HEAD, TAIL, HIT_SLOT, HIT_AGE, OTHER_SLOT, OTHER_AGE = 4, 5, 7, 9, 11, 13, 15
 ACTIVE_AGE, ACTIVE_QUEUE, B_REFPB, ITS_P, ITS_G, ITS_S = 17, 18, 19, 20, 21, 22
-ITS_BIT, G_BIT = 23, 24
-B_COLUMNS = 25
+ITS_BIT, G_BIT, LANE = 23, 24, 25
+B_COLUMNS = 26
+#: Rows of the lanes: when ACT (by bank and group) and PRE are possible; -1 where the bank is open;
+#: its number; by queue the key of the oldest request that needs a row command, or `NOBODY`.
+CAN_ACT, CAN_PRE, IS_OPEN, NUMBER, KEY = 0, 1, 2, 3, 4
+#: Lanes are a multiple of this, which is what one round of the compiled search takes.
+WIDTH = 32
+#: A key is one number that orders candidates: ticks ahead above, then arrival, then lane. It holds
+#: what is less than 2^17 ticks ahead and has waited less than 2^32 ticks.
+FURTHEST, AHEAD_AT, LONGEST_WAIT, LANE_BITS, NOBODY = (1 << 17) - 1, 44, 1 << 32, 10, 1 << 62
 #: Columns of a queued request: itself, arrival, its neighbours in the list of its bank, whether its
 #: row hit, miss or conflict has been counted.
 CODE, AGE, NEXT, BEFORE, COUNTED = range(5)
@@ -57,14 +66,15 @@ E_COLUMNS = 5
 #: refresh that is due; reads under way. LPDDR5: the bank between ACT-1 and ACT-2, until when, arrival,
 #: queue and row of its request; when the write clock stops; bank and queue of the access that
 #: follows a CAS. HBM3: the row command of the last rising edge and the falling edge it pairs
-#: with. Constants: tFAW, groups and stacks of each P.
+#: with. Constants: tFAW, groups, stacks and lanes of each P, 1 where
+#: only rising edges take accesses. The best activated request, and whether to look for it anew.
 (
     NOW, SEND_AT, SENT, BLOCKED, MODE, QUEUED, _, FREE, _, REFRESH_AT, TURN, DUE,
     URGENT_FROM, URGENT_TO, RING_AT, ACTIVATING, DEADLINE, AWAIT_AGE, AWAIT_QUEUE, WCK,
     CAS_BANK, CAS_QUEUE, RISE_COMMAND, RISE_BANK, RISE_P, RISE_AT, FAULT, FAW, AWAIT_ROW,
-    P_GROUPS, P_STACKS,
-) = range(31)  # fmt: skip
-V_COLUMNS = 31
+    P_GROUPS, P_STACKS, P_LANES, ODD, FIRST_AT, FIRST_AGE, FIRST_BANK, STALE,
+) = range(37)  # fmt: skip
+V_COLUMNS = 37
 #: Room for refreshes that are due, reads under way, and counters of queued write addresses.
 MOST_URGENT, RING, FILTER = 4096, 1024, 1024
 
@@ -80,7 +90,8 @@ class Channel(NamedTuple):
         stacks: (S, 4).
         groups: (groups, columns).
         banks: (banks, columns).
-        acts: When ACT is possible by the constraints of bank and group, (banks,).
+        lanes: For each bank what the search for a row command compares, a P's banks side by side
+            and filled up to whole vectors; rows below, (6, P * width).
         queued: Requests by slot, the read queue's first, (slots, columns).
         urgent: Refreshes that are due: command, first bank, (MOST_URGENT, 2).
         ring: Reads under way: end and latency, (RING, 2).
@@ -96,7 +107,7 @@ class Channel(NamedTuple):
     stacks: Ints
     groups: Ints
     banks: Ints
-    acts: Ints
+    lanes: Ints
     queued: Ints
     urgent: Ints
     ring: Ints
@@ -121,6 +132,7 @@ def new_channel(standard: Standard, numbers: Ints) -> Channel:
     distances, faw = _distances(standard)
     v = np.zeros(V_COLUMNS, np.int64)
     v[NOW], v[FAW], v[ACTIVATING], v[CAS_BANK] = 1, faw, NONE, NONE
+    v[ODD], v[STALE] = n[BUS] == HALF, 1
     v[REFRESH_AT], v[RISE_AT], v[RISE_P] = n[FIRST_REFRESH], NONE, NONE
     ranks = np.zeros((int(n[P_COUNT]), P_COLUMNS), np.int64)
     ranks[:, :TIMES] = ranks[:, LAST_ACTS:ACT_AT] = ranks[:, LAST:] = NEVER
@@ -135,14 +147,24 @@ def new_channel(standard: Standard, numbers: Ints) -> Channel:
     state[:, ITS_BIT] = np.left_shift(np.int64(1), every % p_banks)
     state[:, G_BIT] = np.left_shift(np.int64(1), every % p_banks // g_banks)
     v[P_GROUPS], v[P_STACKS] = p_banks // g_banks, int(n[S_COUNT]) // int(n[P_COUNT])
+    v[P_LANES] = -(-p_banks // WIDTH) * WIDTH
+    state[:, LANE] = every // p_banks * v[P_LANES] + every % p_banks
     return Channel(
         n, distances, v, ranks,
         np.full((int(n[S_COUNT]), TIMES), NEVER, np.int64),
-        groups, state, np.full(banks, NEVER, np.int64), _free_slots(n, v),
+        groups, state, _lanes(n, state, int(v[P_LANES])), _free_slots(n, v),
         np.zeros((MOST_URGENT, 2), np.int64), np.zeros((RING, 2), np.int64),
         np.zeros(FILTER, np.int64), np.zeros((int(n[S_COUNT]), 3), np.int64),
         np.zeros(HISTOGRAM + BINS, np.int64),
     )  # fmt: skip
+
+
+def _lanes(n: Ints, banks: Ints, width: int) -> Ints:
+    lanes = np.zeros((6, int(n[P_COUNT]) * width), np.int64)
+    lanes[CAN_ACT : CAN_PRE + 1] = NEVER
+    lanes[KEY : KEY + 2] = NOBODY
+    lanes[NUMBER, banks[:, LANE]] = np.arange(len(banks))
+    return lanes
 
 
 def _free_slots(n: Ints, v: Ints) -> Ints:

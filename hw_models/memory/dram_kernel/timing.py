@@ -9,10 +9,10 @@ import numpy.typing as npt
 from opbyte.core.loops import LOOP
 from opbyte.hw_models.memory.dram_kernel.bits import INLINE
 from opbyte.hw_models.memory.dram_kernel.setup import (
-    ACT, ALL_BANK, COMMAND_AT, COUNT, G_BANKS, P_COUNT, REFPB, REFRESH,
+    ACT, ALL_BANK, COMMAND_AT, COUNT, G_BANKS, P_COUNT, PRE, REFPB, REFRESH,
 )  # fmt: skip
 from opbyte.hw_models.memory.dram_kernel.state import (
-    ACT_AT, B_REFPB, BESIDE_P, BESIDE_S, FAW, G_REFPB, ITS_G, ITS_P, ITS_S, LAST, LAST_ACTS, NOW,
+    ACT_AT, B_REFPB, BESIDE_P, BESIDE_S, CAN_ACT, CAN_PRE, FAW, G_REFPB, ITS_G, ITS_P, ITS_S, LANE, LAST, LAST_ACTS, NOW,
     OF_BANK, OF_G, OF_P, OF_S, P_STACKS, Channel,
 )  # fmt: skip
 
@@ -37,11 +37,14 @@ def issued(c: Channel, command: int, bank: int, now: int) -> None:
     _hold(c.ranks, p, c.d, OF_P, command, now)
     _hold(c.groups, g, c.d, OF_G, command, now)
     _hold(c.banks, bank, c.d, OF_BANK, command, now)
-    c.acts[bank] = max(c.acts[bank], now + c.d[OF_BANK, command, ACT])
+    lane = c.banks[bank, LANE]
+    c.lanes[CAN_PRE, lane] = c.banks[bank, PRE]
+    c.lanes[CAN_ACT, lane] = max(c.lanes[CAN_ACT, lane], c.banks[bank, ACT])
     if c.d[OF_G, command, ACT] >= 0:
         until, size = now + c.d[OF_G, command, ACT], c.n[G_BANKS]
-        for other in range(g * size, (g + 1) * size):
-            c.acts[other] = max(c.acts[other], until)
+        first = lane & -size
+        for other in range(first, first + size):
+            c.lanes[CAN_ACT, other] = max(c.lanes[CAN_ACT, other], until)
     if c.n[P_COUNT] > 1:
         for other in range(c.n[P_COUNT]):
             if other != p:
