@@ -20,7 +20,7 @@ from opbyte.hw_models.memory.dram_kernel.setup import (
 )  # fmt: skip
 from opbyte.hw_models.memory.dram_kernel.state import (
     ACTIVE, ACTIVE_AGE, ACTIVE_QUEUE, AGE, CODE, COUNTED, DUE, FAULT, HIT_SLOT, ITS_BIT, ITS_P,
-    ITS_S, MOST_URGENT, NEXT, OTHER_SLOT, REFRESH_AT, STALE, TURN, URGENT_FROM, URGENT_TO,
+    ITS_S, MOST_URGENT, NEXT, OTHER_SLOT, REFRESH_AT, ROWS_HOLD, STALE, TURN, URGENT_FROM, URGENT_TO,
     Channel,
 )  # fmt: skip
 from opbyte.hw_models.memory.dram_kernel.timing import activated, issued, issued_to_all
@@ -30,6 +30,7 @@ from opbyte.hw_models.memory.dram_kernel.timing import activated, issued, issued
 def issue_row(c: Channel, found: Candidate, queue: int, now: int) -> int:
     """Issue a precharge or an activation for a queued request, or a refresh; return the command."""
     _, _, bank, kind = found
+    c.v[STALE] |= c.v[ROWS_HOLD]
     if kind == URGENT:
         return refresh(c, now)
     slot = c.banks[bank, OTHER_SLOT + queue]

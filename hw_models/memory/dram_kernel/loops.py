@@ -273,11 +273,10 @@ def _second_activation(c: Channel, now: int) -> None:
 
 @numba.njit(**LOOP)
 def settle(c: Channel, out: Ints) -> None:
-    """Set `out` to the counts as of now: reads whose data are still under way do not count.
+    """Take off `out`, a copy of the counts, the reads whose data are still under way.
 
     Answers leave in the order of their commands: one that waits holds those behind it.
     """
-    out[:] = c.out
     end = c.out[TICKS]
     newest = c.v[RING_AT]
     waits = False

@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from opbyte.core.errors import UncoveredError
 from opbyte.hw_models.memory.dram_kernel.setup import (
-    ACT, BANKS, BINS, BUS, COUNT, FIRST_REFRESH, G_BANKS, HALF, HISTOGRAM, P_BANKS, P_COUNT, PREAB,
-    READ_QUEUE, REFAB, REFPB, S_COUNT, WRITE_QUEUE,
+    ACT, BANKS, BINS, BUS, COUNT, FIRST_REFRESH, G_BANKS, HALF, HISTOGRAM, P_BANKS, P_COUNT, PRE, PREAB,
+    RD, READ_QUEUE, REFAB, REFPB, S_COUNT, WR, WRITE_QUEUE,
 )  # fmt: skip
 from opbyte.hw_models.memory.standards import COMMANDS, Standard
 
@@ -67,14 +67,15 @@ E_COLUMNS = 5
 #: queue and row of its request; when the write clock stops; bank and queue of the access that
 #: follows a CAS. HBM3: the row command of the last rising edge and the falling edge it pairs
 #: with. Constants: tFAW, groups, stacks and lanes of each P, 1 where
-#: only rising edges take accesses. The best activated request, and whether to look for it anew.
+#: only rising edges take accesses. The best activated request, and whether to look for it anew,
+#: and whether row commands keep accesses off their bus.
 (
     NOW, SEND_AT, SENT, BLOCKED, MODE, QUEUED, _, FREE, _, REFRESH_AT, TURN, DUE,
     URGENT_FROM, URGENT_TO, RING_AT, ACTIVATING, DEADLINE, AWAIT_AGE, AWAIT_QUEUE, WCK,
     CAS_BANK, CAS_QUEUE, RISE_COMMAND, RISE_BANK, RISE_P, RISE_AT, FAULT, FAW, AWAIT_ROW,
-    P_GROUPS, P_STACKS, P_LANES, ODD, FIRST_AT, FIRST_AGE, FIRST_BANK, STALE,
-) = range(37)  # fmt: skip
-V_COLUMNS = 37
+    P_GROUPS, P_STACKS, P_LANES, ODD, FIRST_AT, FIRST_AGE, FIRST_BANK, STALE, ROWS_HOLD,
+) = range(38)  # fmt: skip
+V_COLUMNS = 38
 #: Room for refreshes that are due, reads under way, and counters of queued write addresses.
 MOST_URGENT, RING, FILTER = 4096, 1024, 1024
 
@@ -132,6 +133,8 @@ def new_channel(standard: Standard, numbers: Ints) -> Channel:
     distances, faw = _distances(standard)
     v = np.zeros(V_COLUMNS, np.int64)
     v[NOW], v[FAW], v[ACTIVATING], v[CAS_BANK] = 1, faw, NONE, NONE
+    rows = [ACT, PRE, PREAB, REFAB, REFPB]
+    v[ROWS_HOLD] = (distances[: BESIDE_P + 1, rows, RD : WR + 1] > NEVER).any()
     v[ODD], v[STALE] = n[BUS] == HALF, 1
     v[REFRESH_AT], v[RISE_AT], v[RISE_P] = n[FIRST_REFRESH], NONE, NONE
     ranks = np.zeros((int(n[P_COUNT]), P_COLUMNS), np.int64)
