@@ -24,8 +24,10 @@ _STRIDE = re.compile(r"stride(\d+)")
 _BLOCK = re.compile(r"rand_(\d+)(K?)B")
 
 
-def addresses_of(standard: Standard, pattern: str, count: int, seed: int = 1) -> Ints:
-    """Return the first `count` byte addresses of a pattern.
+def addresses_of(
+    standard: Standard, pattern: str, count: int, seed: int = 1, start: int = 0
+) -> Ints:
+    """Return `count` byte addresses of a pattern.
 
     Args:
         standard: The memory.
@@ -35,18 +37,20 @@ def addresses_of(standard: Standard, pattern: str, count: int, seed: int = 1) ->
             (a new row of one bank each time).
         count: Requests, one burst each.
         seed: Of the random patterns.
+        start: Requests to leave out before; random patterns draw anew from each start.
 
     Raises:
         ConfigError: For an unknown pattern, with the nearest.
     """
     name = _ALIASES.get(pattern, pattern)
     burst, capacity = standard.burst_bytes, standard.capacity_bytes
-    index = np.arange(count, dtype=np.int64)
+    index = np.arange(start, start + count, dtype=np.int64)
+    draw = [seed, start] if start else seed
     simple: dict[str, Callable[[], Ints]] = {
         "seq": lambda: index * burst % capacity,
         "bankint": lambda: _rotated(standard, index, (*standard.levels, "column", "row")),
         "bgint": lambda: _rotated(standard, index, _by_group(standard)),
-        "rand_tx": lambda: _blocks(standard, count, burst, seed),
+        "rand_tx": lambda: _blocks(standard, count, burst, draw),
         "rowconflict": lambda: encode(standard, {"row": index % standard.rows}),
     }
     if name in simple:
@@ -56,11 +60,13 @@ def addresses_of(standard: Standard, pattern: str, count: int, seed: int = 1) ->
         return index * int(stride[1]) % capacity
     if block and int(block[1]):
         size = int(block[1]) * (1024 if block[2] else 1)
-        return _blocks(standard, count, max(size, burst), seed)
+        return _blocks(standard, count, max(size, burst), draw)
     raise lookup_error("pattern", pattern, (*PATTERNS, *_ALIASES))
 
 
-def writes_of(count: int, read_pct: int) -> npt.NDArray[np.bool_] | None:
+def writes_of(
+    count: int, read_pct: int, start: int = 0
+) -> npt.NDArray[np.bool_] | None:
     """Return which requests write; None where all read.
 
     Writes are spread evenly: request i writes where the count of writes up to it grows. 67 % reads
@@ -69,9 +75,9 @@ def writes_of(count: int, read_pct: int) -> npt.NDArray[np.bool_] | None:
     if read_pct >= 100:
         return None
     if read_pct == 67:
-        return np.arange(count) % 3 == 2
+        return np.arange(start, start + count) % 3 == 2
     share = (100 - read_pct) / 100
-    grown = np.floor(np.arange(count + 1) * share + 1e-9)
+    grown = np.floor(np.arange(start, start + count + 1) * share + 1e-9)
     return np.diff(grown) > 0
 
 
@@ -91,7 +97,7 @@ def _by_group(standard: Standard) -> tuple[str, ...]:
     return (*fast, "column", *slow, "row")
 
 
-def _blocks(standard: Standard, count: int, block: int, seed: int) -> Ints:
+def _blocks(standard: Standard, count: int, block: int, seed: int | list[int]) -> Ints:
     """Return random aligned blocks, each as consecutive bursts."""
     burst = standard.burst_bytes
     each = block // burst

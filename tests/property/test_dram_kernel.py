@@ -49,7 +49,7 @@ def streams(draw, name):
 
 def both(standard, controller, codes):
     numbers = controller_numbers(standard, controller)
-    fast = Replay(standard, numbers).until(codes, len(codes))[:HISTOGRAM]
+    fast = Replay(standard, numbers).take(codes)[:HISTOGRAM]
     return [int(x) for x in fast], run_twin(standard, numbers, codes)
 
 

@@ -38,7 +38,7 @@ LATE, STUCK = 1, 2
 
 
 def run(c: Channel, codes: Ints, stop: int) -> None:
-    """Go on until `stop` requests have been accepted, `codes[0]` being the first of all."""
+    """Go on until the first `stop` of `codes` have been accepted; SENT counts them."""
     loops = {DUAL: _run_dual, HALF: _run_dual, LPDDR: _run_lpddr}
     loops.get(int(c.n[BUS]), _run_single)(c, codes, stop)
 

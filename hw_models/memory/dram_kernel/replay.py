@@ -8,7 +8,7 @@ import numpy.typing as npt
 from opbyte.core.errors import SimulationError
 from opbyte.hw_models.memory.dram_kernel.loops import LATE, run, settle
 from opbyte.hw_models.memory.dram_kernel.setup import LINEAR
-from opbyte.hw_models.memory.dram_kernel.state import FAULT, Channel, new_channel
+from opbyte.hw_models.memory.dram_kernel.state import FAULT, SENT, Channel, new_channel
 from opbyte.hw_models.memory.standards import Standard
 
 __all__ = ["Replay", "latency_of_bin"]
@@ -24,13 +24,14 @@ class Replay:
         self.standard = standard
         self._channel: Channel = new_channel(standard, numbers)
 
-    def until(self, codes: Ints, stop: int) -> Ints:
-        """Go on until the first `stop` of `codes` have been accepted; return all counts.
+    def take(self, codes: Ints) -> Ints:
+        """Send the next piece of the stream; return all counts once its last one is accepted.
 
         Raises:
             SimulationError: If refreshes fall due faster than they can be issued.
         """
-        run(self._channel, codes, stop)
+        self._channel.v[SENT] = 0
+        run(self._channel, codes, len(codes))
         fault = int(self._channel.v[FAULT])
         if fault:
             why = "refreshes fall due faster than they are issued" if fault == LATE else "is stuck"
