@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -106,9 +106,10 @@ class StreamResult:
         scope = standard.banks
         for size in standard.sizes[: standard.refresh_level]:
             scope //= size
-        rows = standard.rows / 8192 * energy.activate
-        each = dict.fromkeys(("RD", "WR", "RDA", "WRA"), bits * energy.access_per_bit)
-        each |= {"ACT": energy.activate, "REFab": rows * scope, "REFpb": rows}
+        activate, per_bit = energy.activate.value, energy.access_per_bit.value
+        rows = standard.rows / 8192 * activate
+        each = dict.fromkeys(("RD", "WR", "RDA", "WRA"), bits * per_bit)
+        each |= {"ACT": activate, "REFab": rows * scope, "REFpb": rows}
         return {name: each.get(name, 0.0) * count for name, count in self.commands.items()}
 
     @property
@@ -166,8 +167,8 @@ class Dram:
             WorkloadError: For addresses that are none of the channel's.
             UncoveredError: Where the memory has no such refresh.
         """
-        controller = replace(
-            Controller(), scheduler=scheduler, refresh=refresh, row_policy=row_policy,
+        controller = Controller(
+            scheduler=scheduler, refresh=refresh, row_policy=row_policy,
             read_queue=read_queue, write_queue=write_queue, interval=interval,
         )  # fmt: skip
         if isinstance(addresses, str):
@@ -210,7 +211,7 @@ class Dram:
         Raises:
             ConfigError: If the number of streams is not a whole number from 1 on.
         """
-        if not isinstance(active_streams, int) or active_streams < 1:
+        if active_streams < 1:
             rule = "must be a whole number from 1 on"
             raise ConfigError.one(self.standard.name, "active_streams", rule, active_streams)
         return dict(_rates(self.standard.name, self.standard.sizes, active_streams, self))
@@ -239,7 +240,7 @@ class Dram:
     ) -> tuple[int, Piece]:  # fmt: skip
         if is_write is not None:
             raise WorkloadError("is_write belongs to given addresses; a pattern takes read_pct")
-        if not isinstance(count, int) or count < 1 or not 0 <= read_pct <= 100:
+        if count < 1 or not 0 <= read_pct <= 100:
             raise WorkloadError(
                 "a pattern takes at least one request and read_pct from 0 to 100, "
                 f"got {count} and {read_pct}"
@@ -272,9 +273,14 @@ def _rates(
 ) -> tuple[tuple[str, float], ...]:
     del name, sizes
     standard, count = channel.standard, 1 << 17
-    part = standard.capacity_bytes // streams // standard.burst_bytes * standard.burst_bytes
+    # Each stream has a part of the channel to itself and starts one row further than the last one,
+    # so that they do not march through the same bank.
+    row = standard.columns * standard.burst_bytes
+    part = standard.capacity_bytes // streams // row * row
     index = np.arange(count, dtype=np.int64)
-    runs = index % streams * part + index // streams * standard.burst_bytes % max(part, 1)
+    own = index % streams
+    runs = own * (part + row) + index // streams * standard.burst_bytes % max(part, row)
+    runs %= standard.capacity_bytes
     found = {"stream": channel.stream(runs), "random": channel.stream("random", requests=count)}
     return tuple((key, result.bandwidth_bytes_per_s) for key, result in found.items())
 

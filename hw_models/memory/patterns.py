@@ -15,6 +15,7 @@ from opbyte.hw_models.memory.standards import Standard
 __all__ = ["PATTERNS", "addresses_of", "writes_of"]
 
 Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 #: `stride` takes a number of bytes, such as `stride4096`; `rand` takes the block, `rand_1KB`.
 PATTERNS = (
     "seq", "bankint", "bgint", "rand_tx", "rand_64B", "rand_1KB", "stride4096", "rowconflict",
@@ -64,9 +65,7 @@ def addresses_of(
     raise lookup_error("pattern", pattern, (*PATTERNS, *_ALIASES))
 
 
-def writes_of(
-    count: int, read_pct: int, start: int = 0
-) -> npt.NDArray[np.bool_] | None:
+def writes_of(count: int, read_pct: int, start: int = 0) -> Bools | None:
     """Return which requests write; None where all read.
 
     Writes are spread evenly: request i writes where the count of writes up to it grows. 67 % reads
@@ -75,10 +74,12 @@ def writes_of(
     if read_pct >= 100:
         return None
     if read_pct == 67:
-        return np.arange(start, start + count) % 3 == 2
+        third: Bools = np.arange(start, start + count) % 3 == 2
+        return third
     share = (100 - read_pct) / 100
     grown = np.floor(np.arange(start, start + count + 1) * share + 1e-9)
-    return np.diff(grown) > 0
+    writes: Bools = np.diff(grown) > 0
+    return writes
 
 
 def _rotated(standard: Standard, index: Ints, order: tuple[str, ...]) -> Ints:

@@ -8,11 +8,18 @@ fails the stream is not sampled.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
-from opbyte.hw_models.memory.dram_kernel.setup import ACCEPTED, LATENCY, T_REFI, TICKS
+from opbyte.hw_models.memory.dram_kernel.setup import (
+    ACCEPTED,
+    LATENCY,
+    T_REFI,
+    T_REFI_BANK,
+    TICKS,
+)  # fmt: skip
 from opbyte.hw_models.memory.standards import Standard
 
 __all__ = ["exact", "sampled"]
@@ -24,7 +31,7 @@ Piece = Callable[[int, int], Ints]
 _AT_ONCE = 1 << 20
 #: Requests of a window at least; refresh periods that it covers; windows that must agree, and that
 #: are tried at most; places that are tested; how well windows and places must agree.
-_WINDOW, _PERIODS, _AGREE, _MOST, _PLACES = 1 << 11, 3, 4, 24, (0.31, 0.67, 0.97)
+_WINDOW, _PERIODS, _AGREE, _MOST, _PLACES = 1 << 11, 4, 3, 24, (0.31, 0.67, 0.97)
 _TOLERANCE, _PLACE_TOLERANCE = 0.01, 0.03
 
 
@@ -55,7 +62,7 @@ def sampled(
     seen: list[Floats] = []
     for start in range(0, min(count, _MOST * window), window):
         seen.append(replay.take(piece(start, start + window)).astype(float))
-        steps = [_per_request(a, b) for a, b in zip(seen, seen[1:], strict=False)]
+        steps = [_per_request(a, b) for a, b in pairwise(seen)]
         if len(steps) >= _AGREE and _alike(np.array(steps[-_AGREE:]), _TOLERANCE):
             settled = np.mean(steps[-_AGREE:], axis=0)
             if not _same_elsewhere(standard, numbers, piece, count, window, settled):
@@ -67,18 +74,29 @@ def sampled(
 
 
 def _window(standard: Standard, numbers: Ints, piece: Piece, count: int) -> int:
-    """Return how many requests cover a few refresh periods, by the first ones."""
+    """Return how many requests cover a few whole refresh periods.
+
+    A window that held now one refresh more, now one less, would never agree with the next one.
+    """
     from opbyte.hw_models.memory.dram_kernel.replay import Replay
 
-    first = min(count, _WINDOW)
-    ticks = Replay(standard, numbers).take(piece(0, first))[TICKS] / first
-    return max(_WINDOW, int(_PERIODS * numbers[T_REFI] / max(ticks, 1e-9)))
+    replay, taken, ticks = Replay(standard, numbers), 0, 0
+    period = int(max(numbers[T_REFI], numbers[T_REFI_BANK]))
+    while taken < count and (taken < _WINDOW or ticks < _PERIODS * period):
+        step = min(count - taken, _WINDOW)
+        ticks = int(replay.take(piece(taken, taken + step))[TICKS])
+        taken += step
+    if period == 0 or ticks == 0:
+        return taken
+    periods = max(1, round(ticks / period))
+    return max(1, round(periods * period * taken / ticks))
 
 
 def _per_request(before: Floats, after: Floats) -> Floats:
     """Return ticks and latency per request of one window."""
     step = after - before
-    return step[[TICKS, LATENCY]] / step[ACCEPTED]
+    per: Floats = step[[TICKS, LATENCY]] / step[ACCEPTED]
+    return per
 
 
 def _alike(values: Floats, tolerance: float) -> bool:

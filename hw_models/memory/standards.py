@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from opbyte.core.catalog import Catalog
 from opbyte.core.config import load_document, validate
 from opbyte.core.errors import ConfigError
-from opbyte.core.parameters import Seconds
+from opbyte.core.parameters import Joules, JoulesPerBit, Seconds
 
 __all__ = ["COMMANDS", "Constraint", "Standard", "load_standard", "memory_names"]
 
@@ -71,9 +71,9 @@ class Energy(_Frozen):
     """What commands cost, joules."""
 
     source: str
-    activate: float
+    activate: Joules
     """ACT and its precharge."""
-    access_per_bit: float
+    access_per_bit: JoulesPerBit
     """RD or WR, from the cells to the pins, per bit."""
 
 
@@ -160,9 +160,7 @@ def memory_names() -> list[str]:
     return CATALOG.names()
 
 
-def load_standard(
-    name_or_path: str | os.PathLike[str], **organisation: int
-) -> Standard:
+def load_standard(name_or_path: str | os.PathLike[str], **organisation: int) -> Standard:
     """Read a memory from the catalog or from a file.
 
     Args:
@@ -232,7 +230,8 @@ class _Resolver:
         for line in self.family.constraints:
             match = _LINE.fullmatch(line)
             if match is None:
-                self._refuse("constraints", "must read `level | after -> before | clocks`", line)
+                rule = "must read `level | after -> before | clocks`"
+                raise ConfigError.one(self.where, "constraints", rule, line)
             level = self._level(match["level"])
             nominal = self._ticks(match["clocks"])
             window = int(match["window"] or 1)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from opbyte.hw_models.memory.addresses import decode, pack
@@ -15,7 +15,15 @@ from opbyte.hw_models.memory.dram_kernel.setup import (
 from opbyte.hw_models.memory.dram_kernel.twin import run_twin
 from opbyte.hw_models.memory.standards import load_standard
 
-NAMES = ("ddr4-3200", "ddr5-4800", "lpddr5-6400", "gddr6-14000", "hbm2-2000", "hbm3-6400", "hbm4-8000")
+NAMES = (
+    "ddr4-3200",
+    "ddr5-4800",
+    "lpddr5-6400",
+    "gddr6-14000",
+    "hbm2-2000",
+    "hbm3-6400",
+    "hbm4-8000",
+)
 PER_BANK = {"lpddr5-6400", "gddr6-14000", "hbm2-2000", "hbm3-6400", "hbm4-8000"}
 
 
@@ -55,7 +63,7 @@ def both(standard, controller, codes):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_kernel_equals_twin(name):
-    @settings(max_examples=40)
+    @settings(max_examples=25, phases=(Phase.generate,))
     @given(streams(name))
     def check(case):
         fast, twin = both(*case)

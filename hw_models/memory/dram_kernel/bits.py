@@ -15,8 +15,7 @@ __all__ = ["INLINE", "lowest"]
 INLINE: dict[str, Any] = {**LOOP, "forceinline": True}
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def lowest(_typing: Any, mask: Any) -> Any:
+def _lowest(_typing: Any, mask: Any) -> Any:
     """Return the number of the lowest set bit of an int64 that is not 0."""
     del mask
 
@@ -26,3 +25,6 @@ def lowest(_typing: Any, mask: Any) -> Any:
         return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
 
     return types.int64(types.int64), generate
+
+
+lowest: Any = intrinsic(_lowest)

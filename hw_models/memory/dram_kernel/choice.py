@@ -12,13 +12,65 @@ import numpy as np
 from opbyte.core.loops import LOOP
 from opbyte.hw_models.memory.dram_kernel.bits import INLINE, lowest
 from opbyte.hw_models.memory.dram_kernel.setup import (
-    ACT, G_BANKS, HIGH, LOW, P_BANKS, P_COUNT, PRE, PREAB, RD, REFAB, REFPB,
+    ACT,
+    G_BANKS,
+    HIGH,
+    LOW,
+    P_BANKS,
+    P_COUNT,
+    PRE,
+    PREAB,
+    RD,
+    REFAB,
+    REFPB,
 )  # fmt: skip
 from opbyte.hw_models.memory.dram_kernel.state import (
-    ACTIVATING, ACTIVE, ACTIVE_AGE, ACTIVE_QUEUE, AHEAD_AT, BEST, CAN_ACT, CAN_PRE, FAR, FIRST_AGE,
-    FIRST_AT, FIRST_BANK, FURTHEST, GROUPS, HIT, HIT_AGE, IS_OPEN, ITS_BIT, ITS_G,
-    ITS_P, ITS_S, KEY, LANE, LANE_BITS, LONGEST_WAIT, MODE, MOST_URGENT, NOBODY, NONE, NOW, NUMBER, ODD, OPENED, OTHER, OTHER_AGE, P_GROUPS, P_LANES, QUEUED, RISE_AT,
-    RISE_BANK, RISE_COMMAND, RISE_P, ROW, STALE, URGENT_FROM, Channel,
+    ACTIVATING,
+    ACTIVE,
+    ACTIVE_AGE,
+    ACTIVE_QUEUE,
+    AHEAD_AT,
+    BEST,
+    CAN_ACT,
+    CAN_PRE,
+    FAR,
+    FIRST_AGE,
+    FIRST_AT,
+    FIRST_BANK,
+    FURTHEST,
+    GROUPS,
+    HIT,
+    HIT_AGE,
+    IS_OPEN,
+    ITS_BIT,
+    ITS_G,
+    ITS_P,
+    ITS_S,
+    KEY,
+    LANE,
+    LANE_BITS,
+    LONGEST_WAIT,
+    MODE,
+    MOST_URGENT,
+    NOBODY,
+    NONE,
+    NOW,
+    NUMBER,
+    ODD,
+    OPENED,
+    OTHER,
+    OTHER_AGE,
+    P_GROUPS,
+    P_LANES,
+    QUEUED,
+    RISE_AT,
+    RISE_BANK,
+    RISE_COMMAND,
+    RISE_P,
+    ROW,
+    STALE,
+    URGENT_FROM,
+    Channel,
 )  # fmt: skip
 from opbyte.hw_models.memory.dram_kernel.timing import possible
 
@@ -117,9 +169,7 @@ def _hit_of_group(
 
 
 @numba.njit(**INLINE)
-def best_row(
-    c: Channel, queue: int, odd: int, now: int, best: Candidate, opens: bool
-) -> Candidate:
+def best_row(c: Channel, queue: int, odd: int, now: int, best: Candidate, opens: bool) -> Candidate:
     """Return the better of `best` and the oldest ready precharge or activation of a queue.
 
     Under random traffic most banks wait at once: all are compared, without a branch.
@@ -227,5 +277,3 @@ def urgent_first(c: Channel, odd: int) -> Candidate:
     if blocked:
         return FAR, FAR, NONE, URGENT
     return t, NONE, bank, URGENT
-
-

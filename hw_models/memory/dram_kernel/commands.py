@@ -8,19 +8,76 @@ from opbyte.core.loops import LOOP
 from opbyte.hw_models.memory.addresses import ROW_AT
 from opbyte.hw_models.memory.dram_kernel.bits import INLINE
 from opbyte.hw_models.memory.dram_kernel.choice import (
-    HITS, OPEN, URGENT, Candidate, keep_first, urgent_command,
+    HITS,
+    OPEN,
+    URGENT,
+    Candidate,
+    keep_first,
+    urgent_command,
 )  # fmt: skip
 from opbyte.hw_models.memory.dram_kernel.queues import (
-    close_all, close_row, leave, next_hit, open_row, renew_key, under_way,
+    close_all,
+    close_row,
+    leave,
+    next_hit,
+    open_row,
+    renew_key,
+    under_way,
 )  # fmt: skip
 from opbyte.hw_models.memory.dram_kernel.setup import (
-    ACT, ADAPTIVE, ALL_BANK, BANKS, BY_STACK, CONFLICTS, HITS as COUNT_HITS, IN_TURN, MISSES, OPEN as STAYS_OPEN,
-    P_BANKS, P_COUNT, POLICY, PRE, PREAB, RD, RDA, READ_LATENCY, READS, REFAB, REFPB, REFRESH,
-    S_BANKS, T_REFI, T_REFI_BANK, T_RFC_BANK,
+    ACT,
+    ADAPTIVE,
+    ALL_BANK,
+    BANKS,
+    BY_STACK,
+    CONFLICTS,
+    IN_TURN,
+    MISSES,
+    P_BANKS,
+    P_COUNT,
+    POLICY,
+    PRE,
+    PREAB,
+    RD,
+    RDA,
+    READ_LATENCY,
+    READS,
+    REFAB,
+    REFPB,
+    REFRESH,
+    S_BANKS,
+    T_REFI,
+    T_REFI_BANK,
+    T_RFC_BANK,
 )  # fmt: skip
+from opbyte.hw_models.memory.dram_kernel.setup import (
+    HITS as COUNT_HITS,
+)
+from opbyte.hw_models.memory.dram_kernel.setup import (
+    OPEN as STAYS_OPEN,
+)
 from opbyte.hw_models.memory.dram_kernel.state import (
-    ACTIVE, ACTIVE_AGE, ACTIVE_QUEUE, AGE, CODE, COUNTED, DUE, FAULT, HIT_SLOT, ITS_BIT, ITS_P,
-    ITS_S, MOST_URGENT, NEXT, OTHER_SLOT, REFRESH_AT, ROWS_HOLD, STALE, TURN, URGENT_FROM, URGENT_TO,
+    ACTIVE,
+    ACTIVE_AGE,
+    ACTIVE_QUEUE,
+    AGE,
+    CODE,
+    COUNTED,
+    DUE,
+    FAULT,
+    HIT_SLOT,
+    ITS_BIT,
+    ITS_P,
+    ITS_S,
+    MOST_URGENT,
+    NEXT,
+    OTHER_SLOT,
+    REFRESH_AT,
+    ROWS_HOLD,
+    STALE,
+    TURN,
+    URGENT_FROM,
+    URGENT_TO,
     Channel,
 )  # fmt: skip
 from opbyte.hw_models.memory.dram_kernel.timing import activated, issued, issued_to_all
@@ -117,7 +174,7 @@ def refresh(c: Channel, now: int) -> int:
     """Issue the refresh that is due first, or its precharge; return the command."""
     command, bank = urgent_command(c)
     p = c.banks[bank, ITS_P]
-    if command == PREAB or command == REFAB:
+    if command in (PREAB, REFAB):
         issued_to_all(c, command, p, now)
         if command == PREAB:
             close_all(c, p)
@@ -125,7 +182,7 @@ def refresh(c: Channel, now: int) -> int:
         issued(c, command, bank, now)
         if command == PRE:
             close_row(c, bank)
-    if command == REFAB or command == REFPB:
+    if command in (REFAB, REFPB):
         c.v[URGENT_FROM] += 1
     return command
 
@@ -184,5 +241,3 @@ def _urge(c: Channel, command: int, bank: int) -> None:
     at = c.v[URGENT_TO] % MOST_URGENT
     c.urgent[at, 0], c.urgent[at, 1] = command, bank
     c.v[URGENT_TO] += 1
-
-

@@ -1,7 +1,7 @@
 """The loops over events: from one command to the next, by kind of bus.
 
-Nothing happens between two events, so that each round looks for the earliest tick at which a command
-can be issued, a request arrives or a refresh falls due. Whether writes drain is decided on every
+Nothing happens between two events: each round looks for the earliest tick at which a command can be
+issued, a request arrives or a refresh falls due. Whether writes drain is decided on every
 tick on which queued requests are looked at; between events the answer does not change.
 """
 
@@ -14,21 +14,72 @@ import numpy.typing as npt
 from opbyte.core.loops import LOOP
 from opbyte.hw_models.memory.dram_kernel.bits import INLINE
 from opbyte.hw_models.memory.dram_kernel.choice import (
-    ACCESS, CLOSE, HITS, OPEN, Candidate, activated_first, best_hit, best_row, next_mode,
+    ACCESS,
+    CLOSE,
+    HITS,
+    OPEN,
+    Candidate,
+    activated_first,
+    best_hit,
+    best_row,
+    next_mode,
     urgent_first,
 )  # fmt: skip
 from opbyte.hw_models.memory.dram_kernel.commands import (
-    await_access, fall_due, issue_column, issue_row, take,
+    await_access,
+    fall_due,
+    issue_column,
+    issue_row,
+    take,
 )  # fmt: skip
 from opbyte.hw_models.memory.dram_kernel.queues import bin_of, close_row, open_row, send
 from opbyte.hw_models.memory.dram_kernel.setup import (
-    ACT, ACT2, BUS, CAS, COMMAND_AT, COMPLETED, DUAL, HALF, HISTOGRAM, INTERVAL, LATENCY, LPDDR,
-    T_AAD, TICKS, WCK_READ,
+    ACT,
+    ACT2,
+    BUS,
+    CAS,
+    COMMAND_AT,
+    COMPLETED,
+    DUAL,
+    HALF,
+    HISTOGRAM,
+    INTERVAL,
+    LATENCY,
+    LPDDR,
+    T_AAD,
+    TICKS,
+    WCK_READ,
 )  # fmt: skip
 from opbyte.hw_models.memory.dram_kernel.state import (
-    ACTIVATING, ACTIVE_QUEUE, AWAIT_AGE, AWAIT_QUEUE, AWAIT_ROW, BLOCKED, CAS_BANK, CAS_QUEUE,
-    DEADLINE, FAR, FAULT, ITS_P, MODE, NONE, NOW, ODD, REFRESH_AT, RING, RING_AT, RISE_AT, RISE_BANK,
-    RISE_COMMAND, RISE_P, SEND_AT, SENT, URGENT_FROM, URGENT_TO, WCK, Channel,
+    ACTIVATING,
+    ACTIVE_QUEUE,
+    AWAIT_AGE,
+    AWAIT_QUEUE,
+    AWAIT_ROW,
+    BLOCKED,
+    CAS_BANK,
+    CAS_QUEUE,
+    DEADLINE,
+    FAR,
+    FAULT,
+    ITS_P,
+    MODE,
+    NONE,
+    NOW,
+    ODD,
+    REFRESH_AT,
+    RING,
+    RING_AT,
+    RISE_AT,
+    RISE_BANK,
+    RISE_COMMAND,
+    RISE_P,
+    SEND_AT,
+    SENT,
+    URGENT_FROM,
+    URGENT_TO,
+    WCK,
+    Channel,
 )  # fmt: skip
 from opbyte.hw_models.memory.dram_kernel.timing import activated
 
@@ -107,7 +158,7 @@ def _run_single(c: Channel, codes: Ints, stop: int) -> None:
             continue
         urgent = c.v[URGENT_FROM] != c.v[URGENT_TO]
         mode = next_mode(c)
-        found = _best_on_one_bus(c, mode, urgent, True)
+        found = _best_on_one_bus(c, mode, urgent, opens=True)
         if _before(c, found[0], mode, urgent):
             continue
         _issue_one(c, found, mode, urgent)
@@ -119,11 +170,11 @@ def _issue_one(c: Channel, found: Candidate, mode: int, urgent: bool) -> None:
     if (at > c.v[NOW] or kind != ACCESS) and not urgent:
         c.v[MODE] = mode
     c.v[NOW] = at
-    if kind == HITS or kind == ACCESS:
+    if kind in (HITS, ACCESS):
         issue_column(c, found[2], kind, mode, at)
     else:
         issue_row(c, found, mode, at)
-    if kind == HITS or kind == OPEN:
+    if kind in (HITS, OPEN):
         _unblock(c, at)
     c.v[NOW] = at + 1
 
@@ -146,7 +197,7 @@ def _run_dual(c: Channel, codes: Ints, stop: int) -> None:
             queued = best_hit(c, mode, odd, now, (column[0] - 1, FAR, NONE, ACCESS))
             if queued[2] >= 0:
                 column = queued
-            row = best_row(c, mode, odd, now, (column[0], FAR, NONE, CLOSE), True)
+            row = best_row(c, mode, odd, now, (column[0], FAR, NONE, CLOSE), opens=True)
         at = column[0]
         if row[2] >= 0 and row[0] < at:
             at = row[0]
@@ -161,14 +212,19 @@ def _run_dual(c: Channel, codes: Ints, stop: int) -> None:
                 _unblock(c, at)
             row, mode = _row_again(c, row, column[2], mode, odd, urgent)
         if row[2] >= 0 and row[0] == at:
-            command = issue_row(c, row, mode, at)
-            if row[3] == OPEN:
-                _unblock(c, at)
-            if at & odd:
-                c.v[RISE_COMMAND], c.v[RISE_BANK] = command, row[2]
-                c.v[RISE_P] = c.banks[row[2], ITS_P]
-                c.v[RISE_AT] = at + (3 if command == ACT else 1)
+            _issue_on_row_bus(c, row, mode, at)
         c.v[NOW] = at + 1
+
+
+@numba.njit(**INLINE)
+def _issue_on_row_bus(c: Channel, row: Candidate, mode: int, at: int) -> None:
+    command = issue_row(c, row, mode, at)
+    if row[3] == OPEN:
+        _unblock(c, at)
+    if at & c.v[ODD]:
+        c.v[RISE_COMMAND], c.v[RISE_BANK] = command, row[2]
+        c.v[RISE_P] = c.banks[row[2], ITS_P]
+        c.v[RISE_AT] = at + (3 if command == ACT else 1)
 
 
 @numba.njit(**INLINE)
@@ -182,7 +238,7 @@ def _row_again(
     after = next_mode(c)
     c.v[MODE] = after
     if after != mode or (row[0] == now and row[2] == bank):
-        row = best_row(c, after, odd, now, (now, FAR, NONE, CLOSE), True)
+        row = best_row(c, after, odd, now, (now, FAR, NONE, CLOSE), opens=True)
     return row, after
 
 
@@ -196,12 +252,12 @@ def _run_lpddr(c: Channel, codes: Ints, stop: int) -> None:
         now = c.v[NOW]
         urgent = c.v[URGENT_FROM] != c.v[URGENT_TO]
         if c.v[CAS_BANK] >= 0:
-            if not _before(c, now, c.v[MODE], True):
+            if not _before(c, now, c.v[MODE], urgent=True):
                 _access_after_cas(c, now)
             continue
         mode = next_mode(c)
         being = c.v[ACTIVATING] >= 0
-        found = _best_on_one_bus(c, mode, urgent, not being)
+        found = _best_on_one_bus(c, mode, urgent, opens=not being)
         until = min(found[0], now) if being else found[0]
         if _before(c, until, mode, urgent):
             continue
@@ -209,18 +265,25 @@ def _run_lpddr(c: Channel, codes: Ints, stop: int) -> None:
             if c.v[DEADLINE] > now and not urgent:
                 c.v[MODE] = mode
             _second_activation(c, now)
-        elif (found[3] == HITS or found[3] == ACCESS) and found[0] >= c.v[WCK]:
-            _start_write_clock(c, found, mode, urgent)
-        elif found[3] == OPEN:
-            c.v[MODE] = mode
-            _first_activation(c, found[2], mode, found[0])
         else:
-            bank, queue = found[2], mode
-            if found[3] == ACCESS:
-                queue = c.banks[bank, ACTIVE_QUEUE]
-            if found[3] == HITS or found[3] == ACCESS:
-                c.v[WCK] = max(c.v[WCK], found[0] + c.n[WCK_READ + queue])
-            _issue_one(c, found, mode, urgent)
+            _issue_beside_activation(c, found, mode, urgent)
+
+
+@numba.njit(**INLINE)
+def _issue_beside_activation(c: Channel, found: Candidate, mode: int, urgent: bool) -> None:
+    """Issue a command of LPDDR5: an access keeps the write clock running, or CAS starts it."""
+    at, _, bank, kind = found
+    if kind == OPEN:
+        c.v[MODE] = mode
+        _first_activation(c, bank, mode, at)
+    elif kind not in (HITS, ACCESS):
+        _issue_one(c, found, mode, urgent)
+    elif at >= c.v[WCK]:
+        _start_write_clock(c, found, mode, urgent)
+    else:
+        queue = c.banks[bank, ACTIVE_QUEUE] if kind == ACCESS else mode
+        c.v[WCK] = max(c.v[WCK], at + c.n[WCK_READ + queue])
+        _issue_one(c, found, mode, urgent)
 
 
 @numba.njit(**INLINE)
@@ -289,4 +352,3 @@ def settle(c: Channel, out: Ints) -> None:
             out[LATENCY] -= c.ring[at, 1]
             out[HISTOGRAM + bin_of(c.ring[at, 1])] -= 1
     out[COMPLETED] = newest - open_reads
-

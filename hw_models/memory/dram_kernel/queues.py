@@ -12,13 +12,54 @@ from opbyte.core.loops import LOOP
 from opbyte.hw_models.memory.addresses import COLUMN_AT, ROW_AT, WRITE
 from opbyte.hw_models.memory.dram_kernel.bits import INLINE, lowest
 from opbyte.hw_models.memory.dram_kernel.setup import (
-    ACCEPTED, COALESCED, FORWARDED, G_BANKS, HISTOGRAM, LATENCY, LINEAR, P_BANKS, READ_QUEUE,
+    ACCEPTED,
+    COALESCED,
+    FORWARDED,
+    G_BANKS,
+    HISTOGRAM,
+    LATENCY,
+    LINEAR,
+    P_BANKS,
+    READ_QUEUE,
     ROW_HIT_FIRST,
 )  # fmt: skip
 from opbyte.hw_models.memory.dram_kernel.state import (
-    ACTIVE, AGE, BEFORE, BEST, CODE, COUNTED, FAR, FILTER, FREE, G_BIT, GROUPS, HEAD, HIT, HIT_AGE, HIT_SLOT,
-    IS_OPEN, ITS_BIT, ITS_G, ITS_P, KEY, LANE, LANE_BITS, NEXT, NOBODY, NONE, OPENED, OTHER, OTHER_AGE, OTHER_SLOT, QUEUED, RING, RING_AT,
-    ROW, SENT, TAIL, Channel,
+    ACTIVE,
+    AGE,
+    BEFORE,
+    BEST,
+    CODE,
+    COUNTED,
+    FAR,
+    FILTER,
+    FREE,
+    G_BIT,
+    GROUPS,
+    HEAD,
+    HIT,
+    HIT_AGE,
+    HIT_SLOT,
+    IS_OPEN,
+    ITS_BIT,
+    ITS_G,
+    ITS_P,
+    KEY,
+    LANE,
+    LANE_BITS,
+    NEXT,
+    NOBODY,
+    NONE,
+    OPENED,
+    OTHER,
+    OTHER_AGE,
+    OTHER_SLOT,
+    QUEUED,
+    RING,
+    RING_AT,
+    ROW,
+    SENT,
+    TAIL,
+    Channel,
 )  # fmt: skip
 
 _BANK = (1 << COLUMN_AT) - 1
@@ -110,7 +151,7 @@ def _enqueue(c: Channel, code: int, queue: int, clock: int) -> None:
 
 @numba.njit(**INLINE)
 def leave(c: Channel, bank: int, queue: int, slot: int) -> None:
-    """Take a request out of its list and free its slot; the caller renews the bank's oldest ones."""
+    """Take a request out of its list and free its slot; the caller renews the oldest ones."""
     after, before = c.queued[slot, NEXT], c.queued[slot, BEFORE]
     if before >= 0:
         c.queued[before, NEXT] = after

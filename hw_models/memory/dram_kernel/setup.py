@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -65,9 +64,9 @@ class Controller:
         interval: Ticks between two attempts to send a request.
     """
 
-    scheduler: Literal["FRFCFS", "FRFCFSRowHit"] = "FRFCFS"
-    refresh: Literal["AllBank", "PerBank", "NoRefresh"] = "AllBank"
-    row_policy: Literal["Open", "Closed", "ClosedAdaptive"] = "Open"
+    scheduler: str = "FRFCFS"
+    refresh: str = "AllBank"
+    row_policy: str = "Open"
     read_queue: int = 32
     write_queue: int = 32
     write_high: float = 0.8
@@ -95,7 +94,7 @@ def controller_numbers(standard: Standard, controller: Controller) -> Ints:
         ("write_queue", controller.write_queue),
         ("interval", controller.interval),
     ):
-        if not isinstance(value, int) or not 1 <= value <= MOST_QUEUED:
+        if not 1 <= value <= MOST_QUEUED:
             rule = f"must be a whole number from 1 to {MOST_QUEUED}"
             raise ConfigError.one(where, path, rule, value)
     if not 0 <= controller.write_low < controller.write_high <= 1:

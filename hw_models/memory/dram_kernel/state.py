@@ -14,8 +14,26 @@ import numpy.typing as npt
 
 from opbyte.core.errors import UncoveredError
 from opbyte.hw_models.memory.dram_kernel.setup import (
-    ACT, BANKS, BINS, BUS, COUNT, FIRST_REFRESH, G_BANKS, HALF, HISTOGRAM, P_BANKS, P_COUNT, PRE, PREAB,
-    RD, READ_QUEUE, REFAB, REFPB, S_COUNT, WR, WRITE_QUEUE,
+    ACT,
+    BANKS,
+    BINS,
+    BUS,
+    COUNT,
+    FIRST_REFRESH,
+    G_BANKS,
+    HALF,
+    HISTOGRAM,
+    P_BANKS,
+    P_COUNT,
+    PRE,
+    PREAB,
+    RD,
+    READ_QUEUE,
+    REFAB,
+    REFPB,
+    S_COUNT,
+    WR,
+    WRITE_QUEUE,
 )  # fmt: skip
 from opbyte.hw_models.memory.standards import COMMANDS, Standard
 
@@ -63,12 +81,12 @@ E_COLUMNS = 5
 #: Loose values: the earliest tick that has not been decided; clock of the next attempt to send, its
 #: request, whether it waits for room; write mode; requests in the queues and first free slots, by
 #: queue; next refresh, bank whose turn it is, pseudo-channels that had theirs; first and last
-#: refresh that is due; reads under way. LPDDR5: the bank between ACT-1 and ACT-2, until when, arrival,
-#: queue and row of its request; when the write clock stops; bank and queue of the access that
-#: follows a CAS. HBM3: the row command of the last rising edge and the falling edge it pairs
-#: with. Constants: tFAW, groups, stacks and lanes of each P, 1 where
-#: only rising edges take accesses. The best activated request, and whether to look for it anew,
-#: and whether row commands keep accesses off their bus.
+#: refresh that is due; reads under way. LPDDR5: the bank between ACT-1 and ACT-2, until when,
+#: arrival, queue and row of its request; when the write clock stops; bank and queue of the access
+#: that follows a CAS. HBM3: the row command of the last rising edge and the falling edge it pairs
+#: with. Constants: tFAW; groups, stacks and lanes of each P; 1 where only rising edges take
+#: accesses. The best activated request, whether to look for it anew, and whether row commands keep
+#: accesses off their bus.
 (
     NOW, SEND_AT, SENT, BLOCKED, MODE, QUEUED, _, FREE, _, REFRESH_AT, TURN, DUE,
     URGENT_FROM, URGENT_TO, RING_AT, ACTIVATING, DEADLINE, AWAIT_AGE, AWAIT_QUEUE, WCK,
@@ -97,7 +115,8 @@ class Channel(NamedTuple):
         urgent: Refreshes that are due: command, first bank, (MOST_URGENT, 2).
         ring: Reads under way: end and latency, (RING, 2).
         written: Counts of queued writes by hash of their address, (FILTER,).
-        sets: Refreshes since a stack's banks were all done, when the next set may start; first row: next due, (S, 3).
+        sets: Refreshes since a stack's banks were all done, when the next set may start,
+            and in the first row when the next bank falls due, (S, 3).
         out: Counts and histogram.
     """
 
@@ -219,5 +238,3 @@ def _of_all_banks(rule: Any, scope: int) -> bool:
 def _uncovered(standard: Standard, what: str, rule: Any) -> None:
     pair = f"{COMMANDS[rule.after]} -> {COMMANDS[rule.before]}"
     raise UncoveredError(f"{standard.name}: constraints on {what} are not covered: {pair}")
-
-

@@ -9,11 +9,38 @@ import numpy.typing as npt
 from opbyte.core.loops import LOOP
 from opbyte.hw_models.memory.dram_kernel.bits import INLINE
 from opbyte.hw_models.memory.dram_kernel.setup import (
-    ACT, ALL_BANK, COMMAND_AT, COUNT, G_BANKS, P_COUNT, PRE, REFPB, REFRESH,
+    ACT,
+    ALL_BANK,
+    COMMAND_AT,
+    COUNT,
+    G_BANKS,
+    P_COUNT,
+    PRE,
+    REFPB,
+    REFRESH,
 )  # fmt: skip
 from opbyte.hw_models.memory.dram_kernel.state import (
-    ACT_AT, B_REFPB, BESIDE_P, BESIDE_S, CAN_ACT, CAN_PRE, FAW, G_REFPB, ITS_G, ITS_P, ITS_S, LANE, LAST, LAST_ACTS, NOW,
-    OF_BANK, OF_G, OF_P, OF_S, P_STACKS, Channel,
+    ACT_AT,
+    B_REFPB,
+    BESIDE_P,
+    BESIDE_S,
+    CAN_ACT,
+    CAN_PRE,
+    FAW,
+    G_REFPB,
+    ITS_G,
+    ITS_P,
+    ITS_S,
+    LANE,
+    LAST,
+    LAST_ACTS,
+    NOW,
+    OF_BANK,
+    OF_G,
+    OF_P,
+    OF_S,
+    P_STACKS,
+    Channel,
 )  # fmt: skip
 
 Ints = npt.NDArray[np.int64]

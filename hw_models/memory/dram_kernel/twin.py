@@ -11,12 +11,61 @@ from dataclasses import dataclass, field
 
 from opbyte.hw_models.memory.addresses import COLUMN_AT, ROW_AT, WRITE, Ints
 from opbyte.hw_models.memory.dram_kernel.setup import (
-    ACCEPTED, ACT, ACT2, ADAPTIVE, ALL_BANK, BANKS, BUS, BY_STACK, CAS, CLOSED, COALESCED,
-    COMMAND_AT, COMPLETED, CONFLICTS, DUAL, FIRST_REFRESH, FORWARDED, HALF, HIGH, HISTOGRAM,
-    HITS, IN_TURN, INTERVAL, LATENCY, LOW, LPDDR, MISSES, OPEN, P_BANKS, P_COUNT, POLICY, PRE,
-    PREAB, RD, RDA, READ_LATENCY, READ_QUEUE, READS, REFAB, REFPB, REFRESH, ROW_HIT_FIRST, S_BANKS,
-    T_AAD, T_CAS, T_REFI, T_REFI_BANK, T_RFC_BANK, TICKS, WCK_READ, WCK_WRITE, WR, WRA,
-    WRITE_QUEUE, WRITES,
+    ACCEPTED,
+    ACT,
+    ACT2,
+    ADAPTIVE,
+    ALL_BANK,
+    BANKS,
+    BUS,
+    BY_STACK,
+    CAS,
+    CLOSED,
+    COALESCED,
+    COMMAND_AT,
+    COMPLETED,
+    CONFLICTS,
+    DUAL,
+    FIRST_REFRESH,
+    FORWARDED,
+    HALF,
+    HIGH,
+    HISTOGRAM,
+    HITS,
+    IN_TURN,
+    INTERVAL,
+    LATENCY,
+    LOW,
+    LPDDR,
+    MISSES,
+    OPEN,
+    P_BANKS,
+    P_COUNT,
+    POLICY,
+    PRE,
+    PREAB,
+    RD,
+    RDA,
+    READ_LATENCY,
+    READ_QUEUE,
+    READS,
+    REFAB,
+    REFPB,
+    REFRESH,
+    ROW_HIT_FIRST,
+    S_BANKS,
+    T_AAD,
+    T_CAS,
+    T_REFI,
+    T_REFI_BANK,
+    T_RFC_BANK,
+    TICKS,
+    WCK_READ,
+    WCK_WRITE,
+    WR,
+    WRA,
+    WRITE_QUEUE,
+    WRITES,
 )  # fmt: skip
 from opbyte.hw_models.memory.standards import Standard
 
@@ -126,7 +175,7 @@ class Twin:
         self.due: list[int] = []
         self.sets_done: dict[int, int] = {}
         self.set_allowed: dict[int, int] = {}
-        self.rising: tuple[int, int, int, int] = (-1, -1, -1, -1)
+        self.rising: tuple[int, int, int] = (-1, -1, -1)
         self.activating: Request | None = None
         self.deadline = 0
         self.wck = 0
@@ -264,13 +313,13 @@ class Twin:
 
     def _pairs(self, request: Request, command: int) -> bool:
         """Return whether a precharge may follow the row command of the rising edge."""
-        first, banks_from, banks_to, at = self.rising
+        first, bank, at = self.rising
         scope = self._banks(request)[0] // self.n[P_BANKS]
-        if self.now != at or banks_from // self.n[P_BANKS] != scope:
+        if self.now != at or bank // self.n[P_BANKS] != scope:
             return True
         if first in (PREAB, REFAB):
             return False
-        return command == PRE and self._banks(request)[0] != banks_from
+        return command == PRE and self._banks(request)[0] != bank
 
     def _closes_active(self, request: Request, command: int) -> bool:
         if command not in (PRE, PREAB):
@@ -298,7 +347,7 @@ class Twin:
         return best
 
     def _pick(self, columns: bool | None) -> tuple[list[Request], Request | None]:
-        """Return the next request and its queue: activated ones, refreshes, then reads or writes."""
+        """Return the next request and its queue: activated, refreshes, then reads or writes."""
         if columns is not False:
             found = self._best(self.active, columns)
             if found is not None:
@@ -327,7 +376,7 @@ class Twin:
         if request is None:
             return -1
         command = self._needed(request)
-        if command in (RD, WR) and self._shuts(queue, request):
+        if command in (RD, WR) and self._shuts(request):
             command += RDA - RD
         self._count(request)
         self.out[COMMAND_AT + command] += 1
@@ -346,7 +395,7 @@ class Twin:
             self._retire(request, queue)
         return command
 
-    def _shuts(self, queue: list[Request], request: Request) -> bool:
+    def _shuts(self, request: Request) -> bool:
         if self.n[POLICY] == OPEN:
             return False
         if any(a.bank == request.bank and a is not request for a in self.active):
@@ -374,7 +423,7 @@ class Twin:
         if request is not None and self.n[BUS] == HALF and rising:
             scope = self._banks(request)
             after = 3 if command == ACT else 1
-            self.rising = (command, scope[0], scope[-1], self.now + after)
+            self.rising = (command, scope[0], self.now + after)
 
     # LPDDR5: ACT-1 and ACT-2, and CAS where the write clock has stopped
 
@@ -423,4 +472,3 @@ class Twin:
 def run_twin(standard: Standard, numbers: Ints, codes: Ints) -> list[int]:
     """Run all requests tick by tick; return the counts up to the histogram."""
     return Twin(standard, numbers, codes).run()
-
