@@ -65,6 +65,7 @@ from opbyte.hw_models.memory.dram_kernel.state import (
     COUNTED,
     DUE,
     FAULT,
+    HEAD,
     HIT_SLOT,
     ITS_BIT,
     ITS_P,
@@ -113,9 +114,11 @@ def issue_column(c: Channel, bank: int, kind: int, queue: int, now: int) -> None
         next_hit(c, bank, queue, after)
     else:
         c.ranks[c.banks[bank, ITS_P], ACTIVE] &= ~c.banks[bank, ITS_BIT]
+        age, queue = c.banks[bank, ACTIVE_AGE], c.banks[bank, ACTIVE_QUEUE]
+        if c.banks[bank, HEAD + queue] >= 0:
+            next_hit(c, bank, queue, c.banks[bank, HEAD + queue])
         renew_key(c, bank, 0)
         renew_key(c, bank, 1)
-        age, queue = c.banks[bank, ACTIVE_AGE], c.banks[bank, ACTIVE_QUEUE]
     _transfer(c, bank, queue, age, now)
     c.v[STALE] = 1
 

@@ -25,6 +25,7 @@ from opbyte.hw_models.memory.dram_kernel.setup import (
 )  # fmt: skip
 from opbyte.hw_models.memory.dram_kernel.state import (
     ACTIVE,
+    ACTIVE_QUEUE,
     AGE,
     BEFORE,
     BEST,
@@ -143,10 +144,22 @@ def _enqueue(c: Channel, code: int, queue: int, clock: int) -> None:
     if queue:
         c.written[place(code)] += 1
     if c.banks[bank, ROW] == code >> ROW_AT:
-        if c.banks[bank, HIT_SLOT + queue] < 0:
+        if c.banks[bank, HIT_SLOT + queue] < 0 and not _goes_first(c, bank, queue):
             set_hit(c, bank, queue, slot)
     elif c.banks[bank, OTHER_SLOT + queue] < 0:
         _set_other(c, bank, queue, slot)
+
+
+@numba.njit(**INLINE)
+def _goes_first(c: Channel, bank: int, queue: int) -> bool:
+    """Return whether an activated request of this queue waits for the bank.
+
+    Its access is possible as soon as that of any hit of its queue to the bank, and comes first: the
+    hits need no looking at before.
+    """
+    waits = c.ranks[c.banks[bank, ITS_P], ACTIVE] & c.banks[bank, ITS_BIT] != 0
+    first: bool = waits and c.banks[bank, ACTIVE_QUEUE] == queue
+    return first
 
 
 @numba.njit(**INLINE)
@@ -174,7 +187,8 @@ def next_hit(c: Channel, bank: int, queue: int, slot: int) -> None:
     row = c.banks[bank, ROW]
     while slot >= 0 and c.queued[slot, CODE] >> ROW_AT != row:
         slot = c.queued[slot, NEXT]
-    set_hit(c, bank, queue, slot)
+    if slot >= 0 or c.banks[bank, HIT_SLOT + queue] >= 0:
+        set_hit(c, bank, queue, slot)
 
 
 @numba.njit(**INLINE)
@@ -255,15 +269,16 @@ def open_row(c: Channel, bank: int, row: int) -> None:
     c.lanes[IS_OPEN, c.banks[bank, LANE]] = -1
     for queue in range(2):
         slot = c.banks[bank, HEAD + queue]
+        later = _goes_first(c, bank, queue)
         hit, other = NONE, NONE
-        while slot >= 0 and (hit < 0 or other < 0):
+        while slot >= 0 and (other < 0 or (hit < 0 and not later)):
             if c.queued[slot, CODE] >> ROW_AT == row:
                 if hit < 0:
                     hit = slot
             elif other < 0:
                 other = slot
             slot = c.queued[slot, NEXT]
-        if hit >= 0:
+        if hit >= 0 and not later:
             set_hit(c, bank, queue, hit)
         _set_other(c, bank, queue, other)
 
