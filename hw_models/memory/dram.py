@@ -25,7 +25,6 @@ __all__ = ["Dram", "StreamResult", "memory"]
 Ints = npt.NDArray[np.int64]
 #: Codes of the requests from one index up to another.
 Piece = Callable[[int, int], Ints]
-_TAKEN_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -214,7 +213,7 @@ class Dram:
         if active_streams < 1:
             rule = "must be a whole number from 1 on"
             raise ConfigError.one(self.standard.name, "active_streams", rule, active_streams)
-        return dict(_rates(self.standard.name, self.standard.sizes, active_streams, self))
+        return dict(_rates(self.standard, active_streams))
 
     def _given(
         self, addresses: npt.ArrayLike, is_write: npt.ArrayLike | None, mapping: Mapping
@@ -268,11 +267,8 @@ def memory(name_or_path: str | os.PathLike[str], **organisation: int) -> Dram:
 
 
 @functools.lru_cache(maxsize=256)
-def _rates(
-    name: str, sizes: tuple[int, ...], streams: int, channel: Dram
-) -> tuple[tuple[str, float], ...]:
-    del name, sizes
-    standard, count = channel.standard, 1 << 17
+def _rates(standard: Standard, streams: int) -> tuple[tuple[str, float], ...]:
+    channel, count = Dram(standard), 1 << 17
     # Each stream has a part of the channel to itself and starts one row further than the last one,
     # so that they do not march through the same bank.
     row = standard.columns * standard.burst_bytes

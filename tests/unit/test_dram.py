@@ -1,5 +1,7 @@
 """DRAM by formulas over the timings of its standard, and clear refusals."""
 
+import time
+
 import numpy as np
 import pytest
 
@@ -267,7 +269,9 @@ def test_rates_are_kept_and_below_the_peak():
     channel = ob.memory("hbm2-2000")
     rates = channel.rates()
     assert 0 < rates["random"] < rates["stream"] <= channel.standard.peak_bytes_per_s
-    assert channel.rates() == rates
+    start = time.perf_counter()
+    assert ob.memory("hbm2-2000").rates() == rates
+    assert time.perf_counter() - start < 0.5
     assert rates["random"] < channel.rates(4)["stream"]
 
 
