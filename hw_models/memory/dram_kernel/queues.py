@@ -73,6 +73,12 @@ def place(code: int) -> int:
 
 
 @numba.njit(**INLINE)
+def _place_of_row(bank: int, row: int) -> int:
+    """Return where the counter of requests to a row is: 0 there means that none hits."""
+    return (row * 61 + bank) & (FILTER - 1)
+
+
+@numba.njit(**INLINE)
 def send(c: Channel, code: int, clock: int) -> bool:
     """Try to send the request `code`; return whether it was taken.
 
@@ -141,6 +147,7 @@ def _enqueue(c: Channel, code: int, queue: int, clock: int) -> None:
     else:
         c.banks[bank, HEAD + queue] = slot
     c.banks[bank, TAIL + queue] = slot
+    c.rows[queue, _place_of_row(bank, code >> ROW_AT)] += 1
     if queue:
         c.written[place(code)] += 1
     if c.banks[bank, ROW] == code >> ROW_AT:
@@ -177,6 +184,7 @@ def leave(c: Channel, bank: int, queue: int, slot: int) -> None:
     c.queued[slot, NEXT] = c.v[FREE + queue]
     c.v[FREE + queue] = slot
     c.v[QUEUED + queue] -= 1
+    c.rows[queue, _place_of_row(bank, c.queued[slot, CODE] >> ROW_AT)] -= 1
     if queue:
         c.written[place(c.queued[slot, CODE])] -= 1
 
@@ -185,6 +193,8 @@ def leave(c: Channel, bank: int, queue: int, slot: int) -> None:
 def next_hit(c: Channel, bank: int, queue: int, slot: int) -> None:
     """Make the first hit from `slot` on the oldest one of the bank."""
     row = c.banks[bank, ROW]
+    if c.rows[queue, _place_of_row(bank, row)] == 0:
+        slot = NONE
     while slot >= 0 and c.queued[slot, CODE] >> ROW_AT != row:
         slot = c.queued[slot, NEXT]
     if slot >= 0 or c.banks[bank, HIT_SLOT + queue] >= 0:
@@ -269,7 +279,7 @@ def open_row(c: Channel, bank: int, row: int) -> None:
     c.lanes[IS_OPEN, c.banks[bank, LANE]] = -1
     for queue in range(2):
         slot = c.banks[bank, HEAD + queue]
-        later = _goes_first(c, bank, queue)
+        later = c.rows[queue, _place_of_row(bank, row)] == 0 or _goes_first(c, bank, queue)
         hit, other = NONE, NONE
         while slot >= 0 and (other < 0 or (hit < 0 and not later)):
             if c.queued[slot, CODE] >> ROW_AT == row:

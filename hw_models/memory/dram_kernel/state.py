@@ -115,6 +115,7 @@ class Channel(NamedTuple):
         urgent: Refreshes that are due: command, first bank, (MOST_URGENT, 2).
         ring: Reads under way: end and latency, (RING, 2).
         written: Counts of queued writes by hash of their address, (FILTER,).
+        rows: Counts of queued requests by hash of bank and row, (2, FILTER).
         sets: Refreshes since a stack's banks were all done, when the next set may start,
             and in the first row when the next bank falls due, (S, 3).
         out: Counts and histogram.
@@ -132,6 +133,7 @@ class Channel(NamedTuple):
     urgent: Ints
     ring: Ints
     written: Ints
+    rows: Ints
     sets: Ints
     out: Ints
 
@@ -176,7 +178,8 @@ def new_channel(standard: Standard, numbers: Ints) -> Channel:
         np.full((int(n[S_COUNT]), TIMES), NEVER, np.int64),
         groups, state, _lanes(n, state, int(v[P_LANES])), _free_slots(n, v),
         np.zeros((MOST_URGENT, 2), np.int64), np.zeros((RING, 2), np.int64),
-        np.zeros(FILTER, np.int64), np.zeros((int(n[S_COUNT]), 3), np.int64),
+        np.zeros(FILTER, np.int64), np.zeros((2, FILTER), np.int64),
+        np.zeros((int(n[S_COUNT]), 3), np.int64),
         np.zeros(HISTOGRAM + BINS, np.int64),
     )  # fmt: skip
 

@@ -16,8 +16,10 @@ from opbyte.hw_models.memory.dram_kernel.setup import (
     G_BANKS,
     P_COUNT,
     PRE,
+    RD,
     REFPB,
     REFRESH,
+    WR,
 )  # fmt: skip
 from opbyte.hw_models.memory.dram_kernel.state import (
     ACT_AT,
@@ -49,10 +51,12 @@ Ints = npt.NDArray[np.int64]
 @numba.njit(**INLINE)
 def _hold(times: Ints, node: int, distances: Ints, scope: int, command: int, now: int) -> None:
     """Hold ACT, PRE, RD and WR back at one node."""
-    for k in range(4):
-        until = now + distances[scope, command, k]
-        if until > times[node, k]:
-            times[node, k] = until
+    # All are read before one is written, so that the compiler takes the four at once.
+    act = max(times[node, ACT], now + distances[scope, command, ACT])
+    pre = max(times[node, PRE], now + distances[scope, command, PRE])
+    rd = max(times[node, RD], now + distances[scope, command, RD])
+    wr = max(times[node, WR], now + distances[scope, command, WR])
+    times[node, ACT], times[node, PRE], times[node, RD], times[node, WR] = act, pre, rd, wr
 
 
 @numba.njit(**INLINE)
