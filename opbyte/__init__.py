@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 _PUBLIC: dict[str, tuple[str, str | None]] = {
     # what to simulate it on
     "load_machine": ("opbyte.hw_models.machine", "load_machine"),
+    "memory": ("opbyte.hw_models.memory.dram", "memory"),
     "load_mapping": ("opbyte.core.mapping", "load_mapping"),
     # what to simulate
     "load_model": ("opbyte.workloads.model_loader", "load_model"),
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from opbyte.core.errors import WorkloadError as WorkloadError
     from opbyte.core.mapping import load_mapping as load_mapping
     from opbyte.hw_models.machine import load_machine as load_machine
+    from opbyte.hw_models.memory.dram import memory as memory
     from opbyte.sim.batch import simulate_batch as simulate_batch
     from opbyte.sim.serving.capacity import capacity as capacity
     from opbyte.sim.simulate import simulate as simulate

@@ -25,6 +25,7 @@ COMMANDS = {
     "validate": "validate",
     "calibrate": "calibrate",
     "capacity": "capacity",
+    "memory": "memory",
     "trace": "trace",
 }
 _HELP = "Simulate accelerators for large language models and search their design space."

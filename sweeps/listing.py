@@ -23,7 +23,7 @@ def listed(kind: str | None = None) -> dict[str, Entries]:
     if kind is None:
         return {name: entries() for name, entries in KINDS.items()}
     plural = kind if kind in KINDS else f"{kind}s"
-    plural = "studies" if kind == "study" else plural
+    plural = {"study": "studies", "memory": "memories"}.get(kind, plural)
     if plural not in KINDS:
         raise lookup_error("kind of entry", kind, KINDS)
     return {plural: KINDS[plural]()}
@@ -31,6 +31,12 @@ def listed(kind: str | None = None) -> dict[str, Entries]:
 
 def _machines() -> Entries:
     from opbyte.hw_models.machine import CATALOG
+
+    return _files(CATALOG, lambda data: str(data.get("description", "")))
+
+
+def _memories() -> Entries:
+    from opbyte.hw_models.memory.standards import CATALOG
 
     return _files(CATALOG, lambda data: str(data.get("description", "")))
 
@@ -133,6 +139,7 @@ def _schedulers() -> Entries:
 KINDS: dict[str, Callable[[], Entries]] = {
     "machines": _machines,
     "models": _models,
+    "memories": _memories,
     "studies": _studies,
     "works": _works,
     "dtypes": _dtypes,

@@ -10,7 +10,7 @@ from opbyte.core.registry import lookup_error
 
 __all__ = ["KINDS", "schema_of"]
 
-KINDS = ("experiment", "machine", "mapping", "study", "trace")
+KINDS = ("experiment", "machine", "mapping", "memory", "study", "trace")
 
 
 def schema_of(kind: str | None = None) -> dict[str, Any]:
@@ -33,11 +33,12 @@ _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 def _models() -> dict[str, type[BaseModel]]:
     from opbyte.core.mapping import Mapping
     from opbyte.hw_models.machine import MachineConfig
+    from opbyte.hw_models.memory.standards import Device
     from opbyte.sweeps.study import Experiment, Study
     from opbyte.workloads.traces import SyntheticTrace
 
     return dict(
-        zip(KINDS, (Experiment, MachineConfig, Mapping, Study, SyntheticTrace), strict=True)
+        zip(KINDS, (Experiment, MachineConfig, Mapping, Device, Study, SyntheticTrace), strict=True)
     )
 
 

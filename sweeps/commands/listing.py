@@ -14,13 +14,13 @@ def command(
         str | None,
         typer.Argument(
             metavar="[KIND]",
-            help="machines, models, studies, works, dtypes, traces, formats or schedulers.",
+            help="machines, memories, models, studies, works, dtypes, traces, formats, schedulers.",
         ),
     ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> int:
-    """List machines, models, studies, works, number formats, traces and schedulers."""
+    """List machines, memories, models, studies, works, number formats, traces and schedulers."""
     from opbyte.sweeps.console import Output
     from opbyte.sweeps.listing import listed
 

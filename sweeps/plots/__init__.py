@@ -3,6 +3,7 @@
 from opbyte.sweeps.plots._bars import breakdown, occupancy
 from opbyte.sweeps.plots._lines import lines
 from opbyte.sweeps.plots._measured import measured_against_simulated
+from opbyte.sweeps.plots._memory import load_latency
 from opbyte.sweeps.plots._pareto import pareto
 from opbyte.sweeps.plots._roofline import roofline
 from opbyte.sweeps.plots._serving import serving
@@ -13,6 +14,7 @@ from opbyte.sweeps.plots._timeline import timeline
 __all__ = [
     "breakdown",
     "lines",
+    "load_latency",
     "measured_against_simulated",
     "occupancy",
     "pareto",

@@ -1,0 +1,1 @@
+"""Memories: command timing of DRAM."""

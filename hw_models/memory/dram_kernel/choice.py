@@ -1,0 +1,279 @@
+"""Which command can be issued first, and for the oldest request where several can.
+
+Each search takes the best candidate so far and returns the better one: an earlier tick, or the same
+tick and an older request. A candidate is (tick, age, bank, kind).
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+
+from opbyte.core.loops import LOOP
+from opbyte.hw_models.memory.dram_kernel.bits import INLINE, lowest
+from opbyte.hw_models.memory.dram_kernel.setup import (
+    ACT,
+    G_BANKS,
+    HIGH,
+    LOW,
+    P_BANKS,
+    P_COUNT,
+    PRE,
+    PREAB,
+    RD,
+    REFAB,
+    REFPB,
+)  # fmt: skip
+from opbyte.hw_models.memory.dram_kernel.state import (
+    ACTIVATING,
+    ACTIVE,
+    ACTIVE_AGE,
+    ACTIVE_QUEUE,
+    AHEAD_AT,
+    BEST,
+    CAN_ACT,
+    CAN_PRE,
+    FAR,
+    FIRST_AGE,
+    FIRST_AT,
+    FIRST_BANK,
+    FURTHEST,
+    GROUPS,
+    HIT,
+    HIT_AGE,
+    IS_OPEN,
+    ITS_BIT,
+    ITS_G,
+    ITS_P,
+    ITS_S,
+    KEY,
+    LANE,
+    LANE_BITS,
+    LONGEST_WAIT,
+    MODE,
+    MOST_URGENT,
+    NOBODY,
+    NONE,
+    NOW,
+    NUMBER,
+    ODD,
+    OPENED,
+    OTHER,
+    OTHER_AGE,
+    P_GROUPS,
+    P_LANES,
+    QUEUED,
+    RISE_AT,
+    RISE_BANK,
+    RISE_COMMAND,
+    RISE_P,
+    ROW,
+    STALE,
+    URGENT_FROM,
+    Channel,
+)  # fmt: skip
+from opbyte.hw_models.memory.dram_kernel.timing import possible
+
+Candidate = tuple[int, int, int, int]
+#: Kinds of candidates: the access of an activated request, of a hit; a precharge and an activation
+#: for a queued request; a refresh that is due or its precharge.
+ACCESS, HITS, CLOSE, OPEN, URGENT = range(5)
+
+
+@numba.njit(**INLINE)
+def next_mode(c: Channel) -> int:
+    """Return whether writes drain (1) or reads go (0), with hysteresis."""
+    reads, writes = c.v[QUEUED], c.v[QUEUED + 1]
+    if c.v[MODE] == 0:
+        return 1 if writes >= c.n[HIGH] or reads == 0 else 0
+    return 0 if writes <= c.n[LOW] and reads > 0 else 1
+
+
+@numba.njit(**INLINE)
+def activated_first(c: Channel, now: int) -> Candidate:
+    """Return the best of the requests that have been activated.
+
+    Only accesses and activations change which one that is: it is kept in between.
+    """
+    if c.v[STALE] or c.v[FIRST_AT] < now:
+        c.v[STALE], c.v[FIRST_AT], c.v[FIRST_AGE], c.v[FIRST_BANK] = 0, FAR, FAR, NONE
+        for p in range(c.n[P_COUNT]):
+            left = c.ranks[p, ACTIVE]
+            base = p * c.n[P_BANKS]
+            while left != 0:
+                keep_first(c, base + lowest(left), now)
+                left &= left - 1
+    return c.v[FIRST_AT], c.v[FIRST_AGE], c.v[FIRST_BANK], ACCESS
+
+
+@numba.njit(**INLINE)
+def keep_first(c: Channel, b: int, now: int) -> None:
+    """Keep the activated request of a bank if it is better than the best one so far."""
+    k = RD + c.banks[b, ACTIVE_QUEUE]
+    t = max(now, c.ranks[c.banks[b, ITS_P], k], c.stacks[c.banks[b, ITS_S], k])
+    t = max(t, c.groups[c.banks[b, ITS_G], k], c.banks[b, k]) | c.v[ODD]
+    age = c.banks[b, ACTIVE_AGE]
+    if t < c.v[FIRST_AT] or (t == c.v[FIRST_AT] and age < c.v[FIRST_AGE]):
+        c.v[FIRST_AT], c.v[FIRST_AGE], c.v[FIRST_BANK] = t, age, b
+
+
+@numba.njit(**INLINE)
+def _candidate(least: int, now: int, oldest: int, kind: int) -> Candidate:
+    """Take a key apart: tick, arrival and bank as one number, so that the least is the best."""
+    if least == NOBODY:
+        return FAR, FAR, NONE, kind
+    key = (least & ((1 << AHEAD_AT) - 1)) + oldest
+    at, bank = now + (least >> AHEAD_AT), key & ((1 << LANE_BITS) - 1)
+    return at, key >> LANE_BITS, bank, kind
+
+
+@numba.njit(**INLINE)
+def best_hit(c: Channel, queue: int, odd: int, now: int, best: Candidate) -> Candidate:
+    """Return the better of `best` and the oldest ready hit of a queue."""
+    at, age, bank, kind = best
+    per_p = c.v[P_GROUPS]
+    k = RD + queue
+    for p in range(c.n[P_COUNT]):
+        left = c.ranks[p, GROUPS + queue]
+        first = max(now, c.ranks[p, k]) | odd
+        if first > at:
+            continue
+        while left != 0:
+            g = p * per_p + lowest(left)
+            left &= left - 1
+            b = c.groups[g, BEST + queue]
+            t = max(first, c.groups[g, k], c.stacks[c.banks[b, ITS_S], k]) | odd
+            if t > at:
+                continue
+            if c.banks[b, k] <= t:
+                if t < at or c.banks[b, HIT_AGE + queue] < age:
+                    at, age, bank, kind = t, c.banks[b, HIT_AGE + queue], b, HITS
+            else:
+                at, age, bank, kind = _hit_of_group(c, queue, odd, t, g, (at, age, bank, kind))
+    return at, age, bank, kind
+
+
+@numba.njit(**LOOP)
+def _hit_of_group(
+    c: Channel, queue: int, odd: int, first: int, g: int, best: Candidate
+) -> Candidate:
+    """Look at every bank: that of the oldest hit has just been activated."""
+    at, age, bank, kind = best
+    size = c.n[G_BANKS]
+    for b in range(g * size, (g + 1) * size):
+        if c.ranks[c.banks[b, ITS_P], HIT + queue] & c.banks[b, ITS_BIT]:
+            t = max(first, c.banks[b, RD + queue]) | odd
+            if t < at or (t == at and c.banks[b, HIT_AGE + queue] < age):
+                at, age, bank, kind = t, c.banks[b, HIT_AGE + queue], b, HITS
+    return at, age, bank, kind
+
+
+@numba.njit(**INLINE)
+def best_row(c: Channel, queue: int, odd: int, now: int, best: Candidate, opens: bool) -> Candidate:
+    """Return the better of `best` and the oldest ready precharge or activation of a queue.
+
+    Under random traffic most banks wait at once: all are compared, without a branch.
+    """
+    least = NOBODY
+    oldest = (now - LONGEST_WAIT) << LANE_BITS
+    for p in range(c.n[P_COUNT]):
+        waiting = c.ranks[p, OTHER + queue]
+        if waiting == 0:
+            continue
+        shut = max(now, c.ranks[p, PRE])
+        start = max(now, c.ranks[p, ACT]) | odd if opens else FAR
+        closing = waiting & c.ranks[p, OPENED] & ~c.ranks[p, ACTIVE]
+        if start > best[0] and (closing == 0 or shut > best[0]):
+            continue
+        either = shut ^ start
+        first = p * c.v[P_LANES]
+        for i in range(c.v[P_LANES]):
+            k = np.uintp(first + i)
+            opened, can = c.lanes[IS_OPEN, k], c.lanes[CAN_ACT, k]
+            can ^= (can ^ c.lanes[CAN_PRE, k]) & opened
+            t = max(can, start ^ (either & opened)) | (odd & ~opened)
+            ahead = min(t - now, FURTHEST) << AHEAD_AT
+            least = min(least, ahead + c.lanes[KEY + queue, k] - oldest)
+    if least >= FURTHEST << AHEAD_AT:
+        return best
+    at, age, lane, _ = _candidate(least, now, oldest, OPEN)
+    if at > best[0] or (at == best[0] and age >= best[1]):
+        return best
+    bank = c.lanes[NUMBER, lane]
+    if c.lanes[IS_OPEN, lane] == 0:
+        return at, age, bank, OPEN
+    if odd and paired(c, at, c.banks[bank, ITS_P], bank) != at:
+        return _row_beside(c, queue, now, best, opens)
+    return at, age, bank, CLOSE
+
+
+@numba.njit(**LOOP)
+def _row_beside(c: Channel, queue: int, now: int, best: Candidate, opens: bool) -> Candidate:
+    """Do the same bank by bank, where the falling edge does not take every precharge."""
+    at, age, bank, kind = best
+    for b in range(c.banks.shape[0]):
+        p, lane = c.banks[b, ITS_P], c.banks[b, LANE]
+        other = c.banks[b, OTHER_AGE + queue]
+        if c.lanes[KEY + queue, lane] == NOBODY:
+            continue
+        if c.banks[b, ROW] >= 0:
+            t, does = paired(c, max(now, c.ranks[p, PRE], c.banks[b, PRE]), p, b), CLOSE
+        elif opens:
+            t, does = max(now, c.ranks[p, ACT], c.lanes[CAN_ACT, lane]) | 1, OPEN
+        else:
+            continue
+        if t < at or (t == at and other < age):
+            at, age, bank, kind = t, other, b, does
+    return at, age, bank, kind
+
+
+@numba.njit(**INLINE)
+def paired(c: Channel, t: int, p: int, bank: int) -> int:
+    """Return when a precharge may go that is possible at `t`, next to the last rising edge's.
+
+    The falling edge that pairs with a row command takes no precharge of the same bank, and none
+    behind a command to all banks of the same pseudo-channel. `bank` is -1 for PREab.
+    """
+    if t != c.v[RISE_AT] or p != c.v[RISE_P]:
+        return t
+    if c.v[RISE_COMMAND] in (PREAB, REFAB) or bank < 0 or bank == c.v[RISE_BANK]:
+        return t + 1
+    return t
+
+
+@numba.njit(**LOOP)
+def urgent_command(c: Channel) -> tuple[int, int]:
+    """Return the command and the bank of the refresh that is due first, or of its precharge."""
+    at = c.v[URGENT_FROM] % MOST_URGENT
+    command, bank = c.urgent[at, 0], c.urgent[at, 1]
+    p, being = c.banks[bank, ITS_P], c.v[ACTIVATING]
+    if command == REFAB:
+        if c.ranks[p, OPENED] != 0 or (being >= 0 and c.banks[being, ITS_P] == p):
+            command = PREAB
+    elif c.banks[bank, ROW] >= 0 or being == bank:
+        command = PRE
+    return command, bank
+
+
+@numba.njit(**LOOP)
+def urgent_first(c: Channel, odd: int) -> Candidate:
+    """Return when the refresh that is due first, or its precharge, can be issued."""
+    command, bank = urgent_command(c)
+    p, being = c.banks[bank, ITS_P], c.v[ACTIVATING]
+    if command == PRE:
+        blocked = c.ranks[p, ACTIVE] & c.banks[bank, ITS_BIT] != 0 or being == bank
+        t = max(c.v[NOW], c.ranks[p, PRE], c.banks[bank, PRE])
+        if odd:
+            t = paired(c, t, p, bank)
+    else:
+        blocked = being >= 0 and (c.banks[being, ITS_P] == p if command != REFPB else being == bank)
+        if command == PREAB:
+            blocked = blocked or c.ranks[p, ACTIVE] != 0
+        t = possible(c, command, bank)
+        if odd and command == PREAB:
+            t = paired(c, t, p, NONE)
+        elif odd:
+            t |= 1
+    if blocked:
+        return FAR, FAR, NONE, URGENT
+    return t, NONE, bank, URGENT

@@ -1,0 +1,246 @@
+"""What issuing a command changes."""
+
+from __future__ import annotations
+
+import numba
+
+from opbyte.core.loops import LOOP
+from opbyte.hw_models.memory.addresses import ROW_AT
+from opbyte.hw_models.memory.dram_kernel.bits import INLINE
+from opbyte.hw_models.memory.dram_kernel.choice import (
+    HITS,
+    OPEN,
+    URGENT,
+    Candidate,
+    keep_first,
+    urgent_command,
+)  # fmt: skip
+from opbyte.hw_models.memory.dram_kernel.queues import (
+    close_all,
+    close_row,
+    leave,
+    next_hit,
+    open_row,
+    renew_key,
+    under_way,
+)  # fmt: skip
+from opbyte.hw_models.memory.dram_kernel.setup import (
+    ACT,
+    ADAPTIVE,
+    ALL_BANK,
+    BANKS,
+    BY_STACK,
+    CONFLICTS,
+    IN_TURN,
+    MISSES,
+    P_BANKS,
+    P_COUNT,
+    POLICY,
+    PRE,
+    PREAB,
+    RD,
+    RDA,
+    READ_LATENCY,
+    READS,
+    REFAB,
+    REFPB,
+    REFRESH,
+    S_BANKS,
+    T_REFI,
+    T_REFI_BANK,
+    T_RFC_BANK,
+)  # fmt: skip
+from opbyte.hw_models.memory.dram_kernel.setup import (
+    HITS as COUNT_HITS,
+)
+from opbyte.hw_models.memory.dram_kernel.setup import (
+    OPEN as STAYS_OPEN,
+)
+from opbyte.hw_models.memory.dram_kernel.state import (
+    ACTIVE,
+    ACTIVE_AGE,
+    ACTIVE_QUEUE,
+    AGE,
+    CODE,
+    COUNTED,
+    DUE,
+    FAULT,
+    HEAD,
+    HIT_SLOT,
+    ITS_BIT,
+    ITS_P,
+    ITS_S,
+    MOST_URGENT,
+    NEXT,
+    OTHER_SLOT,
+    REFRESH_AT,
+    ROWS_HOLD,
+    STALE,
+    TURN,
+    URGENT_FROM,
+    URGENT_TO,
+    Channel,
+)  # fmt: skip
+from opbyte.hw_models.memory.dram_kernel.timing import activated, issued, issued_to_all
+
+
+@numba.njit(**INLINE)
+def issue_row(c: Channel, found: Candidate, queue: int, now: int) -> int:
+    """Issue a precharge or an activation for a queued request, or a refresh; return the command."""
+    _, _, bank, kind = found
+    c.v[STALE] |= c.v[ROWS_HOLD]
+    if kind == URGENT:
+        return refresh(c, now)
+    slot = c.banks[bank, OTHER_SLOT + queue]
+    if kind == OPEN:
+        return activate(c, bank, queue, now)
+    if c.queued[slot, COUNTED] == 0:
+        c.queued[slot, COUNTED] = 1
+        c.out[CONFLICTS] += 1
+    issued(c, PRE, bank, now)
+    close_row(c, bank)
+    return PRE
+
+
+@numba.njit(**INLINE)
+def issue_column(c: Channel, bank: int, kind: int, queue: int, now: int) -> None:
+    """Read or write: the oldest hit of a bank, or the request that the bank was activated for."""
+    if kind == HITS:
+        slot = c.banks[bank, HIT_SLOT + queue]
+        if c.queued[slot, COUNTED] == 0:
+            c.out[COUNT_HITS] += 1
+        age, after = c.queued[slot, AGE], c.queued[slot, NEXT]
+        leave(c, bank, queue, slot)
+        next_hit(c, bank, queue, after)
+    else:
+        c.ranks[c.banks[bank, ITS_P], ACTIVE] &= ~c.banks[bank, ITS_BIT]
+        age, queue = c.banks[bank, ACTIVE_AGE], c.banks[bank, ACTIVE_QUEUE]
+        if c.banks[bank, HEAD + queue] >= 0:
+            next_hit(c, bank, queue, c.banks[bank, HEAD + queue])
+        renew_key(c, bank, 0)
+        renew_key(c, bank, 1)
+    _transfer(c, bank, queue, age, now)
+    c.v[STALE] = 1
+
+
+@numba.njit(**INLINE)
+def _transfer(c: Channel, bank: int, queue: int, age: int, now: int) -> None:
+    """Issue RD or WR, or with automatic precharge where the policy wants the row closed."""
+    command = RD + queue
+    shuts = False
+    if c.n[POLICY] != STAYS_OPEN:
+        waits = c.ranks[c.banks[bank, ITS_P], ACTIVE] & c.banks[bank, ITS_BIT] != 0
+        again = c.n[POLICY] == ADAPTIVE and c.banks[bank, HIT_SLOT + queue] >= 0
+        shuts = not waits and not again
+    if shuts:
+        command += RDA - RD
+    issued(c, command, bank, now)
+    if shuts:
+        close_row(c, bank)
+    c.out[READS + queue] += 1
+    if queue == 0:
+        end = now + c.n[READ_LATENCY]
+        under_way(c, end, end - age)
+
+
+@numba.njit(**INLINE)
+def take(c: Channel, bank: int, queue: int) -> tuple[int, int]:
+    """Take the request that a closed bank is activated for; return its arrival and its row."""
+    slot = c.banks[bank, OTHER_SLOT + queue]
+    if c.queued[slot, COUNTED] == 0:
+        c.out[MISSES] += 1
+    age, row = c.queued[slot, AGE], c.queued[slot, CODE] >> ROW_AT
+    leave(c, bank, queue, slot)
+    return age, row
+
+
+@numba.njit(**INLINE)
+def activate(c: Channel, bank: int, queue: int, now: int) -> int:
+    """Activate the row of the oldest request of a closed bank; its slot is free from now on."""
+    age, row = take(c, bank, queue)
+    activated(c, bank, now)
+    await_access(c, bank, queue, age, now)
+    open_row(c, bank, row)
+    return ACT
+
+
+@numba.njit(**INLINE)
+def await_access(c: Channel, bank: int, queue: int, age: int, now: int) -> None:
+    """Note that the activated request of a bank waits."""
+    c.ranks[c.banks[bank, ITS_P], ACTIVE] |= c.banks[bank, ITS_BIT]
+    c.banks[bank, ACTIVE_AGE], c.banks[bank, ACTIVE_QUEUE] = age, queue
+    keep_first(c, bank, now + 1)
+
+
+@numba.njit(**LOOP)
+def refresh(c: Channel, now: int) -> int:
+    """Issue the refresh that is due first, or its precharge; return the command."""
+    command, bank = urgent_command(c)
+    p = c.banks[bank, ITS_P]
+    if command in (PREAB, REFAB):
+        issued_to_all(c, command, p, now)
+        if command == PREAB:
+            close_all(c, p)
+    else:
+        issued(c, command, bank, now)
+        if command == PRE:
+            close_row(c, bank)
+    if command in (REFAB, REFPB):
+        c.v[URGENT_FROM] += 1
+    return command
+
+
+@numba.njit(**LOOP)
+def fall_due(c: Channel, now: int) -> None:
+    """Queue the refreshes that fall due at tick `now`."""
+    if c.n[REFRESH] == ALL_BANK:
+        c.v[REFRESH_AT] += c.n[T_REFI]
+        for p in range(c.n[P_COUNT]):
+            _urge(c, REFAB, p * c.n[P_BANKS])
+    elif c.n[REFRESH] == IN_TURN:
+        c.v[REFRESH_AT] += c.n[T_REFI_BANK]
+        _urge(c, REFPB, c.v[TURN])
+        c.v[TURN] = (c.v[TURN] + 1) % c.n[BANKS]
+    elif c.n[REFRESH] == BY_STACK:
+        _due_by_stack(c, now)
+
+
+@numba.njit(**LOOP)
+def _due_by_stack(c: Channel, now: int) -> None:
+    """Queue the same bank of each pseudo-channel, one per tick, a stack id after the other.
+
+    All banks of a stack id are refreshed before its set starts anew, tRFCpb after it ended. TURN
+    counts banks, DUE the pseudo-channels that have had this bank; REFRESH_AT is the next tick at
+    which there is something to do, `sets[0, 2]` when the next bank falls due.
+    """
+    if c.v[DUE] == 0:
+        for p in range(c.n[P_COUNT]):
+            stack = c.banks[p * c.n[P_BANKS] + c.v[TURN], ITS_S]
+            if now < c.sets[stack, 1]:
+                c.v[REFRESH_AT] = now + 1
+                return
+        c.sets[0, 2] = c.v[REFRESH_AT] + c.n[T_REFI_BANK]
+    bank = c.v[DUE] * c.n[P_BANKS] + c.v[TURN]
+    _urge(c, REFPB, bank)
+    stack = c.banks[bank, ITS_S]
+    c.sets[stack, 0] += 1
+    if c.sets[stack, 0] == c.n[S_BANKS]:
+        c.sets[stack, 0] = 0
+        c.sets[stack, 1] = now + c.n[T_RFC_BANK]
+    c.v[DUE] += 1
+    if c.v[DUE] == c.n[P_COUNT]:
+        c.v[DUE] = 0
+        c.v[TURN] = (c.v[TURN] + 1) % c.n[P_BANKS]
+        c.v[REFRESH_AT] = max(c.sets[0, 2], now + 1)
+    else:
+        c.v[REFRESH_AT] = now + 1
+
+
+@numba.njit(**LOOP)
+def _urge(c: Channel, command: int, bank: int) -> None:
+    if c.v[URGENT_TO] - c.v[URGENT_FROM] >= MOST_URGENT:
+        c.v[FAULT] = 1
+        return
+    at = c.v[URGENT_TO] % MOST_URGENT
+    c.urgent[at, 0], c.urgent[at, 1] = command, bank
+    c.v[URGENT_TO] += 1

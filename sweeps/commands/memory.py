@@ -1,0 +1,152 @@
+"""`opbyte memory`: what a memory technology really delivers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from opbyte.sweeps.commands._options import Json, Quiet
+
+if TYPE_CHECKING:
+    from opbyte.hw_models.memory.dram import StreamResult
+    from opbyte.sweeps.console import Output
+
+Curve = list[tuple[float, "StreamResult"]]
+
+
+def command(
+    technology: Annotated[
+        str, typer.Argument(metavar="TECH", help="Memory of the catalog, or a file.")
+    ],
+    pattern: Annotated[
+        str,
+        typer.Option("--pattern", help="seq, random, bankint, bgint, rand_1KB, stride4096, ..."),
+    ] = "seq",
+    requests: Annotated[
+        int, typer.Option("--requests", min=1, help="Bursts that are sent.")
+    ] = 100_000,
+    read_pct: Annotated[
+        int, typer.Option("--reads", min=0, max=100, help="Share of reads, per cent.")
+    ] = 100,
+    interval: Annotated[
+        int, typer.Option("--interval", min=1, help="Ticks between requests; 1 saturates.")
+    ] = 1,
+    mapping: Annotated[
+        str, typer.Option("--mapping", help="RoBaRaCoCh, MOP4CLXOR, or fields from the lowest bit.")
+    ] = "RoBaRaCoCh",
+    scheduler: Annotated[str, typer.Option("--scheduler", help="FRFCFS, FRFCFSRowHit.")] = "FRFCFS",
+    refresh: Annotated[
+        str, typer.Option("--refresh", help="AllBank, PerBank or NoRefresh.")
+    ] = "AllBank",
+    row_policy: Annotated[
+        str, typer.Option("--row-policy", help="Open, Closed or ClosedAdaptive.")
+    ] = "Open",
+    queue: Annotated[
+        int, typer.Option("--queue", min=1, help="Reads, and writes, that may wait.")
+    ] = 32,
+    sample: Annotated[
+        bool, typer.Option("--sample", help="Stop where the stream has settled.")
+    ] = False,
+    curve: Annotated[
+        bool, typer.Option("--curve", help="Latency against load; --out draws it, too.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for figure and table.")] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> int:
+    """Send a stream of requests to one channel of a memory, command by command."""
+    from opbyte.hw_models.memory.dram import memory
+    from opbyte.sweeps.console import Output
+
+    output = Output(json, quiet)
+    channel = memory(technology)
+    choices: dict[str, Any] = {
+        "mapping": mapping.split(",") if "," in mapping else mapping,
+        "scheduler": scheduler, "refresh": refresh, "row_policy": row_policy,
+        "read_queue": queue, "write_queue": queue, "requests": requests, "read_pct": read_pct,
+        "sample": sample,
+    }  # fmt: skip
+    found = channel.stream(pattern, interval=interval, **choices)
+    answer = {"memory": channel.standard.name, "pattern": pattern, **_summary(found)}
+    _show(output, channel.standard.description, answer)
+    if curve or out is not None:
+        choices["requests"] = min(requests, 20_000)
+        loads = channel.load_latency(pattern, **choices)
+        answer["curve"] = [{"offered_bytes_per_s": x, **_summary(r)} for x, r in loads]
+        _show_curve(output, loads)
+        if out is not None:
+            _draw(output, out, f"{technology}, {pattern}", loads)
+    output.data(answer)
+    return 0
+
+
+def _summary(found: StreamResult) -> dict[str, Any]:
+    from opbyte.core.errors import UncoveredError
+
+    latencies: dict[str, float] = {}
+    if found.histogram.sum() > 0:
+        latencies = {f"read_latency_p{p}_s": found.read_latency_s(p) for p in (50, 95, 99)}
+    try:
+        joules = found.joules
+    except UncoveredError:
+        joules = None
+    return {
+        "requests": found.requests,
+        "simulated": found.simulated,
+        "bandwidth_bytes_per_s": found.bandwidth_bytes_per_s,
+        "efficiency": found.efficiency,
+        "mean_read_latency_s": found.mean_read_latency_s,
+        **latencies,
+        "row_hits": found.row_hits,
+        "row_misses": found.row_misses,
+        "row_conflicts": found.row_conflicts,
+        "reads_served": found.reads_served,
+        "writes_served": found.writes_served,
+        "ticks": found.ticks,
+        "joules": joules,
+        "commands": {name: count for name, count in found.commands.items() if count},
+    }
+
+
+def _show(output: Output, title: str, answer: dict[str, Any]) -> None:
+    from opbyte.core.units import format_quantity
+
+    rows = []
+    for name, value in answer.items():
+        if name == "commands":
+            text = ", ".join(f"{k} {v}" for k, v in value.items())
+        elif value is None:
+            text = "not covered: no source gives it"
+        elif name.endswith("_s") and isinstance(value, float):
+            kind = "bytes_per_s" if name.endswith("bytes_per_s") else "seconds"
+            text = format_quantity(value, kind, digits=4)
+        else:
+            text = f"{value:.4g}" if isinstance(value, float) else str(value)
+        rows.append([name, text])
+    output.table(title, ["", ""], rows, left=2)
+
+
+def _show_curve(output: Output, loads: Curve) -> None:
+    rows = [
+        [f"{offered / 1e9:.4g}", f"{r.bandwidth_bytes_per_s / 1e9:.4g}",
+         f"{r.mean_read_latency_s * 1e9:.4g}"]
+        for offered, r in loads
+    ]  # fmt: skip
+    columns = ["offered GB/s", "delivered GB/s", "mean read latency ns"]
+    output.table("Latency against load", columns, rows, left=0)
+
+
+def _draw(output: Output, out: Path, title: str, loads: Curve) -> None:
+    from opbyte.sweeps.plots import load_latency, save
+
+    for path in save(load_latency(title, loads), out / "load_latency"):
+        output.note(f"wrote {path}")
+    lines = ["offered_bytes_per_s,delivered_bytes_per_s,mean_read_latency_s"]
+    lines += [
+        f"{offered!r},{r.bandwidth_bytes_per_s!r},{r.mean_read_latency_s!r}" for offered, r in loads
+    ]
+    table = out / "load_latency.csv"
+    table.write_text("\n".join(lines) + "\n")
+    output.note(f"wrote {table}")

@@ -1,0 +1,33 @@
+"""A memory channel: read latency against the load."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+
+from opbyte.hw_models.memory.dram import StreamResult
+from opbyte.sweeps.plots._style import axes_for, figure_of, in_style
+
+
+@in_style
+def load_latency(title: str, loads: Sequence[tuple[float, StreamResult]]) -> Figure:
+    """Draw mean and 99th percentile of the read latency against the delivered rate.
+
+    Args:
+        title: What was measured.
+        loads: Offered rate and result, as `Dram.load_latency` returns them.
+    """
+    ax = axes_for(None)
+    rate = [r.bandwidth_bytes_per_s / 1e9 for _, r in loads]
+    ax.plot(rate, [r.mean_read_latency_s * 1e9 for _, r in loads], marker="o", label="mean")
+    ax.plot(rate, [r.read_latency_s(99) * 1e9 for _, r in loads], marker="s", label="99 %")
+    peak = loads[0][1].standard.peak_bytes_per_s / 1e9
+    ax.axvline(peak, color="#8A8A8A", linewidth=0.8, label="peak of the bus")
+    ax.set_xlim(left=0)
+    ax.set_ylim(bottom=0)
+    ax.set_xlabel("Delivered (GB/s)")
+    ax.set_ylabel("Read latency (ns)")
+    ax.set_title(title)
+    ax.legend()
+    return figure_of(ax)

@@ -1,0 +1,57 @@
+"""`opbyte memory`: answers, curve, errors."""
+
+import json
+
+import pytest
+
+from opbyte.sweeps.cli import main
+
+
+def test_answer_as_json(capsys):
+    assert main(["memory", "hbm2-2000", "--pattern", "random", "--requests", "3000", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["memory"] == "hbm2-2000"
+    assert 0 < answer["efficiency"] < 1
+    assert answer["row_hits"] + answer["row_misses"] + answer["row_conflicts"] >= 2900
+    assert answer["joules"] > 0
+    assert answer["commands"]["RD"] == answer["reads_served"]
+
+
+def test_curve_is_drawn(tmp_path, capsys):
+    arguments = ["memory", "ddr4-3200", "--requests", "1000", "--out", str(tmp_path), "--json"]
+    assert main(arguments) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["joules"] is None
+    loads = [point["offered_bytes_per_s"] for point in answer["curve"]]
+    assert loads == sorted(loads)
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "load_latency.png",
+        "load_latency.pdf",
+        "load_latency.csv",
+    }
+
+
+def test_a_table_for_people(capsys):
+    assert main(["memory", "lpddr5-6400", "--requests", "500", "--reads", "67"]) == 0
+    text = capsys.readouterr().out
+    assert "bandwidth_bytes_per_s" in text
+    assert "not covered" in text
+
+
+def test_memories_are_listed(capsys):
+    assert main(["list", "memories", "--json"]) == 0
+    names = {entry["name"] for entry in json.loads(capsys.readouterr().out)["memories"]}
+    assert {"ddr5-4800", "gddr6-14000", "hbm2e-3600", "hbm3e-9200", "hbm4-8000"} <= names
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["hbm3-640"], "hbm3-6400"),
+        (["ddr4-3200", "--pattern", "sequ"], "seq"),
+        (["ddr4-3200", "--refresh", "PerBank"], "not covered"),
+    ],
+)
+def test_bad_input(arguments, words, capsys):
+    assert main(["memory", *arguments]) == 2
+    assert words in capsys.readouterr().err
