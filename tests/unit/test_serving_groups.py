@@ -385,6 +385,21 @@ def test_caches_fill_the_attention_group() -> None:
     assert server.blocks == int(0.9 * capacity // each)
 
 
+def test_sinks_do_not_cross_the_link() -> None:
+    machine, model = load_machine(MACHINE), load_model("gpt-oss-20b")
+    for name in ("serial", "lamina"):
+        mapping = machine.mapping(name)
+        (run,) = evaluate(machine, ob.Decode(model, batch=4, context=500), mapping).phases
+        placed = run.demand.placed
+        over = [i for i, r in enumerate(placed.resources) if r.startswith("roce")]
+        mine = [u >= 0 and placed.units[u] == "h20.sm" for u in placed.unit_of]
+        assert any(mine)
+        assert not run.demand.bytes[mine][:, over].any()
+    # Decodes have them alone; beside prompts these have them.
+    prices = StepPrices.build(machine, model, mapping, max_tokens=TOKENS, max_sequences=SEQUENCES)
+    assert prices.linear_error < 1e-4
+
+
 def test_shared_prompts_come_back_over_the_link() -> None:
     given = {"requests": 40, "lengths": {"input": 600, "output": 4}, "kind": "trace",
              "arrivals": {"kind": "poisson", "rate": "50 requests/s"},
