@@ -46,7 +46,7 @@ def analytic_step(
     """
     placed = demand.placed
     duration = demand.duration
-    blocks = _with_cells(demand, block_paths(demand, path_durations(demand)))
+    blocks = with_cells(demand, block_paths(demand, path_durations(demand)))
     order, stages = placed.table.order, placed.table.stage
     counts = np.bincount(order, minlength=len(placed.table.blocks))
     path: Array = (blocks * counts[:, None]).sum(axis=0)
@@ -67,7 +67,7 @@ def analytic_step(
     return Step(limit, path, busy)
 
 
-def _with_cells(demand: Demand, blocks: Array) -> Array:
+def with_cells(demand: Demand, blocks: Array) -> Array:
     """Return the least time of each block: its path, or what ports that share cells take."""
     placed = demand.placed
     for array in placed.arrays:

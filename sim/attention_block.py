@@ -136,9 +136,15 @@ class Block:
         self.at |= dict.fromkeys(contexts, back)
 
     def _attending(self, row: int, inputs: list[int], changed: dict[str, Any], *words: str) -> int:
-        """Add a row of the attention group, which its label says of cache writes too."""
+        """Add a row of the attention group, which its label says of cache writes too.
+
+        What attention has learnt (sinks, a few bytes of each head) this group has a copy of: no
+        step waits for it to cross the link.
+        """
         table, twin = self.sides.attention, self.twins[row]
         numbers = {**_numbers(table, twin), **changed}
+        own = numbers["side_bytes"] + numbers["weight"]
+        numbers |= {"side_bytes": own, "weight": np.zeros(1)}
         return self._row(table, twin, table.names[twin], inputs, numbers, ATTENTION, *words)
 
     def _append(self, row: int, sent: int, share: Any, whose: str) -> int:

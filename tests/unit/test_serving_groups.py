@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import opbyte as ob
 from opbyte.core.errors import ConfigError, UncoveredError
-from opbyte.core.mapping import Pipeline
+from opbyte.core.mapping import Pipeline, Placement, Run
 from opbyte.core.ops import TRANSFER
 from opbyte.hw_models.machine import Machine, load_machine
 from opbyte.sim.attention_group import pooled_phases
@@ -200,6 +200,58 @@ def test_decodes_may_attend_on_a_unit_of_their_own() -> None:
     assert cost.busy["gpu.near"] > 0.0
 
 
+@cache
+def in_memory(name: str, rule: str) -> tuple[Machine, Any, StepPrices]:
+    """Return a machine whose decodes attend at another port of its one memory, and prices."""
+    machine = load_machine(name).replace({"device.hbm.sharing.rule": rule})
+    units = sorted(machine.units, key=lambda path: path.endswith("xpu"))
+    run = (Run(ops=("attention_decode",), unit=units[0]), Run(ops=("all",), unit=units[1]))
+    mapping = machine.mapping("default").model_copy(update={"run": run})
+    prices = StepPrices.build(machine, small(), mapping, max_tokens=TOKENS, max_sequences=SEQUENCES)
+    return machine, mapping, prices
+
+
+@pytest.mark.parametrize("rule", ["exclusive", "sum"])
+@pytest.mark.parametrize("name", ["bank-pim-x4", "duplex-x4"])
+@settings(max_examples=12, deadline=None)
+@given(shapes())
+def test_cells_that_ports_share_are_as_busy_as_their_ports(
+    name: str, rule: str, shape: Any
+) -> None:
+    machine, mapping, prices = in_memory(name, rule)
+    pieces, contexts = shape
+    seconds, joules, busy = direct(machine, small(), mapping, pieces, contexts)
+    cost = prices.cost(pieces, len(contexts), contexts)
+    assert cost.seconds == pytest.approx(seconds, rel=1e-9)
+    assert cost.joules == pytest.approx(joules, rel=1e-9)
+    for resource, value in busy.items():
+        assert cost.busy[resource] == pytest.approx(float(value[0]), rel=1e-9, abs=1e-15)
+    ports = [n for n in cost.busy if n.startswith("device.hbm.")]
+    if rule == "exclusive":
+        total = sum(cost.busy[n] for n in ports)
+        assert cost.busy["device.hbm"] == pytest.approx(total, rel=1e-9)
+
+
+def test_attention_whose_unit_is_chosen_each_time_is_refused() -> None:
+    machine, how = load_machine("duplex-x4"), {"max_tokens": TOKENS, "max_sequences": SEQUENCES}
+    with pytest.raises(UncoveredError, match="rule names one unit for it"):
+        StepPrices.build(machine, small(), machine.mapping("default"), **how)
+
+
+def test_kernels_beside_a_port_that_shares_cells_are_refused() -> None:
+    config = load_machine("h100-sxm-80gb").config.model_dump(by_alias=True, exclude_unset=True)
+    gpu = config["parts"]["gpu"]
+    ports = gpu["memory"]["hbm"]["ports"]
+    ports["bank"] = ports["phy"]
+    gpu["units"]["near"] = {**gpu["units"]["sm"], "at": "hbm.bank"}
+    machine = load_machine(config)
+    base = machine.mapping("default")
+    rule = base.run[-1].model_copy(update={"ops": ("attention_decode",), "unit": "gpu.near"})
+    mapping = base.model_copy(update={"run": (rule, *base.run)})
+    with pytest.raises(UncoveredError, match=r"ports of 'gpu\.hbm' share its cells"):
+        StepPrices.build(machine, small(), mapping, max_tokens=TOKENS, max_sequences=SEQUENCES)
+
+
 # -- laws ----------------------------------------------------------------------------------
 
 
@@ -333,6 +385,21 @@ def test_caches_fill_the_attention_group() -> None:
     assert server.blocks == int(0.9 * capacity // each)
 
 
+def test_sinks_do_not_cross_the_link() -> None:
+    machine, model = load_machine(MACHINE), load_model("gpt-oss-20b")
+    for name in ("serial", "lamina"):
+        mapping = machine.mapping(name)
+        (run,) = evaluate(machine, ob.Decode(model, batch=4, context=500), mapping).phases
+        placed = run.demand.placed
+        over = [i for i, r in enumerate(placed.resources) if r.startswith("roce")]
+        mine = [u >= 0 and placed.units[u] == "h20.sm" for u in placed.unit_of]
+        assert any(mine)
+        assert not run.demand.bytes[mine][:, over].any()
+    # Decodes have them alone; beside prompts these have them.
+    prices = StepPrices.build(machine, model, mapping, max_tokens=TOKENS, max_sequences=SEQUENCES)
+    assert prices.linear_error < 1e-4
+
+
 def test_shared_prompts_come_back_over_the_link() -> None:
     given = {"requests": 40, "lengths": {"input": 600, "output": 4}, "kind": "trace",
              "arrivals": {"kind": "poisson", "rate": "50 requests/s"},
@@ -341,14 +408,16 @@ def test_shared_prompts_come_back_over_the_link() -> None:
     found = []
     for shared in (True, False):
         work = ob.Serve(small(), load_trace(given), scheduler={**whole, "prefix_cache": shared})
-        found.append(ob.simulate(MACHINE, work, mapping="serial").outcome.detail)
+        server = Server.of(load_machine(MACHINE), work, load_machine(MACHINE).mapping("serial"))
+        # Another kind of loop takes a minute to compile.
+        found.append(replace(server, compiled=False).serve(work.trace))
     token = 3 * 2 * 8 * 64 * 2
     machine = load_machine(MACHINE)
     rate = 2 * machine.values["roce.bandwidth"] * machine.values["roce.efficiency"]
-    more = found[0]["busy"]["roce.back"] - found[1]["busy"]["roce.back"]
-    fetched = found[0]["hits"]["cache"] * token / rate
+    more = found[0].busy["roce.back"] - found[1].busy["roce.back"]
+    fetched = found[0].hits["cache"] * token / rate
     outputs = 3 * 40 * 4 * 2 * 2048 / rate
-    assert found[0]["hits"]["cache"] >= 39 * 512
+    assert found[0].hits["cache"] >= 39 * 512
     assert more == pytest.approx(fetched, abs=outputs)
 
 
@@ -374,3 +443,13 @@ def test_two_engines_have_groups_of_their_own() -> None:
 def test_what_no_model_joins_is_refused(changed: Any, words: str) -> None:
     with pytest.raises(UncoveredError, match=words):
         serve(**changed)
+
+
+def test_batches_that_take_turns_copy_no_experts() -> None:
+    machine = load_machine(MACHINE)
+    mapping = machine.mapping("staggered")
+    cached = {"in": {"h20.hbm": 1.0}, "cache": {"tier": "h100.hbm", "via": "roce"}}
+    place = {**mapping.place, "expert.weight": Placement.model_validate(cached)}
+    work = ob.Serve("mixtral-8x7b", trace())
+    with pytest.raises(UncoveredError, match="take turns and copies of experts"):
+        server_of(machine, work, mapping.model_copy(update={"place": place}))

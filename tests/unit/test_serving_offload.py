@@ -245,3 +245,9 @@ def test_what_no_model_joins_is_refused(changed: Any, evict: str, error: Any, wo
         ob.simulate(
             machine(), ob.Serve(mixture(), trace(), **changed), mapping=mapped("none", evict)
         )
+
+
+def test_no_table_leaves_out_the_copies() -> None:
+    how = {"max_tokens": TOKENS, "max_sequences": SEQUENCES}
+    with pytest.raises(UncoveredError, match="copies experts when they are needed"):
+        StepPrices.build(machine(), mixture(), mapped(), **how)

@@ -26,7 +26,7 @@ from opbyte.core.ops import Array
 from opbyte.hw_models.compute.base import UnitView
 from opbyte.hw_models.machine import Machine, load_machine
 from opbyte.hw_models.price import Demand
-from opbyte.sim.expert_offload import Experts
+from opbyte.sim.expert_offload import Experts, offloads
 from opbyte.sim.serving.prices.graph import graph_table, has_graphs
 from opbyte.sim.serving.prices.graph_table import GraphTable, alone
 from opbyte.sim.serving.prices.layout import AROUND, B_COMPUTE, SECONDS, StepTable
@@ -119,7 +119,8 @@ class StepPrices:
             max_sequences: Most pieces and decodes of an iteration, at least 1.
             routing: How tokens choose experts.
             experts: How they are copied to the memory that the mapping places them in; None
-                where they stay there.
+                where they stay there. A mapping that caches them elsewhere is refused: give that
+                by which they run (`expert_offload.reading`), and these.
         Raises:
             ConfigError: If something is unknown or contradicts itself.
             SimulationError: If an iteration takes for ever, because a rate is 0.
@@ -222,6 +223,8 @@ def _check(machine: Machine, model: Model, mapping: SoftwareMapping, most: tuple
         "mapping with pp=1": stages > 1,
         f"an iteration belongs to one replica and one microbatch, got {replicas}. use a mapping "
         "with dp=1 and microbatches=1, and serve through several replicas": replicas > 1,
+        f"mapping '{mapping.name}' copies experts when they are needed, which a price of an "
+        "iteration alone leaves out. serve by `Serve`, which prices the copies": offloads(mapping),
         "the machine holds several design points. build a table for each": machine.points > 1,
         f"{model.name} picks tokens by an index. price each iteration as `Mixed`": index,
     }

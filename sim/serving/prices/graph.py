@@ -23,7 +23,7 @@ from opbyte.hw_models.machine import Machine
 from opbyte.sim.serving.prices.graph_sweeps import Names, Sweep, swept
 from opbyte.sim.serving.prices.graph_table import ALL, DECODES, OTHERS, PROMPTS, GraphTable
 from opbyte.sim.serving.prices.kinds import EQUAL, Key, Kind, Kinds
-from opbyte.sim.serving.prices.layout import B_COMPUTE, B_JOULES, FEATURES, SECONDS
+from opbyte.sim.serving.prices.layout import B_COMPUTE, B_JOULES, BUSY, FEATURES, SECONDS
 from opbyte.sim.serving.prices.operators import call_of, mask_of
 from opbyte.sim.serving.prices.probe import SHAPES, Pricer, fitted
 from opbyte.workloads.model import Model
@@ -111,7 +111,7 @@ def graph_table(
         UncoveredError: If operators come and go otherwise than with prompts or decodes.
     """
     kinds = Kinds.of(price, model, routing)
-    names = Names.of(kinds)
+    names = Names.of(kinds, machine)
     operators = [_operator(kinds, names, machine, model, key) for key in kinds.varying()]
     called = {op.key: op.call is not None for op in operators}
     with_decodes, alone = (
@@ -247,6 +247,7 @@ def _table(
         starts=starts,
         nodes=nodes,
         before=before,
+        held=_held(sweeps, names, layers, tokens),
         runs=names.counts[layers],
         operators=np.array(facts_of, np.float64),
         base=np.ascontiguousarray(base),
@@ -275,9 +276,18 @@ def _table(
         lasts=np.zeros(len(operators)),
         ends=np.zeros(len(nodes)),
         layers=np.zeros(len(layers)),
+        cells=names.cells,
+        shares=names.shares,
+        sums=np.zeros(len(names.cells)),
         turns=np.array([turns[1](name) for name in names.resources]),
         batches=turns[0],
     )  # fmt: skip
+
+
+def _held(sweeps: tuple[Sweep, Sweep], names: Names, layers: Sequence[int], tokens: int) -> Array:
+    """Return `GraphTable.held`, (2, layers, tokens + 1, resources)."""
+    ports = slice(BUSY, BUSY + len(names.resources))
+    return np.stack([s.blocks[list(layers), : tokens + 1, ports] for s in sweeps])
 
 
 def _fixed(sweep: Sweep, names: Names, layers: Sequence[int]) -> Array:

@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from opbyte.core.ops import Array
+from opbyte.core.placed import PlacedOps
 from opbyte.hw_models.machine import Machine
-from opbyte.hw_models.price import Demand
-from opbyte.sim.analytic import block_paths, held
+from opbyte.hw_models.price import Demand, resource_rate
+from opbyte.sim.analytic import block_paths, held, with_cells
 from opbyte.sim.serving.prices.graph_table import DECODES, PROMPTS
 from opbyte.sim.serving.prices.kinds import Key, Kind, Kinds
 from opbyte.sim.serving.prices.layout import (
@@ -40,22 +41,38 @@ class Names:
         units: Units.
         counts: How often each block runs, (blocks,).
         head: Which block is the LM head.
+        cells: Of memories whose ports share them: their place among the ports, (memories,).
+        shares: Seconds of such cells for a second of each port, (memories, ports).
     """
 
     ports: tuple[str, ...]
     units: tuple[str, ...]
     counts: Array
     head: int
+    cells: npt.NDArray[np.int64]
+    shares: Array
 
     @classmethod
-    def of(cls, kinds: Kinds) -> Names:
+    def of(cls, kinds: Kinds, machine: Machine) -> Names:
         """Return those of iterations, whose blocks are the same."""
         placed = [d.placed for kind in kinds.all for d in kind.demands]
         ports = tuple(dict.fromkeys(r for p in placed for r in p.resources))
         units = tuple(dict.fromkeys(u for p in placed for u in p.units))
         table = placed[0].table
         counts = np.bincount(table.order, minlength=len(table.blocks)).astype(np.float64)
-        return cls(ports, units, counts, table.blocks.index("head"))
+        shares: dict[int, Array] = {}
+        for one in placed:
+            rates = np.array([_rate(machine, one, r) for r in range(len(one.resources))])
+            for array in one.arrays:
+                own = shares.setdefault(
+                    ports.index(one.resources[array.resource]), np.zeros(len(ports))
+                )
+                for p in array.ports:
+                    of_port = 1.0 if array.exclusive else rates[p] / rates[list(array.ports)].max()
+                    own[ports.index(one.resources[p])] = of_port
+        cells = np.array(list(shares), np.int64)
+        weights = np.array(list(shares.values())).reshape(-1, len(ports))
+        return cls(ports, units, counts, table.blocks.index("head"), cells, weights)
 
     @property
     def resources(self) -> tuple[str, ...]:
@@ -63,11 +80,16 @@ class Names:
         return (*self.ports, *self.units)
 
     def components(self, demand: Demand, op: int, machine: Machine, *, called: bool) -> Array:
-        """Return `probe.components` of an operator, over all ports, (2 + ports, points)."""
+        """Return `probe.components` of an operator, over all ports, (2 + ports, points).
+
+        Cells that ports share are left out: they follow from the ports, also in iterations that
+        use but one of them.
+        """
         values = components(demand, op, machine, called=called)
         found = np.zeros((2 + len(self.ports), values.shape[1]))
         found[:2] = values[:2]
         found[[2 + self.ports.index(r) for r in demand.placed.resources]] = values[2:]
+        found[2 + self.cells] = 0.0
         return found
 
 
@@ -163,7 +185,7 @@ def _part(
     plain = np.ones(len(placed), bool)
     plain[list(mine.values())] = False
     blocks = _summed(demand, plain, names)
-    blocks[:, :, SECONDS] = block_paths(demand, duration)
+    blocks[:, :, SECONDS] = with_cells(demand, block_paths(demand, duration))
     layers = sorted({key[0] for key in called})
     kept = [key for key in keys if key[0] in layers and key not in called]
     durations = np.stack([duration[keys[key]] for key in kept], axis=1)
@@ -191,8 +213,17 @@ def _summed(demand: Demand, plain: npt.NDArray[np.bool_], names: Names) -> Array
     for column, values in columns:
         counted = np.where(plain[:, None], values, 0.0)
         np.add.at(summed[:, :, column], placed.block_of, counted)
+    ports = summed[:, :, BUSY : BUSY + len(names.ports)]
+    summed[:, :, BUSY + names.cells] = ports @ names.shares.T
     for (name, _cause), moved in demand.moved.items():
         if name in TRAFFIC:
             column = BUSY + len(resources) + TRAFFIC.index(name)
             np.add.at(summed[:, :, column], placed.block_of, copies * moved)
     return summed
+
+
+def _rate(machine: Machine, placed: PlacedOps, r: int) -> float:
+    """Return the rate of a resource for one device, 0 for cells, which no byte crosses."""
+    if r in {array.resource for array in placed.arrays}:
+        return 0.0
+    return float(np.max(resource_rate(machine, placed.resources[r], placed.instances[r])))

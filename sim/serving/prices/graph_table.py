@@ -6,7 +6,7 @@ layer, for decodes alone, prompts alone or both:
 
     operator = latency + max(compute, floor, busiest port)
     compute, busy, joules = base(tokens that it is of) + slopes . (query-key pairs, ...)
-    layer    = longest path through its operators
+    layer    = max(longest path through its operators, ports that share a memory's cells)
     seconds  = max(sum of layers and the rest, busiest resource, host)
 
 With n batches that take turns each has a whole share of the decodes, one of the smallest the
@@ -76,6 +76,8 @@ class GraphTable(NamedTuple):
         nodes: Layer, operator that depends on the pieces or -1, else column of `durations`, first
             of what it waits for, (nodes + 1, 4).
         before: Nodes that nodes wait for, (edges,).
+        held: What operators of all tokens keep busy in one run of each layer,
+            (2, layers, tokens + 1, resources).
         runs: Of each layer, (layers,).
         operators: Layer, whose, resource that is its unit (-1 for a transfer), span, port that is
             busy no longer than its kernel (-1 without), that port's efficiency, and latency that
@@ -89,6 +91,9 @@ class GraphTable(NamedTuple):
         lasts: Scratch, seconds of each operator, (operators,).
         ends: Scratch, end of each node, (nodes,).
         layers: Scratch, path of each layer, (layers,).
+        cells: Resources that are cells of memories whose ports share them, (memories,).
+        shares: Seconds of such cells for a second of each port, (memories, ports).
+        sums: Scratch, seconds of such cells, (memories,).
         turns: Instances of each resource that batches use side by side, (resources,).
         batches: How many take turns.
     """
@@ -99,6 +104,7 @@ class GraphTable(NamedTuple):
     starts: npt.NDArray[np.int64]
     nodes: npt.NDArray[np.int64]
     before: npt.NDArray[np.int64]
+    held: Array
     runs: Array
     operators: Array
     base: Array
@@ -118,6 +124,9 @@ class GraphTable(NamedTuple):
     lasts: Array
     ends: Array
     layers: Array
+    cells: npt.NDArray[np.int64]
+    shares: Array
+    sums: Array
     turns: Array
     batches: int
 
@@ -184,6 +193,7 @@ def _operator(table: GraphTable, v: int, tokens: int, has_past: bool) -> float:
     used, features = table.used[layer], table.features[int(facts[G_SPAN])]
     home = B_BUSY + int(facts[G_HOME]) if facts[G_HOME] >= 0.0 else -1
     stream, compute, joules = base[B_FLOOR], 0.0, 0.0
+    table.sums[:] = 0.0
     for column in range(B_COMPUTE, base.shape[0]):
         value = base[column]
         for i in range(slopes.shape[1]):
@@ -199,7 +209,12 @@ def _operator(table: GraphTable, v: int, tokens: int, has_past: bool) -> float:
             value = min(value, max(compute, value * facts[G_EFFICIENCY]))
         if column >= B_BUSY:
             used[column - B_BUSY] += value
+            for c in range(table.cells.shape[0]):
+                table.sums[c] += table.shares[c, column - B_BUSY] * value
         stream = max(stream, value)
+    for c in range(table.cells.shape[0]):
+        used[table.cells[c]] += table.sums[c]
+        stream = max(stream, table.sums[c])
     latency = base[B_LATENCY] if has_past else base[B_LATENCY] - facts[G_PAST]
     table.lasts[v] = latency + stream
     if facts[G_UNIT] >= 0.0:
@@ -226,7 +241,7 @@ def start_of(table: GraphTable, n: int) -> float:
 
 @register_jitable
 def _walk(table: GraphTable, kind: int, alone: int, tokens: int) -> None:
-    """Write the longest path through each layer."""
+    """Write the seconds of each layer: the longest path, or what ports that share cells take."""
     table.layers[:] = 0.0
     for n in range(table.starts[kind], table.starts[kind + 1]):
         at = start_of(table, n)
@@ -237,6 +252,10 @@ def _walk(table: GraphTable, kind: int, alone: int, tokens: int) -> None:
         table.ends[n] = at
         layer = table.nodes[n, N_LAYER]
         table.layers[layer] = max(table.layers[layer], at)
+    for b in range(table.layers.shape[0]):
+        for c in table.cells:
+            busy = table.used[b, c] + table.held[alone, b, tokens, c]
+            table.layers[b] = max(table.layers[b], busy)
 
 
 @register_jitable

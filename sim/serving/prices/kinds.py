@@ -13,7 +13,7 @@ from opbyte.core.ops import Array
 from opbyte.core.placed import PlacedOps
 from opbyte.hw_models.price import Demand
 from opbyte.sim.serving.prices.graph_table import ALL, DECODES, PROMPTS
-from opbyte.sim.serving.prices.probe import SHAPES, TOKENS, Pricer
+from opbyte.sim.serving.prices.probe import SHAPES, TOKENS, Pricer, comes_and_goes
 from opbyte.sim.serving.prices.shapes import Shapes, drawn, longest, prompts
 from opbyte.workloads.model import Model
 from opbyte.workloads.routing import Routing
@@ -58,17 +58,9 @@ def _keyed(placed: PlacedOps, known: Iterable[Key] | None, own: int) -> dict[Key
             whose = own if (block, names, own) in reference else ALL
         key = (block, names, whose)
         if key in found:
-            raise UncoveredError(_comes_and_goes(placed, op))
+            raise UncoveredError(comes_and_goes(placed, op))
         found[key] = op
     return found
-
-
-def _comes_and_goes(placed: PlacedOps, op: int) -> str:
-    return (
-        f"no table of iteration prices: operator '{placed.names[op]}' comes and goes with the "
-        "pieces. use a mapping that fuses it (fusion: attention or layer), or price each "
-        "iteration as `Mixed`"
-    )
 
 
 @dataclass(frozen=True)
@@ -108,7 +100,7 @@ class Kind:
                 one = odd.pop()
                 where = demand if one in mine else demands[0]
                 at = mine.get(one, keys[0].get(one, 0))
-                raise UncoveredError(_comes_and_goes(where.placed, at))
+                raise UncoveredError(comes_and_goes(where.placed, at))
         return cls(whose, tuple(shapes), demands, keys)
 
     def keyed(self, placed: PlacedOps) -> dict[Key, int]:
@@ -161,7 +153,7 @@ class Kinds:
         for key, op in both.keys[0].items():
             there = kinds.prompts if key[2] == PROMPTS else kinds.decodes
             if key not in there.keys[0]:
-                raise UncoveredError(_comes_and_goes(both.demands[0].placed, op))
+                raise UncoveredError(comes_and_goes(both.demands[0].placed, op))
         return kinds
 
     @property

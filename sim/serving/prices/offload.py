@@ -54,12 +54,10 @@ def offload_table(
     tokens = most[0]
     ports = slice(BUSY, BUSY + len(names.resources))
     spans = np.zeros((2, len(names.counts), max(most) + 1))
-    held = np.zeros((2, len(graphs.layers), tokens + 1, len(names.resources)))
     for i, sweep in enumerate(graphs.sweeps):
         columns = [SECONDS, *range(ports.start, ports.stop)]
         longest = sweep.blocks[:, :, columns].max(axis=2)[:, : max(most) + 1]
         spans[i, :, : longest.shape[1]] = longest
-        held[i] = sweep.blocks[list(graphs.layers), : tokens + 1, ports]
     # The head is priced by sequences, with decodes alone.
     spans[1, names.head] = spans[0, names.head]
     return OffloadTable(
@@ -68,7 +66,6 @@ def offload_table(
         layer_of=layer_of,
         head=names.head,
         spans=spans,
-        held=held,
         gates=_gates(graphs),
         misses=_misses(experts, model, routing, mapping, tokens),
         copy=np.array([float(copy.seconds[0]), float(copy.joules[0])]),

@@ -42,8 +42,6 @@ class OffloadTable(NamedTuple):
         head: Which block is the LM head.
         spans: Seconds of the blocks that are no layer of the graph, by tokens, of the head by
             sequences, (2, blocks, tokens or sequences + 1).
-        held: What operators of all tokens keep busy in one run of each layer,
-            (2, layers, tokens + 1, resources of the graph).
         gates: Node of each layer's first experts in each graph, -1 without experts, (3, layers).
         misses: Experts that each layer with experts misses, where prompts are read and where not,
             (2, tokens + 1, layers with experts).
@@ -59,7 +57,6 @@ class OffloadTable(NamedTuple):
     layer_of: npt.NDArray[np.int64]
     head: int
     spans: Array
-    held: Array
     gates: npt.NDArray[np.int64]
     misses: Array
     copy: Array
@@ -135,7 +132,7 @@ def offload_cost(
     for b in range(graph.runs.shape[0]):
         table.lasts[b] = graph.layers[b]
         for r in range(held.shape[0]):
-            used = graph.used[b, r] + table.held[alone, b, tokens, r]
+            used = graph.used[b, r] + graph.held[alone, b, tokens, r]
             table.lasts[b] = max(table.lasts[b], used)
         table.leads[b] = start_of(graph, gates[b]) if gates[b] >= 0 else 0.0
     played, waits = _waits(table, alone, gates, misses, tokens, pieces + int(decodes + logits))

@@ -92,18 +92,22 @@ class Aligned:
             elif segment >= 0 and key in of_segments:
                 lanes.append((key, segment, op))
             else:
-                raise UncoveredError(_unlike(placed, op))
+                raise UncoveredError(comes_and_goes(placed, op))
         if len(shared) < len(known):
             missing = next(i for i in known.values() if i not in shared)
-            raise UncoveredError(_unlike(reference, missing))
+            raise UncoveredError(comes_and_goes(reference, missing))
         return cls(np.array([shared[i] for i in sorted(shared)], np.int64), lanes)
 
 
-def _unlike(placed: PlacedOps, op: int) -> str:
+def comes_and_goes(placed: PlacedOps, op: int) -> str:
+    """Return why an operator that other iterations lack has no table."""
+    name = placed.names[op]
+    remedy = "a mapping that fuses it (fusion: attention or layer)"
+    if "@" in name:
+        remedy = "a mapping whose rule names one unit for it, not several to choose from"
     return (
-        f"no table of iteration prices: operator '{placed.names[op]}' comes and goes with the "
-        "pieces. use a mapping that fuses it (fusion: attention or layer), or price each "
-        "iteration as `Mixed`"
+        f"no table of iteration prices: operator '{name}' comes and goes with the pieces. use "
+        f"{remedy}, or price each iteration as `Mixed`"
     )
 
 
@@ -208,8 +212,17 @@ def components(demand: Demand, op: int, machine: Machine, *, called: bool) -> Ar
 
     Args:
         called: It is a kernel whose compute is not here, and what it waits inside itself neither.
+    Raises:
+        UncoveredError: If it is such a kernel and ports share the cells of a memory.
     """
     placed = demand.placed
+    if called and placed.arrays:
+        cells = placed.resources[placed.arrays[0].resource]
+        raise UncoveredError(
+            f"no table of iteration prices: '{placed.names[op]}' is a kernel of a library, and "
+            f"ports of '{cells}' share its cells. give the memory `sharing: {{rule: partition}}`, "
+            "use one port, or price each iteration as `Mixed`"
+        )
     busy = demand.busy[op]
     compute = demand.compute[op]
     if called:

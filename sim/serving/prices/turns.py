@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from opbyte.core.errors import UncoveredError
 from opbyte.core.mapping import Mapping as SoftwareMapping
 from opbyte.hw_models.machine import Machine
+from opbyte.sim.expert_offload import offloads
 from opbyte.sim.groups import Groups
 from opbyte.workloads.serve import Serve
 
@@ -53,6 +54,7 @@ def check_apart(machine: Machine, work: Serve, mapping: SoftwareMapping, *, divi
         "caches that go to the memory below (preempt: swap)": work.scheduler.preempt == "swap",
         "contents below the cache (spill)": "kv" in mapping.place and mapping.place["kv"].spill,
         "pools of prefill and decode": work.fleet.pools,
+        "batches that take turns and copies of experts": mapping.pipeline and offloads(mapping),
     }
     for what, asked in refused.items():
         if asked:
