@@ -353,3 +353,10 @@ def test_fewer_sequences_than_stages_are_fewer_batches() -> None:
     assert eight.joules_per_token < three.joules_per_token
     assert one.seconds <= three.seconds <= eight.seconds
     assert three.flops == pytest.approx(3 * one.flops)
+
+
+@pytest.mark.parametrize("tensor", ["weight", "kv"])
+def test_what_banks_hold_in_another_width_is_refused(tensor: str) -> None:
+    model = ob.load_model("llama-2-7b").with_precision(**{tensor: "int8"})
+    with pytest.raises(UncoveredError, match="2 bytes an element"):
+        ob.simulate("cent-8", Decode(model, 8, 2048))
