@@ -353,3 +353,28 @@ def test_fewer_sequences_than_stages_are_fewer_batches() -> None:
     assert eight.joules_per_token < three.joules_per_token
     assert one.seconds <= three.seconds <= eight.seconds
     assert three.flops == pytest.approx(3 * one.flops)
+
+
+@pytest.mark.parametrize("tensor", ["weight", "kv"])
+def test_what_banks_hold_in_another_width_is_refused(tensor: str) -> None:
+    model = ob.load_model("llama-2-7b").with_precision(**{tensor: "int8"})
+    with pytest.raises(UncoveredError, match="2 bytes an element"):
+        ob.simulate("cent-8", Decode(model, 8, 2048))
+
+
+def test_a_vector_lies_in_one_bank_of_each_bank_group() -> None:
+    """16 banks as four groups of four, and as two of eight: half of the banks hold it."""
+    values = {"device.channel.mac.pim.organisation.bank_groups": 2.0,
+              "device.channel.mac.pim.organisation.banks": 8.0}  # fmt: skip
+    found = []
+    for machine in (m := ob.load_machine("cent-8"), m.with_values(values)):
+        unit = UnitView(machine, "device.channel.mac")
+        device = PimDevice.of(unit, "bf16")
+        assert device is not None
+        of = Controller(
+            Channels(unit, device, 8.0, 1, 4, artifact=False, stages=32),
+            UnitView(machine, "device.pnm"),
+        )
+        found.append(of.result(4096.0).shared.counts)
+    assert found[0] == {"RD": 8 * 4 * 8, "PRE": 8 * 4, "ACT": 8 * 4}
+    assert found[1] == {"RD": 8 * 2 * 16, "PRE": 8 * 2, "ACT": 8 * 2}

@@ -8,6 +8,7 @@ import pytest
 from handmade import gemm, table
 from pim_devices import AIM, ATTACC, ENERGY, pim_device, pim_machine
 
+import opbyte as ob
 from opbyte.core.errors import CapacityError, ConfigError, UncoveredError, WorkloadError
 from opbyte.hw_models.compute.base import UnitView
 from opbyte.hw_models.compute.pim.attention import attention_clocks, head_counts, head_program
@@ -241,7 +242,7 @@ def test_energy_by_path_by_hand():
     machine = pim_machine()
     view, device = UnitView(machine, "dev.core"), pim_device()
     counts = head_counts(device, 3.0, 256.0, 128.0, 1.0)
-    joules = path_joules(device, view, counts, "bf16")
+    joules = path_joules(device, view, counts, "bf16", leave=False)
     read = 3 * 64 * 64 * 32 * 8
     moved, loaded = 3 * (8 + 24 + 8) * 32 * 8, 3 * 8 * 32 * 8
     expected = {
@@ -322,3 +323,78 @@ def test_nothing_and_pieces_are_refused():
         priced(pim_machine(), attention(64, 4)[0])
     with pytest.raises(UncoveredError, match="reads no matrix that banks hold"):
         priced(pim_machine(), gemm(4, 64, 64, weight=0.0))
+
+
+# -- what banks hold, softmax, arrays ----------------------------------------------------------
+
+
+def test_results_of_a_product_leave_the_device():
+    view, device = UnitView(pim_machine(AIM), "dev.core"), pim_device(AIM)
+    _, counts = product(device, 1.0, 1024.0, 1024.0)
+    stay, leave = (path_joules(device, view, counts, "bf16", leave=x) for x in (False, True))
+    moved = 32 * 2 * 32 * 8
+    assert leave.pop("outside") - stay.pop("outside") == pytest.approx(moved * 0.3e-12)
+    assert leave == stay
+
+
+def test_start_values_of_some_points_alone_are_counted_there_alone():
+    for more in ({}, {"by_tile": True}, {"overlap": True}):
+        device = replace(pim_device(AIM), results=2.0, bias=np.array([0.0, 2.0]), **more)
+        _, counts = product(device, 1.0, 300.0, 1500.0)
+        assert counts.moves["bias"][0] == 0
+        for i in range(2):
+            program, one = product(device.at(i), 1.0, 300.0, 1500.0)
+            assert counts.moves["bias"][i] == one.moves.get("bias", 0.0)
+            whole = np.broadcast_to(clocks(device, product(device, 1.0, 300.0, 1500.0)[0]), 2)
+            assert whole[i] == clocks(device.at(i), program)
+
+
+@pytest.mark.parametrize("stored", [0.5, 1.0, 4.0])
+def test_a_matrix_stored_in_another_width_is_refused(stored):
+    machine = pim_machine(AIM)
+    shape = {"m": 1.0, "n": 512.0, "k": 512.0, "flops": 2.0 * 512**2, "labels": ("gemm",)}
+    with pytest.raises(UncoveredError, match=r"2 bytes an element.*precision"):
+        priced(machine, ("a", "gemm", {**shape, "weight": stored * 512**2}))
+    biases = 2.0 * 512
+    priced(machine, ("a", "gemm", {**shape, "weight": 2.0 * 512**2 + biases}))
+
+
+def test_a_cache_stored_in_another_width_or_nowhere_is_refused():
+    for share, what in ((0.5, "stored in 1"), (0.0, "keys and values")):
+        rows = [
+            (name, kind, {**more, **({"kv_read": share * more["kv_read"]} if "m" in more else {})})
+            for name, kind, more in attention(512.0, 4.0)
+        ]
+        with pytest.raises(UncoveredError, match=what):
+            priced(pim_machine(), *rows)
+
+
+def test_nothing_is_unpacked_beside_a_bank():
+    with pytest.raises(UncoveredError, match="unpacks no mxfp4"):
+        pim_device(dtype="mxfp4")
+
+
+def test_a_softmax_takes_its_vector_rate_unless_heads_interleave():
+    quick, slow, fast = (
+        priced(pim_machine(**more, vector=f"{rate} TFLOP/s"), *attention(512.0, 32.0)).duration
+        for more, rate in (({}, 1), ({}, 1e-6), ({"block": AIM}, 1e3))
+    )
+    apart = 5.0 * 512 * 32
+    assert quick < apart / 1e6 == slow
+    slower = priced(pim_machine(AIM, vector="1 GFLOP/s"), *attention(512.0, 32.0)).duration
+    assert slower - fast == pytest.approx(apart / 1e9 - apart / 1e15)
+
+
+def test_a_softmax_of_unknown_speed_is_refused_and_a_command_s_is_bounded():
+    with pytest.raises(UncoveredError, match="how long a softmax"):
+        priced(pim_machine(AIM, vector=None), *attention(512.0, 4.0))
+    machine = pim_machine(AIM, changes={"timing.softmax": 60}, vector=None)
+    least, took = (priced(machine, *attention(512.0, 4.0), ideal=x).duration for x in (True, False))
+    assert 0 < least < took
+
+
+@pytest.mark.parametrize("name", ["neupims", "pim-gpt"])
+def test_machines_whose_attention_is_in_memory_have_a_bound(name):
+    work = ob.Decode("gpt-3-125m", 1, 500)
+    least, took = (ob.simulate(name, work, fidelity=x).seconds for x in ("bound", "analytic"))
+    assert 0 < least <= took

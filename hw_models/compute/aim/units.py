@@ -19,6 +19,7 @@ from opbyte.hw_models.compute.aim.products import context, matrix, score
 from opbyte.hw_models.compute.aim.shapes import Shapes, likenesses, summed
 from opbyte.hw_models.compute.aim.vectors import Controller, Task
 from opbyte.hw_models.compute.base import UNITS, KernelPrices, Rows, UnitView, arithmetic_seconds
+from opbyte.hw_models.compute.pim.stored import check_stored
 
 #: Seconds and joules of one kernel, and seconds in which its unit is free.
 _Price = tuple[Any, Any, Any]
@@ -79,7 +80,8 @@ class AimUnit(_Kernels):
         Raises:
             CapacityError: If a matrix does not fit in the stage's banks.
             ConfigError: If the unit lacks a block.
-            UncoveredError: If the unit lacks a dtype, or has no commands for an operator.
+            UncoveredError: If the unit lacks a dtype, what banks hold is no elements of it, or it
+                has no commands for an operator.
         """
         if unit.machine.unit(unit.path).config.pim is None:
             return None
@@ -101,6 +103,8 @@ class _Products:
         c = Channels.of(self.placed, self.unit, table.dtypes[row])
         shapes = Shapes(table, f"{self.unit.machine.name}: unit '{self.unit.path}'")
         kind = table.kinds[row]
+        if kind in ("gemm", "score", "context"):
+            check_stored(table, row, shapes.who)
         if kind == "gemm":
             (tokens,) = shapes.of(row, "m")
             done, moved = self._matrices(c, shapes), self._moved(c, shapes)

@@ -76,6 +76,11 @@ class Controller:
         """Return a value of the `pnm` block."""
         return self.unit.get(f"pnm.{name}")
 
+    @property
+    def group(self) -> Any:
+        """Return the banks of a bank group: one of them holds a vector of a product."""
+        return self.channels.device.banks
+
     # -- steps -----------------------------------------------------------------------------
 
     def plain(self, count: Any, word: str, banks: Any) -> Task:
@@ -85,17 +90,17 @@ class Controller:
         counts = {word: count, "PRE": banks, "ACT": banks}
         return Task(shared=Commands(count * self.get("issue"), 0.0, counts), own=Commands(wait))
 
-    def factors(self, elements: Any, among: float, times: int = 1) -> Task:
+    def factors(self, elements: Any, among: Any, times: int = 1) -> Task:
         """Return a vector written to one of `among` banks, all over the stage."""
         columns, banks = self._spread(elements, among)
         return self.plain(columns * banks, "WR", banks).times(float(times))
 
     def result(self, elements: Any) -> Task:
         """Return a product read from one bank of each bank group."""
-        columns, banks = self._spread(elements, 4.0)
+        columns, banks = self._spread(elements, self.group)
         return self.plain(columns * banks, "RD", banks)
 
-    def _spread(self, elements: Any, among: float) -> tuple[Any, Any]:
+    def _spread(self, elements: Any, among: Any) -> tuple[Any, Any]:
         """Return the columns in each bank and the banks of a vector in one of `among` banks."""
         c = self.channels
         each = up(elements / (c.banks / among))
@@ -104,12 +109,12 @@ class Controller:
 
     def product(self, elements: Any) -> Task:
         """Return the element-wise product of two vectors that are in place."""
-        columns, _ = self._spread(elements, 4.0)
+        columns, _ = self._spread(elements, self.group)
         return Task(own=self.channels.multiply(columns, self.channels.span))
 
     def copy(self, elements: Any, *, elsewhere: bool) -> Task:
         """Return a product copied to where it is a factor."""
-        columns, _ = self._spread(elements, 4.0)
+        columns, _ = self._spread(elements, self.group)
         c = self.channels
         return Task(own=c.copies(columns, c.span, elsewhere=elsewhere))
 
@@ -141,7 +146,9 @@ class Controller:
         # Each unit of a channel has added up its banks' products: that many are left.
         left = width / c.device.all_banks
         cycles = self.sums(left) + 3.0 + self.get("root")
-        task = self.factors(width, 2.0, 2) + self.squares(width) + self.factors(width, 4.0, 2)
+        task = (
+            self.factors(width, 2.0, 2) + self.squares(width) + self.factors(width, self.group, 2)
+        )
         task = task + self.product(width) + self.copy(width, elsewhere=True) + self.product(width)
         return task + self.result(width) + Task(cycles=cycles)
 
@@ -151,7 +158,7 @@ class Controller:
         task = Task(cycles=(query + key) * self.get("rotate") / self.get("cores"))
         heads = query / key
         for elements, share in ((query, 1.0), (key, heads)):
-            each = up(query / (c.banks / 4.0))
+            each = up(query / (c.banks / self.group))
             banks = up(query / each)
             columns = up(np.floor(each / share) * 2.0 / c.elements)
             access = self.plain(columns * banks, "WR", banks)
@@ -203,12 +210,12 @@ class Controller:
     def activation(self, width: Any) -> Task:
         """Return x times its function times y: two products, of as many rows as they take."""
         c = self.channels
-        most = c.banks / 4.0 * c.row
+        most = c.banks / self.group * c.row
         pieces: Iterable[Any] = (np.minimum(width, most), np.maximum(width - most, 0.0))
         several = bool(np.any(np.asarray(width) > most))
         total = Task()
         for piece in pieces if several else (width,):
-            task = self.factors(piece, 4.0, 3) + self.product(piece).times(2.0)
+            task = self.factors(piece, self.group, 3) + self.product(piece).times(2.0)
             total = total + task + self.copy(piece, elsewhere=several) + self.result(piece)
         return total
 

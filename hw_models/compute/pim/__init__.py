@@ -22,6 +22,7 @@ from opbyte.hw_models.compute.pim.device import PimDevice
 from opbyte.hw_models.compute.pim.energy import total_joules, write_joules
 from opbyte.hw_models.compute.pim.products import product
 from opbyte.hw_models.compute.pim.stages import clocks
+from opbyte.hw_models.compute.pim.stored import check_stored
 
 #: Kinds of rows that one attention kernel consists of.
 ATTENTION = frozenset({"score", "softmax", "context"})
@@ -33,6 +34,20 @@ _Price = tuple[Array, Array]
 class ComputeInMemory(TiledMatrix):
     """Units inside a memory, priced by their commands."""
 
+    def compute_seconds(self, table: OpTable, rows: Rows, unit: UnitView, *, ideal: bool) -> Array:
+        """Return operations over peak, see `UnitModel`.
+
+        The bound leaves out a softmax that runs beside products, or whose time is a command's.
+        """
+        block = unit.machine.unit(unit.path).config.pim
+        if not ideal or block is None or not (block.interleave or unit.get("vector") is None):
+            return super().compute_seconds(table, rows, unit, ideal=ideal)
+        others = np.array([table.kinds[row] != "softmax" for row in rows], bool)
+        found = super().compute_seconds(table, rows[others], unit, ideal=True)
+        seconds = np.zeros((len(rows), found.shape[1]))
+        seconds[others] = found
+        return seconds
+
     def kernel_prices(self, placed: PlacedOps, ops: Rows, unit: UnitView) -> KernelPrices | None:
         """Return the prices of products with stored matrices and of attention.
 
@@ -40,7 +55,8 @@ class ComputeInMemory(TiledMatrix):
             CapacityError: If a matrix does not fit in the device.
             ConfigError: If the block contradicts itself.
             UncoveredError: If the unit lacks a dtype, or an operator is a product of what no bank
-                holds, or attention in pieces.
+                holds as the unit multiplies it, or attention in pieces, or nothing says how long
+                a softmax takes.
         """
         if unit.machine.unit(unit.path).config.pim is None:
             return None
@@ -79,28 +95,63 @@ def _device(unit: UnitView, dtype: str) -> PimDevice:
 
 
 def _attention(table: OpTable, rows: Rows, unit: UnitView) -> _Price:
-    """Return the price of attention: one kernel for each of its segments, softmax and writes."""
-    seconds: Any = 0.0
+    """Return the price of attention: one kernel for each of its segments, softmax and writes.
+
+    Where heads interleave, the softmax of one runs beside the products of another.
+    """
+    products: Any = 0.0
     softmax = rows[[table.kinds[r] == "softmax" for r in rows]]
-    joules = _plain(table["flops"][softmax].sum(axis=0)) * unit.get("energy.vector", np.nan)
+    operations = _plain(table["flops"][softmax].sum(axis=0))
+    joules = operations * unit.get("energy.vector", np.nan)
     joules = joules + write_joules(unit, _plain(table["kv_write"][rows].sum(axis=0)))
+    interleave = False
     for row in rows[[table.kinds[r] == "score" for r in rows]]:
         dtype = table.dtypes[row]
         d = _device(unit, dtype)
+        _check_cache(table, rows, int(row), d.name)
         m, n, k, heads = (_plain(table[c][row]) for c in ("m", "n", "k", "groups"))
-        seconds = seconds + attention_clocks(d, heads, n, k, m) / d.clock
-        joules = joules + total_joules(d, unit, head_counts(d, heads, n, k, m), dtype)
+        products = products + attention_clocks(d, heads, n, k, m) / d.clock
+        counts = head_counts(d, heads, n, k, m)
+        joules = joules + total_joules(d, unit, counts, dtype, leave=d.transposed)
+        interleave = d.interleave
+    apart = _softmax_seconds(operations, unit)
+    seconds = np.maximum(products, apart) if interleave else products + apart
     return np.atleast_1d(seconds), np.atleast_1d(joules)
 
 
-def _product(table: OpTable, row: int, unit: UnitView) -> _Price:
-    if not (table["weight"][row] + table["expert"][row]).any():
+def _check_cache(table: OpTable, rows: Rows, score: int, who: str) -> None:
+    """Refuse attention whose keys or values are none that banks hold side by side."""
+    end = table.names[score].removeprefix("score")
+    context = next(
+        int(r) for r in rows
+        if table.kinds[r] == "context" and table.names[r].removeprefix("context") == end
+    )  # fmt: skip
+    for row in (score, context):
+        check_stored(table, row, who)
+    if (table["k"][score] != table["n"][context]).any():
         raise UncoveredError(
-            f"{unit.machine.name}: '{table.names[row]}' reads no matrix that banks hold, so unit "
-            f"'{unit.path}' can not run it. map it to another unit"
+            f"{who} has no model of keys and values of different widths "
+            f"({table['k'][score].max():g} and {table['n'][context].max():g}). map attention to "
+            "another unit"
         )
+
+
+def _softmax_seconds(operations: Any, unit: UnitView) -> Any:
+    """Return the seconds of the softmax that are not a command's."""
+    if unit.get("vector") is not None:
+        return operations / unit.vector_rate("softmax")
+    if np.any(np.asarray(unit.get("pim.timing.softmax")) <= 0):
+        raise UncoveredError(
+            f"{unit.machine.name}: nothing says how long a softmax takes beside unit "
+            f"'{unit.path}'. give its `vector` rate, or `pim.timing.softmax`"
+        )
+    return 0.0
+
+
+def _product(table: OpTable, row: int, unit: UnitView) -> _Price:
     dtype = table.dtypes[row]
     d = _device(unit, dtype)
+    check_stored(table, row, d.name)
     program, counts = product(d, *(_plain(table[c][row]) for c in ("m", "n", "k", "groups")))
     seconds = clocks(d, program) / d.clock
     return np.atleast_1d(seconds), np.atleast_1d(total_joules(d, unit, counts, dtype))

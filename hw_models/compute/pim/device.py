@@ -9,7 +9,7 @@ import numpy as np
 
 from opbyte.core.dtypes import lookup
 from opbyte.core.errors import ConfigError, UncoveredError
-from opbyte.hw_models.compute.base import UnitView
+from opbyte.hw_models.compute.base import UnitView, arithmetic
 from opbyte.hw_models.pim import Pim
 
 #: Ports at which units stand inside a memory, from the cell outwards.
@@ -87,14 +87,14 @@ class PimDevice:
 
         Raises:
             ConfigError: If the unit is at no port of `LEVELS`, has no clock, or contradicts itself.
-            UncoveredError: If the unit has no arithmetic for the dtype, or has elements that do
-                not fill a column.
+            UncoveredError: If the unit has no arithmetic for the dtype as it is stored, or has
+                elements that do not fill a column.
         """
         block = unit.machine.unit(unit.path).config.pim
         if block is None:
             return None
         peak = unit.peak(dtype)
-        size = lookup(dtype).bytes_per_element
+        size = _element(unit, dtype)
         home, level = _level(unit, block)
         device = cls(
             name=f"{unit.machine.name}: unit '{unit.path}'",
@@ -163,6 +163,18 @@ class PimDevice:
             if isinstance(value := getattr(self, f.name), np.ndarray)
         }
         return replace(self, **one)
+
+
+def _element(unit: UnitView, dtype: str) -> float:
+    """Return the bytes of an element, which the unit multiplies as it is stored."""
+    size = lookup(dtype).bytes_per_element
+    used = next(x for x in arithmetic(dtype) if unit.get(f"peak.{x}") is not None)
+    if lookup(used).bytes_per_element != size:
+        raise UncoveredError(
+            f"{unit.machine.name}: unit '{unit.path}' multiplies {used} as banks hold it, and "
+            f"unpacks no {dtype}. choose another `precision` for the work"
+        )
+    return size
 
 
 def _level(unit: UnitView, block: Pim) -> tuple[str, str]:

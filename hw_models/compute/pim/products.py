@@ -120,7 +120,7 @@ def _overlapped(
     """
     loads = [at_once * up(size * d.size / d.column) for size in sizes]
     across = [up(size / (d.depth * d.lanes)) for size in sizes]
-    results = {kind: result_moves(d, tiles * at_once) for kind in _with_results(d)}
+    results = results_of(d, tiles * at_once)
     most = biggest(*steps, *sizes, tiles, at_once, d.results, d.units)
 
     def step(i: int, then: int | None) -> Stage:
@@ -151,8 +151,13 @@ def _overlapped(
     return [*parts, (1.0, [ends, Stage(moves={"read": final})])]
 
 
-def _with_results(d: PimDevice) -> tuple[str, ...]:
-    return ("bias", "read") if np.any(np.asarray(d.bias) > 0) else ("read",)
+def results_of(d: PimDevice, held: Any) -> dict[str, Any]:
+    """Return the reads of so many results of every unit, and the start values where it has any."""
+    moved = result_moves(d, held)
+    some = np.asarray(d.bias) > 0
+    if not some.any():
+        return {"read": moved}
+    return {"bias": moved if some.all() else np.where(some, moved, 0.0), "read": moved}
 
 
 def _chunk(
@@ -185,27 +190,28 @@ def _by_tile(
     some = np.where(np.asarray(sizes[1]) > 0, 1.0, 0.0) if np.ndim(sizes[1]) else sizes[1] > 0
     stays = np.asarray(full + some) <= 1
     again = np.where(stays, 1.0 / tiles, 1.0) if stays.any() else 1.0
-    moved = result_moves(d, 1.0)
+    results = results_of(d, 1.0)
     parts: list[tuple[Any, list[Stage]]] = []
-    if "bias" in _with_results(d):
-        parts.append((repeats, [Stage(moves={"bias": moved})]))
+    if "bias" in results:
+        parts.append((repeats, [Stage(moves={"bias": results["bias"]})]))
     for many, size in ((full, sizes[0]), (some, biggest(sizes[1])(sizes[1], 1.0))):
         if np.any(many > 0):
             columns = up(size / (d.depth * d.lanes))
             load = Stage(moves={"load": again * up(size * d.size / d.column)})
             macs = Stage(columns, d.per_bank if d.pack else columns)
             parts.append((repeats * many, [load, macs]))
-    return [*parts, (repeats, [Stage(moves={"read": moved})])]
+    return [*parts, (repeats, [Stage(moves={"read": results["read"]})])]
 
 
 def _group(d: PimDevice, columns: Any, held: Any, at_once: Any) -> list[Stage]:
     """Return the stages of the tiles whose results units keep."""
-    moved = result_moves(d, held * at_once)
+    results = results_of(d, held * at_once)
     per_row = d.per_bank if d.pack else columns
-    macs = Stage(columns * held * at_once, per_row * at_once)
-    stages = [macs, Stage(moves={"read": moved})]
-    if np.any(np.asarray(d.bias) > 0):
-        stages.insert(0, Stage(moves={"bias": moved}))
+    stages = [
+        Stage(columns * held * at_once, per_row * at_once), Stage(moves={"read": results["read"]})
+    ]  # fmt: skip
+    if "bias" in results:
+        stages.insert(0, Stage(moves={"bias": results["bias"]}))
     return stages
 
 
