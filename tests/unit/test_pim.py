@@ -401,3 +401,15 @@ def test_machines_whose_attention_is_in_memory_have_a_bound(name):
     work = ob.Decode("gpt-3-125m", 1, 500)
     least, took = (ob.simulate(name, work, fidelity=x).seconds for x in ("bound", "analytic"))
     assert 0 < least <= took
+
+
+@pytest.mark.parametrize("block", [ATTACC, AIM])
+@pytest.mark.parametrize("level", ["bank", "bank_group", "buffer"])
+def test_attention_is_bounded_whatever_the_vector_rate(block, level):
+    for rate in ("1 GFLOP/s", "100 GFLOP/s", "10 TFLOP/s"):
+        machine = pim_machine(block, level, vector=rate)
+        least, took = (
+            priced(machine, *attention(700.0, 33.0, width=64.0), ideal=x).duration
+            for x in (True, False)
+        )
+        assert 0 < least <= took
