@@ -18,7 +18,7 @@ from opbyte.core.placed import PlacedOps
 from opbyte.hw_models.compute.base import UNITS, KernelPrices, Rows, UnitView
 from opbyte.hw_models.compute.matrix import TiledMatrix
 from opbyte.hw_models.compute.pim.attention import attention_clocks, head_counts
-from opbyte.hw_models.compute.pim.device import PimDevice
+from opbyte.hw_models.compute.pim.device import PimDevice, level_of
 from opbyte.hw_models.compute.pim.energy import total_joules, write_joules
 from opbyte.hw_models.compute.pim.products import product
 from opbyte.hw_models.compute.pim.stages import clocks
@@ -62,16 +62,15 @@ class ComputeInMemory(TiledMatrix):
             return None
         found: list[int] = []
         prices: list[_Price] = []
-        home = ""
         for op in ops:
             rows = np.flatnonzero(placed.op_of == op)
             kinds = {placed.table.kinds[row] for row in rows}
             if kinds & {"score", "context"} or (placed.table["m"][rows] > 0).any():
-                home = _device(unit, placed.table.dtypes[rows[0]]).home
                 found.append(int(op))
                 prices.append(_priced(placed.table, rows, kinds, unit))
         if not found:
             return None
+        home, _ = level_of(unit)
         seconds, joules = (np.stack(np.broadcast_arrays(*x)) for x in zip(*prices, strict=True))
         return KernelPrices(np.array(found), seconds, home, joules, holds=True)
 

@@ -95,7 +95,7 @@ class PimDevice:
             return None
         peak = unit.peak(dtype)
         size = _element(unit, dtype)
-        home, level = _level(unit, block)
+        home, level = level_of(unit)
         device = cls(
             name=f"{unit.machine.name}: unit '{unit.path}'",
             home=home,
@@ -197,8 +197,14 @@ def _check_refresh(unit: UnitView, device: PimDevice) -> None:
         )
 
 
-def _level(unit: UnitView, block: Pim) -> tuple[str, str]:
-    """Return the unit's port and level."""
+def level_of(unit: UnitView) -> tuple[str, str]:
+    """Return the port and level of a unit with a `pim` block.
+
+    Raises:
+        ConfigError: If it is at no port of `LEVELS`, or at several.
+    """
+    block = unit.machine.unit(unit.path).config.pim
+    assert block is not None, "asked only of a unit with a block"
     ports = unit.machine.unit_ports(unit.path)
     names = {port: block.level or port.rpartition(".")[2] for port in ports}
     known = [port for port, level in names.items() if level in LEVELS]
