@@ -11,7 +11,7 @@ from opbyte.core.parallel import Parallel
 from opbyte.workloads.layers import lower_step
 from opbyte.workloads.model import Model
 from opbyte.workloads.numeric import is_array
-from opbyte.workloads.routing import Routing
+from opbyte.workloads.routing import Routing, routing_of
 from opbyte.workloads.spans import Segment, Step
 from opbyte.workloads.work import Work
 
@@ -39,6 +39,16 @@ class ModelWork(Work):
     """
 
     routing: Routing = field(default_factory=Routing)
+
+    def __post_init__(self) -> None:
+        """Check the fields; read a routing that is written as in a file.
+
+        Raises:
+            ConfigError: If it is no routing.
+            WorkloadError: If a field makes no sense.
+        """
+        super().__post_init__()
+        object.__setattr__(self, "routing", routing_of(self.routing))
 
     def _step(self, model: Model, step: Step, parallel: Parallel) -> OpTable:
         return lower_step(model, step, parallel, self.routing)

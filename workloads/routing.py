@@ -9,6 +9,7 @@ the load of a device; `likely_counts` adds how its picks scatter, which only ker
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, get_args
@@ -16,8 +17,9 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from opbyte.core.errors import WorkloadError
+from opbyte.core.errors import ConfigError, WorkloadError, show
 from opbyte.core.ops import Array, Number
+from opbyte.core.registry import nearest
 from opbyte.workloads.drawn import balanced, likely, on_device, power_law, typical
 from opbyte.workloads.numeric import is_array, maximum, minimum
 
@@ -292,3 +294,26 @@ def _median_of_normals(mean: Array, variance: Array, most: Array) -> Array:
         high = np.where(below, high, middle)
     middle = 0.5 * (low + high)
     return np.asarray(middle, np.float64)
+
+
+def routing_of(raw: object) -> Routing:
+    """Return a routing as it is written: a word such as `zipf_0.8`, or a mapping of its fields.
+
+    Raises:
+        ConfigError: If it is neither, or has an unknown key.
+        WorkloadError: If a value makes no sense.
+    """
+    if isinstance(raw, Routing):
+        return raw
+    if isinstance(raw, str):
+        return Routing.named(raw)
+    known = ("kind", "skew", "fullest", "locality")
+    if not isinstance(raw, Mapping):
+        raise ConfigError.one(rule="a routing is due", value=raw, remedy="Write uniform.")
+    for key in raw:
+        if key not in known:
+            near = nearest(str(key), known)
+            guess = f"Did you mean {near!r}? " if near else ""
+            rule = f"a routing has no key {show(key)}"
+            raise ConfigError.one(rule=rule, remedy=f"{guess}Known: {', '.join(known)}.")
+    return Routing(**raw)

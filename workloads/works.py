@@ -30,7 +30,7 @@ from opbyte.workloads import (
 from opbyte.workloads.model import Model
 from opbyte.workloads.model_loader import load_model
 from opbyte.workloads.model_set import ModelSet
-from opbyte.workloads.routing import Routing
+from opbyte.workloads.routing import routing_of
 from opbyte.workloads.speculation import Speculation
 from opbyte.workloads.work import WORKS, Work
 
@@ -211,7 +211,7 @@ class _Reading:
         if "ModelSet" in own:
             return _experts(raw)
         if own == "Routing":
-            return _routing(raw)
+            return routing_of(raw)
         if "Path" in own:
             return self._file(raw)
         if own == "RequestTrace" and isinstance(raw, str):
@@ -286,23 +286,6 @@ def _experts(raw: object) -> Model | ModelSet:
         several = [_number(x) for x in count] if isinstance(count, list) else _number(count)
         return ModelSet(_model(raw["model"]), several)  # type: ignore[arg-type]
     return _model(raw)
-
-
-def _routing(raw: object) -> Routing:
-    if isinstance(raw, Routing):
-        return raw
-    if isinstance(raw, str):
-        return Routing.named(raw)
-    known = ("kind", "skew", "fullest", "locality")
-    if not isinstance(raw, Mapping):
-        raise ConfigError.one(rule="a routing is due", value=raw, remedy="Write uniform.")
-    for key in raw:
-        if key not in known:
-            near = nearest(str(key), known)
-            guess = f"Did you mean {near!r}? " if near else ""
-            rule = f"a routing has no key {show(key)}"
-            raise ConfigError.one(rule=rule, remedy=f"{guess}Known: {', '.join(known)}.")
-    return Routing(**raw)
 
 
 def _pairs(name: str, raw: object) -> tuple[tuple[float, float], ...]:
