@@ -24,6 +24,7 @@ from pydantic import (
 
 from opbyte.core.catalog import Catalog
 from opbyte.core.config import Document, load_document, resolve_path, set_values, validate
+from opbyte.core.dtypes import DTYPES
 from opbyte.core.errors import ConfigError
 from opbyte.core.mapping import Mapping as SoftwareMapping
 from opbyte.core.parameters import (
@@ -189,6 +190,11 @@ class Unit(_Frozen):
         for block, kind in (("bank", "aim"), ("command_energy", "aim"), ("pnm", "pnm")):
             if getattr(self, block) is not None and self.kind != kind:
                 raise ValueError(f"`{block}` needs a unit of kind {kind}. change one")
+        for name in self.peak:
+            if name not in DTYPES:
+                near = nearest(name, DTYPES)
+                guess = f"did you mean {near!r}?" if near else f"known: {', '.join(DTYPES)}"
+                raise ValueError(f"`peak` has {name!r}, which is no number format. {guess}")
         return self
 
 

@@ -82,7 +82,8 @@ def _front_table(
     heads = [f"{n} ({objectives[n]})" if n in objectives else n for n in names]
     more = f", {_MOST_ROWS} of {len(best)}" if len(best) > _MOST_ROWS else ""
     title = "Front" if len(objectives) > 1 else "Best"
-    output.table(f"{title} of {results.name}: {len(best)} points{more}", heads, rows)
+    points = f"{len(best)} point{'' if len(best) == 1 else 's'}"
+    output.table(f"{title} of {results.name}: {points}{more}", heads, rows)
 
 
 def _limits_table(results: Results, output: Output, columns: Any) -> None:

@@ -23,6 +23,14 @@ class Flit(BaseModel):
     """Data that it carries."""
     source: str | None = None
 
+    @model_validator(mode="after")
+    def _carries(self) -> Flit:
+        if not 0 < self.payload.value <= self.size.value:
+            raise ValueError(
+                f"a flit of {self.size} can not carry {self.payload}. lower `payload`, above 0"
+            )
+        return self
+
 
 class Collectives(BaseModel):
     """Parameters of the calls of a library such as NCCL, see `opbyte.hw_models.link.calls`.

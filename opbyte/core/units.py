@@ -215,7 +215,8 @@ def parse(value: object, dimension_name: str) -> float:
 
 def _wrong(due: Dimension, rule: str, value: object, hint: str = "") -> ConfigError:
     remedy = f"{hint} Write for example {due.example}.".strip()
-    return ConfigError.one(rule=f"a {due.noun} {rule}", value=_got(value), remedy=remedy)
+    article = "an" if due.noun[0] in "aeiou" else "a"
+    return ConfigError.one(rule=f"{article} {due.noun} {rule}", value=_got(value), remedy=remedy)
 
 
 def _got(value: object) -> object:

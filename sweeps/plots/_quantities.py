@@ -22,6 +22,8 @@ _BINARY = ((1.0, ""), (2.0**10, "Ki"), (2.0**20, "Mi"), (2.0**30, "Gi"), (2.0**4
            (2.0**50, "Pi"))  # fmt: skip
 #: Spans above this get a logarithmic axis, and a unit on every tick.
 _WIDE_LOG = 50.0
+#: Letters of a unit that fit below every tick of an x axis.
+_SHORT = 3
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,10 @@ _METRICS = MappingProxyType(
         "output": _named("Output", "tokens", "none"),
         "count": Quantity("Number of experts"),
         "experts.count": Quantity("Number of experts"),
+        "parallel.all.pp": Quantity("Pipeline stages"),
+        "parallel.all.tp": Quantity("Devices that share a matrix"),
+        "parallel.all.ep": Quantity("Devices that share the experts"),
+        "pipeline.batches": Quantity("Batches in the pipeline"),
     }
 )
 #: Last word of a machine's parameter -> unit and prefixes.
@@ -127,11 +133,13 @@ def quantity(column: str) -> Quantity:
     words = path.split(".")
     if len(words) > 1 and words[-2] in ("peak", "launch"):
         unit = "FLOP/s" if words[-2] == "peak" else "s"
-        return _named(f"{'.'.join(words[:-2])} {words[-2]} ({words[-1]})".strip(), unit)
+        return _named(f"{'.'.join(words[:-2])} {words[-2]}, {words[-1]}".strip(), unit)
     if words[-1] in _PARAMETERS:
         unit, prefixes = _PARAMETERS[words[-1]]
         label = f"{'.'.join(words[:-1])} {words[-1].replace('_', ' ')}".strip()
         return Quantity(label, unit, 1.0, "binary" if prefixes == "binary" else "si")
+    if words[-2:-1] == ["timing"]:
+        return Quantity(f"{'.'.join(words[:-2])} {words[-1]} (clocks)".strip())
     return Quantity(path if len(words) > 1 else path.replace("_", " ").capitalize())
 
 
@@ -183,7 +191,8 @@ def dress_as(axis: Axis, q: Quantity, values: Any, *, log: bool) -> None:
         _log_ticks(axis, finite)
     else:
         axis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10]))
-    if log and span_of(finite) > _WIDE_LOG and q.prefixes != "none":
+    crowded = axis is axis.axes.xaxis and len(q.unit) > _SHORT
+    if log and span_of(finite) > _WIDE_LOG and q.prefixes != "none" and not crowded:
         axis.set_major_formatter(FuncFormatter(lambda v, _: show_as(v, q)))
         axis.set_label_text(q.label)
         return

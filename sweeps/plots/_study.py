@@ -93,7 +93,7 @@ def study_figures(results: Results) -> Iterator[Drawn]:
         metrics.append("seconds")
     for y in metrics:
         for x in across[: max(1, _LINES // len(metrics))]:
-            others = [a for a in [*names, *numbers] if a != x]
+            others = [a for a in [*names, *numbers] if a != x and not _tied(frame, study, x, a)]
             yield from _line_figures(frame, x, y, others, objectives)
         if names and not numbers:
             yield _ranking(frame, y, names, objectives)
@@ -109,6 +109,16 @@ def varied(frame: pd.DataFrame, study: Mapping[str, Any]) -> list[str]:
     """Return the columns of a study's axes that take more than one value."""
     names = study.get("columns") or study.get("axes") or ()
     return [n for n in names if n in frame and frame[n].nunique(dropna=False) > 1]
+
+
+def _tied(frame: pd.DataFrame, study: Mapping[str, Any], x: str, axis: str) -> bool:
+    """Return whether points that were written one by one give a number once x is known."""
+    kind = (study.get("strategy") or {}).get("kind")
+    return (
+        kind in ("list", "zip")
+        and numeric(frame, axis)
+        and bool(frame.groupby(x)[axis].nunique(dropna=False).max() <= 1)
+    )
 
 
 def _line_figures(

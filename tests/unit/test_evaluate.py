@@ -124,6 +124,18 @@ def test_speedup_compares_with_the_baseline_at_the_same_workload(tmp_path):
         assert (part["speedup"] * part["seconds"]).tolist() == pytest.approx([expected] * 2)
 
 
+def test_speedup_is_per_token_where_other_numbers_of_sequences_fit(tmp_path):
+    axes = {"machine.gpu.hbm.capacity": {"values": ["80 GB", "120 GB"]}}
+    more = {"baseline": {"machine": "dgx-a100"}}
+    more["objectives"] = {"tokens_per_s": "max"}
+    frame = run(study(axes, "dgx-a100", {**WORKLOAD, "batch": "max"}, **more), tmp_path).frame()
+    assert frame["batch_max"].is_monotonic_increasing
+    assert frame["speedup"].iloc[0] == pytest.approx(1.0)
+    expected = frame["tokens_per_s"] / frame["baseline_tokens_per_s"].iloc[0]
+    assert frame["speedup"].tolist() == pytest.approx(expected.tolist())
+    assert frame["speedup"].iloc[1] > 1.0
+
+
 def test_a_baseline_that_does_not_fit_has_a_status_and_no_speedup(tmp_path):
     work = {**WORKLOAD, "model": "llama-3.1-70b"}
     loaded = study({"workload.batch": [1]}, workload=work, baseline={"machine": "rtx-4090"})

@@ -304,6 +304,9 @@ def test_a_block_that_contradicts_itself_is_refused():
         pim_device(changes={"organisation.depth": 3})
     with pytest.raises(ConfigError, match="mac_limited"):
         pim_device(AIM, changes={"power_limited": True})
+    with pytest.raises(ConfigError, match=r"timing.refi: must be longer than a refresh.* got 100"):
+        pim_device(changes={"timing.refi": 100})
+    assert pim_device(changes={"timing.refi": 100, "refresh": "none"}).refi == 100
     with pytest.raises(ConfigError, match="needs the clock"):
         pim_device(clock=None)
     with pytest.raises(ConfigError, match=r"bank, bank_group, buffer"):

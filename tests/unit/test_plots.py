@@ -17,7 +17,7 @@ from opbyte.sweeps import plots
 from opbyte.sweeps.plots._pareto import front_mask, knee
 from opbyte.sweeps.plots._quantities import quantity, show
 from opbyte.sweeps.plots._roofline import roofs_of
-from opbyte.sweeps.plots._study import varied
+from opbyte.sweeps.plots._study import _tied, varied
 from opbyte.sweeps.plots._style import DASHES, PALETTE, series_style
 
 DECODE = {"kind": "decode", "model": "llama-3.1-8b", "batch": 8, "context": 4096}
@@ -512,6 +512,28 @@ def test_varied_axes_are_those_with_several_values():
     study = {"axes": {"workload.batch": {"log2": [1, 2]}, "machine": {"values": ["a"]}}}
     assert varied(frame, study) == ["workload.batch"]
     assert varied(frame, {"columns": ["context", "absent"]}) == ["context"]
+
+
+def test_numbers_that_a_list_ties_to_x_are_no_lines_of_their_own():
+    frame = pd.DataFrame({"pp": [1, 2, 4], "tp": [4, 2, 1], "machine": ["a", "b", "a"]})
+    listed = {"strategy": {"kind": "list"}}
+    assert _tied(frame, listed, "pp", "tp")
+    assert not _tied(frame, listed, "pp", "machine")
+    assert not _tied(frame, {"strategy": {"kind": "grid"}}, "pp", "tp")
+    several = pd.DataFrame({"pp": [1, 1], "tp": [4, 2]})
+    assert not _tied(several, listed, "pp", "tp")
+
+
+def test_a_long_unit_stands_in_the_label_and_not_at_every_tick():
+    peaks = np.geomspace(1e12, 2e14, 12)
+    frame = pd.DataFrame({"machine.d.u.peak.bf16": peaks, "tpot": 1e9 / peaks, "status": "ok"})
+    ax = plots.lines(frame, "machine.d.u.peak.bf16", "tpot")
+    ax.figure.draw_without_rendering()
+    assert ax.get_xlabel() == "d.u peak, bf16 (TFLOP/s)"
+    ticks = [t.get_window_extent() for t in ax.get_xticklabels() if t.get_text()]
+    shown = [b for b in ticks if ax.bbox.x0 <= b.x0 <= ax.bbox.x1]
+    assert len(shown) >= 3
+    assert all(a.x1 < b.x0 for a, b in itertools.pairwise(shown))
 
 
 @pytest.fixture(scope="module")

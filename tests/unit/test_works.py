@@ -202,6 +202,16 @@ def test_senseless_compositions(fields, message):
         coe(**fields)
 
 
+def test_a_routing_may_be_given_as_in_a_file():
+    written = Decode("mixtral-8x7b", batch=4, context=64, routing={"kind": "zipf", "skew": 0.5})
+    assert written.routing == Routing("zipf", 0.5)
+    assert Decode("mixtral-8x7b", batch=4, context=64, routing="zipf_0.5") == written
+    with pytest.raises(ConfigError, match="Did you mean 'fullest'"):
+        Decode("mixtral-8x7b", batch=4, context=64, routing={"fulest": True})
+    with pytest.raises(ConfigError, match="a routing is due"):
+        Decode("mixtral-8x7b", batch=4, context=64, routing=3)
+
+
 def test_a_model_may_be_given_by_its_catalog_name():
     assert Decode("llama-3.1-8b", 1, 64) == Decode(load_model("llama-3.1-8b"), 1, 64)
     work = CompositionOfExperts("llama-2-7b", "llama-2-7b", 4)

@@ -12,7 +12,6 @@ from opbyte.core.placed import PlacedOps
 from opbyte.hw_models.compute.aim.commands import Commands
 from opbyte.hw_models.compute.base import UnitView
 from opbyte.hw_models.compute.pim.device import PimDevice
-from opbyte.hw_models.compute.pim.stages import refresh_clocks
 
 #: Kind of unit whose memory follows AiM commands.
 KIND = "aim"
@@ -167,5 +166,5 @@ class Channels:
         """Return the seconds of clocks in the channels, with the refreshes that fall due."""
         d = self.device
         if d.refresh != "none":
-            clocks = clocks * d.refi / (d.refi - refresh_clocks(d))
+            clocks = clocks * d.refi / (d.refi - d.refresh_clocks)
         return clocks / d.clock

@@ -114,6 +114,7 @@ class PimDevice:
             **_organisation(unit, level, size),
             **_timing(unit, block, level, size),
         )
+        _check_refresh(unit, device)
         # No faster than its arithmetic, and than the port that feeds it, are said to be.
         limits = [device.peak_ops() / peak]
         rate = unit.machine.values.get(f"{home}.bandwidth")
@@ -134,6 +135,11 @@ class PimDevice:
     def row_bytes(self) -> Any:
         """Return the bytes of a row of one bank."""
         return self.per_bank * self.column
+
+    @property
+    def refresh_clocks(self) -> Any:
+        """Return what one refresh delays MACs: precharge, refresh, and the row opened again."""
+        return self.rtp + self.rp + self.rfc + self.rcd
 
     @property
     def all_banks(self) -> Any:
@@ -175,6 +181,20 @@ def _element(unit: UnitView, dtype: str) -> float:
             f"unpacks no {dtype}. choose another `precision` for the work"
         )
     return size
+
+
+def _check_refresh(unit: UnitView, device: PimDevice) -> None:
+    """Raise ConfigError where refresh, with its row opened again, leaves no time for work."""
+    lost = device.refresh_clocks
+    if device.refresh != "none" and np.any(np.asarray(lost >= device.refi)):
+        raise ConfigError.one(
+            unit.machine.document.name,
+            f"{unit.path}.pim.timing.refi",
+            f"must be longer than a refresh, which takes up to {float(np.max(lost)):g} clocks with "
+            "its row (rtp + rp + rfc + rcd)",
+            float(np.min(device.refi)),
+            "raise it, or lower `rfc`",
+        )
 
 
 def _level(unit: UnitView, block: Pim) -> tuple[str, str]:

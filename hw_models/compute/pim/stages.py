@@ -223,11 +223,6 @@ def _most(*values: Any) -> Any:
     return max(values)
 
 
-def refresh_clocks(device: PimDevice) -> Any:
-    """Return what one refresh delays MACs: precharge, refresh, and the row opened again."""
-    return device.rtp + device.rp + device.rfc + device.rcd
-
-
 def with_refresh(device: PimDevice, time: Any) -> Any:
     """Return clocks with the refreshes that fall due in them.
 
@@ -237,7 +232,7 @@ def with_refresh(device: PimDevice, time: Any) -> Any:
     """
     if device.refresh == "none":
         return time
-    cost = refresh_clocks(device)
+    cost = device.refresh_clocks
     if device.refresh == "steady":
         return time * device.refi / (device.refi - cost)
     count = np.ceil((time - cost) / (device.refi - cost)) - 1.0
