@@ -276,14 +276,14 @@ with styled():
 #
 # Attention over the KV cache has few operations for each byte at every batch. AttAcc keeps the
 # cache in devices with units at the banks and leaves the rest to GPUs. `batch="max"` takes as many
-# sequences as fit; heads follow each other through both (`decode`) or wait (`serial`).
+# sequences as fit; heads wait for each other (`decode`) or follow each other through both (`head`).
 
 # %%
 CONTEXTS = [512, 2048] if FAST else [128, 256, 512, 1024, 2048]
 SETUPS = {
     "8 GPUs": ("attacc-dgx-a100a", "default"),
-    "8 GPUs + 8 AttAcc, serial": ("dgx-attacc-bank", "serial"),
-    "8 GPUs + 8 AttAcc, head by head": ("dgx-attacc-bank", "decode"),
+    "8 GPUs + 8 AttAcc, serial": ("dgx-attacc-bank", "decode"),
+    "8 GPUs + 8 AttAcc, head by head": ("dgx-attacc-bank", "head"),
 }
 points = []
 for name, (machine, mapping) in SETUPS.items():
