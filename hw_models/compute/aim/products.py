@@ -21,7 +21,7 @@ import numpy as np
 from opbyte.hw_models.compute.aim.channels import Channels
 from opbyte.hw_models.compute.aim.commands import Commands
 from opbyte.hw_models.compute.pim.products import product, up
-from opbyte.hw_models.compute.pim.stages import Program, Stage, State, after
+from opbyte.hw_models.compute.pim.stages import BANKS, Program, Stage, State, after
 
 
 def matrix(c: Channels, n: Any, k: Any, *, function: bool = False) -> Commands:
@@ -100,7 +100,7 @@ def of_program(c: Channels, program: Program, channels: Any) -> Commands:
         channels: Channels of one device that follow it.
     """
     d = c.device
-    clocks = after(d, State(banks=True), program).time + d.mode
+    clocks = after(d, State(at=BANKS), program).time + d.mode
     rows: Any = 0.0
     counts = dict.fromkeys(("MAC16", "ACT16", "WRGB", "WRMAC16", "RDMAC16", "TMOD"), 0.0)
     names = {"load": "WRGB", "bias": "WRMAC16", "read": "RDMAC16"}

@@ -29,6 +29,8 @@ from opbyte.hw_models.compute.pim.device import PimDevice
 
 #: Long ago: no command of a kind has been issued.
 NEVER = -1e15
+#: What the last stage accessed.
+NOTHING, REGISTERS, BANKS = 0.0, 1.0, 2.0
 
 #: Kinds of moves, which are attributes of a device: clocks for each.
 MOVES = ("load", "bias", "read", "refill", "softmax")
@@ -72,13 +74,13 @@ class State:
         time: The next stage begins.
         mac: Last MAC.
         act: Last activation of all banks.
-        banks: The last stage accessed banks; None at the start.
+        at: What the last stage accessed.
     """
 
     time: Any = 0.0
     mac: Any = NEVER
     act: Any = NEVER
-    banks: bool | None = None
+    at: Any = NOTHING
 
 
 def program_of(device: PimDevice, parts: Iterable[tuple[Any, Iterable[Stage]]]) -> Program:
@@ -112,31 +114,63 @@ def after(device: PimDevice, state: State, program: Program) -> State:
 
 
 def _repeated(device: PimDevice, state: State, repeats: Any, stages: list[Stage]) -> State:
-    """Return the state after stages were repeated: from the third time on all take as long."""
+    """Return the state after stages were repeated."""
     return repeated(repeats, state, lambda now: run(device, now, stages))
 
 
+#: Repeats that are gone through one by one.
+_FEW = 3
+#: Clocks that no program takes.
+_FAR = 2.0**32
+
+
 def repeated(repeats: Any, state: State, again: Callable[[State], State]) -> State:
-    """Return the state after `again` was applied so often, whose third time is like the rest."""
+    """Return the state after `again` was applied so often.
+
+    Stages wait for the latest of what went before, each plus some clocks: `again` is a matrix of
+    the algebra of maximum and sum, and repeats are its power. Which of loads and banks is slower
+    may show only after many of them.
+    """
+    if np.ndim(repeats) == 0 and repeats <= _FEW:
+        for _ in range(int(repeats)):
+            state = again(state)
+        return state
     once = again(state)
-    if np.all(repeats == 1):
-        return once
-    twice = again(once)
-    if np.all(repeats == 2):
-        return twice
-    more = (repeats - 2.0) * (again(twice).time - twice.time)
-    many = State(twice.time + more, twice.mac + more, twice.act + more, twice.banks)
-    if np.all(repeats > 1):
-        return many
-    which = np.asarray(repeats)
-    pairs = zip(
-        (state.time, state.mac, state.act),
-        (once.time, once.mac, once.act),
-        (many.time, many.mac, many.act),
-        strict=True,
+    entries = [_seen(again(probe)) for probe in _probes(once.at)]
+    left = np.asarray(repeats) - 1.0
+    shape = np.broadcast_shapes(
+        left.shape, *(np.shape(x) for x in (*_times(once), *sum(entries, ())))
     )
-    time, mac, act = (np.where(which <= 0, n, np.where(which == 1, o, m)) for n, o, m in pairs)
-    return State(time, mac, act, once.banks)
+    # Rows are what waits, columns what it waits for.
+    matrix = np.array(
+        [[np.broadcast_to(x, shape) for x in row] for row in zip(*entries, strict=True)]
+    )
+    now = np.array([np.broadcast_to(x, shape) for x in _times(once)])
+    while np.any(left >= 1.0):
+        odd = (left > 0.0) & (left % 2.0 == 1.0)
+        now = np.where(odd, (matrix + now).max(axis=1), now)
+        matrix = (matrix[:, :, None] + matrix[None]).max(axis=1)
+        left = left // 2.0
+    after = State(now[0], now[1], now[2], once.at)
+    if np.all(repeats > 0):
+        return after
+    pairs = ((getattr(state, n), getattr(after, n)) for n in State.__match_args__)
+    return State(*(np.where(repeats > 0, done, not_yet) for not_yet, done in pairs))
+
+
+def _times(state: State) -> tuple[Any, Any, Any]:
+    return state.time, state.mac, state.act
+
+
+def _probes(at: Any) -> list[State]:
+    """Return states with one time far ahead of the others, for time, MAC and activation."""
+    far = np.where(np.eye(3) > 0, _FAR, NEVER).tolist()
+    return [State(time, mac, act, at) for time, mac, act in far]
+
+
+def _seen(after: State) -> tuple[Any, ...]:
+    """Return how long after that one time each time is; NEVER if it does not wait for it."""
+    return tuple(np.where(x > _FAR / 2.0, x - _FAR, NEVER) for x in _times(after))
 
 
 def run(device: PimDevice, state: State, stages: list[Stage]) -> State:
@@ -145,32 +179,41 @@ def run(device: PimDevice, state: State, stages: list[Stage]) -> State:
         if np.any(stage.columns > 0):
             state = _with_macs(device, state, stage)
         else:
-            start = _start(device, state, banks=False)
-            time = start + stage.move_clocks(device)
-            state = replace(state, time=time, banks=False if not device.overlap else state.banks)
+            moves = stage.move_clocks(device)
+            moved = _start(device, state, REGISTERS) + moves
+            if np.ndim(moves) == 0:
+                state = replace(state, time=moved, at=REGISTERS) if moves else state
+                continue
+            time, at = (
+                np.where(moves > 0, a, b) for a, b in ((moved, state.time), (REGISTERS, state.at))
+            )
+            state = replace(state, time=time, at=at)
     return state
 
 
-def _start(device: PimDevice, state: State, *, banks: bool) -> Any:
+def _start(device: PimDevice, state: State, at: float) -> Any:
     """Return when a stage begins: after a mode switch, where the one before had the other mode."""
-    if device.overlap or state.banks is None or state.banks == banks:
+    if device.overlap:
         return state.time
-    return state.time + device.mode
+    return state.time + device.mode * ((state.at != NOTHING) & (state.at != at))
 
 
 def _with_macs(device: PimDevice, state: State, stage: Stage) -> State:
     most = biggest(device.step, device.rcd, state.time, state.mac, stage.columns, stage.per_row)
-    start = _start(device, state, banks=True)
+    start = _start(device, state, BANKS)
     rows = _all_banks if device.level == "bank" else _ahead
     first_of_last, act = rows(device, state, stage, start, most)
     mac = first_of_last + (stage.columns - (stage.rows - 1.0) * stage.per_row - 1.0) * device.step
     moved = start + stage.move_clocks(device)
     end = most(mac + 1.0, moved) if device.overlap else mac + device.step
+    after = State(end, mac, act, BANKS)
     idle = np.asarray(stage.columns) <= 0
-    if idle.any():
-        pairs = ((moved, end), (state.mac, mac), (state.act, act))
-        end, mac, act = (np.where(idle, none, some) for none, some in pairs)
-    return State(end, mac, act, banks=True)
+    if not idle.any():
+        return after
+    # Devices whose moves are stages of their own do nothing there.
+    before = replace(state, time=moved) if device.overlap else state
+    pairs = ((getattr(before, n), getattr(after, n)) for n in State.__match_args__)
+    return State(*(np.where(idle, none, some) for none, some in pairs))
 
 
 def _all_banks(

@@ -54,6 +54,8 @@ class Walker:
 
     def _stage(self, stage: Stage) -> None:
         d, macs = self.device, stage.columns > 0
+        if not macs and not any(stage.moves.values()):
+            return
         if not d.overlap:
             if self.accessed is not None and self.accessed != macs:
                 self.time += d.mode
