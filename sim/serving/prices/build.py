@@ -215,6 +215,8 @@ def _check(machine: Machine, model: Model, mapping: SoftwareMapping, most: tuple
     many = 1 if mapping.pipeline is not None else degrees.microbatches
     stages, replicas = degrees.pp, degrees.dp * many
     index = any(getattr(layer.mixer, "index_topk", 0) for layer in model.layers)
+    # Of a model without experts the pricing itself says what is wrong.
+    copied = offloads(mapping) and any(getattr(layer.ffn, "experts", 0) for layer in model.layers)
     refused = {
         f"max_tokens and max_sequences must be at least 1, got {most}. raise them": min(most) < 1,
         f"{model.name} has an encoder, which reads prompts whole. simulate its prefill and decode "
@@ -224,7 +226,7 @@ def _check(machine: Machine, model: Model, mapping: SoftwareMapping, most: tuple
         f"an iteration belongs to one replica and one microbatch, got {replicas}. use a mapping "
         "with dp=1 and microbatches=1, and serve through several replicas": replicas > 1,
         f"mapping '{mapping.name}' copies experts when they are needed, which a price of an "
-        "iteration alone leaves out. serve by `Serve`, which prices the copies": offloads(mapping),
+        "iteration alone leaves out. serve by `Serve`, which prices the copies": copied,
         "the machine holds several design points. build a table for each": machine.points > 1,
         f"{model.name} picks tokens by an index. price each iteration as `Mixed`": index,
     }

@@ -22,10 +22,10 @@ from opbyte.hw_models.compute.gpu.calls import AttentionCall
 from opbyte.hw_models.machine import Machine
 from opbyte.sim.serving.prices.graph_sweeps import Names, Sweep, swept
 from opbyte.sim.serving.prices.graph_table import ALL, DECODES, OTHERS, PROMPTS, GraphTable
-from opbyte.sim.serving.prices.kinds import EQUAL, Key, Kind, Kinds
+from opbyte.sim.serving.prices.kinds import Key, Kind, Kinds
 from opbyte.sim.serving.prices.layout import B_COMPUTE, B_JOULES, BUSY, FEATURES, SECONDS
 from opbyte.sim.serving.prices.operators import call_of, mask_of
-from opbyte.sim.serving.prices.probe import SHAPES, Pricer, fitted
+from opbyte.sim.serving.prices.probe import EQUAL, SHAPES, Pricer, fitted
 from opbyte.workloads.model import Model
 from opbyte.workloads.routing import Routing
 

@@ -13,15 +13,13 @@ from opbyte.core.ops import Array
 from opbyte.core.placed import PlacedOps
 from opbyte.hw_models.price import Demand
 from opbyte.sim.serving.prices.graph_table import ALL, DECODES, PROMPTS
-from opbyte.sim.serving.prices.probe import SHAPES, TOKENS, Pricer, comes_and_goes
+from opbyte.sim.serving.prices.probe import EQUAL, SHAPES, TOKENS, Pricer, comes_and_goes
 from opbyte.sim.serving.prices.shapes import Shapes, drawn, longest, prompts
 from opbyte.workloads.model import Model
 from opbyte.workloads.routing import Routing
 
 #: Tokens of prompts, and decodes, of the iteration whose parts are priced alone too.
 BESIDE = 256
-#: Prices that differ by less are equal.
-EQUAL = 1e-11
 _SEGMENT = re.compile(r"\.(prefill|decode)(\d+)$")
 _WHOSE = {"prefill": PROMPTS, "decode": DECODES}
 

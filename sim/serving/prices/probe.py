@@ -32,7 +32,7 @@ SHAPES = 24
 #: Pieces of the shapes that are probed, the first of which tells operators apart.
 PIECES = (1, 0, 2)
 #: Prices that differ by less are equal.
-_EQUAL = 1e-11
+EQUAL = 1e-11
 _SEGMENT = re.compile(r"\.(prefill|decode)(\d+)(?=@|$)")
 
 Pricer = Callable[[Mixed], Demand]
@@ -164,7 +164,7 @@ class Probe:
                     axis=2,
                 )
                 least, most = seen.min(axis=2), seen.max(axis=2)
-                changes |= (most - least > _EQUAL * np.abs(most)).any(axis=1)
+                changes |= (most - least > EQUAL * np.abs(most)).any(axis=1)
         blocks = own.table.blocks
         return [
             int(place)
@@ -248,11 +248,11 @@ def fitted(features: Array, values: Array, constants: Array) -> Array:
     slopes = np.zeros((len(values), len(features)))
     for i, value in enumerate(values):
         most = np.abs(value).max()
-        still = len(constants) and value.max() - value.min() <= _EQUAL * most
+        still = len(constants) and value.max() - value.min() <= EQUAL * most
         if not np.isfinite(most) or most == 0.0 or still:
             continue
         weight = 1.0 / np.maximum(np.abs(value), 1e-6 * most)
         solved = np.linalg.lstsq((columns * weight).T, value * weight, rcond=1e-12)[0]
         solved = solved[len(constants) :]
-        slopes[i] = np.where(np.abs(solved) > _EQUAL * most, solved, 0.0) / scale
+        slopes[i] = np.where(np.abs(solved) > EQUAL * most, solved, 0.0) / scale
     return slopes
