@@ -27,7 +27,7 @@ from opbyte.sweeps.plots._style import (
 
 Mask = npt.NDArray[np.bool_]
 #: Axes whose largest value is this many times their smallest are logarithmic.
-_LOG_FROM = 20.0
+LOG_FROM = 20.0
 #: Points off the front beyond this many would only make files large.
 _DOMINATED = 6000
 
@@ -67,7 +67,7 @@ def pareto(
     labels = _known(frame, label, here)
     drawn = _thinned(here, best, [i for i, _ in labels])
     ax = axes_for(ax, width=4.6, height=3.1)
-    log = (span_of(xs[here]) > _LOG_FROM, span_of(ys[here]) > _LOG_FROM)
+    log = (span_of(xs[here]) > LOG_FROM, span_of(ys[here]) > LOG_FROM)
     dress(ax.xaxis, x, xs[here], log=log[0])
     dress(ax.yaxis, y, ys[here], log=log[1])
     ax.margins(0.09)

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from opbyte.sweeps.plots._frames import OK, numbers
-from opbyte.sweeps.plots._pareto import front_mask
-from opbyte.sweeps.plots._quantities import quantity
+from opbyte.sweeps.plots._pareto import LOG_FROM, front_mask
+from opbyte.sweeps.plots._quantities import quantity, span_of
 from opbyte.sweeps.plots._style import LIGHT, PALETTE
 from opbyte.sweeps.report._findings import setting
 
@@ -58,8 +58,11 @@ def explore(frame: pd.DataFrame, objectives: Mapping[str, str], axes: list[str])
         legend={"orientation": "h", "y": 1.08},
         updatemenus=[],
     )
-    figure.update_xaxes(title=_title(x), tickformat="~s")
-    figure.update_yaxes(title=_title(y), tickformat="~s")
+    for column, update in ((x, figure.update_xaxes), (y, figure.update_yaxes)):
+        wide = span_of(numbers(frame, column)[fine]) > LOG_FROM
+        # Of a logarithmic axis plotly labels 1, 2 and 5 of a decade.
+        scale = {"type": "log", "dtick": "D2"} if wide else {}
+        update(title=_title(column), tickformat="~s", **scale)
     config = {"displaylogo": False, "responsive": True}
     return str(figure.to_html(full_html=False, include_plotlyjs=True, config=config))
 

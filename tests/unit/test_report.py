@@ -17,6 +17,7 @@ from opbyte.sweeps.plots import study_plots
 from opbyte.sweeps.plots._frames import frame_of
 from opbyte.sweeps.report import write_report
 from opbyte.sweeps.report._evidence import evidence, kind_of
+from opbyte.sweeps.report._explore import explore
 from opbyte.sweeps.report._findings import findings
 from opbyte.sweeps.store import open_results
 
@@ -317,6 +318,14 @@ def test_with_plotly_the_points_can_be_explored(results):
     text = write_report(results).read_text()
     assert "<h2>Explore</h2>" in text
     assert re.search(r"fusion layer, batch size 8", text)
+
+
+def test_values_of_several_decades_are_explored_on_a_logarithmic_axis():
+    values = {"tpot": [1e-3, 1e-2, 1e-1], "tokens_per_s": [1.0, 2.0, 3.0], "status": ["ok"] * 3}
+    text = explore(pd.DataFrame(values), {"tpot": "min", "tokens_per_s": "max"}, [])
+    layout = text[text.rindex('"xaxis"') :]
+    assert '"type":"log"' in layout.split('"yaxis"')[0]
+    assert '"type":"log"' not in layout.split('"yaxis"')[1]
 
 
 def test_without_the_extra_the_error_says_what_to_install(results, monkeypatch):
