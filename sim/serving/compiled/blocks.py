@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from numba.extending import register_jitable
-
 from opbyte.sim.serving.compiled.gaps import miss
+from opbyte.sim.serving.compiled.part import part
 from opbyte.sim.serving.compiled.prefixes import leading, sharing
 from opbyte.sim.serving.compiled.shared import (
     alone,
@@ -41,7 +40,7 @@ from opbyte.sim.serving.compiled.state import (
 )
 
 
-@register_jitable
+@part
 def needed(s: State, tokens: int, size: int) -> int:
     """Return the blocks of a sequence of so many tokens."""
     if s.growth.shape[0] == 0:
@@ -55,25 +54,25 @@ def needed(s: State, tokens: int, size: int) -> int:
     return int((taken + whole - 1) // whole)
 
 
-@register_jitable
+@part
 def found(s: State, r: int, most: int) -> int:
     """Return how many leading blocks of a waiting request need not be computed, of so many."""
     return leading(s.prefixes, r, most) if sharing(s.prefixes) else int(s.requests[KNOWN, r])
 
 
-@register_jitable
+@part
 def in_use(s: State, r: int, count: int) -> int:
     """Return how many of the blocks that were found for a request others hold."""
     return used(s, r, count) if sharing(s.prefixes) else 0
 
 
-@register_jitable
+@part
 def freed(s: State, r: int) -> int:
     """Return how many blocks would be free that a running request holds."""
     return alone(s, r) if sharing(s.prefixes) else int(s.requests[HELD, r])
 
 
-@register_jitable
+@part
 def hold(s: State, r: int, count: int) -> None:
     """Hold blocks that were found."""
     if sharing(s.prefixes):
@@ -86,7 +85,7 @@ def hold(s: State, r: int, count: int) -> None:
     s.requests[HELD, r] = count
 
 
-@register_jitable
+@part
 def give(s: State, r: int, remember: int) -> None:
     """Let go of a request's blocks, the last one first; they keep what they hold if it returns."""
     if sharing(s.prefixes):
@@ -106,7 +105,7 @@ def give(s: State, r: int, remember: int) -> None:
         s.requests[LAST, r], s.requests[KNOWN, r] = NONE, 0
 
 
-@register_jitable
+@part
 def take(s: State, r: int, count: int) -> None:
     """Give a request blocks from the front of the queue; who remembered them forgets."""
     if sharing(s.prefixes):
@@ -127,7 +126,7 @@ def take(s: State, r: int, count: int) -> None:
         s.requests[HELD, r] += 1
 
 
-@register_jitable
+@part
 def know(s: State, r: int, full: int) -> None:
     """Note that a request's leading blocks are full; they can be found again."""
     if sharing(s.prefixes):
@@ -143,7 +142,7 @@ def know(s: State, r: int, full: int) -> None:
     s.requests[KNOWN, r] = full
 
 
-@register_jitable
+@part
 def preempt(s: State, produced: Ints, remember: int) -> int:
     """Take the blocks of the request that was admitted last; return it."""
     s.counts[RUNNING] -= 1
@@ -153,7 +152,7 @@ def preempt(s: State, produced: Ints, remember: int) -> int:
     return victim
 
 
-@register_jitable
+@part
 def lose(s: State, victim: int, produced: Ints, remember: int) -> None:
     """Take the blocks of a request that no longer runs: to the tier below if there is room."""
     s.requests[PREEMPTED, victim] += 1
@@ -177,7 +176,7 @@ def lose(s: State, victim: int, produced: Ints, remember: int) -> None:
     s.counts[MOVES] += 1
 
 
-@register_jitable
+@part
 def finish(s: State, r: int) -> None:
     """Forget a request whose last token is there."""
     if s.requests[HELD, r] == 0:
@@ -186,7 +185,7 @@ def finish(s: State, r: int) -> None:
     give(s, r, 0)
 
 
-@register_jitable
+@part
 def drop(s: State, r: int) -> None:
     """Take a request out of those that run."""
     at = 0

@@ -7,9 +7,9 @@ hold, since they lost their blocks or a budget ended before them, are noted with
 from __future__ import annotations
 
 import numpy as np
-from numba.extending import register_jitable
 
 from opbyte.core.ops import Array
+from opbyte.sim.serving.compiled.part import part
 from opbyte.sim.serving.compiled.state import (
     AT_ONCE,
     COME_LATE,
@@ -30,7 +30,7 @@ from opbyte.sim.serving.compiled.state import (
 from opbyte.sim.serving.tally import Tally, bin_of, largest
 
 
-@register_jitable
+@part
 def miss(s: State, r: int) -> None:
     """Note that an answer does not go on in the step that is planned."""
     if s.requests[SAMPLED, r] > 0 and s.times[SINCE, r] < 0.0:
@@ -38,7 +38,7 @@ def miss(s: State, r: int) -> None:
         s.counts[LATE] += 1
 
 
-@register_jitable
+@part
 def miss_behind(s: State, at: int, produced: Ints) -> None:
     """Note the same of all whom a plan did not come to, from a place among those that run on."""
     for i in range(at, s.counts[RUNNING]):
@@ -46,7 +46,7 @@ def miss_behind(s: State, at: int, produced: Ints) -> None:
             miss(s, s.running[i])
 
 
-@register_jitable
+@part
 def catch_up(s: State, f: Step, r: int) -> None:
     """Note that an answer goes on in the step that is planned, if it did not in the one before."""
     if s.times[SINCE, r] >= 0.0:
@@ -56,7 +56,7 @@ def catch_up(s: State, f: Step, r: int) -> None:
         s.counts[LATE] -= 1
 
 
-@register_jitable
+@part
 def catch_up_all(s: State, f: Step) -> None:
     """Note that the answer of everyone who runs goes on."""
     if s.counts[LATE]:
@@ -64,7 +64,7 @@ def catch_up_all(s: State, f: Step) -> None:
             catch_up(s, f, s.running[i])
 
 
-@register_jitable
+@part
 def count_gaps(s: State, f: Step, end: float) -> None:
     """Count the gaps before the tokens of the step that is planned, which ends then."""
     tally = s.tally
@@ -78,7 +78,7 @@ def count_gaps(s: State, f: Step, end: float) -> None:
     tally[GAPS] += f.sums[AT_ONCE]
 
 
-@register_jitable
+@part
 def _count(tally: Array, gap: float, count: int) -> None:
     tally[GAPS + bin_of(gap)] += count
     tally[GAP_SUM] += gap * count

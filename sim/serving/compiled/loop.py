@@ -27,6 +27,7 @@ from opbyte.sim.serving.compiled.moves import (
     soonest,
 )
 from opbyte.sim.serving.compiled.next_step import plan_step
+from opbyte.sim.serving.compiled.part import part
 from opbyte.sim.serving.compiled.prefixes import Prefixes
 from opbyte.sim.serving.compiled.queue import FAIR, FCFS, Queue, new_queue, order_of
 from opbyte.sim.serving.compiled.state import (
@@ -56,7 +57,7 @@ from opbyte.sim.serving.tally import Tally
 from opbyte.sim.serving.transfers import LinkPrice
 
 
-@register_jitable
+@part
 def fill(
     s: State,
     f: Step,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from numba.extending import register_jitable
 
 from opbyte.sim.serving.compiled.blocks import found, hold, in_use, know, needed, preempt, take
 from opbyte.sim.serving.compiled.fair import count
 from opbyte.sim.serving.compiled.gaps import catch_up, miss, miss_behind
+from opbyte.sim.serving.compiled.part import part
 from opbyte.sim.serving.compiled.queue import FAIR, RANKED, Queue, first, leave, rank
 from opbyte.sim.serving.compiled.state import (
     ASKED,
@@ -37,7 +37,7 @@ from opbyte.sim.serving.compiled.state import (
 from opbyte.sim.serving.prices.layout import attend
 
 
-@register_jitable
+@part
 def room(s: State, produced: Ints, r: int, need: int, remember: int) -> int:
     """Let blocks be free or on their way out for a running request.
 
@@ -52,7 +52,7 @@ def room(s: State, produced: Ints, r: int, need: int, remember: int) -> int:
     return lost
 
 
-@register_jitable
+@part
 def admitted(
     s: State, r: int, target: int, whole: int, budget: int, limits: npt.NDArray[np.int64]
 ) -> int:
@@ -95,7 +95,7 @@ def admitted(
     return int(new)
 
 
-@register_jitable
+@part
 def note(s: State, f: Step, slot: int, r: int, new: int, target: int, produced: int) -> None:
     """Put tokens of a request into the step that is planned."""
     computed = s.requests[COMPUTED, r]
@@ -109,7 +109,7 @@ def note(s: State, f: Step, slot: int, r: int, new: int, target: int, produced: 
     advance(s, f, slot, r, new, target, produced)
 
 
-@register_jitable
+@part
 def advance(s: State, f: Step, slot: int, r: int, new: int, target: int, produced: int) -> None:
     """Count tokens of a request as computed, and the next one as sampled where it is."""
     computed = s.requests[COMPUTED, r]
@@ -125,7 +125,7 @@ def advance(s: State, f: Step, slot: int, r: int, new: int, target: int, produce
             f.marks[slot] += 1
 
 
-@register_jitable
+@part
 def plan_running(
     s: State,
     f: Step,
@@ -188,7 +188,7 @@ def plan_running(
     return budget
 
 
-@register_jitable
+@part
 def plan_waiting(
     s: State,
     f: Step,

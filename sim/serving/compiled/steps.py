@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba.extending import register_jitable
 
 from opbyte.core.ops import Array
 from opbyte.sim.serving.compiled.blocks import finish, know, needed, take
 from opbyte.sim.serving.compiled.gaps import catch_up_all, count_gaps
+from opbyte.sim.serving.compiled.part import part
 from opbyte.sim.serving.compiled.prefixes import sharing
 from opbyte.sim.serving.compiled.queue import FCFS, RANKED
 from opbyte.sim.serving.compiled.state import (
@@ -35,7 +35,7 @@ from opbyte.sim.serving.prices.layout import attend
 from opbyte.sim.serving.prices.step import step_cost
 
 
-@register_jitable
+@part
 def calm_steps(s: State, given: Ints, produced: Ints, size: int) -> int:
     """Return how many steps from here on are one token for everyone who runs, and no one's last.
 
@@ -61,7 +61,7 @@ def calm_steps(s: State, given: Ints, produced: Ints, size: int) -> int:
     return steps
 
 
-@register_jitable
+@part
 def decode_on(
     s: State,
     f: Step,
@@ -130,7 +130,7 @@ def decode_on(
     return head, arrived
 
 
-@register_jitable
+@part
 def record(s: State, f: Step, slot: int, waiting: int) -> None:
     """Count a step that has ended, and write its row of the series if it has one.
 
@@ -156,7 +156,7 @@ def record(s: State, f: Step, slot: int, waiting: int) -> None:
     s.series[4, row], s.series[5, row] = s.counts[FREE], f.lost[slot]
 
 
-@register_jitable
+@part
 def weigh(s: State, seconds: float, joules: float, waiting: int, drawn: Array) -> None:
     """Add a planned step to the joules, and its seconds to what it finds."""
     drawn[0] += joules
@@ -166,7 +166,7 @@ def weigh(s: State, seconds: float, joules: float, waiting: int, drawn: Array) -
     s.tally[used_from + s.blocks.shape[1] + waiting + s.counts[STACKED]] += seconds
 
 
-@register_jitable
+@part
 def end_step(s: State, f: Step, slot: int, produced: Ints, waiting: int) -> int:
     """Hand out the tokens of a step; return how many requests are done."""
     now, done = f.end[slot], 0
