@@ -52,7 +52,7 @@ class Step(NamedTuple):
         tokens: That are computed to the last layer.
         held: Busy seconds of each resource, then bytes of each class of `TRAFFIC`.
         joules: Dynamic energy.
-        counts: Requests running and waiting and blocks in use when it was planned, (3,).
+        counts: Requests running and waiting and blocks in use when it was planned.
     """
 
     start: float
@@ -61,7 +61,7 @@ class Step(NamedTuple):
     tokens: int
     held: Array
     joules: float
-    counts: Array
+    counts: tuple[int, int, int]
 
 
 class Engine:
@@ -72,7 +72,6 @@ class Engine:
         busy: Busy seconds of each resource of the prices, (resources,).
         traffic: Bytes of each class of `TRAFFIC` that steps read, NaN where prices have none.
         joules: Of all steps.
-        means: Requests running and waiting and blocks in use, times seconds of steps, (3,).
         tally: Gaps between tokens, and how long how much was waiting and in use.
         decodes, decoded: Steps of requests after their first tokens, and tokens that came of them.
         on_answer: Called with a request whose last token is there, before its blocks are let go.
@@ -122,7 +121,7 @@ class Engine:
         self._held = np.zeros(len(prices.resources) + len(TRAFFIC))
         self.busy, self.traffic = np.split(self._held, [len(prices.resources)])
         self.joules = 0.0
-        self.means = np.zeros(3)
+        self._running_s = 0.0
         self.tally = Tally(used=np.zeros(scheduler.pool.total + 1))
         self.on_answer: Callable[[Request], None] = _ignore
         self.on_step: Callable[[], None] = _nothing
@@ -160,6 +159,11 @@ class Engine:
         self._left[request] = request.output - request.sampled
         self.scheduler.resume(request)
         self.poke()
+
+    @property
+    def means(self) -> Array:
+        """Return requests running and waiting and blocks in use, times seconds of steps, (3,)."""
+        return np.array([self._running_s, *self.tally.sums])
 
     @property
     def planned_until(self) -> float:
@@ -265,7 +269,7 @@ class Engine:
             busy = held[: len(self.busy)]
             seconds, joules = self.beside.step(plan, start, seconds, joules, busy)
         self._free_at = start + seconds
-        counts = np.array([*self.scheduler.counts, self._used()], float)
+        counts = (*self.scheduler.counts, self._used())
         tokens = decodes + read
         self._flight.append(Step(start, self._free_at, plan, tokens, held, joules, counts))
         return True
@@ -275,9 +279,9 @@ class Engine:
         self._held += share * step.held
         self.joules += share * step.joules
         seconds = share * (step.end - step.start)
-        self.means += seconds * step.counts
-        _, waiting, used = step.counts
-        self.tally.add_step(seconds, int(waiting), int(used))
+        running, waiting, used = step.counts
+        self._running_s += seconds * running
+        self.tally.add_step(seconds, waiting, used)
 
     def _move(self, plan: Plan) -> None:
         """Send blocks to the tier below, once the steps under way have written them, and back."""
@@ -323,29 +327,32 @@ class Engine:
             self._save(self.contents, plan)
         before, regular, at_once = self._ended, 0, 0
         self._ended = end
-        for piece in plan.pieces:
-            if not piece.samples:
+        left_of = self._left
+        for request, _, _, samples, _, _ in plan.pieces:
+            if not samples:
                 continue
-            request = piece.request
-            if request.first_token_s < 0.0:
-                request.first_token_s = end
-            elif request.token_s == before:
+            if request.token_s == before:
                 regular += 1
+            elif request.first_token_s < 0.0:
+                request.first_token_s = end
             else:
                 self.tally.add_gap(end - request.token_s)
             request.token_s = end
-            at_once += piece.samples - 1
-            self._left[request] -= piece.samples
-            if self._left[request] == 0:
+            at_once += samples - 1
+            left = left_of[request] - samples
+            if left:
+                left_of[request] = left
+            else:
                 request.last_token_s = end
-                del self._left[request]
+                del left_of[request]
                 self.on_answer(request)
                 self.scheduler.finish(request)
                 if request in self._answered:
                     self._answered.pop(request).succeed()
         if regular:
             self.tally.add_gap(end - before, regular)
-        self.tally.add_gap(0.0, at_once)
+        if at_once:
+            self.tally.add_gap(0.0, at_once)
         series = self.series
         series.end_s.append(end)
         series.tokens.append(step.tokens)
