@@ -16,9 +16,11 @@ import numpy.typing as npt
 from opbyte.hw_models.memory.dram_kernel.setup import (
     ACCEPTED,
     LATENCY,
+    READS,
     T_REFI,
     T_REFI_BANK,
     TICKS,
+    WRITES,
 )  # fmt: skip
 from opbyte.hw_models.memory.standards import Standard
 
@@ -35,15 +37,22 @@ _WINDOW, _PERIODS, _AGREE, _MOST, _PLACES = 1 << 11, 4, 3, 24, (0.31, 0.67, 0.97
 _TOLERANCE, _PLACE_TOLERANCE = 0.01, 0.03
 
 
-def exact(standard: Standard, numbers: Ints, piece: Piece, count: int) -> tuple[Floats, int]:
-    """Simulate all requests; return the counts and how many were simulated."""
+def exact(
+    standard: Standard, numbers: Ints, piece: Piece, count: int, drain: bool = False
+) -> tuple[Floats, int, bool]:
+    """Simulate all requests; return the counts, how many were simulated, and whether all are served.
+
+    A stream of which nothing has been served when its last request is accepted is drained anyway.
+    """
     from opbyte.hw_models.memory.dram_kernel.replay import Replay
 
     replay = Replay(standard, numbers)
     done = np.zeros(0)
     for start in range(0, count, _AT_ONCE):
         done = replay.take(piece(start, min(count, start + _AT_ONCE))).astype(float)
-    return done, count
+    if drain or not done[[READS, WRITES]].any():
+        return replay.drain().astype(float), count, True
+    return done, count, False
 
 
 def sampled(

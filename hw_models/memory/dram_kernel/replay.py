@@ -7,8 +7,28 @@ import numpy.typing as npt
 
 from opbyte.core.errors import SimulationError
 from opbyte.hw_models.memory.dram_kernel.loops import LATE, run, settle
-from opbyte.hw_models.memory.dram_kernel.setup import LINEAR
-from opbyte.hw_models.memory.dram_kernel.state import FAULT, SENT, Channel, new_channel
+from opbyte.hw_models.memory.dram_kernel.setup import (
+    FORWARDED,
+    LINEAR,
+    RD,
+    RDA,
+    READ_LATENCY,
+    TICKS,
+    WR,
+    WRA,
+)  # fmt: skip
+from opbyte.hw_models.memory.dram_kernel.state import (
+    ACTIVE,
+    FAR,
+    FAULT,
+    LAST,
+    QUEUED,
+    REFRESH_AT,
+    SEND_AT,
+    SENT,
+    Channel,
+    new_channel,
+)  # fmt: skip
 from opbyte.hw_models.memory.standards import Standard
 
 __all__ = ["Replay", "latency_of_bin"]
@@ -36,6 +56,33 @@ class Replay:
         if fault:
             why = "refreshes fall due faster than they are issued" if fault == LATE else "is stuck"
             raise SimulationError(f"{self.standard.name}: {why}; check its refresh timings")
+        return self._counts()
+
+    def drain(self) -> Ints:
+        """Serve what waits; return all counts, with the end of the last data as ticks.
+
+        Nothing arrives and no further refresh falls due meanwhile. It ends the stream.
+
+        Raises:
+            SimulationError: If something waits for ever.
+        """
+        c, t = self._channel, self.standard.ticks
+        c.v[SEND_AT] = c.v[REFRESH_AT] = FAR
+        # The loop ends where nothing is left that could ever happen.
+        run(c, np.zeros(0, np.int64), 0)
+        if c.v[QUEUED : QUEUED + 2].any() or c.ranks[:, ACTIVE].any():
+            raise SimulationError(f"{self.standard.name}: is stuck; check its timings")
+        last = c.ranks[:, LAST:].max(axis=0)
+        burst = t.get("nBL", t.get("nBL_min", 0))
+        ends = (
+            last[[RD, RDA]].max() + c.n[READ_LATENCY],
+            last[[WR, WRA]].max() + t["nCWL"] + burst,
+            c.out[TICKS] + (c.out[FORWARDED] > 0),
+        )
+        c.out[TICKS] = max(ends)
+        return self._counts()
+
+    def _counts(self) -> Ints:
         out = self._channel.out.copy()
         settle(self._channel, out)
         return out
