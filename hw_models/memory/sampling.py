@@ -40,7 +40,7 @@ _TOLERANCE, _PLACE_TOLERANCE = 0.01, 0.03
 def exact(
     standard: Standard, numbers: Ints, piece: Piece, count: int, drain: bool = False
 ) -> tuple[Floats, int, bool]:
-    """Simulate all requests; return the counts, how many were simulated, and whether all are served.
+    """Simulate all requests; return the counts, how many were simulated, whether it was drained.
 
     A stream of which nothing has been served when its last request is accepted is drained anyway.
     """

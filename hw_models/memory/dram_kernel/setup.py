@@ -146,6 +146,22 @@ def _set_refresh(n: Ints, standard: Standard, controller: Controller) -> None:
         n[REFRESH] = BY_STACK if standard.per_bank_refresh == "by-stack-id" else IN_TURN
         n[T_REFI_BANK] = n[FIRST_REFRESH] = standard.ticks["nREFIpb"]
         n[T_RFC_BANK] = standard.ticks["nRFCpb"]
+    _leave_time(n, standard)
+
+
+def _leave_time(n: Ints, standard: Standard) -> None:
+    """Refuse refreshes that leave no row cycle between them: nothing might ever be read."""
+    in_turn = standard.banks // (standard.sizes[0] if n[REFRESH] == BY_STACK else 1)
+    for rule in standard.constraints:
+        if rule.before != ACT or rule.after not in (REFAB, REFPB):
+            continue
+        every, name = int(n[T_REFI]), "nREFI"
+        if rule.after == REFPB:
+            of_bank = rule.level == len(standard.levels)
+            every, name = int(n[T_REFI_BANK]) * (in_turn if of_bank else 1), "nREFIpb"
+        if 0 < every < rule.ticks + standard.ticks["nRC"]:
+            text = "must leave a row cycle between refreshes"
+            raise ConfigError.one(standard.name, f"clocks.{name}", text, standard.ticks[name])
 
 
 def _set_lpddr(n: Ints, standard: Standard) -> None:
