@@ -199,7 +199,9 @@ class Dram:
 
         tally = sampled(self.standard, numbers, piece, count) if sample else None
         if tally is None:
-            tally = exact(self.standard, numbers, piece, count, drain)
+            return _result(
+                self.standard, count, *exact(self.standard, numbers, piece, count, drain)
+            )
         return _result(self.standard, count, *tally)
 
     def load_latency(

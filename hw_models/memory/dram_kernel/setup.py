@@ -89,7 +89,7 @@ def controller_numbers(standard: Standard, controller: Controller) -> Ints:
         ("refresh", controller.refresh, REFRESHES),
         ("row policy", controller.row_policy, ROW_POLICIES),
     ):
-        if isinstance(name, str) and name in _UNCOVERED:
+        if name in _UNCOVERED:
             raise UncoveredError(
                 f"{_UNCOVERED[name]} of {where} is not covered. Use one of {', '.join(known)}."
             )
