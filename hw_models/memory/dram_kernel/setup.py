@@ -89,9 +89,9 @@ def controller_numbers(standard: Standard, controller: Controller) -> Ints:
         ("refresh", controller.refresh, REFRESHES),
         ("row policy", controller.row_policy, ROW_POLICIES),
     ):
-        if name in _UNCOVERED:
+        if str(name) in _UNCOVERED:
             raise UncoveredError(
-                f"{_UNCOVERED[name]} of {where} is not covered. Use one of {', '.join(known)}."
+                f"{_UNCOVERED[str(name)]} of {where} is not covered. Use one of {', '.join(known)}."
             )
         if name not in known:
             raise lookup_error(noun, str(name), known, where)
