@@ -144,12 +144,14 @@ class PimDevice:
 
         Where all banks work at once it waits for the next row switch, whose precharge and
         activation it needs too (JEDEC lets refreshes wait). Units that go from bank to bank never
-        pause: they lose the row, precharge, refresh, and open it again.
+        pause: they lose their rows, precharge, refresh, and open them again.
         """
-        if self.level != "bank":
-            return self.rtp + self.rp + self.rfc + self.rcd
-        # AttAcc's simulator has no tRP between precharge and refresh, but a clock.
-        return self.rfc - (self.rp - 1.0 if self.artifact else 0.0)
+        # AttAcc's simulator precharges at once and refreshes a clock later, without tRTP and tRP.
+        missing = self.rp - 1.0 if self.artifact else 0.0
+        if self.level == "bank":
+            return self.rfc - missing
+        read = 0.0 if self.artifact else self.rtp
+        return read + self.rp + self.rfc + self.rcd - missing
 
     @property
     def all_banks(self) -> Any:
