@@ -140,6 +140,9 @@ class Pim(_Block):
     the matrix are multiplied, or a tile of outputs, for which every chunk is loaded anew."""
     refresh: Literal["fresh", "steady", "none"] = "steady"
     """A kernel starts just refreshed, meets refresh at its mean rate, or never."""
+    artifact: Literal["none", "attacc"] = "none"
+    """Defects of a published simulator to repeat. `attacc`: the second of two heads that take turns
+    multiplies the values of the first, and no time passes between precharge and refresh."""
     source: str | None = None
 
     @model_validator(mode="after")

@@ -108,7 +108,7 @@ def pair_program(d: PimDevice, tokens: Any, width: Any, queries: Any) -> Program
                     )
                 ],
             ),
-            (1.0, [h.with_moves(h.macs, {"read": h.output})]),
+            (1.0, [h.with_moves(h.last_context, {"read": h.output})]),
             (1.0, [Stage(moves={"read": h.last_output})]),
         ],
     )
@@ -129,6 +129,9 @@ class _Head:
         sides = d.outputs / d.pseudo_channels
         per_row = per_row * queries if d.reuse else per_row
         self.macs = Stage(columns * queries, per_row)
+        # AttAcc's trace generators give the second head's context the addresses of the first's.
+        same_row = d.artifact & np.less_equal(self.macs.columns, per_row)
+        self.last_context = replace(self.macs, hit=same_row)
         self.query = Stage(moves={"load": queries * d.depth * across})
         self.last_scores = sides * queries
         self.scores = up(turns / d.lanes) * self.last_scores
