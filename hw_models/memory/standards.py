@@ -137,6 +137,10 @@ class Standard:
     ticks: dict[str, int] = field(hash=False)
     energy: Energy | None = None
 
+    def __hash__(self) -> int:
+        """Hash what tells memories apart; constraints are hundreds and compared only then."""
+        return hash((self.name, self.sizes, self.rows, self.columns, self.tick_s))
+
     @property
     def banks(self) -> int:
         """Banks of the channel."""

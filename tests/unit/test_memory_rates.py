@@ -286,14 +286,6 @@ def test_pages_take_longer_by_the_ratio_of_both_shares(page):
     size = Parameter.of(page, "bytes").value
     longer = share(standard) / share(standard, Access(), page_on_channel(size, 256, 80))
     assert longer > 1.2
-    plain, paged = (
-        ob.simulate(built, DECODE, fidelity="analytic").breakdown
-        for built in (machine(), machine(paged=page))
-    )
-    attention = plain["operator"].str.contains("attention") | plain["operator"].str.contains(
-        "score"
-    )
-    assert attention.any()
     assert seconds(machine(paged=page), "bound") == seconds(machine(), "bound")
     work = {**DECODE, "batch": 64, "context": 32768, "model": "llama-3.2-1b"}
     kv = 64 * 32768 * ob.load_model("llama-3.2-1b").kv_bytes_per_token
@@ -374,15 +366,10 @@ def test_exposed_row_switches_are_those_of_the_kernel(name):
     of_a_bank = standard.burst_bytes * clocks.clock / clocks.ticks["nCCDL"]
     found = _bank_stream(standard, 2000 * standard.columns, refresh="NoRefresh")
     steady = stream.efficiency(clocks).value / (1 - clocks.refresh / clocks.interval)
-    assert found.bandwidth_bytes_per_s / of_a_bank == pytest.approx(steady, rel=0.02)
+    assert found.bandwidth_bytes_per_s / of_a_bank == pytest.approx(steady, rel=0.01)
     refreshed = _bank_stream(standard, 2000 * standard.columns)
-    print(
-        name,
-        refreshed.bandwidth_bytes_per_s / of_a_bank / stream.efficiency(clocks).value,
-        found.bandwidth_bytes_per_s / of_a_bank / steady,
-    )
     assert refreshed.bandwidth_bytes_per_s / of_a_bank == pytest.approx(
-        stream.efficiency(clocks).value, rel=0.03
+        stream.efficiency(clocks).value, rel=0.015
     )
 
 
