@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from opbyte.core.catalog import SUFFIXES
 from opbyte.core.errors import ConfigError
 from opbyte.core.parameters import Bytes
 from opbyte.hw_models.memory.standards import CATALOG, Standard, load_standard
@@ -118,12 +119,15 @@ def page_on_channel(page: float, interleave: float, channels: int) -> int:
     return int(min(page, interleave * rounds))
 
 
-@functools.lru_cache(maxsize=128)
 def standard_called(technology: str) -> Standard | None:
     """Return a memory of the catalog or a file; None for a name of which no timing is known."""
-    if technology in CATALOG.names() or technology.endswith((".yaml", ".yml")):
-        return load_standard(technology)
-    return None
+    # A file may change while a process runs; the catalog does not.
+    return load_standard(technology) if technology.endswith(SUFFIXES) else _of_catalog(technology)
+
+
+@functools.lru_cache(maxsize=128)
+def _of_catalog(name: str) -> Standard | None:
+    return load_standard(name) if name in CATALOG.names() else None
 
 
 def written(access: Access, page: int | None) -> str | None:

@@ -16,11 +16,13 @@ from opbyte.hw_models.memory import rates
 from opbyte.hw_models.memory.addresses import encode
 from opbyte.hw_models.memory.dram import Dram
 from opbyte.hw_models.memory.rates import Access, digest, page_on_channel, refresh_share, share
+from opbyte.hw_models.memory.standards import CATALOG as MEMORIES
 from opbyte.hw_models.memory.standards import load_standard, memory_names
 from opbyte.hw_models.stack import Stack, Stream
 from opbyte.hw_models.technology import pins_of, standard_of
 from opbyte.sweeps.explain import explained
 
+HBM = {"technology": "hbm3-6400", "channels": 8}
 DECODE = {"kind": "decode", "model": "llama-3.1-8b", "batch": 8, "context": 2048}
 MACHINE = {
     "name": "small",
@@ -137,6 +139,27 @@ def test_an_efficiency_that_is_given_stands():
     assert load_machine("h100-sxm-80gb").values["gpu.hbm.phy.efficiency"] == 0.824
 
 
+def test_a_file_of_ones_own_is_a_technology(tmp_path):
+    own = tmp_path / "mine.yaml"
+    text = MEMORIES.path("hbm3-6400").read_text()
+    found = []
+    for refi in (6240, 3120):
+        own.write_text(text.replace("nREFI: 6240", f"nREFI: {refi}"))
+        found.append(machine(technology=str(own)).values["dev.hbm.phy.efficiency"])
+    assert found[0] == machine().values["dev.hbm.phy.efficiency"]
+    # Twice as many refreshes.
+    assert found[1] == pytest.approx(found[0] * (1 - 560 / 3120) / (1 - 560 / 6240), rel=0.03)
+
+
+def test_a_stacks_clock_is_that_of_the_pins_too():
+    stack = {"clock": "1.2 GHz"}
+    ports = {"phy": {}, "tsv": {"stream": {"banks": 8, "step": "nCCDL", "rows": "exposed"}}}
+    built = device(memory={"hbm": {**HBM, "capacity": "8 GiB", "stack": stack, "ports": ports}})
+    pins = 8 * load_standard("hbm3-6400").peak_bytes_per_s * 1.2 / 1.6
+    assert built.values["dev.hbm.phy.bandwidth"] == pytest.approx(pins)
+    assert built.values["dev.hbm.tsv.bandwidth"] == pytest.approx(pins * 8 * 2 / 4)
+
+
 def test_a_name_without_timing_decides_nothing():
     memory = {"hbm": {"technology": "gddr9-64000", "capacity": "64 GiB"}}
     ports = {"phy": {"bandwidth": "2 TB/s"}}
@@ -147,7 +170,6 @@ def test_a_name_without_timing_decides_nothing():
         ob.simulate(nothing, {"kind": "gemm", "m": 1, "n": 4096, "k": 4096, "dtype": "bf16"})
 
 
-HBM = {"technology": "hbm3-6400", "channels": 8}
 STREAM = {"banks": 1, "step": 2, "rows": "hidden"}
 
 
