@@ -403,7 +403,20 @@ class Placer:
             together=self.groups.sets,
             artifact=self.mapping.artifact,
             head_overlap=self.mapping.overlap == "head",
+            pages=self._pages(units),
         )
+
+    def _pages(self, units: tuple[str, ...]) -> dict[tuple[int, int], float]:
+        """Return the page of each class that lies in pages, by (unit, column of `MOVED`)."""
+        if not any(place.page for place in self.mapping.place.values()):
+            return {}
+        found = {}
+        for u, unit in enumerate(units):
+            for c, moved in enumerate(MOVED):
+                page = self.tiers(CLASS_OF.get(moved, moved), unit).page
+                if page is not None and moved != "internal":
+                    found[u, c] = page.value
+        return found
 
     def _copies(self, units: tuple[str, ...], unit_of: npt.NDArray[np.int64]) -> Array:
         """Return how many devices run each operator alike: of what has no unit, the default's."""

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from opbyte.core.errors import ConfigError, UncoveredError, WorkloadError
 from opbyte.hw_models.memory.addresses import Mapping, checked, decode, pack
 from opbyte.hw_models.memory.dram_kernel.setup import Controller, controller_numbers
-from opbyte.hw_models.memory.patterns import addresses_of, writes_of
+from opbyte.hw_models.memory.patterns import addresses_of, streams_of, writes_of
 from opbyte.hw_models.memory.standards import COMMANDS, Standard, is_whole, load_standard
 
 __all__ = ["Dram", "StreamResult", "memory"]
@@ -320,14 +320,7 @@ def _truths(is_write: npt.ArrayLike, shape: tuple[int, ...]) -> npt.NDArray[np.b
 @functools.lru_cache(maxsize=256)
 def _rates(standard: Standard, streams: int) -> tuple[tuple[str, float], ...]:
     channel, count = Dram(standard), 1 << 17
-    # Each stream has a part of the channel to itself and starts one row further than the last one,
-    # so that they do not march through the same bank.
-    row = standard.columns * standard.burst_bytes
-    part = standard.capacity_bytes // streams // row * row
-    index = np.arange(count, dtype=np.int64)
-    own = index % streams
-    runs = own * (part + row) + index // streams * standard.burst_bytes % max(part, row)
-    runs %= standard.capacity_bytes
+    runs = streams_of(standard, streams, count)
     found = {"stream": channel.stream(runs), "random": channel.stream("random", requests=count)}
     return tuple((key, result.bandwidth_bytes_per_s) for key, result in found.items())
 

@@ -13,7 +13,7 @@ from opbyte.core.registry import lookup_error
 from opbyte.hw_models.memory.addresses import encode, widths
 from opbyte.hw_models.memory.standards import Standard, is_whole
 
-__all__ = ["PATTERNS", "addresses_of", "writes_of"]
+__all__ = ["PATTERNS", "addresses_of", "streams_of", "writes_of"]
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -69,6 +69,20 @@ def addresses_of(
             raise ConfigError.one(standard.name, "pattern", rule, pattern)
         return _blocks(standard, count, max(size, burst), draw)
     raise lookup_error("pattern", pattern, (*PATTERNS, *_ALIASES))
+
+
+def streams_of(standard: Standard, streams: int, count: int) -> Ints:
+    """Return byte addresses of sequential streams that take turns, (count,).
+
+    Each stream has a part of the channel to itself and starts one row further than the last one,
+    so that they do not march through the same bank.
+    """
+    row = standard.columns * standard.burst_bytes
+    part = standard.capacity_bytes // streams // row * row
+    index = np.arange(count, dtype=np.int64)
+    own = index % streams
+    runs = own * (part + row) + index // streams * standard.burst_bytes % max(part, row)
+    return runs % standard.capacity_bytes
 
 
 def writes_of(count: int, read_pct: int, start: int = 0) -> Bools | None:

@@ -141,6 +141,10 @@ class Standard:
     ticks: dict[str, int] = field(hash=False)
     energy: Energy | None = None
 
+    def __hash__(self) -> int:
+        """Hash what tells memories apart; constraints are hundreds and compared only then."""
+        return hash((self.name, self.sizes, self.rows, self.columns, self.tick_s))
+
     @property
     def banks(self) -> int:
         """Banks of the channel."""
@@ -152,11 +156,20 @@ class Standard:
         return self.banks * self.rows * self.columns * self.burst_bytes
 
     @property
+    def halves(self) -> int:
+        """Pseudo-channels of the channel, 1 where it has none."""
+        return self.sizes[0] if self.levels[0] == "pseudochannel" else 1
+
+    @property
+    def clocks(self) -> dict[str, int]:
+        """Timings in command clocks, by JEDEC name."""
+        return {name: ticks // self.ticks_per_clock for name, ticks in self.ticks.items()}
+
+    @property
     def peak_bytes_per_s(self) -> float:
         """Rate of the data bus, all pseudo-channels together, bytes/s."""
-        halves = self.sizes[0] if self.levels[0] == "pseudochannel" else 1
         burst = self.ticks.get("nBL", self.ticks.get("nBL_min", 0))
-        return halves * self.burst_bytes / (burst * self.tick_s)
+        return self.halves * self.burst_bytes / (burst * self.tick_s)
 
 
 def is_whole(value: object) -> bool:

@@ -121,7 +121,12 @@ class Spill(_Frozen):
 
 
 class Placement(_Frozen):
-    """Where a tensor class lives: shares of memories that add up to one."""
+    """Where a tensor class lives: shares of memories that add up to one.
+
+    Attributes:
+        page: Bytes that lie together in one instance of a memory; pages are at random places. Left
+            out: tensors lie in one piece and are read as streams.
+    """
 
     in_: dict[str, float] = Field(alias="in")
     cache: Cache | None = None
@@ -389,7 +394,9 @@ class Mapping(_Frozen):
         }
         for name, place in self.place.items():
             wishes[f"place.{name}.copies"] = place.copies is not None
-            wishes[f"place.{name}.page"] = place.page is not None
+            wishes[f"place.{name}.page of what has a cache or spills"] = (
+                place.page is not None and (place.cache is not None or bool(place.spill))
+            )
             wishes[f"place.{name}.spill"] = bool(place.spill) and name != "kv"
             wishes[f"place.{name}.format"] = place.format is not None
             wishes[f"place.{name}.interleave"] = place.interleave is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -116,6 +116,8 @@ class PlacedOps:
         runs: 1 where an operator runs; an operator that may run on several units has one for each,
             of which those that are not chosen are 0. (ops, 1 or points).
         head_overlap: Heads follow each other through the groups.
+        pages: Bytes that lie together of each class that lies in pages at random places, by
+            (unit, column of `MOVED`).
     """
 
     table: OpTable
@@ -145,6 +147,7 @@ class PlacedOps:
     together: Together = Together()
     artifact: str | None = None
     head_overlap: bool = False
+    pages: dict[tuple[int, int], float] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Return the number of fused operators."""
