@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from opbyte.hw_models.compute.spatial.cascade import Cascade, Einsum
 
@@ -69,6 +69,10 @@ class Arrays:
         return sum(
             table.get(o, math.nan) + self.register_joules * max(1.0, steps[o]) for o in einsum.does
         )
+
+    def of_size(self, size: float) -> Arrays:
+        """Return the same for elements of another size."""
+        return self if size == self.size else replace(self, size=size)
 
     @property
     def cycle_of_lanes(self) -> float:
