@@ -191,7 +191,9 @@ class Unit(_Frozen):
         if self.pim is not None and self.kind not in ("pim", "aim"):
             raise ValueError("`pim` needs a unit of kind pim or aim. change one")
         for block, kind in (
-            ("bank", "aim"), ("command_energy", "aim"), ("pnm", "pnm"),
+            ("bank", "aim"),
+            ("command_energy", "aim"),
+            ("pnm", "pnm"),
             ("spatial", "spatial_array"),
         ):
             if getattr(self, block) is not None and self.kind != kind:

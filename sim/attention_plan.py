@@ -56,7 +56,7 @@ class AttentionPlan:
             "buffer_bytes": plan.capacity,
             "spilled": plan.spilled,
             "dram_bytes": plan.bytes,
-            "score_bytes": plan.traffic["scores"] if "scores" in plan.traffic else 0.0,
+            "score_bytes": plan.traffic.get("scores", 0.0),
             "lower_bound_bytes": self.lower_bound_bytes,
             "seconds": plan.seconds,
             "memory_s": plan.memory,
@@ -94,7 +94,7 @@ def attention_plan(
                 found[name] = AttentionPlan(name, plan, shape, joules)
     if not found:
         raise UncoveredError(
-            f"{result.machine}: no attention runs on a unit of kind spatial_array. choose a machine "
-            "that has one, such as fusemax-cloud"
+            f"{result.machine}: no attention runs on a unit of kind spatial_array. choose a "
+            "machine that has one, such as fusemax-cloud, and work with attention"
         )
     return list(found.values())

@@ -13,4 +13,15 @@ from opbyte.hw_models.compute import (
     waves,
 )
 
-__all__ = ["aim", "dataflow", "gpu", "matrix", "near_memory", "npu", "pim", "spatial", "systolic", "waves"]
+__all__ = [
+    "aim",
+    "dataflow",
+    "gpu",
+    "matrix",
+    "near_memory",
+    "npu",
+    "pim",
+    "spatial",
+    "systolic",
+    "waves",
+]

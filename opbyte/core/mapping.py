@@ -279,6 +279,12 @@ class Einsums(_Frozen):
     schedule: Literal["overlapped", "serial"] = "overlapped"
     tiles: Literal["divide", "uneven"] = "divide"
 
+    @model_validator(mode="after")
+    def _fits(self) -> Einsums:
+        if self.tiles == "uneven" and self.cascade != "one-pass":
+            raise ValueError(f"tiles are of cascade: one-pass, got {self.cascade}. leave them out")
+        return self
+
 
 class Mapping(_Frozen):
     """A mapping, as written.

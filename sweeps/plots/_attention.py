@@ -49,7 +49,10 @@ def attention_traffic(
     ax.axvline(square, color=GREY, linewidth=0.8, linestyle=DASHES[2], label=r"$M = d^2$")
     for i, name in enumerate(cascades if arrays is not None else ()):
         assert arrays is not None
-        found = [(m, _mapped(name, replace(arrays, buffer=m * arrays.size), tokens, width)) for m in memory]
+        found = [
+            (m, _mapped(name, replace(arrays, buffer=m * arrays.size), tokens, width))
+            for m in memory
+        ]
         fits = [(m, moved) for m, moved in found if moved is not None]
         ax.plot(
             *zip(*fits, strict=True), color=f"C{i + 1}", marker=MARKERS[i + 1], markevery=4,
@@ -66,7 +69,8 @@ def attention_traffic(
 
 def _mapped(name: str, arrays: Arrays, tokens: float, width: float) -> float | None:
     """Return the elements that a cascade moves on arrays, None where no tile fits."""
-    einsums = Einsums(cascade=CASCADES[name].name, tiles="uneven")  # type: ignore[arg-type]
+    tiles = "uneven" if CASCADES[name].passes == 1 else "divide"
+    einsums = Einsums.model_validate({"cascade": name, "tiles": tiles})
     shape = Shape(1.0, tokens, tokens, width, width)
     try:
         return plan(einsums, arrays, shape, "the buffer").bytes / arrays.size

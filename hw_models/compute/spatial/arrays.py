@@ -50,8 +50,10 @@ class Arrays:
         return set(einsum.does) <= set(dict(dict(self.cycles).get(array, ())))
 
     def place(self, einsum: Einsum) -> str:
-        """Return where an Einsum runs: on the 2D array if it is a product, or has a value for
-        each pair of query and key to make or to reduce and the PEs are able to; else on the lanes.
+        """Return where an Einsum runs: the 2D array or the lanes.
+
+        On the array run products, and what makes or reduces a value of each pair of query and key
+        if the PEs are able to.
         """
         pairs = bool(einsum.walks & {"M", "M0"})
         return ARRAY if einsum.product or (pairs and self.able(ARRAY, einsum)) else LANES
