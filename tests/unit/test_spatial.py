@@ -241,7 +241,8 @@ def test_a_plan_is_what_is_simulated(name, mapping, tokens):
     assert row["seconds"] == pytest.approx(r.seconds, rel=1e-9)
     assert row["dram_bytes"] == pytest.approx(r.breakdown["chip.dram.phy_bytes"].sum(), rel=1e-9)
     assert row["joules"] == pytest.approx(r.joules, rel=1e-9)
-    assert 0 < row["utilisation_2d"] <= 1 and 0 < row["utilisation_1d"] <= 1 + 1e-12
+    for array in ("2d", "1d"):
+        assert 0 < row[f"utilisation_{array}"] <= 1 + 1e-12
     assert row["dram_bytes"] >= 4 * batch * 12 * tokens * 64 * 2 * (1 - 1e-12)
     for fidelity in ("bound", "event"):
         other = ob.simulate(name, work, mapping, fidelity).seconds

@@ -205,10 +205,9 @@ def crossing(cascade: Cascade, arrays: Arrays) -> dict[str, float]:
     """
     found = {}
     for e in cascade.scores:
-        away = [
-            r for r in cascade.readers(e.name)
-            if arrays.place(r) != arrays.place(e) or cascade.pass_of[r.name] != cascade.pass_of[e.name]
-        ]  # fmt: skip
+        here = arrays.place(e), cascade.pass_of[e.name]
+        readers = cascade.readers(e.name)
+        away = [r for r in readers if (arrays.place(r), cascade.pass_of[r.name]) != here]
         if away:
             found[e.name] = 1.0 + len(away)
     return found
