@@ -296,6 +296,23 @@ def test_models_run_on_it_with_grouped_heads_and_decode():
     assert ob.simulate("fusemax-edge", step).tpot > 0
 
 
+def test_each_attention_of_a_model_has_a_plan_of_its_own():
+    config = {
+        "model_type": "t5", "d_model": 512, "d_kv": 64, "num_heads": 8, "d_ff": 2048,
+        "num_layers": 6, "vocab_size": 32128, "torch_dtype": "float16",
+    }  # fmt: skip
+    model = {"kind": "model", "name": "t5-half", "source": "handmade", "config": config}
+    work = {"kind": "prefill", "model": model, "batch": 2, "input": 512}
+    plans = {(p.block, p.operator): p for p in ob.attention_plan("fusemax-cloud", work)}
+    assert len(plans) == 3
+    (encoder,) = (p for (block, _), p in plans.items() if block.startswith("encoder"))
+    assert (encoder.shape.queries, encoder.shape.keys, encoder.shape.share) == (512, 512, 1.0)
+    rows = ob.simulate("fusemax-cloud", work).breakdown
+    mine = rows[(rows["block"] == encoder.block) & (rows["operator"] == encoder.operator)]
+    moved = mine["chip.dram.phy_bytes"] / mine["runs"]
+    assert moved.iloc[0] == pytest.approx(encoder.plan.bytes)
+
+
 # -- what is refused --------------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from opbyte.hw_models.compute.spatial.cascade import Cascade, Einsum
 
@@ -116,7 +117,7 @@ class Shape:
         }  # fmt: skip
         return math.prod(ranks[r] for r in einsum.walks)
 
-    @property
+    @cached_property
     def compulsory(self) -> dict[str, float]:
         """Return the bytes of each input and of the result, all groups."""
         return {

@@ -44,7 +44,7 @@ class Einsum:
     reads: tuple[str, ...]
     does: tuple[str, ...]
 
-    @property
+    @cached_property
     def product(self) -> bool:
         """Return whether it is a matrix product: its points are multiplied and summed up."""
         return self.does == ("mac",) and self.walks > self.ranks
@@ -89,7 +89,7 @@ class Cascade:
             found[e.name] = number
         return found
 
-    @property
+    @cached_property
     def passes(self) -> int:
         """Return how often the keys are walked from first to last."""
         return max(self.pass_of[e.name] for e in self.einsums if self.keys in e.walks)
@@ -106,12 +106,12 @@ class Cascade:
                 found.add(e.name)
         return frozenset(found - {name})
 
-    @property
+    @cached_property
     def scores(self) -> tuple[Einsum, ...]:
         """Return the Einsums of a value for each pair of query and key."""
         return tuple(e for e in self.einsums if "P" in e.ranks and e.ranks & {"M", "M0"})
 
-    @property
+    @cached_property
     def rows_kept(self) -> int:
         """Return how many values of each pair must live at once from one pass into the next."""
         return max(
@@ -125,7 +125,7 @@ class Cascade:
             for end in range(1, self.passes + 1)
         )
 
-    @property
+    @cached_property
     def running(self) -> tuple[Einsum, ...]:
         """Return what is carried from tile to tile of the keys, for each query."""
         return tuple(e for e in self.einsums if e.runs_on)
