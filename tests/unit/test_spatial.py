@@ -1,6 +1,7 @@
 """Spatial arrays: passes of cascades, cycles and traffic by hand, refusals, plans as simulated."""
 
 import dataclasses
+import functools
 import math
 
 import numpy as np
@@ -79,6 +80,61 @@ def test_scores_cross_the_buffer_where_they_change_array_or_pass():
 def test_an_unknown_cascade_is_named_with_the_nearest():
     with pytest.raises(ConfigError, match="did you mean 'two-pass'"):
         cascade("twopass")
+
+
+def evaluated(einsums, tensors, before):
+    """Compute Einsums on arrays whose axes are ranks in the order P, M, E, F.
+
+    Args:
+        tensors: Name -> (ranks, array); what is made is added.
+        before: What the tile of keys before left.
+    """
+
+    def aligned(name, walks, source):
+        ranks, array = source[name]
+        order = [r for r in "PMEF" if r in walks]
+        return array.reshape([array.shape[ranks.index(r)] if r in ranks else 1 for r in order])
+
+    for e in einsums:
+        walks = {"M" if r == "M0" else r for r in e.walks - {"M1"}}
+        keeps = {"M" if r == "M0" else r for r in e.ranks - {"M1"}}
+        given = [aligned(n, walks, tensors if n in tensors else before) for n in e.reads]
+        if e.does == ("add", "exp"):
+            # A correction reads one tensor twice: what it was and what it has become.
+            first = aligned(e.reads[0], walks, before) if len(given) == 1 else given[0]
+            value = np.exp(first - given[-1])
+        else:
+            joined = {"mac": np.multiply, "add": np.add, "max": np.maximum, "div": np.divide}
+            value = functools.reduce(joined[e.does[-1]], given)
+        if e.name in before and e.name in e.reads:
+            value = np.maximum(aligned(e.name, walks, before), value)
+        gone = tuple(i for i, r in enumerate(r for r in "PMEF" if r in walks) if r not in keeps)
+        if gone:
+            value = (value.max if e.does == ("max",) else value.sum)(axis=gone)
+        tensors[e.name] = "".join(r for r in "PMEF" if r in keeps), value
+
+
+@pytest.mark.parametrize("name", CASCADES)
+def test_a_cascade_computes_attention(name):
+    rng = np.random.default_rng(3)
+    q, k, v = (rng.normal(size=s) for s in ((5, 4), (12, 4), (12, 3)))
+    weights = np.exp(q @ k.T - (q @ k.T).max(axis=1, keepdims=True))
+    right = weights / weights.sum(axis=1, keepdims=True) @ v
+    one, tensors = CASCADES[name], {}
+    loop = [e for e in one.einsums if one.keys in e.walks]
+    if one.keys == "M":
+        tensors = {"Q": ("PE", q), "K": ("ME", k), "V": ("MF", v)}
+        evaluated(loop, tensors, {})
+    else:
+        shapes = {"RM": ("P", np.full(5, -1e9)), "RD": ("P", np.zeros(5))}
+        before = {**shapes, "RNV": ("PF", np.zeros((5, 3)))}
+        assert set(before) == {e.name for e in one.running}
+        for m in range(0, 12, 4):
+            tensors = {"Q": ("PE", q), "BK": ("ME", k[m : m + 4]), "BV": ("MF", v[m : m + 4])}
+            evaluated(loop, tensors, before)
+            before = {n: tensors[n] for n in before}
+    evaluated([e for e in one.einsums if e not in loop], tensors, {})
+    np.testing.assert_allclose(tensors["AV"][1], right, rtol=1e-12)
 
 
 # -- one pass ---------------------------------------------------------------------------------

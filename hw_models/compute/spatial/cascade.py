@@ -34,7 +34,7 @@ class Einsum:
         ranks: Ranks of that tensor.
         walks: Ranks that it walks: its points are their product.
         reads: Tensors that it reads. A tensor that it does not walk a rank of is read where that
-            rank is complete; its own name is what the tile before left.
+            rank is complete; one that is made later, or by itself, is what the tile before left.
         does: Operations of each point, in turn.
     """
 
@@ -48,11 +48,6 @@ class Einsum:
     def product(self) -> bool:
         """Return whether it is a matrix product: its points are multiplied and summed up."""
         return self.does == ("mac",) and self.walks > self.ranks
-
-    @property
-    def runs_on(self) -> bool:
-        """Return whether it carries a value from tile to tile."""
-        return self.name in self.reads
 
 
 def _einsum(name: str, ranks: str, walks: str, reads: str, does: str) -> Einsum:
@@ -128,7 +123,12 @@ class Cascade:
     @cached_property
     def running(self) -> tuple[Einsum, ...]:
         """Return what is carried from tile to tile of the keys, for each query."""
-        return tuple(e for e in self.einsums if e.runs_on)
+        known: set[str] = set()
+        early: set[str] = set()
+        for e in self.einsums:
+            early |= set(e.reads) - known
+            known.add(e.name)
+        return tuple(e for e in self.einsums if e.name in early)
 
 
 CASCADES: dict[str, Cascade] = {
@@ -169,9 +169,9 @@ CASCADES: dict[str, Cascade] = {
                 _einsum("SLNV", "F M1 P", "F M1 M0 P", "SLN BV", "mac"),
                 _einsum("PRM", "M1 P", "M1 P", "RM", "add exp"),
                 _einsum("SPD", "M1 P", "M1 P", "RD PRM", "mac"),
-                _einsum("RD", "M1 P", "M1 P", "RD SLD SPD", "add"),
+                _einsum("RD", "M1 P", "M1 P", "SLD SPD", "add"),
                 _einsum("SPNV", "F M1 P", "F M1 P", "RNV PRM", "mac"),
-                _einsum("RNV", "F M1 P", "F M1 P", "RNV SLNV SPNV", "add"),
+                _einsum("RNV", "F M1 P", "F M1 P", "SLNV SPNV", "add"),
                 _einsum("AV", "F P", "F P", "RNV RD", "div"),
             ),
         ),
