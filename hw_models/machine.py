@@ -52,6 +52,7 @@ from opbyte.hw_models.link.parameters import Collectives, Flit
 from opbyte.hw_models.memory.rates import Access
 from opbyte.hw_models.pim import Pim
 from opbyte.hw_models.relatives import with_relatives
+from opbyte.hw_models.spatial import Spatial
 from opbyte.hw_models.stack import Stack, Stream
 from opbyte.hw_models.technology import with_rates
 
@@ -181,6 +182,8 @@ class Unit(_Frozen):
     """Energy of each command: kind `aim`."""
     pnm: Pnm | None = None
     """Units of a device's controller: kind `pnm`."""
+    spatial: Spatial | None = None
+    """What PEs and lanes do beside products: kind `spatial_array`."""
     source: str | None = None
 
     @model_validator(mode="after")
@@ -189,7 +192,12 @@ class Unit(_Frozen):
             raise ValueError("`kernel` needs a unit of kind gpu with a `generation`. give one")
         if self.pim is not None and self.kind not in ("pim", "aim"):
             raise ValueError("`pim` needs a unit of kind pim or aim. change one")
-        for block, kind in (("bank", "aim"), ("command_energy", "aim"), ("pnm", "pnm")):
+        for block, kind in (
+            ("bank", "aim"),
+            ("command_energy", "aim"),
+            ("pnm", "pnm"),
+            ("spatial", "spatial_array"),
+        ):
             if getattr(self, block) is not None and self.kind != kind:
                 raise ValueError(f"`{block}` needs a unit of kind {kind}. change one")
         for name in self.peak:

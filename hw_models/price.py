@@ -72,6 +72,11 @@ def price(placed: PlacedOps, machine: Machine, *, ideal: bool = False) -> Demand
     views = [UnitView(machine, path) for path in placed.units]
     compute, kernels = _compute(placed, views, ideal=ideal)
     moved = _moved(placed, views, ideal=ideal)
+    for kernel in kernels.values():
+        for cause, again in kernel.moved.items():
+            all_of_them = np.zeros((len(placed), again.shape[1]))
+            all_of_them[kernel.ops] = again
+            moved[cause] = moved.get(cause, 0.0) + all_of_them
     totals = np.zeros((len(placed), len(MOVED), 1)) + np.stack(
         np.broadcast_arrays(*(_total(moved, c) for c in MOVED)), axis=1
     )

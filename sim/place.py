@@ -52,8 +52,14 @@ class Placer:
         #: Devices that run; what the others leave alone is not shared with them.
         self.devices = self.groups.devices(self.group)
         self._rules = [(frozenset(r.ops), r.units) for r in mapping.run]
-        for unit in (machine.unit(path) for _, units in self._rules for path in units):
+        used = [machine.unit(path) for _, units in self._rules for path in units]
+        for unit in used:
             self._check_count("unit", unit.path, unit.count)
+        if mapping.einsums and all(u.config.kind != "spatial_array" for u in used):
+            raise UncoveredError(
+                f"mapping '{mapping.name or 'unnamed'}' of {machine.name}: einsums are mapped on "
+                "units of kind spatial_array, and it runs on none. remove them, or name one"
+            )
         self.holders: dict[str, list[str]] = {}
         self._routes: dict[tuple[str, str], dict[str, float]] = {}
 
@@ -404,6 +410,7 @@ class Placer:
             artifact=self.mapping.artifact,
             head_overlap=self.mapping.overlap == "head",
             pages=self._pages(units),
+            einsums=self.mapping.einsums,
         )
 
     def _pages(self, units: tuple[str, ...]) -> dict[tuple[int, int], float]:

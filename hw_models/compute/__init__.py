@@ -8,8 +8,20 @@ from opbyte.hw_models.compute import (
     near_memory,
     npu,
     pim,
+    spatial,
     systolic,
     waves,
 )
 
-__all__ = ["aim", "dataflow", "gpu", "matrix", "near_memory", "npu", "pim", "systolic", "waves"]
+__all__ = [
+    "aim",
+    "dataflow",
+    "gpu",
+    "matrix",
+    "near_memory",
+    "npu",
+    "pim",
+    "spatial",
+    "systolic",
+    "waves",
+]

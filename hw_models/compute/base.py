@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -49,6 +50,7 @@ class KernelPrices:
             close rows of all banks.
         free: Of the seconds, those at whose end something else is waited for, while the unit may
             run other work, (kernels, 1 or points).
+        moved: Bytes beside the compulsory ones, by tensor class and cause, (kernels, 1 or points).
     """
 
     ops: Rows
@@ -57,6 +59,7 @@ class KernelPrices:
     joules: Array | None = None
     holds: bool = False
     free: Array | None = None
+    moved: Mapping[tuple[str, str], Array] = field(default_factory=dict)
 
 
 class KernelModel(UnitModel, Protocol):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from opbyte.core.mapping import Einsums
 from opbyte.core.ops import Array, OpTable
 
 #: What moves, by the column of `PlacedOps.moved`. `internal` stays on the chip of its unit.
@@ -118,6 +119,7 @@ class PlacedOps:
         head_overlap: Heads follow each other through the groups.
         pages: Bytes that lie together of each class that lies in pages at random places, by
             (unit, column of `MOVED`).
+        einsums: How fused attention is mapped on a spatial array.
     """
 
     table: OpTable
@@ -148,6 +150,7 @@ class PlacedOps:
     artifact: str | None = None
     head_overlap: bool = False
     pages: dict[tuple[int, int], float] = field(default_factory=dict)
+    einsums: Einsums | None = None
 
     def __len__(self) -> int:
         """Return the number of fused operators."""
