@@ -51,6 +51,7 @@ from opbyte.hw_models.kernel import Kernel
 from opbyte.hw_models.link.parameters import Collectives, Flit
 from opbyte.hw_models.pim import Pim
 from opbyte.hw_models.relatives import with_relatives
+from opbyte.hw_models.serial import Serial
 from opbyte.hw_models.spatial import Spatial
 from opbyte.hw_models.stack import Stack, Stream
 
@@ -180,6 +181,8 @@ class Unit(_Frozen):
     """Energy of each command: kind `aim`."""
     pnm: Pnm | None = None
     """Units of a device's controller: kind `pnm`."""
+    serial: Serial | None = None
+    """Dot products of weights that come bit by bit: kind `bit_serial`."""
     spatial: Spatial | None = None
     """What PEs and lanes do beside products: kind `spatial_array`."""
     source: str | None = None
@@ -191,8 +194,11 @@ class Unit(_Frozen):
         if self.pim is not None and self.kind not in ("pim", "aim"):
             raise ValueError("`pim` needs a unit of kind pim or aim. change one")
         for block, kind in (
-            ("bank", "aim"), ("command_energy", "aim"), ("pnm", "pnm"),
+            ("bank", "aim"),
+            ("command_energy", "aim"),
+            ("pnm", "pnm"),
             ("spatial", "spatial_array"),
+            ("serial", "bit_serial"),
         ):
             if getattr(self, block) is not None and self.kind != kind:
                 raise ValueError(f"`{block}` needs a unit of kind {kind}. change one")

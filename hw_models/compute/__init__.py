@@ -2,6 +2,7 @@
 
 from opbyte.hw_models.compute import (
     aim,
+    bit_serial,
     dataflow,
     gpu,
     matrix,
@@ -13,4 +14,16 @@ from opbyte.hw_models.compute import (
     waves,
 )
 
-__all__ = ["aim", "dataflow", "gpu", "matrix", "near_memory", "npu", "pim", "spatial", "systolic", "waves"]
+__all__ = [
+    "aim",
+    "bit_serial",
+    "dataflow",
+    "gpu",
+    "matrix",
+    "near_memory",
+    "npu",
+    "pim",
+    "spatial",
+    "systolic",
+    "waves",
+]
