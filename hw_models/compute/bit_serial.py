@@ -205,7 +205,7 @@ def _artifact(placed: PlacedOps, row: int, unit: UnitView) -> tuple[Run, Bytes]:
 def _weight_bits(table: OpTable) -> Any:
     """Return the fewest bits in which any matrix is stored, those of activations without one."""
     matrices = is_matrix(table, np.arange(len(table))) & (table["weight"] > 0).any(axis=1)
-    stored = [stored_bits(table, row) for row in np.flatnonzero(matrices)]
+    stored = [stored_bits(table, row) for row in np.flatnonzero(matrices).tolist()]
     return np.min(np.stack(np.broadcast_arrays(*stored)), axis=0) if stored else _HALF
 
 

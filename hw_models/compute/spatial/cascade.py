@@ -116,9 +116,7 @@ class Cascade:
         """Return how many values of each pair must live at once from one pass into the next."""
         return max(
             sum(
-                self.pass_of[e.name]
-                <= end
-                < max(self.pass_of[r.name] for r in self.readers(e.name))
+                self.pass_of[e.name] <= end < max(self.pass_of[r.name] for r in self.readers(e.name))
                 for e in self.scores
                 if self.readers(e.name)
             )

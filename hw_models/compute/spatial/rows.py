@@ -123,7 +123,9 @@ def by_rows(cascade: Cascade, arrays: Arrays, shape: Shape, *, schedule: str) ->
         # The products alone: scores out, weights in.
         apart = moved.spilled if choice.fused else 1.0
         total = sum(moved.traffic.values()) + 2.0 * pairs * arrays.size * apart
-        seconds = max(total / arrays.bandwidth, shape.groups * sum(moved.cycles) / arrays.clock)
+        seconds = max(
+            total / arrays.bandwidth, shape.groups * sum(moved.cycles) / arrays.clock
+        )
         if seconds < least * (1.0 - _EQUAL):
             best, least = (choice, moved), seconds
     assert best is not None

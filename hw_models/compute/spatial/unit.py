@@ -106,7 +106,10 @@ class SpatialArray:
                     again[cause][i, point] = extra
         return KernelPrices(kernels, seconds, home, joules, moved=again)
 
-    def plans(self, placed: PlacedOps, unit: UnitView) -> list[tuple[tuple[str, ...], Plan, Shape]]:
+
+    def plans(
+        self, placed: PlacedOps, unit: UnitView
+    ) -> list[tuple[tuple[str, ...], Plan, Shape]]:
         """Return each attention with its operators' names, plan and shape, at the first point."""
         home = unit.home_port()
         mine = np.flatnonzero(placed.unit_of == placed.units.index(unit.path))
@@ -172,7 +175,9 @@ def _check(placed: PlacedOps, unit: UnitView) -> None:
             )
 
 
-def _each(table: OpTable, rows: Rows, arrays: list[Arrays]) -> Iterator[tuple[Arrays, Shape]]:
+def _each(
+    table: OpTable, rows: Rows, arrays: list[Arrays]
+) -> Iterator[tuple[Arrays, Shape]]:
     """Yield facts and shape of each design point."""
     score, _, context = (int(r) for r in rows)
     size = bytes_of(table.dtypes[score], 1.0)
