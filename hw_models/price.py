@@ -365,7 +365,7 @@ def _first_accesses(
     access = np.zeros((len(placed), 1))
     for u in range(len(placed.units)):
         mine = (placed.unit_of == u)[:, None]
-        whole, home = mine, ""
+        whole, home = mine, None
         if u in kernels:
             home = kernels[u].home
             whole = np.zeros_like(mine)
@@ -419,8 +419,9 @@ def _joules(
     own = [(k, k.joules) for k in kernels.values() if k.joules is not None]
     for kernel, _ in own:
         inside[kernel.ops] = True
-        crossing = crossing.copy()
-        crossing[kernel.ops, placed.resources.index(kernel.home)] = 0.0
+        if kernel.home is not None:
+            crossing = crossing.copy()
+            crossing[kernel.ops, placed.resources.index(kernel.home)] = 0.0
     # What a transfer crosses is not used alike by as many devices at both ends.
     weight = (placed.sharers[None, :] / placed.copies[:, None])[:, :, None]
     joules = crossing * energies[None] * weight

@@ -2,6 +2,7 @@
 
 from opbyte.hw_models.compute import (
     aim,
+    bit_serial,
     dataflow,
     gpu,
     matrix,
@@ -15,6 +16,7 @@ from opbyte.hw_models.compute import (
 
 __all__ = [
     "aim",
+    "bit_serial",
     "dataflow",
     "gpu",
     "matrix",

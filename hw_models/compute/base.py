@@ -43,7 +43,8 @@ class KernelPrices:
     Attributes:
         ops: The fused operators, (kernels,).
         seconds: Seconds after the launch, (kernels, 1 or points).
-        home: Short path of the port whose first access and streaming are part of the seconds.
+        home: Short path of the port whose first access and streaming are part of the seconds; None
+            where they go on beside the kernel, as everywhere.
         joules: Of arithmetic and of what crosses that port, (kernels, 1 or points); None where
             operations and bytes are to count as everywhere.
         holds: The port is taken for all of these seconds, whatever passes it: commands open and
@@ -55,7 +56,7 @@ class KernelPrices:
 
     ops: Rows
     seconds: Array
-    home: str
+    home: str | None
     joules: Array | None = None
     holds: bool = False
     free: Array | None = None

@@ -339,7 +339,7 @@ class Mapping(_Frozen):
     coverage: Ratio | None = None
     serial: bool = False
     einsums: Einsums | None = None
-    artifact: Literal["cent"] | None = None
+    artifact: Literal["bitmod", "cent"] | None = None
     source: str | None = None
 
     @model_validator(mode="after")
