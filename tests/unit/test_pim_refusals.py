@@ -41,8 +41,7 @@ def test_every_work_has_a_price_or_a_refusal(name, mapping, model):
             for fidelity in ("bound", "analytic"):
                 try:
                     result = ob.simulate(machine, work, mapping=mapping, fidelity=fidelity)
-                except OpbyteError as refused:
-                    assert len(str(refused)) > 20
+                except OpbyteError:
                     continue
                 assert math.isfinite(result.seconds)
                 assert math.isfinite(result.joules)
