@@ -33,6 +33,7 @@ class PimDevice:
         depth: Units that share the depth of one output.
         open_rows: Rows that a unit holds open at a time: banks that it works through in turn.
         lanes: Elements of a column, which one MAC command multiplies in one unit.
+        fullest: Work of the fullest channel over the mean, in attention.
         step: Clocks from MAC to MAC.
         rcd: Clocks from the activation of the first bank to a MAC in all of them.
         per_bank: Column accesses of a row.
@@ -59,6 +60,7 @@ class PimDevice:
     step: Any
     results: Any
     buffer: Any
+    fullest: Any
     rcd: Any
     rp: Any
     rtp: Any
@@ -113,6 +115,7 @@ class PimDevice:
             transposed=block.context == "rows",
             by_tile=block.finish == "tile",
             artifact=block.artifact == "attacc",
+            fullest=unit.get("pim.fullest"),
             **_organisation(unit, level, size),
             **_timing(unit, block, level, size),
         )
