@@ -92,7 +92,8 @@ def entries(mu: int) -> int:
     Raises:
         ConfigError: If no table has so many activations.
     """
-    return (3 ** check_mu(mu) - 1) // 2
+    count: int = (3 ** check_mu(mu) - 1) // 2
+    return count
 
 
 def check_mu(mu: object) -> int:
@@ -239,7 +240,8 @@ def _check_zeros(matrix: Trits, form: TernaryFormat) -> None:
     rows, columns = matrix.shape
     if columns % form.group:
         raise WorkloadError(
-            f"{form.name} stores rows of whole groups of {form.group} weights, got {columns} columns"
+            f"{form.name} stores rows of whole groups of {form.group} weights, got {columns} "
+            "columns"
         )
     zeros = (matrix.reshape(rows, -1, form.group) == 0).sum(axis=2)
     wrong = zeros != form.zeros
@@ -258,12 +260,12 @@ def _coded(groups: Trits, form: TernaryFormat) -> npt.NDArray[np.uint16]:
     if form.is_key:
         # The first weight is the highest digit of a balanced ternary number.
         number = groups.astype(np.int32) @ place
-        return (np.abs(number) | (number < 0) << (form.bits - 1)).astype(np.uint16)
+        return np.asarray(np.abs(number) | (number < 0) << (form.bits - 1), np.uint16)
     if form.zeros is not None:
         return _sherry(groups)
     if form.group == 1:
-        return (groups[:, :, 0] + 1).astype(np.uint16)
-    return ((groups + np.int8(1)).astype(np.int32) @ place).astype(np.uint16)
+        return np.asarray(groups[:, :, 0] + 1, np.uint16)
+    return np.asarray((groups + np.int8(1)).astype(np.int32) @ place, np.uint16)
 
 
 def _sherry(groups: Trits) -> npt.NDArray[np.uint16]:
@@ -272,7 +274,7 @@ def _sherry(groups: Trits) -> npt.NDArray[np.uint16]:
     kept = np.take_along_axis(groups, _KEPT[where], axis=2)
     against = (kept[:, :, 1:] != kept[:, :, :1]).astype(np.uint16)
     negative = (kept[:, :, 0] < 0).astype(np.uint16)
-    return where | against[:, :, 0] << 2 | against[:, :, 1] << 3 | negative << 4
+    return np.asarray(where | against[:, :, 0] << 2 | against[:, :, 1] << 3 | negative << 4)
 
 
 #: The three other places of a group, by where its zero is.

@@ -111,7 +111,7 @@ def test_wrong_weights_are_refused_with_their_place() -> None:
         pack([[0, 0, 1, 1]], "t1.25")
     with pytest.raises(WorkloadError, match="whole groups of 4 weights, got 5 columns"):
         pack([[0, 1, 1, 1, 1]], "t1.25")
-    with pytest.raises(ConfigError, match="'t1.66'.*Did you mean 't1.6'"):
+    with pytest.raises(ConfigError, match=r"'t1.66'.*Did you mean 't1.6'"):
         pack([[0]], "t1.66")
     with pytest.raises(ConfigError, match="mu from 1 to 7"):
         key_format(8)
