@@ -1,0 +1,1 @@
+"""Cores that multiply ternary weights by reading look-up tables, and what they compete with."""
