@@ -20,6 +20,7 @@ from opbyte.core.errors import ConfigError
 from opbyte.core.parameters import Area, Factor, Joules, Seconds
 
 CATALOG = Catalog("table of gates", Path(__file__).parent / "catalog" / "gates")
+DEFAULT = "gates-45nm"
 
 
 class _Block(BaseModel):
@@ -131,6 +132,8 @@ def _read(source: str | Path) -> Document:
 def with_gates(document: Document) -> Document:
     """Return a machine document whose `gates` are tables instead of their names.
 
+    A `lut` block without one gets the catalog's default.
+
     Raises:
         ConfigError: If a name or a file is unknown.
     """
@@ -146,6 +149,8 @@ def _filled(node: Any, path: tuple[str, ...], document: Document) -> Any:
     if not isinstance(node, dict):
         return node
     changed = {}
+    if path[-1] == "lut" and "gates" not in node:
+        changed["gates"] = _table(DEFAULT, (*path, "gates"), document)
     for key, value in node.items():
         if key == "gates" and isinstance(value, str):
             changed[key] = _table(value, (*path, key), document)

@@ -4,6 +4,7 @@ from opbyte.hw_models.compute import (
     aim,
     dataflow,
     gpu,
+    lut,
     matrix,
     near_memory,
     npu,
@@ -12,4 +13,15 @@ from opbyte.hw_models.compute import (
     waves,
 )
 
-__all__ = ["aim", "dataflow", "gpu", "matrix", "near_memory", "npu", "pim", "systolic", "waves"]
+__all__ = [
+    "aim",
+    "dataflow",
+    "gpu",
+    "lut",
+    "matrix",
+    "near_memory",
+    "npu",
+    "pim",
+    "systolic",
+    "waves",
+]

@@ -1,25 +1,26 @@
-"""A core for ternary weights: what it is made of, what it does in a cycle, and how long it takes.
+"""A core for ternary weights: what it is made of and what it does in a cycle.
 
-Every cycle a core multiplies a tile of n = tables * mu activations with n x readers weights, for each
-`kind` from the same primitives:
+Every cycle a core multiplies a tile of n = tables * mu activations with n x readers weights, for
+each `kind` from the same primitives:
 
-    lut         tables of (3^mu - 1) / 2 sums; mu = 1 is the add-only core, whose table is the activation
+    lut         tables of (3^mu - 1) / 2 sums; with mu = 1 an add-only core, whose table is the
+                activation
     multiplier  an array of multipliers for weights in the activations' own format
     dequantise  the same behind an AND and an XOR for each bit, which unpack ternary weights
-    bit_serial  a gate and an inverter for each weight and bit of the activations, one bit a cycle
+    bit_serial  a gate and an inverter for each weight and bit of the activations, a bit a cycle
 
-Area of a lut core (Geens et al., ISPASS 2026, from the generator's text; A are primitives, b_e bits of
-an entry: the activation's + mu - 1 for integers, the activation's for floating point):
+Area of a lut core (Geens et al., ISPASS 2026, from the generator's text; A are primitives, b_e bits
+of an entry: the activation's + mu - 1 for integers, the activation's for floating point):
 
-    tables * (N_add A_add(b_e) + buffers E A_ff(b_e))                      build
-    tables * readers * ((E - 1) A_mux2 b_e + A_and b_e + A_sign)           read-out, zero, sign
-    readers * (tables - 1) A_add(b_r)                                      reduction
-    readers * (A_add(b_o) + A_ff(b_o)) + (accumulators - readers) storage  accumulation
+    tables * (N_add A_add(b_e) + buffers E A_ff(b_e))                build and tables
+    tables * readers * ((E - 1) A_mux2 b_e + A_and b_e + A_sign)     read-out, zero, sign
+    readers * (tables - 1) A_add(b_r)                                reduction
+    readers * (A_add(b_o) + A_ff(b_o)) + SRAM of further sums        accumulation
 
-Integers are negated by an XOR for each bit and a carry, floating-point numbers by their sign bit. b_r
-grows by a bit for each level of the tree, unless `reduce_bits` fixes it (32 in the generator); floating
-point reduces in a chain. Accumulators beyond one for each reader are SRAM. Control, keys and what brings
-activations are in no kind.
+Integers are negated by an XOR for each bit and a carry, floating-point numbers by their sign bit.
+b_r grows by a bit for each level of the tree, unless `reduce_bits` fixes it (32 in the generator);
+floating point reduces in a chain. Accumulators beyond one for each reader are SRAM. Control, keys
+and what brings activations are in no kind.
 
 All fields may be arrays over design points; nothing here makes an object for each.
 """
@@ -237,7 +238,9 @@ def _lut(core: Core, gates: Primitives) -> tuple[Price, Price, Price, Any, Any]:
     sign = gates.xor(1.0 if core.number.is_float else bits)
     every = core.tables * core.readers
     read = Price(
-        *((a + b + c) * every for a, b, c in zip(mux[:2], zero[:2], sign[:2], strict=True)), 0.0
+        (mux.area + zero.area + sign.area) * every,
+        (mux.energy + zero.energy + sign.energy) * every,
+        0.0,
     )
     return build, table, read, core.depth * adder.delay, mux.delay + zero.delay + sign.delay
 
@@ -254,7 +257,7 @@ def _array(core: Core, gates: Primitives) -> tuple[Price, Price, Price, Any, Any
     )
     product = gates.multiply(core.number)
     if core.kind == "bit_serial":
-        one = Price(*(u / bits for u in unpack[:2]), unpack.delay)
+        one = Price(unpack.area / bits, unpack.energy / bits, unpack.delay)
     elif core.kind == "dequantise":
         one = Price(*(p + u for p, u in zip(product, unpack, strict=True)))
     else:

@@ -1,14 +1,14 @@
 """Cycles of a product on one core or several: refills, edge tiles, fill and drain.
 
-The walk: for each row of activations, for each block of outputs that the accumulators hold, for each
-tile of `tables * mu` activations the tables are filled, then read for `readers` outputs a cycle. With
-one set of tables reads wait for the fill (its pipeline's stages); with two the next tables fill
-meanwhile. The last sums leave the read pipeline its stages later.
+For each row of activations, for each block of outputs that the accumulators hold, for each tile of
+`tables * mu` activations the tables are filled, then read for `readers` outputs a cycle. With one
+set of tables reads wait for the fill, S_b cycles; with two the next tables fill meanwhile. The last
+sums leave the read pipeline after its S_r stages:
 
-    one set    builds * S_b + reads + (S_r - 1)
-    two sets   S_b + sum over builds but the last of max(reads of one, S_b) + reads of the last + (S_r - 1)
+    one set    builds * S_b + reads + S_r - 1
+    two sets   S_b + sum of max(reads of one, S_b), the last one's reads alone, + S_r - 1
 
-Cores share the outputs of a product or its rows, whichever takes less; each fills tables of its own.
+Cores share the outputs of a product or its rows, whichever takes less; each fills its own tables.
 """
 
 from __future__ import annotations
@@ -53,11 +53,12 @@ def product_cycles(made: Structure, m: Any, n: Any, k: Any) -> Cycles:
     used_columns = np.ceil(n / np.ceil(n / cores))
     used_rows = np.ceil(m / np.ceil(m / cores))
     used = np.where(columns, used_columns, used_rows)
-    pick = [
-        np.where(columns, getattr(by_columns, what), getattr(by_rows, what))
-        for what in ("total", "builds", "reads")
-    ]
-    return Cycles(*pick, (pick[1] * used, pick[2] * used))
+
+    def pick(what: str) -> Any:
+        return np.where(columns, getattr(by_columns, what), getattr(by_rows, what))
+
+    builds, reads = pick("builds"), pick("reads")
+    return Cycles(pick("total"), builds, reads, (builds * used, reads * used))
 
 
 def _alone(made: Structure, m: Any, n: Any, k: Any) -> Cycles:
@@ -91,8 +92,8 @@ def walk(core: Core, build_stages: int, read_stages: int, m: int, n: int, k: int
     jobs = []
     for _ in range(m):
         for first in range(0, n, held):
-            for _ in range(0, k, int(core.rows)):
-                jobs.append(serial * -(-min(held, n - first) // readers))
+            tiles = -(-k // int(core.rows))
+            jobs += tiles * [serial * -(-min(held, n - first) // readers)]
     clock = 0
     filling, ready, reading, done = build_stages, 0, 0, 0
     started = 1
