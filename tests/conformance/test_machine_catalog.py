@@ -16,9 +16,9 @@ PROMISED = {
     *("h100-sxm-80gb", "h200-sxm-141gb", "b200-sxm-180gb", "h20", "mi210", "rtx-a6000", "t4"),
     *("rtx-4090", "rtx-pro-6000", "dgx-a100", "dgx-h100", "a40"),
 }
-#: Chips and cards of any size, not devices of a node.
 #: Small chips around a core, and bare cores.
 CORES = {"lut-generator", "lut-tile"}
+#: Chips and cards of any size, not devices of a node.
 COMPUTE_IN_MEMORY = {"ianus", "neupims", "pim-gpt", "gddr6-aim", "hbm-pim", "upmem-2556"}
 #: Die area by the maker, mm2; B200 is two dies near the reticle limit, SN40L two below 650 mm2.
 DIES = {
