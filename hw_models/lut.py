@@ -32,6 +32,8 @@ class Lut(BaseModel):
     """Tables (with mu = 1 additions only), or an array of multipliers or of single bits."""
     activation: Literal["int8", "int16", "fp16", "bf16", "fp32"]
     """Number format of activations, sums and results."""
+    weights: Literal["ternary", "sherry"] = "ternary"
+    """Any ternary weights, or Sherry's in `t1.25`, whose tables of mu = 4 hold 16 sums."""
     mu: Count
     """Activations that share a table, 1 to 12; 1 without tables."""
     tables: _Several
