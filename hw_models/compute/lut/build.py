@@ -105,7 +105,7 @@ def depth(mu: int, scheme: Scheme) -> int:
     return mu - 1
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=16)
 def _by_mu(what: str, scheme: Scheme) -> npt.NDArray[np.float64]:
     count = {"adders": adder_count, "depth": depth}[what]
     return np.array([math.nan, *(count(mu, scheme) for mu in range(1, MOST_MU + 1))])

@@ -14,7 +14,7 @@ All fields may be arrays over design points; nothing here makes an object for ea
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, get_args
 
@@ -115,14 +115,6 @@ class Core:
             rule = f"{name} must be a whole number {limits}"
             raise ConfigError.one("", name, rule, bad, remedy)
         object.__setattr__(self, name, given if given.ndim else float(given))
-
-    def points(self) -> int:
-        """Return how many design points the fields hold."""
-        return max(int(np.size(getattr(self, f.name))) for f in fields(self) if f.name != "number")
-
-    def replace(self, **changes: Any) -> Core:
-        """Return a core with other fields."""
-        return replace(self, **changes)
 
     @property
     def is_sherry(self) -> bool:
