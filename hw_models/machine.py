@@ -47,9 +47,11 @@ from opbyte.core.parameters import (
 )
 from opbyte.core.registry import nearest
 from opbyte.hw_models.aim import BankCommands, CommandEnergy, Pnm
+from opbyte.hw_models.gates import with_gates
 from opbyte.hw_models.kernel import Kernel
 from opbyte.hw_models.link.parameters import Collectives, Flit
 from opbyte.hw_models.memory.rates import Access
+from opbyte.hw_models.lut import Lut
 from opbyte.hw_models.pim import Pim
 from opbyte.hw_models.relatives import with_relatives
 from opbyte.hw_models.serial import Serial
@@ -175,6 +177,8 @@ class Unit(_Frozen):
     """Whose kernels a GPU runs, such as `ampere`: needed with `kernel`."""
     kernel: Kernel | None = None
     """What a GPU's products take beside its data sheet; without it they are padded to `tile`."""
+    lut: Lut | None = None
+    """A core for ternary weights: kind `lut_core`."""
     pim: Pim | None = None
     """Commands of compute inside a memory: kinds `pim` and `aim`."""
     bank: BankCommands | None = None
@@ -201,6 +205,7 @@ class Unit(_Frozen):
             ("pnm", "pnm"),
             ("spatial", "spatial_array"),
             ("serial", "bit_serial"),
+            ("lut", "lut_core"),
         ):
             if getattr(self, block) is not None and self.kind != kind:
                 raise ValueError(f"`{block}` needs a unit of kind {kind}. change one")
@@ -445,7 +450,7 @@ def _read(source: str | Path) -> Document:
 
 
 def _build(document: Document) -> Machine:
-    document = with_relatives(document, _read)
+    document = with_gates(with_relatives(document, _read))
     config = validate(MachineConfig, document)
     parameters = dict(_collect(config, "", config.source))
     values = {path: p.value for path, p in parameters.items()}

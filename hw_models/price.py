@@ -428,17 +428,27 @@ def _joules(
     moving = np.where(crossing > 0, joules, 0.0).sum(axis=1)
     computes = table["flops"].any(axis=1) & (placed.collective_link < 0)
     per_op: list[Any] = []
+    whole: dict[int, Any] = {}
     for row in range(len(table)):
         unit = placed.unit_of[placed.op_of[row]]
         if unit < 0 or not computes[row] or inside[placed.op_of[row]]:
             per_op.append(0.0)
             continue
         view = views[unit]
+        model = view.model
+        spent = model.row_joules(table, row, view) if hasattr(model, "row_joules") else None
+        if spent is not None:
+            per_op.append(0.0)
+            whole[row] = spent
+            continue
         matrix = bool((table["m"][row] > 0).any())
         per_op.append(
             view.energy(table.dtypes[row]) if matrix else view.get("energy.vector", np.nan)
         )
     total: Array = moving + placed.per_op(table["flops"] * columns(per_op))
+    if whole:
+        every = columns([whole.get(row, 0.0) for row in range(len(table))])
+        total = total + placed.per_op(every)
     for kernel, spent in own:
         points = np.broadcast_shapes(total.shape[1:], spent.shape[1:])
         total = np.broadcast_to(total, (len(placed), *points)).copy()

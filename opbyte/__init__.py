@@ -38,6 +38,8 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
     "load_study": ("opbyte.sweeps.study", "load_study"),
     "open_results": ("opbyte.sweeps.store", "open_results"),
     "front": ("opbyte.sweeps.pareto", "front"),
+    "sensitivity": ("opbyte.sweeps.sensitivity", "sensitivity"),
+    "band": ("opbyte.sweeps.sensitivity", "band"),
     "plot": ("opbyte.sweeps.plots", None),
     # what can go wrong
     "OpbyteError": ("opbyte.core.errors", "OpbyteError"),
@@ -64,6 +66,8 @@ if TYPE_CHECKING:
     from opbyte.sim.simulate import simulate as simulate
     from opbyte.sweeps import plots as plot  # noqa: F401  (public under another name)
     from opbyte.sweeps.pareto import front as front
+    from opbyte.sweeps.sensitivity import band as band
+    from opbyte.sweeps.sensitivity import sensitivity as sensitivity
     from opbyte.sweeps.store import open_results as open_results
     from opbyte.sweeps.study import load_study as load_study
     from opbyte.workloads.coe import CompositionOfExperts as CompositionOfExperts

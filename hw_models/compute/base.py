@@ -63,6 +63,16 @@ class KernelPrices:
     moved: Mapping[tuple[str, str], Array] = field(default_factory=dict)
 
 
+class CountedModel(UnitModel, Protocol):
+    """A unit model that counts its own gates; having one of the methods says so."""
+
+    def row_joules(self, table: OpTable, row: int, unit: UnitView) -> Any:
+        """Return the energy of a row's arithmetic, J; None where `energy` of the unit says it."""
+
+    def area_m2(self, unit: UnitView) -> Any:
+        """Return the area of the unit, m^2; None where its `area` and rate say it."""
+
+
 class KernelModel(UnitModel, Protocol):
     """A unit model that also times whole kernels; having the method says so."""
 

@@ -1,7 +1,7 @@
 """Logic die area from the machine's densities.
 
     part = area + sum(SRAM capacity * density) + sum(port and link rate * density)
-         + sum(unit rate * density)
+         + sum(unit rate * density, or what a unit's model counts itself)
 
 The form is LLMCompass's (Zhang et al., ISCA 2024, section 4): arithmetic, buffers and interfaces
 scale with what they offer, the rest of a die is a constant. DRAM and flash dies are bought by the
@@ -15,6 +15,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from opbyte.core.dtypes import lookup
+from opbyte.hw_models.compute.base import UNITS, UnitView
 from opbyte.hw_models.cost.items import CostItem, Number, Values, is_die, need, parts, total
 from opbyte.hw_models.machine import Machine, Memory, Part, Unit
 
@@ -93,9 +94,24 @@ def _part(
             rate = need(machine, values, f"{name}.bandwidth", "its area is counted by rate")
             yield CostItem(path, name, count, values[f"{name}.area"] * rate)
     for name, unit in part.units.items():
+        own = _own_area(machine, values, f"{path}.{name}", unit)
+        if own is not None:
+            yield CostItem(path, name, count, own)
+            continue
         density = need(machine, values, f"{path}.{name}.area", "compute takes area")
         rate = normal_rate(machine, values, f"{path}.{name}", unit)
         yield CostItem(path, name, count, density * rate)
+
+
+def _own_area(machine: Machine, values: Values, path: str, unit: Unit) -> Number | None:
+    """Return the area of a unit whose model knows what it is made of, None of any other."""
+    model = UNITS.lookup(unit.kind)() if unit.kind in UNITS else None
+    area = getattr(model, "area_m2", None)
+    if area is None:
+        return None
+    here = machine if values is machine.values else machine.with_values(values)
+    found: Number | None = area(UnitView(here, path))
+    return found
 
 
 def _memory(

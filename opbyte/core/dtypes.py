@@ -97,6 +97,8 @@ def _table() -> dict[str, DType]:
         ("bitmod4", 4, 8 / 128, _HALF, _BITMOD),
         ("bitmod6", 6, 8 / 128, _HALF, f"{_BITMOD}; INT6, without loss"),
         ("t2", 2, 0, ("int8", *_HALF), "BitNet b1.58: one ternary weight in 2 bits (I2)"),
+        ("t1.75", 7 / 4, 0, ("int8", *_HALF), "keys of tables of 4 ternary weights: 7 bits"),
+        ("t1.71", 12 / 7, 0, ("int8", *_HALF), "keys of tables of 7 ternary weights: 12 bits"),
         ("t1.67", 5 / 3, 0, ("int8", *_HALF), "bitnet.cpp TL2: 3 ternary weights in 5 bits"),
         ("t1.6", 8 / 5, 0, ("int8", *_HALF), "3^5 = 243 <= 256: 5 ternary weights in 8 bits"),
         ("t1.25", 5 / 4, 0, ("int8", *_HALF), "Sherry: 4 weights, 3 of them non-zero, in 5 bits"),
@@ -138,7 +140,7 @@ _ALIASES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "fp4": ("mxfp4", "nvfp4"),
         "float4": ("mxfp4", "nvfp4"),
         "e2m1": ("mxfp4", "nvfp4"),
-        "ternary": ("t2", "t1.67", "t1.6", "t1.25"),
+        "ternary": ("t2", "t1.75", "t1.71", "t1.67", "t1.6", "t1.25"),
         "bfp": ("bfp8", "bfp16"),
     }
 )

@@ -7,6 +7,7 @@ from opbyte.sweeps.plots._measured import measured_against_simulated
 from opbyte.sweeps.plots._memory import load_latency
 from opbyte.sweeps.plots._pareto import pareto
 from opbyte.sweeps.plots._roofline import roofline
+from opbyte.sweeps.plots._sensitivity import sensitivity
 from opbyte.sweeps.plots._serving import serving
 from opbyte.sweeps.plots._study import study_figures, study_plots
 from opbyte.sweeps.plots._style import save, styled
@@ -22,6 +23,7 @@ __all__ = [
     "pareto",
     "roofline",
     "save",
+    "sensitivity",
     "serving",
     "study_figures",
     "study_plots",

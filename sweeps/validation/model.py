@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -193,6 +194,15 @@ class Comparison:
             and self.baseline.machine.document.data == self.ours.machine.document.data
         )
 
+    @cached_property
+    def common(self) -> frozenset[str]:
+        """Return the parameters that both sides share: gates of one process move together."""
+        if self.baseline is None:
+            return frozenset()
+        ours, theirs = self.ours.machine.parameters, self.baseline.machine.parameters
+        same = (name for name in ours if ".gates." in name and ours[name] == theirs.get(name))
+        return frozenset(ours if self.one_machine else same)
+
     def values(self, columns: Mapping[Knob, Array]) -> Array:
         """Return the point's value for each entry of the columns, (points,) or (1,)."""
 
@@ -202,9 +212,8 @@ class Comparison:
         ours = self.ours.values(of("machine"), of("workload"))
         if self.baseline is None:
             return ours
-        base = self.baseline.values(
-            of("machine" if self.one_machine else "baseline"), of("workload")
-        )
+        both = {name: v for name, v in of("machine").items() if name in self.common}
+        base = self.baseline.values({**of("baseline"), **both}, of("workload"))
         if self.ratio == "gain":
             return 100.0 * (ours / base - 1.0)
         if self.ratio == "cut":
@@ -215,7 +224,8 @@ class Comparison:
         """Return every parameter that could matter."""
         knobs = _hardware("machine", self.ours)
         if self.baseline is not None and not self.one_machine:
-            knobs += _hardware("baseline", self.baseline)
+            theirs = _hardware("baseline", self.baseline)
+            knobs += [k for k in theirs if k.name not in self.common]
         return knobs + _software(self.ours)
 
     def knob(self, gap: Gap) -> Knob:
@@ -310,8 +320,12 @@ def _hardware(name: str, side: Side) -> list[Knob]:
     Each of them costs a played work a table of prices. There only those are tried whose class is
     not the best, and that move an iteration's price.
     """
-    # Counts of channels and banks are a structure: there is no tenth of a bank.
-    knobs = [k for k in _parameters(name, side.machine) if ".organisation." not in k.name]
+    # Counts of channels, banks and tables are a structure: there is no tenth of a bank.
+    knobs = [
+        k
+        for k in _parameters(name, side.machine)
+        if ".organisation." not in k.name and not (".lut." in k.name and k.dimension == "count")
+    ]
     if side.played is None:
         return knobs
     knobs = [k for k in knobs if k.standing != "published"]

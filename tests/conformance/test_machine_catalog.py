@@ -16,6 +16,11 @@ PROMISED = {
     *("h100-sxm-80gb", "h200-sxm-141gb", "b200-sxm-180gb", "h20", "mi210", "rtx-a6000", "t4"),
     *("rtx-4090", "rtx-pro-6000", "dgx-a100", "dgx-h100", "a40"),
 }
+#: Small chips around a core, and bare cores.
+CORES = {
+    *("lut-generator", "lut-tile"),
+    *("bitmod", "bitmod-fp16", "bitmod-ant", "bitmod-olive"),
+}
 #: Chips and cards of any size, not devices of a node.
 COMPUTE_IN_MEMORY = {"ianus", "neupims", "pim-gpt", "gddr6-aim", "hbm-pim", "upmem-2556"}
 SPATIAL = {
@@ -75,7 +80,7 @@ def dangling(machine: Machine, mapping: Mapping) -> Iterator[str]:
 
 
 def test_the_catalog_has_what_was_promised() -> None:
-    assert set(CATALOG.names()) >= PROMISED | COMPUTE_IN_MEMORY
+    assert set(CATALOG.names()) >= PROMISED | COMPUTE_IN_MEMORY | CORES
 
 
 @catalog
@@ -159,7 +164,9 @@ def test_peaks_are_known_dtypes_with_an_energy(name: str) -> None:
     machine = load_machine(name)
     for unit in machine.units.values():
         assert set(unit.config.peak) <= set(DTYPES)
-        assert set(unit.config.energy) == {*unit.config.peak, "vector"}
+        # A core of tables follows from its gates; what it has beside them has a rate and an energy.
+        vector = {"vector"} if unit.config.lut is None or unit.config.vector else set()
+        assert set(unit.config.energy) == set(unit.config.peak) | vector
         # Dissipation at the peak stays near the design power: no energy is off by a prefix.
         power = machine.values[f"{unit.part}.power"]
         for dtype in unit.config.peak:
@@ -197,7 +204,7 @@ def test_every_machine_has_area_price_and_power(name: str) -> None:
     machine = load_machine(name)
     known = ("gpu", "rdu", "h100", "h20", "device")
     devices = sum(n for part, n in machine.counts.items() if part.split(".")[-1] in known)
-    if name in COMPUTE_IN_MEMORY | SPATIAL:
+    if name in COMPUTE_IN_MEMORY | CORES | SPATIAL:
         assert machine_area_m2(machine) > 0
         assert machine_price_usd(machine) > 0
         assert machine_power_w(machine) > 0

@@ -36,6 +36,8 @@ def test_catalog_counts_are_the_published_ones(name):
         assert round(model.parameters / 1e12, 1) == published / 1e12, "the paper prints 1.2T"
     elif name == "gpt-2-xl-24-heads":
         assert round(model.parameters / 1e9, 2) == 1.44, "the paper prints the 1.5B of 25 heads"
+    elif name in ("bitnet-b1.58-0.7b", "bitnet-b1.58-1.3b"):
+        assert round(model.parameters / 1e9, 1) == published / 1e9, "the paper prints 700M and 1.3B"
     else:
         assert model.parameters == pytest.approx(published, rel=0.005)
     if model.published_active:
