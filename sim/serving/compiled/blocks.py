@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from opbyte.sim.serving.compiled.gaps import miss
-from opbyte.sim.serving.compiled.part import part
 from opbyte.sim.serving.compiled.prefixes import leading, sharing
 from opbyte.sim.serving.compiled.shared import (
     alone,
@@ -38,6 +37,7 @@ from opbyte.sim.serving.compiled.state import (
     Ints,
     State,
 )
+from opbyte.sim.serving.part import part
 
 
 @part

@@ -9,7 +9,6 @@ from __future__ import annotations
 import numpy as np
 
 from opbyte.core.ops import Array
-from opbyte.sim.serving.compiled.part import part
 from opbyte.sim.serving.compiled.state import (
     AT_ONCE,
     COME_LATE,
@@ -27,6 +26,7 @@ from opbyte.sim.serving.compiled.state import (
     State,
     Step,
 )
+from opbyte.sim.serving.part import part
 from opbyte.sim.serving.tally import Tally, bin_of, largest
 
 

@@ -8,7 +8,6 @@ import numpy.typing as npt
 from opbyte.sim.serving.compiled.blocks import found, hold, in_use, know, needed, preempt, take
 from opbyte.sim.serving.compiled.fair import count
 from opbyte.sim.serving.compiled.gaps import catch_up, miss, miss_behind
-from opbyte.sim.serving.compiled.part import part
 from opbyte.sim.serving.compiled.queue import FAIR, RANKED, Queue, first, leave, rank
 from opbyte.sim.serving.compiled.state import (
     ASKED,
@@ -34,6 +33,7 @@ from opbyte.sim.serving.compiled.state import (
     State,
     Step,
 )
+from opbyte.sim.serving.part import part
 from opbyte.sim.serving.prices.layout import attend
 
 

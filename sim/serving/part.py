@@ -1,4 +1,4 @@
-"""How the parts of the compiled serving loop are compiled."""
+"""How the parts of compiled serving loops are compiled."""
 
 from __future__ import annotations
 
