@@ -50,8 +50,8 @@ from opbyte.hw_models.aim import BankCommands, CommandEnergy, Pnm
 from opbyte.hw_models.gates import with_gates
 from opbyte.hw_models.kernel import Kernel
 from opbyte.hw_models.link.parameters import Collectives, Flit
-from opbyte.hw_models.memory.rates import Access
 from opbyte.hw_models.lut import Lut
+from opbyte.hw_models.memory.rates import Access
 from opbyte.hw_models.pim import Pim
 from opbyte.hw_models.relatives import with_relatives
 from opbyte.hw_models.serial import Serial
