@@ -32,7 +32,7 @@ from opbyte.hw_models.memory.dram_kernel.commands import (
     issue_row,
     take,
 )  # fmt: skip
-from opbyte.hw_models.memory.dram_kernel.queues import bin_of, close_row, open_row, send
+from opbyte.hw_models.memory.dram_kernel.queues import bin_of, close_row, has_room, open_row, send
 from opbyte.hw_models.memory.dram_kernel.setup import (
     ACT,
     ACT2,
@@ -95,13 +95,15 @@ def run(c: Channel, codes: Ints, stop: int) -> None:
 
 
 @numba.njit(**INLINE)
-def _arrive(c: Channel, codes: Ints) -> bool:
+def _arrive(c: Channel, codes: Ints, stop: int) -> bool:
     """Send a request if one is due by now; return whether there may be more to send."""
     if c.v[BLOCKED] != 0 or c.v[SEND_AT] >= c.v[NOW]:
         return False
     if send(c, codes[c.v[SENT]], c.v[SEND_AT]):
         c.out[TICKS] = c.v[SEND_AT]
         c.v[SEND_AT] += c.n[INTERVAL]
+        if c.v[SENT] < stop and not has_room(c, codes[c.v[SENT]]):
+            c.v[BLOCKED] = 1
         return True
     c.v[BLOCKED] = 1
     return False
@@ -152,7 +154,7 @@ def _best_on_one_bus(c: Channel, mode: int, urgent: bool, opens: bool) -> Candid
 @numba.njit(**LOOP)
 def _run_single(c: Channel, codes: Ints, stop: int) -> None:
     while c.v[FAULT] == 0:
-        if _arrive(c, codes):
+        if _arrive(c, codes, stop):
             if c.v[SENT] == stop:
                 return
             continue
@@ -183,7 +185,7 @@ def _issue_one(c: Channel, found: Candidate, mode: int, urgent: bool) -> None:
 def _run_dual(c: Channel, codes: Ints, stop: int) -> None:
     odd = c.v[ODD]
     while c.v[FAULT] == 0:
-        if _arrive(c, codes):
+        if _arrive(c, codes, stop):
             if c.v[SENT] == stop:
                 return
             continue
@@ -245,7 +247,7 @@ def _row_again(
 @numba.njit(**LOOP)
 def _run_lpddr(c: Channel, codes: Ints, stop: int) -> None:
     while c.v[FAULT] == 0:
-        if _arrive(c, codes):
+        if _arrive(c, codes, stop):
             if c.v[SENT] == stop:
                 return
             continue

@@ -101,6 +101,17 @@ def send(c: Channel, code: int, clock: int) -> bool:
     return True
 
 
+@numba.njit(**INLINE)
+def has_room(c: Channel, code: int) -> bool:
+    """Return whether `send` would take the request now."""
+    queue = 1 if code & WRITE else 0
+    if c.v[QUEUED + queue] < c.n[READ_QUEUE + queue]:
+        return True
+    if c.v[QUEUED + 1] == 0 or c.written[place(code | WRITE)] == 0:
+        return False
+    return _is_written(c, code)
+
+
 @numba.njit(**LOOP)
 def _is_written(c: Channel, code: int) -> bool:
     slot = c.banks[code & _BANK, HEAD + 1]
