@@ -7,12 +7,7 @@ from typing import Any
 from numba import types
 from numba.extending import intrinsic
 
-from opbyte.core.loops import LOOP
-
-__all__ = ["INLINE", "lowest"]
-
-#: For Numba, of the small steps of the kernel: they become part of their callers.
-INLINE: dict[str, Any] = {**LOOP, "forceinline": True}
+__all__ = ["lowest"]
 
 
 def _lowest(_typing: Any, mask: Any) -> Any:

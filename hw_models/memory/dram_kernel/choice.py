@@ -6,13 +6,13 @@ tick and an older request. A candidate is (tick, age, bank, kind).
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
-from opbyte.core.loops import LOOP
-from opbyte.hw_models.memory.dram_kernel.bits import INLINE, lowest
+from opbyte.core.loops import apart, part
+from opbyte.hw_models.memory.dram_kernel.bits import lowest
 from opbyte.hw_models.memory.dram_kernel.setup import (
     ACT,
+    BANKS,
     G_BANKS,
     HIGH,
     LOW,
@@ -71,6 +71,8 @@ from opbyte.hw_models.memory.dram_kernel.state import (
     STALE,
     URGENT_FROM,
     Channel,
+    Ints,
+    channel,
 )  # fmt: skip
 from opbyte.hw_models.memory.dram_kernel.timing import possible
 
@@ -80,7 +82,7 @@ Candidate = tuple[int, int, int, int]
 ACCESS, HITS, CLOSE, OPEN, URGENT = range(5)
 
 
-@numba.njit(**INLINE)
+@part
 def next_mode(c: Channel) -> int:
     """Return whether writes drain (1) or reads go (0), with hysteresis."""
     reads, writes = c.v[QUEUED], c.v[QUEUED + 1]
@@ -89,7 +91,7 @@ def next_mode(c: Channel) -> int:
     return 0 if writes <= c.n[LOW] and reads > 0 else 1
 
 
-@numba.njit(**INLINE)
+@part
 def activated_first(c: Channel, now: int) -> Candidate:
     """Return the best of the requests that have been activated.
 
@@ -106,7 +108,7 @@ def activated_first(c: Channel, now: int) -> Candidate:
     return c.v[FIRST_AT], c.v[FIRST_AGE], c.v[FIRST_BANK], ACCESS
 
 
-@numba.njit(**INLINE)
+@part
 def keep_first(c: Channel, b: int, now: int) -> None:
     """Keep the activated request of a bank if it is better than the best one so far."""
     k = RD + c.banks[b, ACTIVE_QUEUE]
@@ -117,7 +119,7 @@ def keep_first(c: Channel, b: int, now: int) -> None:
         c.v[FIRST_AT], c.v[FIRST_AGE], c.v[FIRST_BANK] = t, age, b
 
 
-@numba.njit(**INLINE)
+@part
 def _candidate(least: int, now: int, oldest: int, kind: int) -> Candidate:
     """Take a key apart: tick, arrival and bank as one number, so that the least is the best."""
     if least == NOBODY:
@@ -127,7 +129,7 @@ def _candidate(least: int, now: int, oldest: int, kind: int) -> Candidate:
     return at, key >> LANE_BITS, bank, kind
 
 
-@numba.njit(**INLINE)
+@part
 def best_hit(c: Channel, queue: int, odd: int, now: int, best: Candidate) -> Candidate:
     """Return the better of `best` and the oldest ready hit of a queue."""
     at, age, bank, kind = best
@@ -149,15 +151,18 @@ def best_hit(c: Channel, queue: int, odd: int, now: int, best: Candidate) -> Can
                 if t < at or c.banks[b, HIT_AGE + queue] < age:
                     at, age, bank, kind = t, c.banks[b, HIT_AGE + queue], b, HITS
             else:
-                at, age, bank, kind = _hit_of_group(c, queue, odd, t, g, (at, age, bank, kind))
+                at, age, bank, kind = _hit_of_group(
+                    c.memory, queue, odd, t, g, (at, age, bank, kind)
+                )
     return at, age, bank, kind
 
 
-@numba.njit(**LOOP)
+@apart
 def _hit_of_group(
-    c: Channel, queue: int, odd: int, first: int, g: int, best: Candidate
+    memory: Ints, queue: int, odd: int, first: int, g: int, best: Candidate
 ) -> Candidate:
     """Look at every bank: that of the oldest hit has just been activated."""
+    c = channel(memory)
     at, age, bank, kind = best
     size = c.n[G_BANKS]
     for b in range(g * size, (g + 1) * size):
@@ -168,7 +173,7 @@ def _hit_of_group(
     return at, age, bank, kind
 
 
-@numba.njit(**INLINE)
+@part
 def best_row(c: Channel, queue: int, odd: int, now: int, best: Candidate, opens: bool) -> Candidate:
     """Return the better of `best` and the oldest ready precharge or activation of a queue.
 
@@ -203,15 +208,16 @@ def best_row(c: Channel, queue: int, odd: int, now: int, best: Candidate, opens:
     if c.lanes[IS_OPEN, lane] == 0:
         return at, age, bank, OPEN
     if odd and paired(c, at, c.banks[bank, ITS_P], bank) != at:
-        return _row_beside(c, queue, now, best, opens)
+        return _row_beside(c.memory, queue, now, best, opens)
     return at, age, bank, CLOSE
 
 
-@numba.njit(**LOOP)
-def _row_beside(c: Channel, queue: int, now: int, best: Candidate, opens: bool) -> Candidate:
+@apart
+def _row_beside(memory: Ints, queue: int, now: int, best: Candidate, opens: bool) -> Candidate:
     """Do the same bank by bank, where the falling edge does not take every precharge."""
+    c = channel(memory)
     at, age, bank, kind = best
-    for b in range(c.banks.shape[0]):
+    for b in range(c.n[BANKS]):
         p, lane = c.banks[b, ITS_P], c.banks[b, LANE]
         other = c.banks[b, OTHER_AGE + queue]
         if c.lanes[KEY + queue, lane] == NOBODY:
@@ -227,7 +233,7 @@ def _row_beside(c: Channel, queue: int, now: int, best: Candidate, opens: bool) 
     return at, age, bank, kind
 
 
-@numba.njit(**INLINE)
+@part
 def paired(c: Channel, t: int, p: int, bank: int) -> int:
     """Return when a precharge may go that is possible at `t`, next to the last rising edge's.
 
@@ -241,9 +247,10 @@ def paired(c: Channel, t: int, p: int, bank: int) -> int:
     return t
 
 
-@numba.njit(**LOOP)
-def urgent_command(c: Channel) -> tuple[int, int]:
+@apart
+def urgent_command(memory: Ints) -> tuple[int, int]:
     """Return the command and the bank of the refresh that is due first, or of its precharge."""
+    c = channel(memory)
     at = c.v[URGENT_FROM] % MOST_URGENT
     command, bank = c.urgent[at, 0], c.urgent[at, 1]
     p, being = c.banks[bank, ITS_P], c.v[ACTIVATING]
@@ -255,10 +262,11 @@ def urgent_command(c: Channel) -> tuple[int, int]:
     return command, bank
 
 
-@numba.njit(**LOOP)
-def urgent_first(c: Channel, odd: int) -> Candidate:
+@apart
+def urgent_first(memory: Ints, odd: int) -> Candidate:
     """Return when the refresh that is due first, or its precharge, can be issued."""
-    command, bank = urgent_command(c)
+    c = channel(memory)
+    command, bank = urgent_command(c.memory)
     p, being = c.banks[bank, ITS_P], c.v[ACTIVATING]
     if command == PRE:
         blocked = c.ranks[p, ACTIVE] & c.banks[bank, ITS_BIT] != 0 or being == bank
@@ -269,7 +277,7 @@ def urgent_first(c: Channel, odd: int) -> Candidate:
         blocked = being >= 0 and (c.banks[being, ITS_P] == p if command != REFPB else being == bank)
         if command == PREAB:
             blocked = blocked or c.ranks[p, ACTIVE] != 0
-        t = possible(c, command, bank)
+        t = possible(c.memory, command, bank)
         if odd and command == PREAB:
             t = paired(c, t, p, NONE)
         elif odd:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import numba
-
-from opbyte.core.loops import LOOP
+from opbyte.core.loops import apart, part
 from opbyte.hw_models.memory.addresses import ROW_AT
-from opbyte.hw_models.memory.dram_kernel.bits import INLINE
 from opbyte.hw_models.memory.dram_kernel.choice import (
     HITS,
     OPEN,
@@ -80,17 +77,19 @@ from opbyte.hw_models.memory.dram_kernel.state import (
     URGENT_FROM,
     URGENT_TO,
     Channel,
+    Ints,
+    channel,
 )  # fmt: skip
 from opbyte.hw_models.memory.dram_kernel.timing import activated, issued, issued_to_all
 
 
-@numba.njit(**INLINE)
+@part
 def issue_row(c: Channel, found: Candidate, queue: int, now: int) -> int:
     """Issue a precharge or an activation for a queued request, or a refresh; return the command."""
     _, _, bank, kind = found
     c.v[STALE] |= c.v[ROWS_HOLD]
     if kind == URGENT:
-        return refresh(c, now)
+        return refresh(c.memory, now)
     slot = c.banks[bank, OTHER_SLOT + queue]
     if kind == OPEN:
         return activate(c, bank, queue, now)
@@ -102,7 +101,7 @@ def issue_row(c: Channel, found: Candidate, queue: int, now: int) -> int:
     return PRE
 
 
-@numba.njit(**INLINE)
+@part
 def issue_column(c: Channel, bank: int, kind: int, queue: int, now: int) -> None:
     """Read or write: the oldest hit of a bank, or the request that the bank was activated for."""
     if kind == HITS:
@@ -123,7 +122,7 @@ def issue_column(c: Channel, bank: int, kind: int, queue: int, now: int) -> None
     c.v[STALE] = 1
 
 
-@numba.njit(**INLINE)
+@part
 def _transfer(c: Channel, bank: int, queue: int, age: int, now: int) -> None:
     """Issue RD or WR, or with automatic precharge where the policy wants the row closed."""
     command = RD + queue
@@ -143,7 +142,7 @@ def _transfer(c: Channel, bank: int, queue: int, age: int, now: int) -> None:
         under_way(c, end, end - age)
 
 
-@numba.njit(**INLINE)
+@part
 def take(c: Channel, bank: int, queue: int) -> tuple[int, int]:
     """Take the request that a closed bank is activated for; return its arrival and its row."""
     slot = c.banks[bank, OTHER_SLOT + queue]
@@ -154,7 +153,7 @@ def take(c: Channel, bank: int, queue: int) -> tuple[int, int]:
     return age, row
 
 
-@numba.njit(**INLINE)
+@part
 def activate(c: Channel, bank: int, queue: int, now: int) -> int:
     """Activate the row of the oldest request of a closed bank; its slot is free from now on."""
     age, row = take(c, bank, queue)
@@ -164,7 +163,7 @@ def activate(c: Channel, bank: int, queue: int, now: int) -> int:
     return ACT
 
 
-@numba.njit(**INLINE)
+@part
 def await_access(c: Channel, bank: int, queue: int, age: int, now: int) -> None:
     """Note that the activated request of a bank waits."""
     c.ranks[c.banks[bank, ITS_P], ACTIVE] |= c.banks[bank, ITS_BIT]
@@ -172,15 +171,16 @@ def await_access(c: Channel, bank: int, queue: int, age: int, now: int) -> None:
     keep_first(c, bank, now + 1)
 
 
-@numba.njit(**LOOP)
-def refresh(c: Channel, now: int) -> int:
+@apart
+def refresh(memory: Ints, now: int) -> int:
     """Issue the refresh that is due first, or its precharge; return the command."""
-    command, bank = urgent_command(c)
+    c = channel(memory)
+    command, bank = urgent_command(c.memory)
     p = c.banks[bank, ITS_P]
     if command in (PREAB, REFAB):
-        issued_to_all(c, command, p, now)
+        issued_to_all(c.memory, command, p, now)
         if command == PREAB:
-            close_all(c, p)
+            close_all(c.memory, p)
     else:
         issued(c, command, bank, now)
         if command == PRE:
@@ -190,29 +190,31 @@ def refresh(c: Channel, now: int) -> int:
     return command
 
 
-@numba.njit(**LOOP)
-def fall_due(c: Channel, now: int) -> None:
+@apart
+def fall_due(memory: Ints, now: int) -> None:
     """Queue the refreshes that fall due at tick `now`."""
+    c = channel(memory)
     if c.n[REFRESH] == ALL_BANK:
         c.v[REFRESH_AT] += c.n[T_REFI]
         for p in range(c.n[P_COUNT]):
-            _urge(c, REFAB, p * c.n[P_BANKS])
+            _urge(c.memory, REFAB, p * c.n[P_BANKS])
     elif c.n[REFRESH] == IN_TURN:
         c.v[REFRESH_AT] += c.n[T_REFI_BANK]
-        _urge(c, REFPB, c.v[TURN])
+        _urge(c.memory, REFPB, c.v[TURN])
         c.v[TURN] = (c.v[TURN] + 1) % c.n[BANKS]
     elif c.n[REFRESH] == BY_STACK:
-        _due_by_stack(c, now)
+        _due_by_stack(c.memory, now)
 
 
-@numba.njit(**LOOP)
-def _due_by_stack(c: Channel, now: int) -> None:
+@apart
+def _due_by_stack(memory: Ints, now: int) -> None:
     """Queue the same bank of each pseudo-channel, one per tick, a stack id after the other.
 
     All banks of a stack id are refreshed before its set starts anew, tRFCpb after it ended. TURN
     counts banks, DUE the pseudo-channels that have had this bank; REFRESH_AT is the next tick at
     which there is something to do, `sets[0, 2]` when the next bank falls due.
     """
+    c = channel(memory)
     if c.v[DUE] == 0:
         for p in range(c.n[P_COUNT]):
             stack = c.banks[p * c.n[P_BANKS] + c.v[TURN], ITS_S]
@@ -221,7 +223,7 @@ def _due_by_stack(c: Channel, now: int) -> None:
                 return
         c.sets[0, 2] = c.v[REFRESH_AT] + c.n[T_REFI_BANK]
     bank = c.v[DUE] * c.n[P_BANKS] + c.v[TURN]
-    _urge(c, REFPB, bank)
+    _urge(c.memory, REFPB, bank)
     stack = c.banks[bank, ITS_S]
     c.sets[stack, 0] += 1
     if c.sets[stack, 0] == c.n[S_BANKS]:
@@ -236,8 +238,9 @@ def _due_by_stack(c: Channel, now: int) -> None:
         c.v[REFRESH_AT] = now + 1
 
 
-@numba.njit(**LOOP)
-def _urge(c: Channel, command: int, bank: int) -> None:
+@apart
+def _urge(memory: Ints, command: int, bank: int) -> None:
+    c = channel(memory)
     if c.v[URGENT_TO] - c.v[URGENT_FROM] >= MOST_URGENT:
         c.v[FAULT] = 1
         return

@@ -8,7 +8,8 @@ import numpy.typing as npt
 from opbyte.core.errors import SimulationError
 from opbyte.hw_models.memory.dram_kernel.loops import LATE, run, settle
 from opbyte.hw_models.memory.dram_kernel.setup import LINEAR
-from opbyte.hw_models.memory.dram_kernel.state import FAULT, SENT, Channel, new_channel
+from opbyte.hw_models.memory.dram_kernel.start import new_channel
+from opbyte.hw_models.memory.dram_kernel.state import FAULT, SENT
 from opbyte.hw_models.memory.standards import Standard
 
 __all__ = ["Replay", "latency_of_bin"]
@@ -22,7 +23,7 @@ class Replay:
     def __init__(self, standard: Standard, numbers: Ints) -> None:
         """Start with all banks closed at tick 0."""
         self.standard = standard
-        self._channel: Channel = new_channel(standard, numbers)
+        self._channel = new_channel(standard, numbers)
 
     def take(self, codes: Ints) -> Ints:
         """Send the next piece of the stream; return all counts once its last one is accepted.
@@ -31,13 +32,13 @@ class Replay:
             SimulationError: If refreshes fall due faster than they can be issued.
         """
         self._channel.v[SENT] = 0
-        run(self._channel, codes, len(codes))
+        run(self._channel.memory, codes, len(codes))
         fault = int(self._channel.v[FAULT])
         if fault:
             why = "refreshes fall due faster than they are issued" if fault == LATE else "is stuck"
             raise SimulationError(f"{self.standard.name}: {why}; check its refresh timings")
         out = self._channel.out.copy()
-        settle(self._channel, out)
+        settle(self._channel.memory, out)
         return out
 
 

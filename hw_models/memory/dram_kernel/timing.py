@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
-from opbyte.core.loops import LOOP
-from opbyte.hw_models.memory.dram_kernel.bits import INLINE
+from opbyte.core.loops import apart, part
 from opbyte.hw_models.memory.dram_kernel.setup import (
     ACT,
     ALL_BANK,
@@ -43,12 +41,13 @@ from opbyte.hw_models.memory.dram_kernel.state import (
     OF_S,
     P_STACKS,
     Channel,
+    channel,
 )  # fmt: skip
 
 Ints = npt.NDArray[np.int64]
 
 
-@numba.njit(**INLINE)
+@part
 def _hold(times: Ints, node: int, distances: Ints, scope: int, command: int, now: int) -> None:
     """Hold ACT, PRE, RD and WR back at one node."""
     # All are read before one is written, so that the compiler takes the four at once.
@@ -59,7 +58,7 @@ def _hold(times: Ints, node: int, distances: Ints, scope: int, command: int, now
     times[node, ACT], times[node, PRE], times[node, RD], times[node, WR] = act, pre, rd, wr
 
 
-@numba.njit(**INLINE)
+@part
 def issued(c: Channel, command: int, bank: int, now: int) -> None:
     """Note that `command` went to `bank`."""
     p, s, g = c.banks[bank, ITS_P], c.banks[bank, ITS_S], c.banks[bank, ITS_G]
@@ -91,7 +90,7 @@ def issued(c: Channel, command: int, bank: int, now: int) -> None:
         c.banks[bank, B_REFPB] = max(c.banks[bank, B_REFPB], until)
 
 
-@numba.njit(**INLINE)
+@part
 def activated(c: Channel, bank: int, now: int) -> None:
     """Note an ACT, with its window of four."""
     issued(c, ACT, bank, now)
@@ -105,22 +104,24 @@ def activated(c: Channel, bank: int, now: int) -> None:
         c.ranks[p, ACT] = until
 
 
-@numba.njit(**LOOP)
-def issued_to_all(c: Channel, command: int, p: int, now: int) -> None:
+@apart
+def issued_to_all(memory: Ints, command: int, p: int, now: int) -> None:
     """Note PREab or REFab of one rank or pseudo-channel."""
+    c = channel(memory)
     c.out[COMMAND_AT + command] += 1
     c.ranks[p, LAST + command] = now
     for other in range(c.n[P_COUNT]):
         _hold(c.ranks, other, c.d, OF_P if other == p else BESIDE_P, command, now)
 
 
-@numba.njit(**LOOP)
-def possible(c: Channel, command: int, bank: int) -> int:
+@apart
+def possible(memory: Ints, command: int, bank: int) -> int:
     """Return the first tick from now on at which PREab, REFab or REFpb may be issued.
 
     A distance of window 1 counts from the last command, so that the times of the last commands of
     each rank are enough.
     """
+    c = channel(memory)
     p = c.banks[bank, ITS_P]
     at = c.v[NOW]
     for other in range(c.n[P_COUNT]):
