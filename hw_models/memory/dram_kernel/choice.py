@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from opbyte.core.loops import apart, part
-from opbyte.hw_models.memory.dram_kernel.bits import lowest
+from opbyte.hw_models.memory.dram_kernel.bits import index, lowest
 from opbyte.hw_models.memory.dram_kernel.setup import (
     ACT,
     BANKS,
@@ -43,11 +43,7 @@ from opbyte.hw_models.memory.dram_kernel.state import (
     HIT_AGE,
     IS_OPEN,
     ITS_BIT,
-    ITS_G,
-    ITS_P,
-    ITS_S,
     KEY,
-    LANE,
     LANE_BITS,
     LONGEST_WAIT,
     MODE,
@@ -73,6 +69,10 @@ from opbyte.hw_models.memory.dram_kernel.state import (
     Channel,
     Ints,
     channel,
+    g_of,
+    lane_of,
+    p_of,
+    s_of,
 )  # fmt: skip
 from opbyte.hw_models.memory.dram_kernel.timing import possible
 
@@ -111,9 +111,9 @@ def activated_first(c: Channel, now: int) -> Candidate:
 @part
 def keep_first(c: Channel, b: int, now: int) -> None:
     """Keep the activated request of a bank if it is better than the best one so far."""
-    k = RD + c.banks[b, ACTIVE_QUEUE]
-    t = max(now, c.ranks[c.banks[b, ITS_P], k], c.stacks[c.banks[b, ITS_S], k])
-    t = max(t, c.groups[c.banks[b, ITS_G], k], c.banks[b, k]) | c.v[ODD]
+    k = RD + index(c.banks[b, ACTIVE_QUEUE])
+    t = max(now, c.ranks[p_of(c, b), k], c.stacks[s_of(c, b), k])
+    t = max(t, c.groups[g_of(c, b), k], c.banks[b, k]) | c.v[ODD]
     age = c.banks[b, ACTIVE_AGE]
     if t < c.v[FIRST_AT] or (t == c.v[FIRST_AT] and age < c.v[FIRST_AGE]):
         c.v[FIRST_AT], c.v[FIRST_AGE], c.v[FIRST_BANK] = t, age, b
@@ -143,8 +143,8 @@ def best_hit(c: Channel, queue: int, odd: int, now: int, best: Candidate) -> Can
         while left != 0:
             g = p * per_p + lowest(left)
             left &= left - 1
-            b = c.groups[g, BEST + queue]
-            t = max(first, c.groups[g, k], c.stacks[c.banks[b, ITS_S], k]) | odd
+            b = index(c.groups[g, BEST + queue])
+            t = max(first, c.groups[g, k], c.stacks[s_of(c, b), k]) | odd
             if t > at:
                 continue
             if c.banks[b, k] <= t:
@@ -166,7 +166,7 @@ def _hit_of_group(
     at, age, bank, kind = best
     size = c.n[G_BANKS]
     for b in range(g * size, (g + 1) * size):
-        if c.ranks[c.banks[b, ITS_P], HIT + queue] & c.banks[b, ITS_BIT]:
+        if c.ranks[p_of(c, b), HIT + queue] & c.banks[b, ITS_BIT]:
             t = max(first, c.banks[b, RD + queue]) | odd
             if t < at or (t == at and c.banks[b, HIT_AGE + queue] < age):
                 at, age, bank, kind = t, c.banks[b, HIT_AGE + queue], b, HITS
@@ -204,10 +204,10 @@ def best_row(c: Channel, queue: int, odd: int, now: int, best: Candidate, opens:
     at, age, lane, _ = _candidate(least, now, oldest, OPEN)
     if at > best[0] or (at == best[0] and age >= best[1]):
         return best
-    bank = c.lanes[NUMBER, lane]
+    bank = index(c.lanes[NUMBER, lane])
     if c.lanes[IS_OPEN, lane] == 0:
         return at, age, bank, OPEN
-    if odd and paired(c, at, c.banks[bank, ITS_P], bank) != at:
+    if odd and paired(c, at, p_of(c, bank), bank) != at:
         return _row_beside(c.memory, queue, now, best, opens)
     return at, age, bank, CLOSE
 
@@ -218,7 +218,7 @@ def _row_beside(memory: Ints, queue: int, now: int, best: Candidate, opens: bool
     c = channel(memory)
     at, age, bank, kind = best
     for b in range(c.n[BANKS]):
-        p, lane = c.banks[b, ITS_P], c.banks[b, LANE]
+        p, lane = p_of(c, b), lane_of(c, b)
         other = c.banks[b, OTHER_AGE + queue]
         if c.lanes[KEY + queue, lane] == NOBODY:
             continue
@@ -253,9 +253,9 @@ def urgent_command(memory: Ints) -> tuple[int, int]:
     c = channel(memory)
     at = c.v[URGENT_FROM] % MOST_URGENT
     command, bank = c.urgent[at, 0], c.urgent[at, 1]
-    p, being = c.banks[bank, ITS_P], c.v[ACTIVATING]
+    p, being = p_of(c, bank), c.v[ACTIVATING]
     if command == REFAB:
-        if c.ranks[p, OPENED] != 0 or (being >= 0 and c.banks[being, ITS_P] == p):
+        if c.ranks[p, OPENED] != 0 or (being >= 0 and p_of(c, being) == p):
             command = PREAB
     elif c.banks[bank, ROW] >= 0 or being == bank:
         command = PRE
@@ -267,14 +267,14 @@ def urgent_first(memory: Ints, odd: int) -> Candidate:
     """Return when the refresh that is due first, or its precharge, can be issued."""
     c = channel(memory)
     command, bank = urgent_command(c.memory)
-    p, being = c.banks[bank, ITS_P], c.v[ACTIVATING]
+    p, being = p_of(c, bank), c.v[ACTIVATING]
     if command == PRE:
         blocked = c.ranks[p, ACTIVE] & c.banks[bank, ITS_BIT] != 0 or being == bank
         t = max(c.v[NOW], c.ranks[p, PRE], c.banks[bank, PRE])
         if odd:
             t = paired(c, t, p, bank)
     else:
-        blocked = being >= 0 and (c.banks[being, ITS_P] == p if command != REFPB else being == bank)
+        blocked = being >= 0 and (p_of(c, being) == p if command != REFPB else being == bank)
         if command == PREAB:
             blocked = blocked or c.ranks[p, ACTIVE] != 0
         t = possible(c.memory, command, bank)

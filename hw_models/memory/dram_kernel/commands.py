@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from opbyte.core.loops import apart, part
 from opbyte.hw_models.memory.addresses import ROW_AT
+from opbyte.hw_models.memory.dram_kernel.bits import index
 from opbyte.hw_models.memory.dram_kernel.choice import (
     HITS,
     OPEN,
@@ -65,8 +66,6 @@ from opbyte.hw_models.memory.dram_kernel.state import (
     HEAD,
     HIT_SLOT,
     ITS_BIT,
-    ITS_P,
-    ITS_S,
     MOST_URGENT,
     NEXT,
     OTHER_SLOT,
@@ -79,6 +78,8 @@ from opbyte.hw_models.memory.dram_kernel.state import (
     Channel,
     Ints,
     channel,
+    p_of,
+    s_of,
 )  # fmt: skip
 from opbyte.hw_models.memory.dram_kernel.timing import activated, issued, issued_to_all
 
@@ -86,11 +87,11 @@ from opbyte.hw_models.memory.dram_kernel.timing import activated, issued, issued
 @part
 def issue_row(c: Channel, found: Candidate, queue: int, now: int) -> int:
     """Issue a precharge or an activation for a queued request, or a refresh; return the command."""
-    _, _, bank, kind = found
+    bank, kind = index(found[2]), found[3]
     c.v[STALE] |= c.v[ROWS_HOLD]
     if kind == URGENT:
         return refresh(c.memory, now)
-    slot = c.banks[bank, OTHER_SLOT + queue]
+    slot = index(c.banks[bank, OTHER_SLOT + queue])
     if kind == OPEN:
         return activate(c, bank, queue, now)
     if c.queued[slot, COUNTED] == 0:
@@ -104,16 +105,17 @@ def issue_row(c: Channel, found: Candidate, queue: int, now: int) -> int:
 @part
 def issue_column(c: Channel, bank: int, kind: int, queue: int, now: int) -> None:
     """Read or write: the oldest hit of a bank, or the request that the bank was activated for."""
+    bank = index(bank)
     if kind == HITS:
-        slot = c.banks[bank, HIT_SLOT + queue]
+        slot = index(c.banks[bank, HIT_SLOT + queue])
         if c.queued[slot, COUNTED] == 0:
             c.out[COUNT_HITS] += 1
         age, after = c.queued[slot, AGE], c.queued[slot, NEXT]
         leave(c, bank, queue, slot)
         next_hit(c, bank, queue, after)
     else:
-        c.ranks[c.banks[bank, ITS_P], ACTIVE] &= ~c.banks[bank, ITS_BIT]
-        age, queue = c.banks[bank, ACTIVE_AGE], c.banks[bank, ACTIVE_QUEUE]
+        c.ranks[p_of(c, bank), ACTIVE] &= ~c.banks[bank, ITS_BIT]
+        age, queue = c.banks[bank, ACTIVE_AGE], index(c.banks[bank, ACTIVE_QUEUE])
         if c.banks[bank, HEAD + queue] >= 0:
             next_hit(c, bank, queue, c.banks[bank, HEAD + queue])
         renew_key(c, bank, 0)
@@ -128,7 +130,7 @@ def _transfer(c: Channel, bank: int, queue: int, age: int, now: int) -> None:
     command = RD + queue
     shuts = False
     if c.n[POLICY] != STAYS_OPEN:
-        waits = c.ranks[c.banks[bank, ITS_P], ACTIVE] & c.banks[bank, ITS_BIT] != 0
+        waits = c.ranks[p_of(c, bank), ACTIVE] & c.banks[bank, ITS_BIT] != 0
         again = c.n[POLICY] == ADAPTIVE and c.banks[bank, HIT_SLOT + queue] >= 0
         shuts = not waits and not again
     if shuts:
@@ -145,7 +147,7 @@ def _transfer(c: Channel, bank: int, queue: int, age: int, now: int) -> None:
 @part
 def take(c: Channel, bank: int, queue: int) -> tuple[int, int]:
     """Take the request that a closed bank is activated for; return its arrival and its row."""
-    slot = c.banks[bank, OTHER_SLOT + queue]
+    slot = index(c.banks[bank, OTHER_SLOT + queue])
     if c.queued[slot, COUNTED] == 0:
         c.out[MISSES] += 1
     age, row = c.queued[slot, AGE], c.queued[slot, CODE] >> ROW_AT
@@ -166,7 +168,7 @@ def activate(c: Channel, bank: int, queue: int, now: int) -> int:
 @part
 def await_access(c: Channel, bank: int, queue: int, age: int, now: int) -> None:
     """Note that the activated request of a bank waits."""
-    c.ranks[c.banks[bank, ITS_P], ACTIVE] |= c.banks[bank, ITS_BIT]
+    c.ranks[p_of(c, bank), ACTIVE] |= c.banks[bank, ITS_BIT]
     c.banks[bank, ACTIVE_AGE], c.banks[bank, ACTIVE_QUEUE] = age, queue
     keep_first(c, bank, now + 1)
 
@@ -176,7 +178,7 @@ def refresh(memory: Ints, now: int) -> int:
     """Issue the refresh that is due first, or its precharge; return the command."""
     c = channel(memory)
     command, bank = urgent_command(c.memory)
-    p = c.banks[bank, ITS_P]
+    p = p_of(c, bank)
     if command in (PREAB, REFAB):
         issued_to_all(c.memory, command, p, now)
         if command == PREAB:
@@ -217,14 +219,14 @@ def _due_by_stack(memory: Ints, now: int) -> None:
     c = channel(memory)
     if c.v[DUE] == 0:
         for p in range(c.n[P_COUNT]):
-            stack = c.banks[p * c.n[P_BANKS] + c.v[TURN], ITS_S]
+            stack = s_of(c, p * c.n[P_BANKS] + c.v[TURN])
             if now < c.sets[stack, 1]:
                 c.v[REFRESH_AT] = now + 1
                 return
         c.sets[0, 2] = c.v[REFRESH_AT] + c.n[T_REFI_BANK]
     bank = c.v[DUE] * c.n[P_BANKS] + c.v[TURN]
     _urge(c.memory, REFPB, bank)
-    stack = c.banks[bank, ITS_S]
+    stack = s_of(c, bank)
     c.sets[stack, 0] += 1
     if c.sets[stack, 0] == c.n[S_BANKS]:
         c.sets[stack, 0] = 0

@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from opbyte.core.loops import compiled, part
+from opbyte.hw_models.memory.dram_kernel.bits import index
 from opbyte.hw_models.memory.dram_kernel.choice import (
     ACCESS,
     CLOSE,
@@ -168,7 +169,7 @@ def _run_single(memory: Ints, codes: Ints, stop: int) -> None:
                 return
             continue
         urgent = c.v[URGENT_FROM] != c.v[URGENT_TO]
-        mode = next_mode(c)
+        mode = index(next_mode(c))
         found = _best_on_one_bus(c, mode, urgent, opens=True)
         if _before(c, found[0], mode, urgent):
             continue
@@ -201,7 +202,7 @@ def _run_dual(memory: Ints, codes: Ints, stop: int) -> None:
             continue
         now = c.v[NOW]
         urgent = c.v[URGENT_FROM] != c.v[URGENT_TO]
-        mode = next_mode(c)
+        mode = index(next_mode(c))
         column = activated_first(c, now)
         if urgent:
             row = urgent_first(c.memory, odd)
@@ -247,7 +248,7 @@ def _row_again(
     now = c.v[NOW]
     if urgent:
         return urgent_first(c.memory, odd), mode
-    after = next_mode(c)
+    after = index(next_mode(c))
     c.v[MODE] = after
     if after != mode or (row[0] == now and row[2] == bank):
         row = best_row(c, after, odd, now, (now, FAR, NONE, CLOSE), opens=True)
@@ -268,7 +269,7 @@ def _run_lpddr(memory: Ints, codes: Ints, stop: int) -> None:
             if not _before(c, now, c.v[MODE], urgent=True):
                 _access_after_cas(c, now)
             continue
-        mode = next_mode(c)
+        mode = index(next_mode(c))
         being = c.v[ACTIVATING] >= 0
         found = _best_on_one_bus(c, mode, urgent, opens=not being)
         until = min(found[0], now) if being else found[0]

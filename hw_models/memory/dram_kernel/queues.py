@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from opbyte.core.loops import apart, part
 from opbyte.hw_models.memory.addresses import COLUMN_AT, ROW_AT, WRITE
-from opbyte.hw_models.memory.dram_kernel.bits import lowest
+from opbyte.hw_models.memory.dram_kernel.bits import index, lowest
 from opbyte.hw_models.memory.dram_kernel.setup import (
     ACCEPTED,
     COALESCED,
@@ -40,10 +40,7 @@ from opbyte.hw_models.memory.dram_kernel.state import (
     HIT_SLOT,
     IS_OPEN,
     ITS_BIT,
-    ITS_G,
-    ITS_P,
     KEY,
-    LANE,
     LANE_BITS,
     NEXT,
     NOBODY,
@@ -61,6 +58,9 @@ from opbyte.hw_models.memory.dram_kernel.state import (
     Channel,
     Ints,
     channel,
+    g_of,
+    lane_of,
+    p_of,
 )  # fmt: skip
 
 _BANK = (1 << COLUMN_AT) - 1
@@ -147,7 +147,7 @@ def bin_of(latency: int) -> int:
 
 @part
 def _enqueue(c: Channel, code: int, queue: int, clock: int) -> None:
-    bank, slot = code & _BANK, c.v[FREE + queue]
+    bank, slot = code & _BANK, index(c.v[FREE + queue])
     c.v[FREE + queue] = c.queued[slot, NEXT]
     c.v[QUEUED + queue] += 1
     last = c.banks[bank, TAIL + queue]
@@ -176,7 +176,7 @@ def _goes_first(c: Channel, bank: int, queue: int) -> bool:
     Its access is possible as soon as that of any hit of its queue to the bank, and comes first: the
     hits need no looking at before.
     """
-    waits = c.ranks[c.banks[bank, ITS_P], ACTIVE] & c.banks[bank, ITS_BIT] != 0
+    waits = c.ranks[p_of(c, bank), ACTIVE] & c.banks[bank, ITS_BIT] != 0
     first: bool = waits and c.banks[bank, ACTIVE_QUEUE] == queue
     return first
 
@@ -216,7 +216,7 @@ def next_hit(c: Channel, bank: int, queue: int, slot: int) -> None:
 @part
 def set_hit(c: Channel, bank: int, queue: int, slot: int) -> None:
     """Make `slot` the oldest hit of a bank, or note that there is none."""
-    p, g, bit = c.banks[bank, ITS_P], c.banks[bank, ITS_G], c.banks[bank, ITS_BIT]
+    p, g, bit = p_of(c, bank), g_of(c, bank), c.banks[bank, ITS_BIT]
     c.banks[bank, HIT_SLOT + queue] = slot
     best = c.groups[g, BEST + queue]
     if slot < 0:
@@ -242,8 +242,8 @@ def renew_key(c: Channel, bank: int, queue: int) -> None:
     the open row and hits go first.
     """
     age = c.banks[bank, OTHER_AGE + queue]
-    lane = c.banks[bank, LANE]
-    busy = c.ranks[c.banks[bank, ITS_P], ACTIVE] & c.banks[bank, ITS_BIT] != 0
+    lane = lane_of(c, bank)
+    busy = c.ranks[p_of(c, bank), ACTIVE] & c.banks[bank, ITS_BIT] != 0
     hidden = c.n[ROW_HIT_FIRST] != 0 and c.banks[bank, HIT_AGE + queue] < age
     none = age == FAR or busy or hidden
     c.lanes[KEY + queue, lane] = NOBODY if none else age << LANE_BITS | lane
@@ -272,7 +272,7 @@ def _renew_best(c: Channel, p: int, g: int, queue: int) -> None:
 
 @part
 def _set_other(c: Channel, bank: int, queue: int, slot: int) -> None:
-    p, bit = c.banks[bank, ITS_P], c.banks[bank, ITS_BIT]
+    p, bit = p_of(c, bank), c.banks[bank, ITS_BIT]
     c.banks[bank, OTHER_SLOT + queue] = slot
     if slot < 0:
         c.banks[bank, OTHER_AGE + queue] = FAR
@@ -287,8 +287,8 @@ def _set_other(c: Channel, bank: int, queue: int, slot: int) -> None:
 def open_row(c: Channel, bank: int, row: int) -> None:
     """Open a row and sort the bank's requests into hits and others."""
     c.banks[bank, ROW] = row
-    c.ranks[c.banks[bank, ITS_P], OPENED] |= c.banks[bank, ITS_BIT]
-    c.lanes[IS_OPEN, c.banks[bank, LANE]] = -1
+    c.ranks[p_of(c, bank), OPENED] |= c.banks[bank, ITS_BIT]
+    c.lanes[IS_OPEN, lane_of(c, bank)] = -1
     for queue in range(2):
         slot = c.banks[bank, HEAD + queue]
         later = c.rows[queue, _place_of_row(bank, row)] == 0 or _goes_first(c, bank, queue)
@@ -309,8 +309,8 @@ def open_row(c: Channel, bank: int, row: int) -> None:
 def close_row(c: Channel, bank: int) -> None:
     """Close the bank: no request hits, the oldest one is next."""
     c.banks[bank, ROW] = NONE
-    c.ranks[c.banks[bank, ITS_P], OPENED] &= ~c.banks[bank, ITS_BIT]
-    c.lanes[IS_OPEN, c.banks[bank, LANE]] = 0
+    c.ranks[p_of(c, bank), OPENED] &= ~c.banks[bank, ITS_BIT]
+    c.lanes[IS_OPEN, lane_of(c, bank)] = 0
     for queue in range(2):
         if c.banks[bank, HIT_SLOT + queue] >= 0:
             set_hit(c, bank, queue, NONE)

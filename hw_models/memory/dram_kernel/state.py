@@ -13,10 +13,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 from numba import types
-from numba.core.imputils import impl_ret_borrowed
+from numba.core import imputils
 from numba.extending import intrinsic
-from numba.np.arrayobj import make_array, populate_array
+from numba.np import arrayobj
 
+from opbyte.core.loops import part
+from opbyte.hw_models.memory.dram_kernel.bits import index
 from opbyte.hw_models.memory.dram_kernel.setup import BINS, HISTOGRAM
 
 __all__ = ["Channel", "channel", "channel_of", "words"]
@@ -167,26 +169,32 @@ def channel_of(memory: Ints) -> Channel:
     return Channel(memory, **parts)
 
 
+#: Numba's own modules carry no types.
+_ARRAYS: Any = arrayobj
+_RESULTS: Any = imputils
+_TYPES: Any = types
+
+
 def _channel(_typing: Any, memory: Any) -> Any:
     """Do what `channel_of` does, compiled: place and shape of each part are constants.
 
     Fifteen arrays of unknown shape would take all registers, and a multiplication for each element.
     """
     names = Channel._fields[1:]
-    arrays = [types.Array(types.int64, len(SHAPES[name]), "C") for name in names]
-    whole = types.NamedTuple([memory, *arrays], Channel)
+    kinds = [types.Array(types.int64, len(SHAPES[name]), "C") for name in names]
+    whole = _TYPES.NamedTuple([memory, *kinds], Channel)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         import llvmlite.ir as ir
 
-        given = make_array(signature.args[0])(context, builder, arguments[0])
+        given = _ARRAYS.make_array(signature.args[0])(context, builder, arguments[0])
         word = ir.IntType(64)
         parts = [arguments[0]]
-        for name, kind in zip(names, arrays, strict=True):
+        for name, kind in zip(names, kinds, strict=True):
             shape = SHAPES[name]
             steps = [math.prod(shape[i + 1 :]) for i in range(len(shape))]
-            part = make_array(kind)(context, builder)
-            populate_array(
+            part = _ARRAYS.make_array(kind)(context, builder)
+            _ARRAYS.populate_array(
                 part,
                 data=builder.gep(given.data, [ir.Constant(word, PLACES[name])], inbounds=True),
                 shape=[ir.Constant(word, size) for size in shape],
@@ -195,9 +203,37 @@ def _channel(_typing: Any, memory: Any) -> Any:
             )  # fmt: skip
             parts.append(part._getvalue())
         result = context.make_tuple(builder, whole, parts)
-        return impl_ret_borrowed(context, builder, whole, result)
+        return _RESULTS.impl_ret_borrowed(context, builder, whole, result)
 
     return whole(memory), generate
 
 
 channel: Any = intrinsic(_channel)
+
+
+@part
+def p_of(c: Channel, bank: int) -> int:
+    """Return the rank or pseudo-channel of a bank."""
+    p: int = index(c.banks[bank, ITS_P])
+    return p
+
+
+@part
+def s_of(c: Channel, bank: int) -> int:
+    """Return the stack of a bank."""
+    s: int = index(c.banks[bank, ITS_S])
+    return s
+
+
+@part
+def g_of(c: Channel, bank: int) -> int:
+    """Return the group of a bank."""
+    g: int = index(c.banks[bank, ITS_G])
+    return g
+
+
+@part
+def lane_of(c: Channel, bank: int) -> int:
+    """Return the lane of a bank."""
+    lane: int = index(c.banks[bank, LANE])
+    return lane

@@ -28,10 +28,6 @@ from opbyte.hw_models.memory.dram_kernel.state import (
     CAN_PRE,
     FAW,
     G_REFPB,
-    ITS_G,
-    ITS_P,
-    ITS_S,
-    LANE,
     LAST,
     LAST_ACTS,
     NOW,
@@ -42,6 +38,10 @@ from opbyte.hw_models.memory.dram_kernel.state import (
     P_STACKS,
     Channel,
     channel,
+    g_of,
+    lane_of,
+    p_of,
+    s_of,
 )  # fmt: skip
 
 Ints = npt.NDArray[np.int64]
@@ -61,13 +61,13 @@ def _hold(times: Ints, node: int, distances: Ints, scope: int, command: int, now
 @part
 def issued(c: Channel, command: int, bank: int, now: int) -> None:
     """Note that `command` went to `bank`."""
-    p, s, g = c.banks[bank, ITS_P], c.banks[bank, ITS_S], c.banks[bank, ITS_G]
+    p, s, g = p_of(c, bank), s_of(c, bank), g_of(c, bank)
     c.out[COMMAND_AT + command] += 1
     c.ranks[p, LAST + command] = now
     _hold(c.ranks, p, c.d, OF_P, command, now)
     _hold(c.groups, g, c.d, OF_G, command, now)
     _hold(c.banks, bank, c.d, OF_BANK, command, now)
-    lane = c.banks[bank, LANE]
+    lane = lane_of(c, bank)
     c.lanes[CAN_PRE, lane] = c.banks[bank, PRE]
     c.lanes[CAN_ACT, lane] = max(c.lanes[CAN_ACT, lane], c.banks[bank, ACT])
     if c.d[OF_G, command, ACT] >= 0:
@@ -94,7 +94,7 @@ def issued(c: Channel, command: int, bank: int, now: int) -> None:
 def activated(c: Channel, bank: int, now: int) -> None:
     """Note an ACT, with its window of four."""
     issued(c, ACT, bank, now)
-    p = c.banks[bank, ITS_P]
+    p = p_of(c, bank)
     at = c.ranks[p, ACT_AT]
     c.ranks[p, LAST_ACTS + at] = now
     at = (at + 1) & 3
@@ -122,12 +122,12 @@ def possible(memory: Ints, command: int, bank: int) -> int:
     each rank are enough.
     """
     c = channel(memory)
-    p = c.banks[bank, ITS_P]
+    p = p_of(c, bank)
     at = c.v[NOW]
     for other in range(c.n[P_COUNT]):
         scope = OF_P if other == p else BESIDE_P
         for before in range(COUNT):
             at = max(at, c.ranks[other, LAST + before] + c.d[scope, before, command])
     if command == REFPB:
-        at = max(at, c.groups[c.banks[bank, ITS_G], G_REFPB], c.banks[bank, B_REFPB])
+        at = max(at, c.groups[g_of(c, bank), G_REFPB], c.banks[bank, B_REFPB])
     return at
