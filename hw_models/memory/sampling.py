@@ -36,10 +36,10 @@ Piece = Callable[[int, int], Ints]
 _AT_ONCE = 1 << 20
 #: Requests of a window at least; refresh periods that it covers; windows behind the first that are
 #: compared at least, and at most; places that are tested.
-_WINDOW, _PERIODS, _FEWEST, _MOST, _PLACES = 1 << 11, 2, 4, 64, (0.31, 0.67, 0.97)
+_WINDOW, _PERIODS, _FEWEST, _MOST, _PLACES = 1 << 11, 2, 4, 160, (0.31, 0.67, 0.97)
 #: Largest standard error of the mean of the windows, distance of their first half from the second,
 #: standard error at another place, and distance of that place. Latencies may differ more.
-_ERROR, _HALVES, _ERROR_THERE, _ELSEWHERE = 0.004, 0.01, 0.012, 0.03
+_ERROR, _HALVES, _ERROR_THERE, _ELSEWHERE = 0.005, 0.01, 0.012, 0.03
 _MORE = np.array([1.0, 3.0])
 
 
@@ -64,16 +64,17 @@ def sampled(
     replay, done, window = _first_window(standard, numbers, piece, count)
     if count < 4 * (_FEWEST + 2 * len(_PLACES)) * window:
         return None
-    seen = [done]
-    for start in range(int(done[ACCEPTED]), min(count, _MOST * window), window):
-        seen.append(replay.take(piece(start, start + window)).astype(float))
-        steps = np.array([_per_request(a, b) for a, b in pairwise(seen)])
-        if len(steps) >= _FEWEST and _settled(steps):
-            if not _same_elsewhere(standard, numbers, piece, count, window, steps):
-                return None
-            first, last = seen[0], seen[-1]
-            rate = (last - first) / (last[ACCEPTED] - first[ACCEPTED])
-            return last + rate * (count - last[ACCEPTED]), int(last[ACCEPTED])
+    seen, at_once = [done], _FEWEST * window
+    for start in range(int(done[ACCEPTED]), min(count - at_once, _MOST * window), at_once):
+        for codes in np.split(piece(start, start + at_once), _FEWEST):
+            seen.append(replay.take(codes).astype(float))
+            steps = np.array([_per_request(a, b) for a, b in pairwise(seen)])
+            if len(steps) >= _FEWEST and _settled(steps):
+                if not _same_elsewhere(standard, numbers, piece, count, window, steps):
+                    return None
+                first, last = seen[0], seen[-1]
+                rate = (last - first) / (last[ACCEPTED] - first[ACCEPTED])
+                return last + rate * (count - last[ACCEPTED]), int(last[ACCEPTED])
     return None
 
 

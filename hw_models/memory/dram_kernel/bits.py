@@ -26,16 +26,16 @@ lowest: Any = intrinsic(_lowest)
 
 
 def _index(_typing: Any, number: Any) -> Any:
-    """Return an int64, and tell the compiler that it is not negative: no index counts from the end.
+    """Return the lower half of an int64, so that the compiler sees that it is not negative.
 
-    Each element that is looked up by it then saves a comparison.
+    No index then counts from the end, and each element that is looked up saves a comparison.
     """
     del number
 
     def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        zero = arguments[0].type(0)
-        builder.assume(builder.icmp_signed(">=", arguments[0], zero))
-        return arguments[0]
+        import llvmlite.ir as ir
+
+        return builder.zext(builder.trunc(arguments[0], ir.IntType(32)), ir.IntType(64))
 
     return types.int64(types.int64), generate
 
