@@ -16,7 +16,6 @@ from opbyte.hw_models.memory.dram_kernel.setup import (
     G_BANKS,
     HIGH,
     LOW,
-    P_BANKS,
     P_COUNT,
     PRE,
     PREAB,
@@ -28,6 +27,9 @@ from opbyte.hw_models.memory.dram_kernel.state import (
     ACTIVATING,
     ACTIVE,
     ACTIVE_AGE,
+    ACTIVE_AT,
+    ACTIVE_HEAD,
+    ACTIVE_NEXT,
     ACTIVE_QUEUE,
     AHEAD_AT,
     BEST,
@@ -64,6 +66,7 @@ from opbyte.hw_models.memory.dram_kernel.state import (
     RISE_COMMAND,
     RISE_P,
     ROW,
+    SOONEST,
     STALE,
     URGENT_FROM,
     Channel,
@@ -95,16 +98,15 @@ def next_mode(c: Channel) -> int:
 def activated_first(c: Channel, now: int) -> Candidate:
     """Return the best of the requests that have been activated.
 
-    Only accesses and activations change which one that is: it is kept in between.
+    Only accesses and activations change which one that is: it is kept in between. Those that were
+    activated so late that none of them can be ready before it need no look.
     """
     if c.v[STALE] or c.v[FIRST_AT] < now:
         c.v[STALE], c.v[FIRST_AT], c.v[FIRST_AGE], c.v[FIRST_BANK] = 0, FAR, FAR, NONE
-        for p in range(c.n[P_COUNT]):
-            left = c.ranks[p, ACTIVE]
-            base = p * c.n[P_BANKS]
-            while left != 0:
-                keep_first(c, base + lowest(left), now)
-                left &= left - 1
+        bank = c.v[ACTIVE_HEAD]
+        while bank >= 0 and c.banks[bank, ACTIVE_AT] + c.v[SOONEST] <= c.v[FIRST_AT]:
+            keep_first(c, index(bank), now)
+            bank = c.banks[bank, ACTIVE_NEXT]
     return c.v[FIRST_AT], c.v[FIRST_AGE], c.v[FIRST_BANK], ACCESS
 
 

@@ -57,7 +57,12 @@ from opbyte.hw_models.memory.dram_kernel.setup import (
 from opbyte.hw_models.memory.dram_kernel.state import (
     ACTIVE,
     ACTIVE_AGE,
+    ACTIVE_AT,
+    ACTIVE_BEFORE,
+    ACTIVE_HEAD,
+    ACTIVE_NEXT,
     ACTIVE_QUEUE,
+    ACTIVE_TAIL,
     AGE,
     CODE,
     COUNTED,
@@ -68,6 +73,7 @@ from opbyte.hw_models.memory.dram_kernel.state import (
     ITS_BIT,
     MOST_URGENT,
     NEXT,
+    NONE,
     OTHER_SLOT,
     REFRESH_AT,
     ROWS_HOLD,
@@ -114,7 +120,7 @@ def issue_column(c: Channel, bank: int, kind: int, queue: int, now: int) -> None
         leave(c, bank, queue, slot)
         next_hit(c, bank, queue, after)
     else:
-        c.ranks[p_of(c, bank), ACTIVE] &= ~c.banks[bank, ITS_BIT]
+        _no_longer_active(c, bank)
         age, queue = c.banks[bank, ACTIVE_AGE], index(c.banks[bank, ACTIVE_QUEUE])
         if c.banks[bank, HEAD + queue] >= 0:
             next_hit(c, bank, queue, c.banks[bank, HEAD + queue])
@@ -160,17 +166,38 @@ def activate(c: Channel, bank: int, queue: int, now: int) -> int:
     """Activate the row of the oldest request of a closed bank; its slot is free from now on."""
     age, row = take(c, bank, queue)
     activated(c, bank, now)
-    await_access(c, bank, queue, age, now)
+    await_access(c, bank, queue, age, now, now)
     open_row(c, bank, row)
     return ACT
 
 
 @part
-def await_access(c: Channel, bank: int, queue: int, age: int, now: int) -> None:
-    """Note that the activated request of a bank waits."""
+def await_access(c: Channel, bank: int, queue: int, age: int, acted: int, now: int) -> None:
+    """Note that the request of a bank waits for which ACT was issued at tick `acted`."""
     c.ranks[p_of(c, bank), ACTIVE] |= c.banks[bank, ITS_BIT]
     c.banks[bank, ACTIVE_AGE], c.banks[bank, ACTIVE_QUEUE] = age, queue
+    last = c.v[ACTIVE_TAIL]
+    c.banks[bank, ACTIVE_AT], c.v[ACTIVE_TAIL] = acted, bank
+    c.banks[bank, ACTIVE_NEXT], c.banks[bank, ACTIVE_BEFORE] = NONE, last
+    if last >= 0:
+        c.banks[last, ACTIVE_NEXT] = bank
+    else:
+        c.v[ACTIVE_HEAD] = bank
     keep_first(c, bank, now + 1)
+
+
+@part
+def _no_longer_active(c: Channel, bank: int) -> None:
+    c.ranks[p_of(c, bank), ACTIVE] &= ~c.banks[bank, ITS_BIT]
+    after, before = c.banks[bank, ACTIVE_NEXT], c.banks[bank, ACTIVE_BEFORE]
+    if before >= 0:
+        c.banks[before, ACTIVE_NEXT] = after
+    else:
+        c.v[ACTIVE_HEAD] = after
+    if after >= 0:
+        c.banks[after, ACTIVE_BEFORE] = before
+    else:
+        c.v[ACTIVE_TAIL] = before
 
 
 @apart

@@ -343,7 +343,8 @@ def _second_activation(c: Channel, now: int) -> None:
     bank = c.v[ACTIVATING]
     c.out[COMMAND_AT + ACT2] += 1
     c.v[ACTIVATING] = NONE
-    await_access(c, bank, c.v[AWAIT_QUEUE], c.v[AWAIT_AGE], now)
+    acted = c.v[DEADLINE] - c.n[T_AAD]
+    await_access(c, bank, c.v[AWAIT_QUEUE], c.v[AWAIT_AGE], acted, now)
     open_row(c, bank, c.v[AWAIT_ROW])
     c.v[NOW] = now + 1
 

@@ -31,6 +31,8 @@ from opbyte.hw_models.memory.dram_kernel.setup import (
 from opbyte.hw_models.memory.dram_kernel.state import (
     ACT_AT,
     ACTIVATING,
+    ACTIVE_HEAD,
+    ACTIVE_TAIL,
     B_REFPB,
     BESIDE_P,
     BESIDE_S,
@@ -72,6 +74,7 @@ from opbyte.hw_models.memory.dram_kernel.state import (
     RISE_AT,
     RISE_P,
     ROWS_HOLD,
+    SOONEST,
     STALE,
     TIMES,
     WIDTH,
@@ -143,6 +146,8 @@ def _set_values(c: Channel, standard: Standard) -> None:
     v[NOW], v[ACTIVATING], v[CAS_BANK] = 1, NONE, NONE
     rows = [ACT, PRE, PREAB, REFAB, REFPB]
     v[ROWS_HOLD] = (distances[: BESIDE_P + 1, rows, RD : WR + 1] > NEVER).any()
+    v[ACTIVE_HEAD] = v[ACTIVE_TAIL] = NONE
+    v[SOONEST] = distances[OF_BANK, ACT, RD : WR + 1].min()
     v[ODD], v[STALE] = n[BUS] == HALF, 1
     v[REFRESH_AT], v[RISE_AT], v[RISE_P] = n[FIRST_REFRESH], NONE, NONE
     v[P_GROUPS], v[P_STACKS] = n[P_BANKS] // n[G_BANKS], n[S_COUNT] // n[P_COUNT]

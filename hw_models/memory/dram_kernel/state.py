@@ -47,6 +47,8 @@ BEST, G_REFPB = 4, 6
 ROW, HEAD, TAIL, HIT_SLOT, HIT_AGE, OTHER_SLOT, OTHER_AGE = 4, 5, 7, 9, 11, 13, 15
 ACTIVE_AGE, ACTIVE_QUEUE, B_REFPB, ITS_P, ITS_G, ITS_S = 17, 18, 19, 20, 21, 22
 ITS_BIT, G_BIT, LANE = 23, 24, 25
+#: Banks with an activated request form a list in the order of ACTs: tick of the ACT, neighbours.
+ACTIVE_AT, ACTIVE_NEXT, ACTIVE_BEFORE = 26, 27, 28
 #: Rows of the lanes: when ACT (by bank and group) and PRE are possible; -1 where the bank is open;
 #: its number; by queue the key of the oldest request that needs a row command, or `NOBODY`.
 CAN_ACT, CAN_PRE, IS_OPEN, NUMBER, KEY = 0, 1, 2, 3, 4
@@ -66,14 +68,15 @@ CODE, AGE, NEXT, BEFORE, COUNTED = range(5)
 #: that follows a CAS. HBM3: the row command of the last rising edge and the falling edge it pairs
 #: with. Constants: tFAW; groups, stacks and lanes of each P; 1 where only rising edges take
 #: accesses. The best activated request, whether to look for it anew, and whether row commands keep
-#: accesses off their bus.
+#: accesses off their bus. First and last bank with an activated request, and the least time from an
+#: ACT to its access.
 (
     NOW, SEND_AT, SENT, BLOCKED, MODE, QUEUED, _, FREE, _, REFRESH_AT, TURN, DUE,
     URGENT_FROM, URGENT_TO, RING_AT, ACTIVATING, DEADLINE, AWAIT_AGE, AWAIT_QUEUE, WCK,
     CAS_BANK, CAS_QUEUE, RISE_COMMAND, RISE_BANK, RISE_P, RISE_AT, FAULT, FAW, AWAIT_ROW,
     P_GROUPS, P_STACKS, P_LANES, ODD, FIRST_AT, FIRST_AGE, FIRST_BANK, STALE, ROWS_HOLD,
-) = range(38)  # fmt: skip
-V_COLUMNS = 38
+    ACTIVE_HEAD, ACTIVE_TAIL, SOONEST,
+) = range(41)  # fmt: skip
 #: Room for refreshes that are due, reads under way, and counters of queued write addresses.
 MOST_URGENT, RING, FILTER = 4096, 1024, 1024
 
