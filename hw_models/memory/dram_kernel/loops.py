@@ -93,14 +93,14 @@ def run(memory: Ints, codes: Ints, stop: int) -> None:
     """Go on until the first `stop` of `codes` have been accepted; SENT counts them."""
     loops = {DUAL: _run_dual, HALF: _run_dual, LPDDR: _run_lpddr}
     bus = int(channel_of(memory).n[BUS])
-    compiled(loops.get(bus, _run_single), _files())(memory, codes, stop)
+    compiled(loops.get(bus, _run_single), kernel_files())(memory, codes, stop)
 
 
 @cache
-def _files() -> tuple[Path, ...]:
+def kernel_files() -> tuple[Path, ...]:
     """Return the files whose functions and constants may be compiled into a loop."""
     here = Path(__file__).parent
-    return (*sorted(here.glob("*.py")), here.parent / "addresses.py")
+    return (*sorted(here.glob("*.py")), here.parent / "addresses.py", here.parent / "standards.py")
 
 
 @part
@@ -351,7 +351,7 @@ def _second_activation(c: Channel, now: int) -> None:
 
 def settle(memory: Ints, out: Ints) -> None:
     """Take off `out`, a copy of the counts, the reads whose data are still under way."""
-    compiled(_settle, _files())(memory, out)
+    compiled(_settle, kernel_files())(memory, out)
 
 
 @part
