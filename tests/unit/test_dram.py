@@ -234,7 +234,9 @@ def test_sampling_is_close_and_short(pattern):
     assert found.mean_read_latency_s == pytest.approx(exact.mean_read_latency_s, rel=0.05)
 
 
-@pytest.mark.parametrize(("name", "pattern"), [("hbm3-6400", "rand_64B"), ("lpddr5-6400", "rand_1KB")])
+@pytest.mark.parametrize(
+    ("name", "pattern"), [("hbm3-6400", "rand_64B"), ("lpddr5-6400", "rand_1KB")]
+)
 def test_a_stream_that_scatters_is_sampled_longer(name, pattern):
     channel = ob.memory(name)
     exact = channel.stream(pattern, requests=1_000_000)
