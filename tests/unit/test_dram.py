@@ -8,6 +8,7 @@ import pytest
 import opbyte as ob
 from opbyte.core.errors import ConfigError, UncoveredError, WorkloadError
 from opbyte.hw_models.memory.addresses import decode, encode, pack
+from opbyte.hw_models.memory.dram_kernel.loops import kernel_files
 from opbyte.hw_models.memory.dram_kernel.replay import Replay
 from opbyte.hw_models.memory.dram_kernel.setup import (
     ACCEPTED,
@@ -231,6 +232,40 @@ def test_sampling_is_close_and_short(pattern):
     assert found.simulated < 300_000
     assert found.bandwidth_bytes_per_s == pytest.approx(exact.bandwidth_bytes_per_s, rel=0.02)
     assert found.mean_read_latency_s == pytest.approx(exact.mean_read_latency_s, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern"), [("hbm3-6400", "rand_64B"), ("lpddr5-6400", "rand_1KB")]
+)
+def test_a_stream_that_scatters_is_sampled_longer(name, pattern):
+    channel = ob.memory(name)
+    exact = channel.stream(pattern, requests=1_000_000)
+    found = channel.stream(pattern, requests=1_000_000, sample=True)
+    calm = channel.stream("rowconflict", requests=1_000_000, sample=True)
+    assert found.simulated > calm.simulated
+    assert found.bandwidth_bytes_per_s == pytest.approx(exact.bandwidth_bytes_per_s, rel=0.02)
+    assert found.mean_read_latency_s == pytest.approx(exact.mean_read_latency_s, rel=0.05)
+
+
+def test_a_stream_that_drifts_is_not_sampled():
+    """Slowly from a sequence to random bursts: no place tells what the others are like."""
+    channel = ob.memory("ddr4-3200")
+    s, count = channel.standard, 400_000
+    random = np.random.default_rng(1).random(count) < np.arange(count) / count
+    addresses = np.where(
+        random, addresses_of(s, "rand_tx", count), addresses_of(s, "seq", count)
+    )  # fmt: skip
+    assert not channel.stream(addresses, sample=True).sampled
+
+
+def test_more_ranks_than_there_is_room_for_are_refused():
+    with pytest.raises(UncoveredError, match="at most 64 ranks or pseudo-channels of 16 banks"):
+        ob.memory("lpddr5-6400", rank=128).stream("seq", requests=10)
+
+
+def test_the_stamp_of_the_kernel_covers_what_is_compiled_into_it():
+    files = {path.name for path in kernel_files()}
+    assert {"choice.py", "queues.py", "state.py", "setup.py", "addresses.py"} <= files
 
 
 def test_a_stream_that_changes_is_not_sampled():

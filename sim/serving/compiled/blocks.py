@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from opbyte.core.loops import part
 from opbyte.sim.serving.compiled.gaps import miss
 from opbyte.sim.serving.compiled.prefixes import leading, sharing
 from opbyte.sim.serving.compiled.shared import (
@@ -37,7 +38,6 @@ from opbyte.sim.serving.compiled.state import (
     Ints,
     State,
 )
-from opbyte.sim.serving.part import part
 
 
 @part

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from opbyte.core.loops import part
 from opbyte.core.ops import Array
 from opbyte.sim.serving.compiled.state import (
     AT_ONCE,
@@ -26,7 +27,6 @@ from opbyte.sim.serving.compiled.state import (
     State,
     Step,
 )
-from opbyte.sim.serving.part import part
 from opbyte.sim.serving.tally import Tally, bin_of, largest
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from numba.extending import register_jitable
 
+from opbyte.core.loops import part
 from opbyte.core.ops import Array
 from opbyte.sim.serving.blocks import Growth
 from opbyte.sim.serving.compiled.gaps import count_gaps, tally_of
@@ -47,7 +48,6 @@ from opbyte.sim.serving.compiled.state import (
     new_steps,
 )
 from opbyte.sim.serving.compiled.steps import decode_on, end_step, weigh
-from opbyte.sim.serving.part import part
 from opbyte.sim.serving.prices.batch import Batch
 from opbyte.sim.serving.prices.layout import TRAFFIC
 from opbyte.sim.serving.prices.step import Prices, check_divided, check_limits, masks_of, step_cost

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from opbyte.core.loops import part
 from opbyte.sim.serving.compiled.blocks import found, hold, in_use, know, needed, preempt, take
 from opbyte.sim.serving.compiled.fair import count
 from opbyte.sim.serving.compiled.gaps import catch_up, miss, miss_behind
@@ -33,7 +34,6 @@ from opbyte.sim.serving.compiled.state import (
     State,
     Step,
 )
-from opbyte.sim.serving.part import part
 from opbyte.sim.serving.prices.layout import attend
 
 

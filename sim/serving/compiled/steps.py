@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from opbyte.core.loops import part
 from opbyte.core.ops import Array
 from opbyte.sim.serving.compiled.blocks import finish, know, needed, take
 from opbyte.sim.serving.compiled.gaps import catch_up_all, count_gaps
@@ -30,7 +31,6 @@ from opbyte.sim.serving.compiled.state import (
     State,
     Step,
 )
-from opbyte.sim.serving.part import part
 from opbyte.sim.serving.prices.batch import Batch
 from opbyte.sim.serving.prices.layout import attend
 from opbyte.sim.serving.prices.step import step_cost

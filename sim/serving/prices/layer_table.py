@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from numba.extending import register_jitable
 
+from opbyte.core.loops import part
 from opbyte.core.ops import Array
-from opbyte.sim.serving.part import part
 from opbyte.sim.serving.prices.batch import Batch, decodes_of, heads_of, tokens_of
 from opbyte.sim.serving.prices.layout import BUSY, JOULES, SECONDS, StepTable, forget
 from opbyte.sim.serving.prices.step_table import pieces_cost, step_cost
