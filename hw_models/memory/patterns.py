@@ -35,7 +35,7 @@ def addresses_of(
         standard: The memory.
         pattern: `seq`; `bankint` (pseudo-channel, then the other levels, then column, then row);
             `bgint` (pseudo-channel and bank group, then column, then the other levels); `rand_tx`
-            (single bursts), `rand_64B`, `rand_1KB` (blocks of a power of two, a burst at least);
+            (single bursts), `rand_64B`, `rand_1KB` (blocks of whole bursts, one at least);
             `stride` and bytes; `rowconflict` (a new row of one bank each time).
         count: Requests, one burst each.
         seed: Of the random patterns.
@@ -64,8 +64,12 @@ def addresses_of(
         return index * (int(stride[1]) % capacity) % capacity
     if block and int(block[1]):
         size = int(block[1]) * (1024 if block[2] else 1)
-        if size & (size - 1) or size > capacity:
-            rule = f"must take blocks of a power of two, at most {capacity} bytes"
+        whole = size % burst == 0 if size > burst else size & (size - 1) == 0
+        if not whole or size > capacity:
+            rule = (
+                f"must take blocks of whole bursts of {burst} bytes, or of a power of two below, "
+                f"at most {capacity} bytes"
+            )
             raise ConfigError.one(standard.name, "pattern", rule, pattern)
         return _blocks(standard, count, max(size, burst), draw)
     raise lookup_error("pattern", pattern, (*PATTERNS, *_ALIASES))
