@@ -102,9 +102,7 @@ def test_what_is_assumed_has_a_reason_and_a_range(name: str) -> None:
             assert p.range[0] < p.range[1], path
 
 
-def test_only_the_fill_link_commands_of_ianus_and_kernels_and_calls_of_the_a100_are_fitted() -> (
-    None
-):
+def test_fitted_are_the_fill_link_commands_of_ianus_dram_dies_and_calls_of_the_a100() -> None:
     fitted = {
         (name, path)
         for name in CATALOG.names()
@@ -116,7 +114,13 @@ def test_only_the_fill_link_commands_of_ianus_and_kernels_and_calls_of_the_a100_
     kernels = fitted - fill
     commands = {("ianus", f"device.{unit}.launch.synchronised") for unit in ("npu", "pim")}
     assert commands <= kernels
-    kernels -= commands
+    energy = {
+        (name, f"device.pim.energy.{dtype}")
+        for name in ("bank-pim-x4", "bank-group-pim-x4")
+        for dtype in ("fp16", "bf16")
+    }
+    assert energy <= kernels
+    kernels -= commands | energy
     a100 = {"a100-sxm-40gb", "a100-sxm-80gb", "a100-sxm-host", "dgx-a100"}
     assert {name for name, _ in kernels} == a100
     blocks = ("gpu.sm.kernel.", "nvlink.collectives.")
