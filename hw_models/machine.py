@@ -7,11 +7,11 @@ points) for each parameter, under a short path such as `rdu.hbm.phy.bandwidth`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -61,6 +61,7 @@ from opbyte.hw_models.technology import with_rates
 
 #: Words of the tree that a path leaves out.
 STRUCTURE = frozenset({"parts", "memory", "units", "ports", "links"})
+Result = TypeVar("Result")
 CATALOG = Catalog("machine", Path(__file__).parent / "catalog" / "machines")
 
 
@@ -332,6 +333,21 @@ class Machine:
     def points(self) -> int:
         """Return how many design points the values hold."""
         return max((len(v) for v in self.values.values() if not isinstance(v, float)), default=1)
+
+    @cached_property
+    def _remembered(self) -> dict[Hashable, Any]:
+        return {}
+
+    def remembered(self, key: Hashable, make: Callable[[], Result]) -> Result:
+        """Return what follows from the machine alone, made when it is first asked for.
+
+        Args:
+            key: Who asks, and what for.
+        """
+        if key not in self._remembered:
+            self._remembered[key] = make()
+        found: Result = self._remembered[key]
+        return found
 
     @cached_property
     def counts(self) -> dict[str, int]:

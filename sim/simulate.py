@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
@@ -296,17 +297,25 @@ def combine(placer: Placer, runs: list[PhaseRun], tokens: Any) -> dict[str, Arra
 def with_costs(machine: Machine, metrics: dict[str, Array]) -> dict[str, Array]:
     """Return metrics with area and price, NaN where the machine does not give them."""
     for name, cost in (("area_m2", machine_area_m2), ("price_usd", machine_price_usd)):
-        try:
-            metrics[name] = np.atleast_1d(cost(machine, machine.values))
-        except UncoveredError:
-            metrics[name] = np.array([np.nan])
+        metrics[name] = machine.remembered(name, partial(_cost, machine, cost))
     per_second = metrics["price_usd"] / WRITE_OFF_S
     metrics["usd_per_mtoken"] = 1e6 * per_second / metrics["tokens_per_s"]
     return metrics
 
 
+def _cost(machine: Machine, cost: Callable[[Machine], Any]) -> Array:
+    try:
+        return np.atleast_1d(cost(machine))
+    except UncoveredError:
+        return np.array([np.nan])
+
+
 def static_watts(machine: Machine) -> Any:
     """Return the power that flows whether or not anything runs, watts."""
+    return machine.remembered("static_watts", partial(_static_watts, machine))
+
+
+def _static_watts(machine: Machine) -> Any:
     total = machine.values.get("static_power", 0.0)
     for part, count in machine.counts.items():
         total = total + count * machine.values.get(f"{part}.static_power", 0.0)

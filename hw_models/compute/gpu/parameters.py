@@ -81,6 +81,10 @@ class GpuView:
         Raises:
             UncoveredError: If the unit has no rate for the dtype, or an exponent is below 1.
         """
+        key = "kernel", self.unit.path, self.home, dtype
+        return self.unit.machine.remembered(key, lambda: self._named(dtype))
+
+    def _named(self, dtype: str) -> dict[str, Any]:
         unit, values = self.unit, self.unit.machine.values
         clock, wires = unit.get("clock"), unit.get("kernel.l2")
         l2 = str(unit.buffer())
