@@ -53,6 +53,8 @@ from opbyte.hw_models.link.parameters import Collectives, Flit
 from opbyte.hw_models.lut import Lut
 from opbyte.hw_models.pim import Pim
 from opbyte.hw_models.relatives import with_relatives
+from opbyte.hw_models.serial import Serial
+from opbyte.hw_models.spatial import Spatial
 from opbyte.hw_models.stack import Stack, Stream
 
 #: Words of the tree that a path leaves out.
@@ -183,6 +185,10 @@ class Unit(_Frozen):
     """Energy of each command: kind `aim`."""
     pnm: Pnm | None = None
     """Units of a device's controller: kind `pnm`."""
+    serial: Serial | None = None
+    """Dot products of weights that come bit by bit: kind `bit_serial`."""
+    spatial: Spatial | None = None
+    """What PEs and lanes do beside products: kind `spatial_array`."""
     source: str | None = None
 
     @model_validator(mode="after")
@@ -196,6 +202,8 @@ class Unit(_Frozen):
             ("command_energy", "aim"),
             ("pnm", "pnm"),
             ("lut", "lut_core"),
+            ("spatial", "spatial_array"),
+            ("serial", "bit_serial"),
         ):
             if getattr(self, block) is not None and self.kind != kind:
                 raise ValueError(f"`{block}` needs a unit of kind {kind}. change one")

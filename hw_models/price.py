@@ -71,6 +71,11 @@ def price(placed: PlacedOps, machine: Machine, *, ideal: bool = False) -> Demand
     views = [UnitView(machine, path) for path in placed.units]
     compute, kernels = _compute(placed, views, ideal=ideal)
     moved = _moved(placed, views, ideal=ideal)
+    for kernel in kernels.values():
+        for cause, again in kernel.moved.items():
+            all_of_them = np.zeros((len(placed), again.shape[1]))
+            all_of_them[kernel.ops] = again
+            moved[cause] = moved.get(cause, 0.0) + all_of_them
     totals = np.zeros((len(placed), len(MOVED), 1)) + np.stack(
         np.broadcast_arrays(*(_total(moved, c) for c in MOVED)), axis=1
     )
@@ -356,7 +361,7 @@ def _first_accesses(
     access = np.zeros((len(placed), 1))
     for u in range(len(placed.units)):
         mine = (placed.unit_of == u)[:, None]
-        whole, home = mine, ""
+        whole, home = mine, None
         if u in kernels:
             home = kernels[u].home
             whole = np.zeros_like(mine)
@@ -410,8 +415,9 @@ def _joules(
     own = [(k, k.joules) for k in kernels.values() if k.joules is not None]
     for kernel, _ in own:
         inside[kernel.ops] = True
-        crossing = crossing.copy()
-        crossing[kernel.ops, placed.resources.index(kernel.home)] = 0.0
+        if kernel.home is not None:
+            crossing = crossing.copy()
+            crossing[kernel.ops, placed.resources.index(kernel.home)] = 0.0
     # What a transfer crosses is not used alike by as many devices at both ends.
     weight = (placed.sharers[None, :] / placed.copies[:, None])[:, :, None]
     joules = crossing * energies[None] * weight

@@ -33,6 +33,7 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
     "simulate": ("opbyte.sim.simulate", "simulate"),
     "simulate_batch": ("opbyte.sim.batch", "simulate_batch"),
     "capacity": ("opbyte.sim.serving.capacity", "capacity"),
+    "attention_plan": ("opbyte.sim.attention_plan", "attention_plan"),
     # decide
     "load_study": ("opbyte.sweeps.study", "load_study"),
     "open_results": ("opbyte.sweeps.store", "open_results"),
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     from opbyte.core.mapping import load_mapping as load_mapping
     from opbyte.hw_models.machine import load_machine as load_machine
     from opbyte.hw_models.memory.dram import memory as memory
+    from opbyte.sim.attention_plan import attention_plan as attention_plan
     from opbyte.sim.batch import simulate_batch as simulate_batch
     from opbyte.sim.serving.capacity import capacity as capacity
     from opbyte.sim.simulate import simulate as simulate

@@ -403,6 +403,7 @@ class Placer:
             together=self.groups.sets,
             artifact=self.mapping.artifact,
             head_overlap=self.mapping.overlap == "head",
+            einsums=self.mapping.einsums,
         )
 
     def _copies(self, units: tuple[str, ...], unit_of: npt.NDArray[np.int64]) -> Array:

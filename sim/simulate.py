@@ -254,7 +254,7 @@ def run_phase(placer: Placer, phase: Phase, fidelity: str) -> PhaseRun:
         step, timeline = event_step(demand, microbatches)
     else:
         # The artifact takes all stages for equally long: only the path of one batch counts.
-        turning = 1 if placer.mapping.artifact else microbatches
+        turning = 1 if placer.mapping.artifact == "cent" else microbatches
         step = analytic_step(demand, turning, placer.groups.turns if pipeline else None)
     host = placer.mapping.host
     if host is not None and fidelity != "bound":
@@ -274,8 +274,8 @@ def combine(placer: Placer, runs: list[PhaseRun], tokens: Any) -> dict[str, Arra
     dynamic = sum_over(runs, lambda r: everywhere(r, r.demand.joules)) * many
     flops = sum_over(runs, lambda r: everywhere(r, r.demand.flops)) * many
     memory = sum_over(runs, lambda r: _memory_bytes(placer, r)) * many
-    # An artifact counts static power inside its kernels.
-    static = 0.0 if placer.mapping.artifact else static_watts(placer.machine)
+    # CENT's artifact counts static power inside its kernels.
+    static = 0.0 if placer.mapping.artifact == "cent" else static_watts(placer.machine)
     joules = dynamic + static * seconds
     kernels = sum_over(runs, lambda r: r.demand.placed.executions.sum(axis=0) * r.microbatches)
     return with_costs(

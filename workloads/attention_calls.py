@@ -20,7 +20,7 @@ from opbyte.workloads.work import WORKS, Work
 
 @dataclass(frozen=True)
 class AttentionCall(Work):
-    """Causal attention of `q_tokens` new tokens of each sequence to its `kv_tokens` cached ones.
+    """Attention of `q_tokens` new tokens of each sequence to its `kv_tokens` cached ones.
 
     The call begins with the write of the new tokens' keys and values, as engines run it; they are
     among the `kv_tokens`.
@@ -35,6 +35,8 @@ class AttentionCall(Work):
         dtype: Number format of queries and result.
         kv_dtype: Number format of the cache; that of the queries where it is empty.
         window: Tokens that a query sees at most, 0 for all.
+        causal: Queries see what precedes them alone, and keys and values are cached. Otherwise, as
+            in encoders, they see all tokens, and nothing is written.
     """
 
     phase: ClassVar[str]
@@ -58,6 +60,7 @@ class AttentionCall(Work):
     dtype: str = "bf16"
     kv_dtype: str = ""
     window: int = 0
+    causal: bool = True
 
     def __post_init__(self) -> None:
         """Check the fields.
@@ -76,6 +79,8 @@ class AttentionCall(Work):
             )
         if np.any(np.mod(self.heads, self.kv_heads)):
             raise WorkloadError(f"{self.kind}: heads must be a multiple of kv_heads")
+        if self.window and not self.causal:
+            raise WorkloadError(f"{self.kind}: a window is of causal attention. leave one out")
 
     @property
     def tokens(self) -> Number:
@@ -88,24 +93,28 @@ class AttentionCall(Work):
         return self.batch
 
     def lower(self, parallel: Parallel) -> tuple[Phase, ...]:
-        """Return one phase: the write of the new keys and values, and the call."""
+        """Return one phase: the write of new keys and values, if any are cached, and the call."""
         del parallel
         size = lookup(self.dtype).bytes_per_element
-        past = self.kv_tokens - self.q_tokens
-        segment = Segment("prefill", self.batch, self.q_tokens, past)
+        segment = Segment("prefill", self.batch, self.q_tokens, self.kv_tokens - self.q_tokens)
         words = (self.phase, "attention", f"attention_{self.phase}", f"kv-{self.kv_dtype}")
         builder = OpTableBuilder()
         cached = lookup(self.kv_dtype).bytes_per_element
         new = self.batch * self.q_tokens * (2.0 * self.kv_heads * self.head_dim)
+        pairs, reads = segment.pairs(self.window), segment.reads(self.window)
+        if not self.causal:
+            pairs, reads = self.q_tokens * self.kv_tokens, self.kv_tokens
         with builder.block("attention") as block:
-            append = block.add(
-                "kv_append", "kv_append", dtype=self.dtype, labels=(self.phase, "vector"),
-                flops=0.0, in_bytes=new * size, kv_write=new * cached,
-                groups=self.batch * self.q_tokens,
-            )  # fmt: skip
+            sources: tuple[int, ...] = ()
+            if self.causal:
+                append = block.add(
+                    "kv_append", "kv_append", dtype=self.dtype, labels=(self.phase, "vector"),
+                    flops=0.0, in_bytes=new * size, kv_write=new * cached,
+                    groups=self.batch * self.q_tokens,
+                )  # fmt: skip
+                sources = (append,)
             attention_core(
-                block, "", self.batch, self.q_tokens, segment.pairs(self.window),
-                segment.reads(self.window), (append,),
+                block, "", self.batch, self.q_tokens, pairs, reads, sources,
                 words=(*words, "window") if self.window else words,
                 dtype=kv_compute(self.kv_dtype, self.dtype, self.dtype), activation=self.dtype,
                 act_bytes=size, kv_bytes=cached,

@@ -13,7 +13,7 @@ microbatch; who runs them repeats it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from opbyte.core.errors import WorkloadError
@@ -30,6 +30,9 @@ from opbyte.workloads.work import WORKS, microbatch, replica
 
 __all__ = ["Decode", "Gemm", "Generate", "Mixed", "Prefill"]
 
+#: Positions of a prompt that the vocabulary may be scored for.
+LOGITS = ("last", "all")
+
 
 @WORKS.register("prefill")
 @dataclass(frozen=True)
@@ -40,6 +43,8 @@ class Prefill(ModelWork):
         batch: Sequences.
         input: New tokens of each.
         past: Tokens of each that are cached already (a shared prefix, an earlier turn).
+        logits: Positions that the vocabulary is scored for: the `last` of each prompt, or `all` new
+            ones, as tests of a text's likelihood need.
     """
 
     kind: ClassVar[str] = "prefill"
@@ -52,6 +57,7 @@ class Prefill(ModelWork):
     batch: Number
     input: Number
     past: Number = 0.0
+    logits: str = "last"
 
     def __post_init__(self) -> None:
         """Check the fields.
@@ -61,6 +67,15 @@ class Prefill(ModelWork):
         """
         super().__post_init__()
         check_context(self.kind, self.model, self.input + self.past, "past + input")
+        if self.logits not in LOGITS:
+            raise WorkloadError(
+                f"{self.kind}: logits are {' or '.join(LOGITS)}, got {self.logits!r}"
+            )
+        if self.model.encoder and self.logits == "all":
+            raise WorkloadError(
+                f"{self.kind}: {self.model.name} has an encoder, which gives no logits: the "
+                "decoder's start token does. use logits: last"
+            )
         if self.model.encoder and not is_zero(self.past):
             raise WorkloadError(
                 f"{self.kind}: {self.model.name} has an encoder, which reads the whole input at "
@@ -81,6 +96,8 @@ class Prefill(ModelWork):
         """Return one phase."""
         sequences = microbatch(self.batch, parallel)
         step = prefill_step(self.model, sequences, self.input, self.past)
+        if self.logits == "all":
+            step = replace(step, logits=sequences * self.input)
         table = self._step(self.model, step, parallel)
         return (Phase("prefill", table),)
 

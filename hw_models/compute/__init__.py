@@ -2,6 +2,7 @@
 
 from opbyte.hw_models.compute import (
     aim,
+    bit_serial,
     dataflow,
     gpu,
     lut,
@@ -9,12 +10,14 @@ from opbyte.hw_models.compute import (
     near_memory,
     npu,
     pim,
+    spatial,
     systolic,
     waves,
 )
 
 __all__ = [
     "aim",
+    "bit_serial",
     "dataflow",
     "gpu",
     "lut",
@@ -22,6 +25,7 @@ __all__ = [
     "near_memory",
     "npu",
     "pim",
+    "spatial",
     "systolic",
     "waves",
 ]

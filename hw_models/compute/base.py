@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -42,21 +43,24 @@ class KernelPrices:
     Attributes:
         ops: The fused operators, (kernels,).
         seconds: Seconds after the launch, (kernels, 1 or points).
-        home: Short path of the port whose first access and streaming are part of the seconds.
+        home: Short path of the port whose first access and streaming are part of the seconds; None
+            where they go on beside the kernel, as everywhere.
         joules: Of arithmetic and of what crosses that port, (kernels, 1 or points); None where
             operations and bytes are to count as everywhere.
         holds: The port is taken for all of these seconds, whatever passes it: commands open and
             close rows of all banks.
         free: Of the seconds, those at whose end something else is waited for, while the unit may
             run other work, (kernels, 1 or points).
+        moved: Bytes beside the compulsory ones, by tensor class and cause, (kernels, 1 or points).
     """
 
     ops: Rows
     seconds: Array
-    home: str
+    home: str | None
     joules: Array | None = None
     holds: bool = False
     free: Array | None = None
+    moved: Mapping[tuple[str, str], Array] = field(default_factory=dict)
 
 
 class CountedModel(UnitModel, Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -55,7 +56,8 @@ class DType:
     @property
     def _is_storage(self) -> bool:
         """Return whether elements are packed in blocks, so that most units unpack them first."""
-        return self.block_overhead > 0.0 or self.bits < 4.0
+        mean = _MEAN.fullmatch(self.name) is not None
+        return self.block_overhead > 0.0 or self.bits < 4.0 or mean
 
 
 _IEEE = "IEEE 754-2019"
@@ -64,6 +66,10 @@ _NVFP4 = "NVIDIA NVFP4: E2M1, 16 elements share an FP8 (E4M3) scale"
 _XDNA = "AMD XDNA 2 BFP16: 8 elements of 8 bits share an 8-bit exponent"
 _BFP8 = "Tenstorrent BFP8: 16 elements of 8 bits share an 8-bit exponent"
 _HALF = ("bf16", "fp16")
+_BITMOD = "BitMoD (HPCA 2025): 128 weights share an 8-bit scale"
+#: Mean width of what several formats store, such as q4.5: bits with at most three decimals.
+_MEAN = re.compile(r"q(\d{1,2}(?:\.\d{1,3})?)")
+_MEAN_BITS = (1.0, 16.0)
 
 
 def _table() -> dict[str, DType]:
@@ -87,6 +93,9 @@ def _table() -> dict[str, DType]:
         ("nvfp4", 4, 8 / 16, ("bf16", "mxfp8", "fp16"), _NVFP4),
         ("bfp16", 8, 8 / 8, _HALF, _XDNA),
         ("bfp8", 8, 8 / 16, _HALF, _BFP8),
+        ("bitmod3", 3, 8 / 128, _HALF, _BITMOD),
+        ("bitmod4", 4, 8 / 128, _HALF, _BITMOD),
+        ("bitmod6", 6, 8 / 128, _HALF, f"{_BITMOD}; INT6, without loss"),
         ("t2", 2, 0, ("int8", *_HALF), "BitNet b1.58: one ternary weight in 2 bits (I2)"),
         ("t1.75", 7 / 4, 0, ("int8", *_HALF), "keys of tables of 4 ternary weights: 7 bits"),
         ("t1.71", 12 / 7, 0, ("int8", *_HALF), "keys of tables of 7 ternary weights: 12 bits"),
@@ -143,7 +152,7 @@ def lookup(name: str) -> DType:
     Raises:
         ConfigError: If it is unknown, or stands for several formats of different size.
     """
-    found = DTYPES.get(name)
+    found = DTYPES.get(name) or _mean_width(name)
     if found is not None:
         return found
     meant = _ALIASES.get(name.strip().removeprefix("torch.").lower(), ())
@@ -161,11 +170,29 @@ def lookup(name: str) -> DType:
     raise lookup_error("number format", name, DTYPES)
 
 
+def _mean_width(name: str) -> DType | None:
+    """Return the format of that mean width, None for any other name.
+
+    Raises:
+        ConfigError: If it has fewer than 1 or more than 16 bits.
+    """
+    match = _MEAN.fullmatch(name)
+    if match is None:
+        return None
+    bits = float(match[1])
+    if not _MEAN_BITS[0] <= bits <= _MEAN_BITS[1]:
+        raise ConfigError.one(
+            rule=f"{name!r} is a mean width of {bits:g} bits",
+            remedy="Give 1 to 16 bits, such as q4.5.",
+        )
+    return DType(name, bits, 0.0, (name, *_HALF), "mean width of weights stored in several formats")
+
+
 def bytes_of(name: str, elements: Elements) -> Elements:
     """Return the bytes of `elements` numbers in the format `name`.
 
     Args:
-        name: Name of a format.
+        name: Name of a format, or q4.5 and the like for a mean of 4.5 bits.
         elements: How many; a number or a float64 array of any shape.
 
     Raises:

@@ -264,6 +264,22 @@ class Continuous(_Frozen):
         return 1
 
 
+class Einsums(_Frozen):
+    """How fused attention is mapped on a spatial array, as a cascade of Einsums.
+
+    Attributes:
+        cascade: How often the keys are walked.
+        schedule: `overlapped`: arrays work on neighbouring tiles at the same time; `serial`: within
+            a tile each Einsum waits for those it reads, and the next tile for this one.
+        tiles: Of a cascade of one pass: whether tiles of queries `divide` their number, or the last
+            one may be smaller (`uneven`).
+    """
+
+    cascade: Literal["three-pass", "two-pass", "one-pass"]
+    schedule: Literal["overlapped", "serial"] = "overlapped"
+    tiles: Literal["divide", "uneven"] = "divide"
+
+
 class Mapping(_Frozen):
     """A mapping, as written.
 
@@ -289,6 +305,7 @@ class Mapping(_Frozen):
             attention to run.
         coverage: Share of a tier's capacity that tensors may take.
         serial: Of several units of a device one works at a time.
+        einsums: Of fused attention on units of kind `spatial_array`.
         artifact: Simulator whose conventions are reproduced, its defects included, so that its
             published numbers can be compared; left out: the physical values.
     """
@@ -310,7 +327,8 @@ class Mapping(_Frozen):
     kv_select: dict[str, Any] | None = None
     coverage: Ratio | None = None
     serial: bool = False
-    artifact: Literal["cent"] | None = None
+    einsums: Einsums | None = None
+    artifact: Literal["bitmod", "cent"] | None = None
     source: str | None = None
 
     @model_validator(mode="after")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from opbyte.core.mapping import Einsums
 from opbyte.core.ops import Array, OpTable
 
 #: What moves, by the column of `PlacedOps.moved`. `internal` stays on the chip of its unit.
@@ -116,6 +117,7 @@ class PlacedOps:
         runs: 1 where an operator runs; an operator that may run on several units has one for each,
             of which those that are not chosen are 0. (ops, 1 or points).
         head_overlap: Heads follow each other through the groups.
+        einsums: How fused attention is mapped on a spatial array.
     """
 
     table: OpTable
@@ -145,6 +147,7 @@ class PlacedOps:
     together: Together = Together()
     artifact: str | None = None
     head_overlap: bool = False
+    einsums: Einsums | None = None
 
     def __len__(self) -> int:
         """Return the number of fused operators."""

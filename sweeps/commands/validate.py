@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from opbyte.sweeps.console import Output
     from opbyte.sweeps.validation import Verdict
 
-MEASURED, IN_MEMORY = "gpu", "pim"
+MEASURED, IN_MEMORY, SPATIAL = "gpu", "pim", "attention"
 NOTES = """mean: mean absolute error; bias: mean signed error, above 0 where we are slower.
 in the fit: never (another file), left out (samples of this file were fitted), fitted.
 Not compared, for want of rows: narrow formats, Blackwell, AMD."""
@@ -23,7 +23,7 @@ Sources = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="[SOURCE]...",
-        help="Published sources, default: all; or gpu, pim, for measured and reference rows.",
+        help="Published sources, default: all; or gpu, pim, attention, for measured and reference rows.",
         show_default=False,
     ),
 ]
@@ -54,8 +54,8 @@ def command(
     Classes: predicted (every parameter that matters is published), assumed, calibrated, internal,
     open. Exit code 1 if a number that is not open misses its tolerance.
 
-    `gpu` compares operators with measured rows, and `pim` kernels and systems with another
-    simulator's; OPBYTE_REFERENCE locates the rows.
+    `gpu` compares operators with measured rows, `pim` kernels and systems and `attention` spatial
+    arrays with other simulators'; OPBYTE_REFERENCE locates the rows.
     """
     from opbyte.sweeps.console import Output
     from opbyte.sweeps.validation import sources_of, validate_source
@@ -69,7 +69,9 @@ def command(
         answer["measured"] = _measured(output, plot)
     if IN_MEMORY in wanted:
         answer["reference"] = _in_memory(output)
-    wanted = [name for name in wanted if name not in (MEASURED, IN_MEMORY)]
+    if SPATIAL in wanted:
+        answer["attention"] = _attention(output)
+    wanted = [name for name in wanted if name not in (MEASURED, IN_MEMORY, SPATIAL)]
     if answer and not wanted:
         output.data(answer)
         return 0
@@ -164,6 +166,46 @@ def _in_memory(output: Output) -> list[dict[str, Any]]:
         ("operator", "machine", "band", "rows", "mean", "bias", "median", "p95"),
         shown,
         left=3,
+    )
+    return rows
+
+
+def _attention(output: Output) -> list[dict[str, Any]]:
+    """Print rows of attention on spatial arrays against ours; return the table's rows.
+
+    Raises:
+        ConfigError: If the folder has none of the files.
+    """
+    from opbyte.sweeps.validation.attention_rows import (
+        COLUMNS,
+        ORIGIN,
+        attention_folder,
+        compared,
+    )
+
+    folder = attention_folder()
+    rows, shown = [], []
+    for found in compared(folder):
+        if isinstance(found, str):
+            output.note(f"{found} is not there")
+            continue
+        about = {"design": found.design, "machine": found.machine, "mapping": found.mapping}
+        about |= {"file": found.file, "origin": ORIGIN}
+        for i, band in enumerate(found.bands()):
+            worst = float(abs(found.errors[band.band]).max())
+            inside = worst <= COLUMNS[band.band]
+            rows.append(about | asdict(band) | {"worst": worst, "ok": inside})
+            names = (found.design, found.machine, found.mapping) if not i else ("", "", "")
+            numbers = (band.mape, band.bias, worst, COLUMNS[band.band])
+            text = "" if inside else "open"
+            shown.append((*names, band.band, f"{band.rows:,}", *(f"{x:.2f}" for x in numbers), text))
+    if not rows:
+        raise ConfigError.one(str(folder), "", "holds none of the files that are compared", "", "")
+    output.table(
+        f"{ORIGIN}: its rows against ours, errors in percent",
+        ("design", "machine", "mapping", "column", "rows", "mean", "bias", "worst", "bar", ""),
+        shown,
+        left=4,
     )
     return rows
 

@@ -20,6 +20,9 @@ PROMISED = {
 CORES = {"lut-generator", "lut-tile"}
 #: Chips and cards of any size, not devices of a node.
 COMPUTE_IN_MEMORY = {"ianus", "neupims", "pim-gpt", "gddr6-aim", "hbm-pim", "upmem-2556"}
+SPATIAL = {
+    *("flat-cloud", "flat-edge", "fusemax-cloud", "fusemax-cascade-cloud", "fusemax-edge"),
+}
 #: Die area by the maker, mm2; B200 is two dies near the reticle limit, SN40L two below 650 mm2.
 DIES = {
     "a100-sxm-40gb": 826,
@@ -198,7 +201,7 @@ def test_every_machine_has_area_price_and_power(name: str) -> None:
     machine = load_machine(name)
     known = ("gpu", "rdu", "h100", "h20", "device")
     devices = sum(n for part, n in machine.counts.items() if part.split(".")[-1] in known)
-    if name in COMPUTE_IN_MEMORY | CORES:
+    if name in COMPUTE_IN_MEMORY | CORES | SPATIAL:
         assert machine_area_m2(machine) > 0
         assert machine_price_usd(machine) > 0
         assert machine_power_w(machine) > 0
