@@ -47,6 +47,7 @@ from opbyte.core.parameters import (
 )
 from opbyte.core.registry import nearest
 from opbyte.hw_models.aim import BankCommands, CommandEnergy, Pnm
+from opbyte.hw_models.cpu import Cpu
 from opbyte.hw_models.gates import with_gates
 from opbyte.hw_models.kernel import Kernel
 from opbyte.hw_models.link.parameters import Collectives, Flit
@@ -187,6 +188,8 @@ class Unit(_Frozen):
     """Units of a device's controller: kind `pnm`."""
     serial: Serial | None = None
     """Dot products of weights that come bit by bit: kind `bit_serial`."""
+    cpu: Cpu | None = None
+    """Threads on cores, and the kernels of a library: kind `cpu`."""
     spatial: Spatial | None = None
     """What PEs and lanes do beside products: kind `spatial_array`."""
     source: str | None = None
@@ -204,6 +207,7 @@ class Unit(_Frozen):
             ("lut", "lut_core"),
             ("spatial", "spatial_array"),
             ("serial", "bit_serial"),
+            ("cpu", "cpu"),
         ):
             if getattr(self, block) is not None and self.kind != kind:
                 raise ValueError(f"`{block}` needs a unit of kind {kind}. change one")
