@@ -7,7 +7,7 @@ keep * M of the M tokens get an exact product, a softmax and a value. So
     keys read    (keep + bits / bits of a key) * M        values read    keep * M
     score        (keep + work) * M                        softmax, context    keep * M
 
-The choice itself compares nothing (the K of a histogram) and hides behind the scores.
+Query heads that share keys share the choice. The choice itself compares nothing (the K of a histogram) and hides behind the scores.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def selected(table: OpTable, select: KvSelect) -> OpTable:
     """Return the table with decode attention on the kept tokens.
 
     Raises:
-        UncoveredError: If decode attention is no product with keys and one with values.
+        UncoveredError: If decode attention already chooses tokens itself.
     """
     columns = {name: np.array(table[name]) for name in ("flops", "kv_read", "out_bytes", "n", "k")}
     for row, kind in enumerate(table.kinds):
@@ -46,8 +46,8 @@ def selected(table: OpTable, select: KvSelect) -> OpTable:
                 columns[name][row] *= keep
         else:
             raise UncoveredError(
-                f"kv_select keeps tokens of keys and values, and '{table.names[row]}' ({kind}) has "
-                "none of its own. leave kv_select out"
+                f"kv_select keeps some of the cached tokens, and this model's attention chooses "
+                f"tokens itself ('{table.names[row]}', {kind}). leave kv_select out"
             )
     return replace(table, columns={**table.columns, **columns})
 

@@ -48,15 +48,15 @@ class CpuCores:
     def compute_seconds(self, table: OpTable, rows: Rows, unit: UnitView, *, ideal: bool) -> Array:
         """Return seconds of arithmetic, ideally of all cores in full use, see `UnitModel`."""
         if ideal:
-            return _stacked([_least(table, row, unit) for row in rows])
-        return _stacked([_seconds(table, row, unit) for row in rows])
+            return _stacked([_least(table, row, unit) for row in rows.tolist()])
+        return _stacked([_seconds(table, row, unit) for row in rows.tolist()])
 
     def kernel_prices(self, placed: PlacedOps, ops: Rows, unit: UnitView) -> KernelPrices | None:
         """Return the prices of operators with their streams and barriers."""
         home = unit.home_port()
         if home is None:
             return None
-        rows = np.flatnonzero(np.isin(placed.op_of, ops))
+        rows = np.flatnonzero(np.isin(placed.op_of, ops)).tolist()
         each = _stacked([_seconds(placed.table, row, unit) for row in rows])
         seconds = np.zeros((len(ops), each.shape[1]))
         np.add.at(seconds, np.searchsorted(ops, placed.op_of[rows]), each)

@@ -198,7 +198,9 @@ def _attention(output: Output) -> list[dict[str, Any]]:
             names = (found.design, found.machine, found.mapping) if not i else ("", "", "")
             numbers = (band.mape, band.bias, worst, COLUMNS[band.band])
             text = "" if inside else "open"
-            shown.append((*names, band.band, f"{band.rows:,}", *(f"{x:.2f}" for x in numbers), text))
+            shown.append(
+                (*names, band.band, f"{band.rows:,}", *(f"{x:.2f}" for x in numbers), text)
+            )
     if not rows:
         raise ConfigError.one(str(folder), "", "holds none of the files that are compared", "", "")
     output.table(

@@ -324,7 +324,8 @@ def _hardware(name: str, side: Side) -> list[Knob]:
     knobs = [
         k
         for k in _parameters(name, side.machine)
-        if ".organisation." not in k.name and not (k.dimension == "count" and (".lut." in k.name or ".cpu." in k.name))
+        if ".organisation." not in k.name
+        and not (k.dimension == "count" and (".lut." in k.name or ".cpu." in k.name))
     ]
     if side.played is None:
         return knobs

@@ -17,7 +17,9 @@ PROMISED = {
     *("rtx-4090", "rtx-pro-6000", "dgx-a100", "dgx-h100", "a40"),
 }
 #: Small chips around a core, and bare cores.
-CORES = {"lut-generator", "lut-tile"}
+CORES = {"lut-generator", "lut-tile", "vitallm", "tellme-kv260"}
+#: Cores of processors, without what is around them.
+CPUS = {"m2-ultra-cpu", "agx-orin-cpu", "raspberry-pi-5", "surface-book-3"}
 #: Chips and cards of any size, not devices of a node.
 COMPUTE_IN_MEMORY = {"ianus", "neupims", "pim-gpt", "gddr6-aim", "hbm-pim", "upmem-2556"}
 SPATIAL = {
@@ -77,7 +79,7 @@ def dangling(machine: Machine, mapping: Mapping) -> Iterator[str]:
 
 
 def test_the_catalog_has_what_was_promised() -> None:
-    assert set(CATALOG.names()) >= PROMISED | COMPUTE_IN_MEMORY | CORES
+    assert set(CATALOG.names()) >= PROMISED | COMPUTE_IN_MEMORY | CORES | CPUS
 
 
 @catalog
@@ -99,9 +101,7 @@ def test_what_is_assumed_has_a_reason_and_a_range(name: str) -> None:
             assert p.range[0] < p.range[1], path
 
 
-def test_only_the_fill_link_commands_of_ianus_and_kernels_and_calls_of_the_a100_are_fitted() -> (
-    None
-):
+def test_only_fill_link_commands_of_ianus_kernels_of_cpus_and_of_the_a100_are_fitted() -> None:
     fitted = {
         (name, path)
         for name in CATALOG.names()
@@ -114,6 +114,10 @@ def test_only_the_fill_link_commands_of_ianus_and_kernels_and_calls_of_the_a100_
     commands = {("ianus", f"device.{unit}.launch.synchronised") for unit in ("npu", "pim")}
     assert commands <= kernels
     kernels -= commands
+    # One share of the cores' instructions for each CPU and library of kernels.
+    threads = {(cpu, f"cpu.{unit}.efficiency") for cpu in CPUS for unit in ("lookup", "unpack")}
+    assert threads <= kernels
+    kernels -= threads
     a100 = {"a100-sxm-40gb", "a100-sxm-80gb", "a100-sxm-host", "dgx-a100"}
     assert {name for name, _ in kernels} == a100
     blocks = ("gpu.sm.kernel.", "nvlink.collectives.")
@@ -201,7 +205,7 @@ def test_every_machine_has_area_price_and_power(name: str) -> None:
     machine = load_machine(name)
     known = ("gpu", "rdu", "h100", "h20", "device")
     devices = sum(n for part, n in machine.counts.items() if part.split(".")[-1] in known)
-    if name in COMPUTE_IN_MEMORY | CORES | SPATIAL:
+    if name in COMPUTE_IN_MEMORY | CORES | CPUS | SPATIAL:
         assert machine_area_m2(machine) > 0
         assert machine_price_usd(machine) > 0
         assert machine_power_w(machine) > 0
