@@ -41,6 +41,12 @@ def _memories() -> Entries:
     return _files(CATALOG, lambda data: str(data.get("description", "")))
 
 
+def _gates() -> Entries:
+    from opbyte.hw_models.gates import CATALOG
+
+    return _files(CATALOG, lambda data: str(data.get("description", "")))
+
+
 def _models() -> Entries:
     from opbyte.workloads.model_loader import load_model, model_catalog
 
@@ -140,6 +146,7 @@ KINDS: dict[str, Callable[[], Entries]] = {
     "machines": _machines,
     "models": _models,
     "memories": _memories,
+    "gates": _gates,
     "studies": _studies,
     "works": _works,
     "dtypes": _dtypes,

@@ -16,8 +16,16 @@ from opbyte.hw_models.compute.lut.build import (
     counts,
     depth,
     network,
+    sherry_network,
 )
-from opbyte.hw_models.compute.lut.functional import error_bound, keys, lut_matmul, rounded, tables
+from opbyte.hw_models.compute.lut.functional import (
+    error_bound,
+    keys,
+    lut_matmul,
+    rounded,
+    sherry_keys,
+    tables,
+)
 from opbyte.hw_models.cost.primitives import NUMBERS
 
 #: ternary_lut_generator.yaml, adder_counts_per_LUT_build.
@@ -51,7 +59,7 @@ def test_the_network_has_the_counted_adders_and_makes_every_entry(scheme: str, m
     assert net.depth == depth(mu, scheme)  # type: ignore[arg-type]
     assert len(net.outputs) == entries(mu)
     # Activations of unit vectors give the weights of every entry.
-    made = tables(np.eye(mu, dtype=np.int64), mu, NUMBERS["int8"], scheme)  # type: ignore[arg-type]
+    made = tables(np.eye(mu, dtype=np.int64), net, NUMBERS["int8"])
     np.testing.assert_array_equal(made[:, 0], 0)
     for entry in range(1, entries(mu) + 1):
         assert made[:, entry].tolist() == balanced(entry, mu)
@@ -152,3 +160,28 @@ def test_wrong_input_is_refused() -> None:
         lut_matmul([[1]], [[1]], mu=2, tables_per_tile=0)
     with pytest.raises(ConfigError, match="one of int8"):
         lut_matmul([[1]], [[1]], mu=2, activation="fp9")
+
+
+def test_sherry_has_16_sums_of_20_adders() -> None:
+    net = sherry_network()
+    assert (len(net.outputs), len(net.adders), net.depth) == (16, 20, 2)
+    made = tables(np.eye(4, dtype=np.int64), net, NUMBERS["int8"])[:, 1:].T
+    assert ((made == 0).sum(axis=1) == 1).all()
+    # With their negatives they are all 32 states, and entry numbers are those of the packed code.
+    assert len({tuple(r) for r in made} | {tuple(-r) for r in made}) == 32
+    assert sherry_keys(made.astype(np.int8)).ravel().tolist() == list(range(1, 17))
+    assert sherry_keys(-made.astype(np.int8)).ravel().tolist() == [-e for e in range(1, 17)]
+
+
+@pytest.mark.parametrize("name", ["int8", "int16", "fp16"])
+def test_products_of_sherry_by_their_own_tables(name: str) -> None:
+    left, weights = operands(name, 3, 25, 96, 9)
+    weights[weights == 0] = 1
+    weights[:, 1::4] = 0
+    got = lut_matmul(left, weights, mu=4, activation=name, sherry=True)
+    bound = error_bound(left, weights, mu=4, activation=name)
+    assert (np.abs(got - left @ weights.T) <= bound).all()
+    with pytest.raises(ConfigError, match="tables of mu = 4, got 3"):
+        lut_matmul(left, weights, mu=3, activation=name, sherry=True)
+    with pytest.raises(WorkloadError, match="1 zero in every 4"):
+        lut_matmul(left, np.ones_like(weights), mu=4, activation=name, sherry=True)

@@ -76,6 +76,19 @@ def test_energy_by_hand() -> None:
     assert made.read_energy == pytest.approx(read + 32 * (e["full_adder"] + e["flip_flop"]))
 
 
+def test_tables_for_sherry_are_smaller_than_those_for_any_weights() -> None:
+    """16 entries of b + 2 bits from 20 adders, and no zero to select."""
+    fields = {"mu": 4, "tables": 8, "readers": 32}
+    made = structure(Core(weights="sherry", **fields), GATES)  # type: ignore[arg-type]
+    assert made.area["build"] == pytest.approx(8 * 20 * 10 * FA)
+    assert made.area["tables"] == pytest.approx(8 * 16 * 10 * FF)
+    assert made.area["read"] == pytest.approx(8 * 32 * 10 * (15 * MUX + XOR))
+    assert made.area_m2 < 0.5 * structure(Core(**fields), GATES).area_m2  # type: ignore[arg-type]
+    for wrong in ({"mu": 3}, {"kind": "multiplier", "mu": 1}):
+        with pytest.raises(ConfigError, match="tables of mu = 4"):
+            Core(weights="sherry", **wrong)  # type: ignore[arg-type]
+
+
 small = st.integers(1, 5)
 
 
@@ -226,6 +239,7 @@ def test_faster_clocks_take_more_registers() -> None:
         ("activation", "fp9", "one of int8, int16, fp16, bf16, fp32"),
         ("scheme", "best", "one of naive"),
         ("kind", "fast", "one of lut, multiplier"),
+        ("weights", "binary", "one of ternary, sherry"),
         ("clock", 0, "above 0"),
         ("out_bits", 4, "from 8 to 128"),
     ],

@@ -143,6 +143,14 @@ def test_a_wrong_block_names_the_range(change: dict[str, Any], words: str) -> No
         ob.simulate(tile(**change), WORK)
 
 
+def test_sherry_runs_its_own_weights_alone() -> None:
+    machine = tile(weights="sherry", mu=4, tables=8)
+    assert machine_area_m2(machine) < machine_area_m2(tile(mu=4, tables=8))
+    assert ob.simulate(machine, {**WORK, "weight_dtype": "t1.25"}).seconds > 0
+    with pytest.raises(UncoveredError, match=r"multiplies weights in t1\.25, and 'gemm' has none"):
+        ob.simulate(machine, WORK)
+
+
 def test_gates_are_parameters_of_the_machine() -> None:
     path = "tile.core.lut.gates.fp_add.fp16.area"
     assert TILE.parameters[path].source.startswith("Horowitz")  # type: ignore[union-attr]

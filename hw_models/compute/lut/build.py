@@ -12,6 +12,10 @@ generator:
               2 + 4 * 3^(mu-2) + sum_i r_i (2/3) 3^(mu-2) / 3^(i-1), r_1 = 1, r_i = 3
     pruned    shared, without the first level's adders, one input of which is a constant zero
     minimal   one adder for each entry of two activations or more: E - mu
+
+Sherry's weights, of four of which one is zero, need 16 sums and no other scheme: four sums of two
+neighbours, and each of them with one activation of the other pair: 20 adders. An entry's number is
+the low four bits of its code (`opbyte.core.ternary`).
 """
 
 from __future__ import annotations
@@ -29,6 +33,9 @@ from opbyte.core.ternary import MOST_MU, check_mu, entries
 
 Scheme = Literal["naive", "chains", "shared", "pruned", "minimal"]
 SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
+
+#: Entries, adders and depth of a table for Sherry's weights, four of which share it.
+SHERRY_MU, SHERRY_ENTRIES, SHERRY_ADDERS, SHERRY_DEPTH = 4, 16, 20, 2
 
 #: A sum with its sign: a node of the network, or none (zero).
 _Signed = tuple[int, int]
@@ -98,7 +105,7 @@ def depth(mu: int, scheme: Scheme) -> int:
     return mu - 1
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=16)
 def _by_mu(what: str, scheme: Scheme) -> npt.NDArray[np.float64]:
     count = {"adders": adder_count, "depth": depth}[what]
     return np.array([math.nan, *(count(mu, scheme) for mu in range(1, MOST_MU + 1))])
@@ -128,6 +135,28 @@ def network(mu: int, scheme: Scheme) -> Network:
     else:
         _stripped(made, share=scheme != "chains")
     return made.network()
+
+
+@lru_cache(maxsize=1)
+def sherry_network() -> Network:
+    """Return the adders of a table for weights of which one in four is zero."""
+    made = _Made(SHERRY_MU)
+    pairs = {(i, sign): made.add((i, 1), (i + 1, sign)) for i in (0, 2) for sign in (1, -1)}
+    for zero in range(4):
+        for code in range(4):
+            first, second = 1 - 2 * (code & 1), 1 - 2 * (code >> 1)
+            if zero >= 2:
+                # The first two and one of the others.
+                total = made.add(pairs[0, first], (5 - zero, second))
+            else:
+                # One of the first two and the others, together with the sign of the third.
+                node, _ = pairs[2, first * second]
+                total = made.add((1 - zero, 1), (node, first))
+            made.outputs[zero | code << 2] = total
+    order = [made.outputs[code] for code in range(SHERRY_ENTRIES)]
+    return Network(
+        SHERRY_MU, np.array(made.adders, np.int64), np.array(order, np.int64), SHERRY_DEPTH
+    )
 
 
 class _Made:

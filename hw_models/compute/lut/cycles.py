@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from opbyte.hw_models.compute.lut.core import Core, Structure
+from opbyte.hw_models.compute.lut.core import Core
+from opbyte.hw_models.compute.lut.structure import Structure
 
 
 @dataclass(frozen=True)

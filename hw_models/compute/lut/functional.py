@@ -20,8 +20,15 @@ import numpy as np
 import numpy.typing as npt
 
 from opbyte.core.errors import ConfigError, WorkloadError
-from opbyte.core.ternary import check_mu, entries, unpack
-from opbyte.hw_models.compute.lut.build import Network, Scheme, network
+from opbyte.core.ternary import check_mu, pack, unpack
+from opbyte.hw_models.compute.lut.build import (
+    SHERRY_ENTRIES,
+    SHERRY_MU,
+    Network,
+    Scheme,
+    network,
+    sherry_network,
+)
 from opbyte.hw_models.cost.primitives import Number, number
 
 _Floats = npt.NDArray[np.float64]
@@ -73,18 +80,17 @@ def _add(a: Any, b: Any, form: Number) -> Any:
         return _to(a + b, form.name) if form.name != "fp32" else a + b
 
 
-def tables(activations: Any, mu: int, form: Number, scheme: Scheme) -> Any:
-    """Return tables of activations, (..., E + 1): the zero that key 0 reads, then the entries.
+def tables(activations: Any, net: Network, form: Number) -> Any:
+    """Return tables of activations, (..., outputs + 1): a zero, then the network's outputs.
 
     Args:
         activations: (..., mu), in the format's arithmetic.
     """
-    net = network(mu, scheme)
-    nodes = np.zeros((*activations.shape[:-1], mu + len(net.adders) + 1), activations.dtype)
-    nodes[..., :mu] = activations
+    nodes = np.zeros((*activations.shape[:-1], net.mu + len(net.adders) + 1), activations.dtype)
+    nodes[..., : net.mu] = activations
     # The last node is the constant zero, which is called -1.
     for at, (a, sign_a, b, sign_b) in enumerate(net.adders):
-        nodes[..., mu + at] = _add(_signed(nodes, a, sign_a), _signed(nodes, b, sign_b), form)
+        nodes[..., net.mu + at] = _add(_signed(nodes, a, sign_a), _signed(nodes, b, sign_b), form)
     return _outputs(nodes, net)
 
 
@@ -93,7 +99,7 @@ def _signed(nodes: Any, node: int, sign: int) -> Any:
 
 
 def _outputs(nodes: Any, net: Network) -> Any:
-    found = np.zeros((*nodes.shape[:-1], entries(net.mu) + 1), nodes.dtype)
+    found = np.zeros((*nodes.shape[:-1], len(net.outputs) + 1), nodes.dtype)
     found[..., 1:] = nodes[..., net.outputs[:, 0]] * net.outputs[:, 1].astype(nodes.dtype)
     return found
 
@@ -107,6 +113,15 @@ def keys(weights: npt.NDArray[np.int8], mu: int) -> npt.NDArray[np.int64]:
     return padded.reshape(rows, groups, mu) @ 3 ** np.arange(mu - 1, -1, -1)
 
 
+def sherry_keys(weights: npt.NDArray[np.int8]) -> npt.NDArray[np.int64]:
+    """Return signed entries from 1 on of rows with one zero in every four, (rows, groups)."""
+    stored = pack(weights, "t1.25")
+    groups = weights.shape[1] // SHERRY_MU
+    bits = np.unpackbits(stored, axis=1, count=5 * groups, bitorder="little")
+    codes = bits.reshape(len(weights), groups, 5) @ (1 << np.arange(5))
+    return np.asarray((1 + codes % SHERRY_ENTRIES) * (1 - 2 * (codes // SHERRY_ENTRIES)))
+
+
 def lut_matmul(
     activations: npt.ArrayLike,
     weights: npt.ArrayLike,
@@ -116,6 +131,7 @@ def lut_matmul(
     tables_per_tile: int = 8,
     scheme: Scheme = "pruned",
     stored: str | None = None,
+    sherry: bool = False,
 ) -> Any:
     """Return activations times transposed ternary weights as a core computes it, (m, n).
 
@@ -125,6 +141,7 @@ def lut_matmul(
         activation: Number format: int8, int16, fp16, bf16 or fp32.
         tables_per_tile: Tables that are read in a cycle and added before they are accumulated.
         stored: Format of packed weights (`opbyte.core.ternary`), None for plain ones.
+        sherry: Tables hold the 16 sums of four weights of which one is zero; `mu` is 4.
     Raises:
         ConfigError: If mu, the number format, the tables or the packing are none.
         WorkloadError: If sizes do not match, or values do not fit their formats.
@@ -143,11 +160,15 @@ def lut_matmul(
         )
     if not np.isin(matrix, (-1, 0, 1)).all():
         raise WorkloadError("ternary weights are -1, 0 or 1")
-    number_of = keys(matrix.astype(np.int8), mu)
+    matrix = matrix.astype(np.int8)
+    if sherry:
+        _four(mu)
+    number_of = (sherry_keys(matrix) if sherry else keys(matrix, mu)).astype(np.int64)
     m, n, groups = left.shape[0], matrix.shape[0], number_of.shape[1]
     padded = np.zeros((m, groups * mu), left.dtype)
     padded[:, : left.shape[1]] = left
-    held = tables(padded.reshape(m, groups, mu), mu, form, scheme)
+    net = sherry_network() if sherry else network(mu, scheme)
+    held = tables(padded.reshape(m, groups, mu), net, form)
     total = np.zeros((m, n), left.dtype)
     for start in range(0, groups, tables_per_tile):
         tile = None
@@ -157,6 +178,12 @@ def lut_matmul(
             tile = read if tile is None else _add(tile, read, form)
         total = _add(total, tile, form)
     return total
+
+
+def _four(mu: int) -> None:
+    if mu != SHERRY_MU:
+        rule = f"Sherry's weights share tables of mu = {SHERRY_MU}"
+        raise ConfigError.one("", "mu", rule, mu)
 
 
 def error_bound(

@@ -10,8 +10,9 @@ import numpy.typing as npt
 from opbyte.core.errors import UncoveredError
 from opbyte.core.ops import Array, OpTable
 from opbyte.hw_models.compute.base import UNITS, Rows, UnitView, arithmetic_seconds, is_matrix
-from opbyte.hw_models.compute.lut.core import Core, Structure, structure
+from opbyte.hw_models.compute.lut.core import Core
 from opbyte.hw_models.compute.lut.cycles import Cycles, product_cycles
+from opbyte.hw_models.compute.lut.structure import Structure, structure
 from opbyte.hw_models.cost.primitives import Primitives
 from opbyte.hw_models.lut import Lut
 
@@ -86,12 +87,14 @@ def _ternary(table: OpTable, rows: Rows, unit: UnitView) -> npt.NDArray[np.bool_
     for i, row in enumerate(rows):
         if not found[i]:
             continue
-        ternary = any(label.startswith("weight-t") for label in table.labels[row])
+        stored = "weight-t1.25" if block.weights == "sherry" else "weight-t"
+        ternary = any(label.startswith(stored) for label in table.labels[row])
         if not (ternary or (block.kind == "multiplier" and table["weight"][row].any())):
             found[i] = False
             if not config.peak and table["flops"][row].any():
+                due = "weights in t1.25" if block.weights == "sherry" else "ternary weights"
                 raise UncoveredError(
-                    f"{unit.machine.name}: unit '{unit.path}' multiplies ternary weights, and "
+                    f"{unit.machine.name}: unit '{unit.path}' multiplies {due}, and "
                     f"'{table.names[row]}' has none. map it to another unit, or give this one a "
                     "`peak`"
                 )
@@ -127,6 +130,7 @@ def built(unit: UnitView) -> Structure:
         block.kind,
         block.activation,
         block.scheme,
+        block.weights,
         **{name: unit.get(f"lut.{name}") for name in _COUNTS},
         clock=clock,
         instances=float(config.instances),
