@@ -7,7 +7,8 @@ keep * M of the M tokens get an exact product, a softmax and a value. So
     keys read    (keep + bits / bits of a key) * M        values read    keep * M
     score        (keep + work) * M                        softmax, context    keep * M
 
-Query heads that share keys share the choice. The choice itself compares nothing (the K of a histogram) and hides behind the scores.
+Query heads that share keys share the choice, which compares nothing (a histogram's K largest) and
+hides behind the scores.
 """
 
 from __future__ import annotations

@@ -413,8 +413,7 @@ class Mapping(_Frozen):
         shapes = [split.degrees for split in self.parallel.values()]
         ahead = ("q_first", "head") if two else ("dependency",)
         wishes = {
-            "overlap": self.overlap
-            not in ("none", "copy", *(("q_first", "head") if two else ("dependency",))),
+            "overlap": self.overlap not in ("none", "copy", *ahead),
             "pipeline": self.pipeline is not None and two != (self.pipeline.kind == "staggered"),
             "assist without a group for attention, or with a pipeline": self.assist is not None
             and (not two or self.pipeline is not None),

@@ -59,9 +59,7 @@ def test_a_stream_is_limited_by_its_cores_and_then_by_the_port() -> None:
         assert frame.loc["gate_up", "seconds"] == pytest.approx(streamed, rel=1e-9)
 
 
-def test_look_ups_take_twice_as_long_for_twice_the_bits_and_products_what_they_were_counted_for() -> (
-    None
-):
+def test_look_ups_go_by_bits_and_unpacking_by_what_was_counted() -> None:
     wide = {"cpu.dram.cores.bandwidth": "900 GB/s"}
     free = cpu(stream="900 GB/s", prepare=0).replace(wide)
 

@@ -108,8 +108,8 @@ def test_refusals():
     with pytest.raises(UncoveredError, match="heads that follow each other"):
         ob.simulate(CHIP, ob.Decode(MODEL, 1, 64), mapping="overlapped", fidelity="event")
     sparse = ob.load_model("deepseek-v3.2")
+    (phase,) = ob.Decode(sparse, 1, 64).lower(Parallel())
     with pytest.raises(UncoveredError, match="chooses tokens itself"):
-        (phase,) = ob.Decode(sparse, 1, 64).lower(Parallel())
         selected(phase.table, select(0.25))
     for keep in (0.0, 1.5):
         with pytest.raises(ConfigError):
