@@ -52,11 +52,13 @@ from opbyte.hw_models.gates import with_gates
 from opbyte.hw_models.kernel import Kernel
 from opbyte.hw_models.link.parameters import Collectives, Flit
 from opbyte.hw_models.lut import Lut
+from opbyte.hw_models.memory.rates import Access
 from opbyte.hw_models.pim import Pim
 from opbyte.hw_models.relatives import with_relatives
 from opbyte.hw_models.serial import Serial
 from opbyte.hw_models.spatial import Spatial
 from opbyte.hw_models.stack import Stack, Stream
+from opbyte.hw_models.technology import with_rates
 
 #: Words of the tree that a path leaves out.
 STRUCTURE = frozenset({"parts", "memory", "units", "ports", "links"})
@@ -82,7 +84,8 @@ class Port(_Frozen):
     bandwidth: BytesPerSecond | None = None
     """Peak rate, bytes/s. Without it the technology's command timing decides."""
     efficiency: Ratio | None = None
-    """Share of the peak that a stream reaches."""
+    """Share of the peak that a stream reaches. Without it the technology's command timing decides,
+    where it is known."""
     latency: Seconds | None = None
     """First byte after the request."""
     energy: JoulesPerBit | None = None
@@ -90,7 +93,8 @@ class Port(_Frozen):
     area: AreaPerRate | None = None
     """Die area of the interface per rate."""
     stream: Stream | None = None
-    """Bandwidth and efficiency follow from the memory's `stack`, as far as they are not given."""
+    """Bandwidth and efficiency follow from the memory's `stack` or its technology, as far as they
+    are not given."""
     derived: str | None = None
     limit: dict[str, Any] | None = None
     source: str | None = None
@@ -109,27 +113,25 @@ class Memory(_Frozen):
 
     kind: Literal["sram", "dram", "flash"] = "dram"
     technology: str | None = None
+    """A memory of the catalog, whose command timing decides what is not given; any other name is
+    a name only."""
+    channels: int | None = Field(None, ge=1)
+    """Channels of the technology."""
+    access: Access | None = None
+    """Traffic and controller for which the technology's rates are computed."""
     capacity: Bytes
     ports: dict[str, Port] = Field(min_length=1)
     sharing: Sharing = Sharing()
     stack: Stack | None = None
-    """Command timing from which rates of ports with a `stream` follow."""
+    """Command timing from which rates of ports with a `stream` follow, as far as it is not the
+    technology's."""
     area: AreaPerByte | None = None
     price: DollarsPerByte | None = None
     source: str | None = None
 
     @model_validator(mode="after")
-    def _streams(self) -> Memory:
-        derived = {}
-        for name, port in self.ports.items():
-            if port.stream is None:
-                continue
-            if self.stack is None:
-                raise ValueError(f"port '{name}' has a `stream`, which needs a `stack`. give one")
-            rate = port.bandwidth or port.stream.rate(self.stack)
-            share = port.efficiency or port.stream.efficiency(self.stack)
-            derived[name] = port.model_copy(update={"bandwidth": rate, "efficiency": share})
-        return self.model_copy(update={"ports": {**self.ports, **derived}}) if derived else self
+    def _rates(self) -> Memory:
+        return with_rates(self)
 
 
 class Unit(_Frozen):
@@ -204,10 +206,10 @@ class Unit(_Frozen):
             ("bank", "aim"),
             ("command_energy", "aim"),
             ("pnm", "pnm"),
-            ("lut", "lut_core"),
             ("spatial", "spatial_array"),
             ("serial", "bit_serial"),
             ("cpu", "cpu"),
+            ("lut", "lut_core"),
         ):
             if getattr(self, block) is not None and self.kind != kind:
                 raise ValueError(f"`{block}` needs a unit of kind {kind}. change one")
@@ -495,8 +497,8 @@ def _collect(node: Any, path: str, source: str | None) -> Iterator[tuple[str, Pa
     if isinstance(node, Parameter):
         yield path, node if node.source else dataclasses.replace(node, source=source)
     elif isinstance(node, BaseModel):
-        # A stack's clocks are what rates follow from: to change them is to build another machine.
-        if isinstance(node, SoftwareMapping | Stack | Stream):
+        # Clocks and controllers are what rates follow from: others make another machine.
+        if isinstance(node, SoftwareMapping | Stack | Stream | Access):
             return
         own = getattr(node, "source", None) or source
         for name in type(node).model_fields:

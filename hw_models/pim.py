@@ -10,6 +10,7 @@ from opbyte.core.parameters import Bytes, Count, JoulesPerBit, Parameter, Quanti
 
 #: At least one of something.
 Several = Annotated[Parameter, Quantity("count", least=1.0)]
+AtLeastOne = Annotated[Parameter, Quantity("factor", least=1.0)]
 
 
 class _Block(BaseModel):
@@ -128,6 +129,9 @@ class Pim(_Block):
     `context: lanes`."""
     pack: bool = False
     """Short vectors follow each other in a row; otherwise each starts a row of its own."""
+    fullest: AtLeastOne = Parameter(1.0, "factor", "evenly full unless given")
+    """Attention: what the fullest channel has to do over the mean of all channels, where sequences
+    differ in length."""
     reuse: Literal["none", "row"] = "none"
     """Several input rows: the matrix is read again for each, or each open row serves all."""
     context: Literal["lanes", "rows"] = "rows"
@@ -140,6 +144,9 @@ class Pim(_Block):
     the matrix are multiplied, or a tile of outputs, for which every chunk is loaded anew."""
     refresh: Literal["fresh", "steady", "none"] = "steady"
     """A kernel starts just refreshed, meets refresh at its mean rate, or never."""
+    artifact: Literal["none", "attacc"] = "none"
+    """Defects of a published simulator to repeat. `attacc`: the second of two heads that take turns
+    multiplies the values of the first, and no time passes between precharge and refresh."""
     source: str | None = None
 
     @model_validator(mode="after")

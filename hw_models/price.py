@@ -17,6 +17,7 @@ from opbyte.hw_models.compute.base import KernelPrices, UnitView
 from opbyte.hw_models.link.transfers import with_transfers
 from opbyte.hw_models.link.wires import collective_wires
 from opbyte.hw_models.machine import Machine
+from opbyte.hw_models.pages import turning_pages
 from opbyte.hw_models.sharing import chosen, with_arrays
 
 _READ = ("weight", "expert")
@@ -90,6 +91,8 @@ def price(placed: PlacedOps, machine: Machine, *, ideal: bool = False) -> Demand
     if placed.transfers:
         crossing, stepping = with_transfers(placed, crossing, latencies)
     busy = crossing / rates[None]
+    if placed.pages and not ideal:
+        busy = busy + turning_pages(placed, views, totals, kernels) / rates[None]
     if placed.collective_link.max(initial=-1) >= 0:
         wires = collective_wires(placed, machine, rates, latencies, ideal=ideal)
         crossing = crossing + wires.bytes
@@ -289,7 +292,8 @@ def resource_rate(machine: Machine, resource: str, instances: float, *, ideal: b
     if bandwidth is None:
         raise UncoveredError(
             f"{machine.name}: '{resource}' has no bandwidth, and no command timing gives one. "
-            f"set {resource}.bandwidth"
+            f"set {resource}.bandwidth, or the memory's `channels` beside a `technology` of "
+            "`opbyte list memories`"
         )
     efficiency = 1.0 if ideal else machine.values.get(f"{resource}.efficiency", 1.0)
     if not ideal and f"{resource}.flit.size" in machine.values:

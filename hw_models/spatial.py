@@ -1,4 +1,4 @@
-"""The `spatial` block of a unit: what processing elements and lanes can do, in cycles and joules."""
+"""The `spatial` block of a unit: what PEs and lanes can do, in cycles and joules."""
 
 from __future__ import annotations
 

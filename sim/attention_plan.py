@@ -23,12 +23,14 @@ class AttentionPlan:
     """One attention of a work as it is mapped.
 
     Attributes:
-        operator: Its name in the breakdown.
+        phase, block, operator: Where it is in the breakdown.
         plan: Tiles, footprint, traffic by tensor, busy seconds of each Einsum.
         shape: Sizes.
-        joules: Of the operator as simulated; NaN where a parameter is missing.
+        joules: Of one run of the operator as simulated; NaN where a parameter is missing.
     """
 
+    phase: str
+    block: str
     operator: str
     plan: Plan
     shape: Shape
@@ -48,6 +50,8 @@ class AttentionPlan:
         """Return the numbers of a table's row."""
         plan = self.plan
         return {
+            "phase": self.phase,
+            "block": self.block,
             "operator": self.operator,
             "cascade": plan.cascade.name,
             "passes": plan.cascade.passes,
@@ -56,7 +60,7 @@ class AttentionPlan:
             "buffer_bytes": plan.capacity,
             "spilled": plan.spilled,
             "dram_bytes": plan.bytes,
-            "score_bytes": plan.traffic["scores"] if "scores" in plan.traffic else 0.0,
+            "score_bytes": plan.traffic.get("scores", 0.0),
             "lower_bound_bytes": self.lower_bound_bytes,
             "seconds": plan.seconds,
             "memory_s": plan.memory,
@@ -81,20 +85,21 @@ def attention_plan(
         OpbyteError: What `simulate` raises.
     """
     result = simulate(machine, work, mapping)
-    spent = result.breakdown.groupby("operator")["joules"].first()
-    found: dict[str, AttentionPlan] = {}
-    for placed in (phase.demand.placed for phase in result.outcome.phases):
+    found: list[AttentionPlan] = []
+    for run in result.outcome.phases:
+        placed, joules = run.demand.placed, run.demand.joules
         for path in placed.units:
             view = UnitView(result.hardware, path)
             if not isinstance(view.model, SpatialArray):
                 continue
-            for parts, plan, shape in view.model.plans(placed, view):
-                joules = float(sum(spent[part] for part in parts))
-                name = "+".join(parts)
-                found[name] = AttentionPlan(name, plan, shape, joules)
+            for ops, plan, shape in view.model.plans(placed, view):
+                block = placed.table.blocks[placed.block_of[ops[0]]]
+                name = "+".join(placed.names[op] for op in ops)
+                spent = float(joules[ops, 0].sum())
+                found.append(AttentionPlan(run.name, block, name, plan, shape, spent))
     if not found:
         raise UncoveredError(
-            f"{result.machine}: no attention runs on a unit of kind spatial_array. choose a machine "
-            "that has one, such as fusemax-cloud"
+            f"{result.machine}: no attention runs on a unit of kind spatial_array. choose a "
+            "machine that has one, such as fusemax-cloud, and work with attention"
         )
-    return list(found.values())
+    return found

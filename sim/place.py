@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping as MappingType
 from typing import Any
 
@@ -17,9 +16,11 @@ from opbyte.hw_models.machine import Machine
 from opbyte.sim.attention_block import THERE
 from opbyte.sim.groups import Groups
 from opbyte.sim.kv_select import selected
+from opbyte.sim.networks import Networks
 from opbyte.sim.operators import Operators
 from opbyte.sim.policies import decided
 from opbyte.sim.sharing import ports_by_memory, shared_arrays
+from opbyte.sim.ways import Ways
 
 #: Placement key of each tensor class, in order of preference.
 PLACE_KEYS = {
@@ -53,10 +54,18 @@ class Placer:
         #: Devices that run; what the others leave alone is not shared with them.
         self.devices = self.groups.devices(self.group)
         self._rules = [(frozenset(r.ops), r.units) for r in mapping.run]
-        for unit in (machine.unit(path) for _, units in self._rules for path in units):
+        used = [machine.unit(path) for _, units in self._rules for path in units]
+        for unit in used:
             self._check_count("unit", unit.path, unit.count)
+        if mapping.einsums and all(u.config.kind != "spatial_array" for u in used):
+            raise UncoveredError(
+                f"mapping '{mapping.name or 'unnamed'}' of {machine.name}: einsums are mapped on "
+                "units of kind spatial_array, and it runs on none. remove them, or name one"
+            )
         self.holders: dict[str, list[str]] = {}
         self._routes: dict[tuple[str, str], dict[str, float]] = {}
+        self.ways = Ways(machine)
+        self.networks = Networks(machine, mapping.degrees, self.groups)
 
     def _check_count(self, noun: str, path: str, count: int) -> None:
         """Refuse what each device has several of: nothing spreads work or tensors over them yet."""
@@ -167,19 +176,7 @@ class Placer:
 
     def hops(self, tier: str, unit: str) -> list[str]:
         """Return the ports and links between a memory and a unit, both ends included."""
-        machine = self.machine
-        memory = machine.memory(tier)
-        ports = machine.unit_ports(unit)
-        for port in ports:
-            if port.rpartition(".")[0] == tier:
-                return [port]
-        own = (
-            [ports[0]] if machine.memory(ports[0].rpartition(".")[0]).config.kind == "sram" else []
-        )
-        out = f"{tier}.{next(iter(memory.config.ports))}"
-        if memory.part == machine.unit(unit).part:
-            return [out, *own]
-        return [out, *self.links_between(memory.part, machine.unit(unit).part), *own]
+        return self.ways.hops(tier, unit)
 
     def path(self, source: str, target: str, via: str | None = None) -> list[str]:
         """Return the ports and links that a copy from one memory to another crosses.
@@ -189,36 +186,7 @@ class Placer:
         Raises:
             ConfigError: If no chain of links joins them, or `via` is no link or does not.
         """
-        memories = [self.machine.memory(m) for m in (source, target)]
-        out, into = (f"{m.path}.{next(iter(m.config.ports))}" for m in memories)
-        if via:
-            self._check_joins(via, memories[0].path, memories[1].path)
-        links = [via] if via else self.links_between(memories[0].part, memories[1].part)
-        return [out, *links, into]
-
-    def _check_joins(self, via: str, source: str, target: str) -> None:
-        """Refuse a link that does not join two memories: their parts, or ports of theirs."""
-        ends = (source, target)
-        joining = [
-            name
-            for name, link in self.machine.config.links.items()
-            if link.ends[0] != link.ends[1]
-            and any(all(map(self._touches, pair, ends)) for pair in (link.ends, link.ends[::-1]))
-        ]
-        if via not in joining:
-            raise ConfigError.one(
-                "",
-                "via",
-                f"must be a link of {self.machine.name} that joins '{source}' and '{target}'",
-                via,
-                f"those that do: {', '.join(joining) or 'none'}. name one, or leave `via` out",
-            )
-
-    def _touches(self, end: str, memory: str) -> bool:
-        """Return whether an end of a link, a part or a port, is at a memory."""
-        if end in self.machine.counts:
-            return end == self.machine.memory(memory).part
-        return end.rpartition(".")[0] == memory
+        return self.ways.path(source, target, via)
 
     def links_between(self, start: str, goal: str) -> list[str]:
         """Return the fewest links that lead from one part to another.
@@ -226,92 +194,7 @@ class Placer:
         Raises:
             ConfigError: If no chain of links joins them.
         """
-        links = self.machine.config.links
-        ends = {name: tuple(self._part_of(e) for e in link.ends) for name, link in links.items()}
-        queue: deque[tuple[str, list[str]]] = deque([(start, [])])
-        seen = {start}
-        while queue:
-            part, path = queue.popleft()
-            if part == goal:
-                return list(path)
-            for name, (a, b) in ends.items():
-                for here, there in ((a, b), (b, a)):
-                    if here == part and there not in seen:
-                        seen.add(there)
-                        queue.append((there, [*path, name]))
-        raise ConfigError.one(
-            "",
-            "machine.links",
-            f"no link of {self.machine.name} leads from '{start}' to '{goal}'",
-            "",
-            "add a link, or place the tensor elsewhere",
-        )
-
-    def _part_of(self, end: str) -> str:
-        return end if end in self.machine.counts else end.rpartition(".")[0].rpartition(".")[0]
-
-    def _collective_link(self) -> str:
-        ends = self.groups.home if self.groups.together else self.group
-        for name, link in self.machine.config.links.items():
-            if link.ends == (ends, ends):
-                return name
-        raise ConfigError.one(
-            "",
-            "machine.links",
-            f"{self.machine.name} has no link between instances of '{ends}'",
-            self.mapping.degrees,
-            "add one, or use tp = pp = ep = 1",
-        )
-
-    def _replica_link(self) -> str:
-        """Return the link that joins replicas of a model: that between nodes, if there are several.
-
-        Raises:
-            UncoveredError: If a node holds more than one replica and others are elsewhere.
-        """
-        counts, degrees = self.machine.counts, self.mapping.degrees
-        for name, link in self.machine.config.links.items():
-            node = link.ends[0]
-            if link.ends == (node, node) and self.group.startswith(f"{node}."):
-                local = counts[self.group] / counts[node]
-                if degrees.devices <= local:
-                    break
-                if degrees.tp < local:
-                    raise UncoveredError(
-                        f"{self.machine.name}: replicas of {degrees.tp} devices share a '{node}' "
-                        f"of {local:g}, and no model sends tokens of experts inside and between "
-                        "nodes at once. let a replica fill a node, or use `dispatch: true`"
-                    )
-                return name
-        return self._collective_link()
-
-    def _network(self, participants: float) -> tuple[str, float]:
-        """Return the link between nodes and the devices of one; no name where one node holds all.
-
-        Raises:
-            UncoveredError: If there are not so many devices, or the link inside a node says
-                nothing of a library's collectives. A machine of one device stands for any number.
-        """
-        counts = self.machine.counts
-        if 1 < counts[self.group] < participants:
-            raise UncoveredError(
-                f"{self.machine.name} has {counts[self.group]} of '{self.group}', and a collective "
-                f"has {participants:g} participants. lower them, or raise the part's count"
-            )
-        for name, link in self.machine.config.links.items():
-            node = link.ends[0]
-            if link.ends == (node, node) and self.group.startswith(f"{node}."):
-                local = counts[self.group] / counts[node]
-                if participants <= local:
-                    break
-                inner = self._collective_link()
-                if self.machine.config.links[inner].collectives is None:
-                    raise UncoveredError(
-                        f"{self.machine.name}: collectives over '{name}' need a `collectives` "
-                        f"block of link '{inner}' too. give it one, or use one {node}"
-                    )
-                return name, local
-        return "", float("inf")
+        return self.ways.links_between(start, goal)
 
     # -- tables ----------------------------------------------------------------------------
 
@@ -368,11 +251,12 @@ class Placer:
         unit_of = np.array([units.index(u) if u else -1 for u in operators.units], np.int64)
         network, local = "", float("inf")
         if collective.any():
-            network, local = self._network(table["participants"][collective].max())
+            network, local = self.networks.across(table["participants"][collective].max())
         ways = self._ways(table)
         crossed = [r for way in ways.values() for r in way]
+        networks = self.networks
         link_of = [
-            "" if not c else self._replica_link() if REPLICAS in x else self._collective_link()
+            "" if not c else networks.of_replicas() if REPLICAS in x else networks.of_collectives()
             for c, x in zip(collective, table.labels, strict=True)
         ]
         resources, routes, arrays = self._route_matrix(
@@ -407,8 +291,21 @@ class Placer:
             artifact=self.mapping.artifact,
             head_overlap=self.mapping.overlap == "head",
             dependency=self.mapping.overlap == "dependency",
+            pages=self._pages(units),
             einsums=self.mapping.einsums,
         )
+
+    def _pages(self, units: tuple[str, ...]) -> dict[tuple[int, int], float]:
+        """Return the page of each class that lies in pages, by (unit, column of `MOVED`)."""
+        if not any(place.page for place in self.mapping.place.values()):
+            return {}
+        found = {}
+        for u, unit in enumerate(units):
+            for c, moved in enumerate(MOVED):
+                page = self.tiers(CLASS_OF.get(moved, moved), unit).page
+                if page is not None and moved != "internal":
+                    found[u, c] = page.value
+        return found
 
     def _copies(self, units: tuple[str, ...], unit_of: npt.NDArray[np.int64]) -> Array:
         """Return how many devices run each operator alike: of what has no unit, the default's."""

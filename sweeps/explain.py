@@ -15,6 +15,7 @@ from opbyte.core.registry import lookup_error
 from opbyte.core.units import format_quantity
 from opbyte.hw_models.machine import CATALOG, STRUCTURE, Machine, load_machine
 from opbyte.sweeps.console import shown
+from opbyte.sweeps.explain_streams import shown_streams, streams
 from opbyte.sweeps.study import STUDIES, load_study
 
 __all__ = ["Explained", "explained"]
@@ -116,6 +117,7 @@ def _machine(machine: Machine) -> Explained:
         shown_total = "" if total is None or count == 1 else shown(total, parameter.dimension)
         rows.append([path, str(parameter), str(count), shown_total, parameter.source or "none"])
     totals = _totals(machine)
+    memories = streams(machine)
     data = {
         "kind": "machine",
         "name": machine.name,
@@ -123,6 +125,7 @@ def _machine(machine: Machine) -> Explained:
         "parts": machine.counts,
         "parameters": values,
         "totals": totals,
+        "memories": memories,
         "mappings": {
             n: m.model_dump(mode="json", by_alias=True) for n, m in machine.config.mappings.items()
         },
@@ -133,6 +136,8 @@ def _machine(machine: Machine) -> Explained:
         ("Totals", ["what", "value"], [[n, t["text"]] for n, t in totals.items()]),
         ("Mappings", ["name"], [[n] for n in machine.config.mappings]),
     ]
+    if memories:
+        tables.insert(2, ("Streams at the pins", *shown_streams(memories)))
     return Explained(data, tables)
 
 

@@ -56,11 +56,16 @@ class BitSerial:
             elif not product:
                 seconds.append(useful / unit.vector_rate(table.kinds[row]))
             elif ideal:
-                dot = _serial(unit).dot
-                seconds.append(useful / (peak_rate(unit, table.dtypes[row]) * dot))
+                rate = peak_rate(unit, table.dtypes[row]) * _serial(unit).dot
+                seconds.append(useful * _passes(stored_bits(table, row), unit) / rate)
             else:
                 seconds.append(product_run(table, row, unit).cycles / unit.get("clock"))
         return np.stack(np.broadcast_arrays(*seconds)) if seconds else np.zeros((0, 1))
+
+    def row_joules(self, table: OpTable, row: int, unit: UnitView) -> Any:
+        """Return the energy of a product's cycles and reads, None for other rows."""
+        product = is_matrix(table, np.array([row]))[0]
+        return _joules(product_run(table, row, unit), unit) if product else None
 
     def kernel_prices(self, placed: PlacedOps, ops: Rows, unit: UnitView) -> KernelPrices | None:
         """Return the prices of products that run alone, with what they read again."""
@@ -78,12 +83,10 @@ class BitSerial:
             runs.append(run)
             again.append(moved)
         causes = sorted({cause for one in again for cause in one})
-        cycles = _stacked(run.cycles for run in runs)
         return KernelPrices(
             placed.op_of[rows],
-            cycles / unit.get("clock"),
+            _stacked(run.cycles for run in runs) / unit.get("clock"),
             None,
-            joules=_joules(cycles, _stacked(run.read for run in runs), unit),
             moved={c: _stacked(one.get(c, np.zeros(1)) for one in again) for c in causes},
         )
 
@@ -142,7 +145,7 @@ def _passes(bits: Any, unit: UnitView) -> Any:
     return np.ones(1) if taken is None else np.maximum(np.ceil(np.floor(bits) / taken), 1.0)
 
 
-def _joules(cycles: Array, read: Array, unit: UnitView) -> Array | None:
+def _joules(run: Run, unit: UnitView) -> Any:
     """Return the energy of the whole array, busy or not, and of both buffers' reads."""
     config, serial, energy = _config(unit), _serial(unit), unit.get("serial.energy")
     if energy is None:
@@ -152,8 +155,7 @@ def _joules(cycles: Array, read: Array, unit: UnitView) -> Array | None:
     ports = unit.machine.memory(f"{part}.{serial.weights}").config.ports
     reading = unit.machine.values.get(f"{part}.{serial.weights}.{next(iter(ports))}.energy", np.nan)
     units = config.array[0] * config.array[1] * config.instances
-    joules: Array = cycles * (units * energy) + read * reading
-    return joules
+    return run.cycles * (units * energy) + run.read * reading
 
 
 def _again(table: OpTable, row: int, unit: UnitView) -> Bytes:

@@ -19,7 +19,7 @@ from opbyte.hw_models.memory.standards import Standard
 __all__ = ["COLUMN_AT", "MAPPINGS", "ROW_AT", "WRITE", "Mapping", "decode", "encode", "pack"]
 
 Ints = npt.NDArray[np.int64]
-MAPPINGS = ("RoBaRaCoCh", "MOP4CLXOR")
+MAPPINGS = ("RoBaRaCoCh", "ChRaBaRoCo", "MOP4CLXOR")
 Mapping = str | Sequence[str]
 
 COLUMN_AT, WRITE, ROW_AT = 10, 1 << 30, 32
@@ -34,10 +34,10 @@ def decode(
     Args:
         standard: The memory.
         addresses: Bytes within the channel, (requests,).
-        mapping: `RoBaRaCoCh` (from the lowest bit: column, levels, row), `MOP4CLXOR` (two bits of
-            column, levels, rest of the column, row; levels and row XORed by column bits), or the
-            fields from the lowest bit, `name` or `name:bits`, such as
-            `["column:2", "bankgroup", "bank", "column", "row"]`.
+        mapping: `RoBaRaCoCh` (from the lowest bit: column, levels, row), `ChRaBaRoCo` (column, row,
+            levels from the bank up), `MOP4CLXOR` (two bits of column, levels, rest of the column,
+            row; levels and row XORed by column bits), or the fields from the lowest bit, `name` or
+            `name:bits`, such as `["column:2", "bankgroup", "bank", "column", "row"]`.
 
     Returns:
         One array for each level, `row` and `column`.
@@ -45,6 +45,25 @@ def decode(
     Raises:
         WorkloadError: If an address lies outside the channel.
         ConfigError: If the mapping is unknown or does not cover each field once.
+    """
+    given = checked(standard, addresses)
+    rest = given.astype(np.int64) // standard.burst_bytes
+    fields = {name: np.zeros(rest.shape, np.int64) for name in widths(standard)}
+    have = dict.fromkeys(fields, 0)
+    for name, bits in layout(standard, mapping):
+        fields[name] |= (rest & ((1 << bits) - 1)) << have[name]
+        have[name] += bits
+        rest >>= bits
+    if isinstance(mapping, str) and mapping == "MOP4CLXOR":
+        _exclusive_or(standard, fields)
+    return fields
+
+
+def checked(standard: Standard, addresses: npt.ArrayLike) -> npt.NDArray[np.integer[Any]]:
+    """Return the addresses as an array of whole numbers within the channel, (requests,).
+
+    Raises:
+        WorkloadError: If they are none.
     """
     given = np.asarray(addresses)
     if given.ndim != 1 or given.size == 0 or given.dtype.kind not in "iu":
@@ -59,16 +78,7 @@ def decode(
             f"addresses must lie within the channel of {standard.name}, 0 to "
             f"{standard.capacity_bytes - 1} bytes, got {wrong}. Take them modulo the capacity."
         )
-    rest = given.astype(np.int64) // standard.burst_bytes
-    fields = {name: np.zeros(rest.shape, np.int64) for name in widths(standard)}
-    have = dict.fromkeys(fields, 0)
-    for name, bits in layout(standard, mapping):
-        fields[name] |= (rest & ((1 << bits) - 1)) << have[name]
-        have[name] += bits
-        rest >>= bits
-    if mapping == "MOP4CLXOR":
-        _exclusive_or(standard, fields)
-    return fields
+    return given
 
 
 def encode(standard: Standard, fields: dict[str, Ints]) -> Ints:
@@ -113,28 +123,34 @@ def widths(standard: Standard) -> dict[str, int]:
 def layout(standard: Standard, mapping: Mapping) -> list[tuple[str, int]]:
     """Return the fields from the lowest bit behind the burst, with their bits."""
     bits = widths(standard)
-    if mapping == "RoBaRaCoCh":
-        order: Sequence[str] = ("column", *standard.levels, "row")
+    order: Sequence[str]
+    if not isinstance(mapping, str):
+        if not isinstance(mapping, Sequence):
+            raise lookup_error("address mapping", str(mapping), MAPPINGS, standard.name)
+        order = mapping
+    elif mapping == "RoBaRaCoCh":
+        order = ("column", *standard.levels, "row")
+    elif mapping == "ChRaBaRoCo":
+        order = ("column", "row", *reversed(standard.levels))
     elif mapping == "MOP4CLXOR":
         if bits["column"] < 2:
             rule = "needs at least two bits of column"
             raise ConfigError.one(standard.name, "mapping", rule, bits["column"])
         order = ("column:2", *standard.levels, "column", "row")
-    elif isinstance(mapping, str):
-        raise lookup_error("address mapping", mapping, MAPPINGS)
     else:
-        order = mapping
+        raise lookup_error("address mapping", mapping, MAPPINGS, standard.name)
     return _custom(standard.name, order, dict(bits))
 
 
 def _custom(where: str, order: Sequence[Any], left: dict[str, int]) -> list[tuple[str, int]]:
     fields = []
     for entry in order:
-        name, _, count = str(entry).partition(":")
+        name, colon, count = (part.strip() for part in str(entry).partition(":"))
         if name not in left:
             raise lookup_error("field of an address", name, left, f"{where}: mapping")
-        bits = int(count) if count.isdigit() else left[name]
-        if bits > left[name] or (count and not count.isdigit()):
+        numeral = count.isascii() and count.isdigit()
+        bits = int(count) if numeral else left[name]
+        if bits > left[name] or (colon and not numeral):
             rule = f"field {name} has {left[name]} bits left"
             raise ConfigError.one(where, "mapping", rule, entry, "Write `name` or `name:bits`.")
         left[name] -= bits

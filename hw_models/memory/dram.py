@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from opbyte.core.errors import ConfigError, UncoveredError, WorkloadError
-from opbyte.hw_models.memory.addresses import Mapping, decode, pack
+from opbyte.hw_models.memory.addresses import Mapping, checked, decode, pack
 from opbyte.hw_models.memory.dram_kernel.setup import Controller, controller_numbers
-from opbyte.hw_models.memory.patterns import addresses_of, writes_of
-from opbyte.hw_models.memory.standards import COMMANDS, Standard, load_standard
+from opbyte.hw_models.memory.patterns import addresses_of, streams_of, writes_of
+from opbyte.hw_models.memory.standards import COMMANDS, Standard, is_whole, load_standard
 
 __all__ = ["Dram", "StreamResult", "memory"]
 
@@ -32,7 +32,7 @@ class StreamResult:
     """What a channel did with a stream. Times are seconds unless named ticks.
 
     Attributes:
-        bandwidth_bytes_per_s: Bytes of served requests over the time until the last was accepted.
+        bandwidth_bytes_per_s: Bytes of served requests over `seconds`.
         mean_read_latency_s: From arrival at the controller to the end of the data, queueing
             included; mean of the reads that completed; NaN where none did.
         row_hits: Requests whose first command was an access.
@@ -42,11 +42,13 @@ class StreamResult:
         writes_served: Writes that were issued to the banks.
         reads_forwarded: Reads that a queued write answered.
         writes_coalesced: Writes that merged with a queued one.
-        ticks: Ticks until the last request was accepted.
+        ticks: Ticks until the last request was accepted, or, drained, until the last data end.
         seconds: The same in seconds.
         commands: Issued commands by name.
         sampled: Whether a prefix stands for the whole stream.
         simulated: Requests that were simulated.
+        drained: Whether all requests were served; ticks and seconds then run to the end of the
+            last data.
     """
 
     standard: Standard
@@ -66,6 +68,7 @@ class StreamResult:
     histogram: npt.NDArray[np.float64]
     sampled: bool
     simulated: int
+    drained: bool = False
 
     @property
     def efficiency(self) -> float:
@@ -139,12 +142,16 @@ class Dram:
         read_queue: int = 32,
         write_queue: int = 32,
         *,
-        requests: int = 100_000,
-        read_pct: int = 100,
-        seed: int = 1,
+        requests: int | None = None,
+        read_pct: int | None = None,
+        seed: int | None = None,
         sample: bool = False,
+        drain: bool = False,
     ) -> StreamResult:
-        """Send requests, one burst each, in order.
+        """Send requests, one burst each, in order, until the last one has been accepted.
+
+        What waits in the queues then is not served, unless `drain` asks for it or nothing has been
+        served at all.
 
         Args:
             addresses: Bytes within the channel, (requests,), or the name of a pattern.
@@ -156,30 +163,45 @@ class Dram:
             row_policy: `Open`, `Closed` or `ClosedAdaptive`.
             read_queue: Most reads that wait.
             write_queue: Most writes that wait.
-            requests: Length of a named pattern.
-            read_pct: Reads of a named pattern, per cent.
-            seed: Of a random pattern.
+            requests: Length of a named pattern; 100,000 without it.
+            read_pct: Reads of a named pattern, whole per cent; 100 without it.
+            seed: Of a random pattern; 1 without it.
             sample: Simulate only until the stream has settled, where it does (`sampling`).
+            drain: Go on until all requests have been served and their data have passed; no
+                further refresh falls due meanwhile.
 
         Raises:
             ConfigError: For an unknown choice, with the nearest.
-            WorkloadError: For addresses that are none of the channel's.
+            WorkloadError: For addresses that are none of the channel's, and for choices that
+                exclude each other.
             UncoveredError: Where the memory has no such refresh.
         """
         controller = Controller(
             scheduler=scheduler, refresh=refresh, row_policy=row_policy,
             read_queue=read_queue, write_queue=write_queue, interval=interval,
         )  # fmt: skip
-        if isinstance(addresses, str):
-            count, piece = self._pattern(addresses, requests, read_pct, seed, is_write, mapping)
-        else:
-            count, piece = self._given(addresses, is_write, mapping)
         numbers = controller_numbers(self.standard, controller)
+        of_pattern = {"requests": requests, "read_pct": read_pct, "seed": seed}
+        if isinstance(addresses, str):
+            if is_write is not None:
+                raise WorkloadError("is_write belongs to given addresses; a pattern takes read_pct")
+            count, piece = self._pattern(addresses, mapping, **of_pattern)
+        else:
+            named = [name for name, value in of_pattern.items() if value is not None]
+            if named:
+                raise WorkloadError(
+                    f"{', '.join(named)} belong to a named pattern; given addresses take is_write"
+                )
+            count, piece = self._given(addresses, is_write, mapping)
+        if sample and drain:
+            raise WorkloadError("sample and drain exclude each other: a sampled stream has no end")
         from opbyte.hw_models.memory.sampling import exact, sampled
 
         tally = sampled(self.standard, numbers, piece, count) if sample else None
         if tally is None:
-            tally = exact(self.standard, numbers, piece, count)
+            return _result(
+                self.standard, count, *exact(self.standard, numbers, piece, count, drain)
+            )
         return _result(self.standard, count, *tally)
 
     def load_latency(
@@ -189,9 +211,16 @@ class Dram:
 
         Returns:
             The offered rate in bytes/s and the result, for intervals between requests that grow
-            by a factor, (points,), the lightest load first.
+            by a factor, (points,) at most, the lightest load first.
+
+        Raises:
+            ConfigError: If `points` is not a whole number from 1 on, or an interval is given.
         """
         standard = self.standard
+        _from_one(standard.name, "points", points)
+        if "interval" in choices:
+            rule = "is what the curve varies"
+            raise ConfigError.one(standard.name, "interval", rule, choices["interval"])
         longest = 16 * (standard.read_latency + standard.ticks["nRC"])
         steps = sorted({int(x) for x in np.geomspace(1, longest, points)}, reverse=True)
         curve = []
@@ -208,24 +237,21 @@ class Dram:
         bursts. Computed once for each memory and count.
 
         Raises:
-            ConfigError: If the number of streams is not a whole number from 1 on.
+            ConfigError: If the number of streams is not a whole number from 1 on, or larger than
+                the rows of the channel.
         """
-        if active_streams < 1:
-            rule = "must be a whole number from 1 on"
-            raise ConfigError.one(self.standard.name, "active_streams", rule, active_streams)
-        return dict(_rates(self.standard, active_streams))
+        standard = self.standard
+        _from_one(standard.name, "active_streams", active_streams)
+        if active_streams > standard.banks * standard.rows:
+            rule = f"must be at most the {standard.banks * standard.rows} rows of the channel"
+            raise ConfigError.one(standard.name, "active_streams", rule, active_streams)
+        return dict(_rates(standard, int(active_streams)))
 
     def _given(
         self, addresses: npt.ArrayLike, is_write: npt.ArrayLike | None, mapping: Mapping
     ) -> tuple[int, Piece]:
-        given = np.asarray(addresses)
-        writes = None if is_write is None else np.asarray(is_write, bool)
-        if writes is not None and writes.shape != given.shape:
-            raise WorkloadError(
-                f"is_write must have one entry per address, got {writes.shape} for {given.shape}"
-            )
-        if given.ndim != 1 or given.size == 0:
-            decode(self.standard, given, mapping)
+        given = checked(self.standard, addresses)
+        writes = None if is_write is None else _truths(is_write, given.shape)
 
         def piece(start: int, stop: int) -> Ints:
             part = None if writes is None else writes[start:stop]
@@ -234,56 +260,75 @@ class Dram:
         return given.size, piece
 
     def _pattern(
-        self, name: str, count: int, read_pct: int, seed: int,
-        is_write: npt.ArrayLike | None, mapping: Mapping,
+        self, name: str, mapping: Mapping, requests: int | None, read_pct: int | None,
+        seed: int | None,
     ) -> tuple[int, Piece]:  # fmt: skip
-        if is_write is not None:
-            raise WorkloadError("is_write belongs to given addresses; a pattern takes read_pct")
-        if count < 1 or not 0 <= read_pct <= 100:
+        count = 100_000 if requests is None else requests
+        share = 100 if read_pct is None else read_pct
+        first = 1 if seed is None else seed
+        if not is_whole(count) or not is_whole(share) or count < 1 or not 0 <= share <= 100:
             raise WorkloadError(
-                "a pattern takes at least one request and read_pct from 0 to 100, "
-                f"got {count} and {read_pct}"
+                "a pattern takes a whole number of requests, at least one, and read_pct as a whole "
+                f"number from 0 to 100, got {count} and {share}"
             )
 
         def piece(start: int, stop: int) -> Ints:
-            part = addresses_of(self.standard, name, stop - start, seed, start)
-            writes = writes_of(stop - start, read_pct, start)
+            part = addresses_of(self.standard, name, stop - start, first, start)
+            writes = writes_of(stop - start, share, start)
             return pack(self.standard, decode(self.standard, part, mapping), writes)
 
-        return count, piece
+        return int(count), piece
 
 
-def memory(name_or_path: str | os.PathLike[str], **organisation: int) -> Dram:
+def memory(name_or_path: str | os.PathLike[str], **changes: int) -> Dram:
     """Return one channel of a memory technology.
 
     Args:
         name_or_path: Catalog name, such as `hbm3-6400`, or a file of kind `memory`.
-        organisation: Other sizes than the file's, such as `rank=2`.
+        changes: Other sizes and clocks than the file's, such as `rank=2` or `nRCD=24`. What is not
+            named stays: a larger device keeps the refresh times of the file.
 
     Raises:
-        ConfigError: If there is no such memory, with the nearest name.
+        ConfigError: If there is no such memory, with the nearest name, or a change breaks a rule.
     """
-    return Dram(load_standard(name_or_path, **organisation))
+    return Dram(load_standard(name_or_path, **changes))
+
+
+def _from_one(where: str, path: str, value: object) -> None:
+    if not is_whole(value) or value < 1:  # type: ignore[operator]
+        raise ConfigError.one(where, path, "must be a whole number from 1 on", value)
+
+
+def _truths(is_write: npt.ArrayLike, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+    """Return which requests write, (requests,).
+
+    Raises:
+        WorkloadError: If that is neither true nor false, nor 1 nor 0, of each address.
+    """
+    given = np.asarray(is_write)
+    if given.shape != shape:
+        raise WorkloadError(
+            f"is_write must have one entry per address, got {given.shape} for {shape}"
+        )
+    if given.dtype.kind != "b" and not (given.dtype.kind in "iu" and np.isin(given, (0, 1)).all()):
+        raise WorkloadError(
+            f"is_write must be true or false, or 1 or 0, for each address; got {given.dtype}"
+        )
+    return given.astype(bool)
 
 
 @functools.lru_cache(maxsize=256)
 def _rates(standard: Standard, streams: int) -> tuple[tuple[str, float], ...]:
     channel, count = Dram(standard), 1 << 17
-    # Each stream has a part of the channel to itself and starts one row further than the last one,
-    # so that they do not march through the same bank.
-    row = standard.columns * standard.burst_bytes
-    part = standard.capacity_bytes // streams // row * row
-    index = np.arange(count, dtype=np.int64)
-    own = index % streams
-    runs = own * (part + row) + index // streams * standard.burst_bytes % max(part, row)
-    runs %= standard.capacity_bytes
+    runs = streams_of(standard, streams, count)
     found = {"stream": channel.stream(runs), "random": channel.stream("random", requests=count)}
     return tuple((key, result.bandwidth_bytes_per_s) for key, result in found.items())
 
 
 def _result(
-    standard: Standard, requests: int, counts: npt.NDArray[np.float64], simulated: int
-) -> StreamResult:
+    standard: Standard, requests: int, counts: npt.NDArray[np.float64], simulated: int,
+    drained: bool = False,
+) -> StreamResult:  # fmt: skip
     from opbyte.hw_models.memory.dram_kernel import setup as s
 
     def whole(at: int) -> int:
@@ -312,4 +357,5 @@ def _result(
         histogram=counts[s.HISTOGRAM :],
         sampled=simulated < requests,
         simulated=simulated,
+        drained=drained,
     )

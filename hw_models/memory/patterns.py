@@ -8,11 +8,12 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from opbyte.core.errors import ConfigError
 from opbyte.core.registry import lookup_error
 from opbyte.hw_models.memory.addresses import encode, widths
-from opbyte.hw_models.memory.standards import Standard
+from opbyte.hw_models.memory.standards import Standard, is_whole
 
-__all__ = ["PATTERNS", "addresses_of", "writes_of"]
+__all__ = ["PATTERNS", "addresses_of", "streams_of", "writes_of"]
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -34,17 +35,19 @@ def addresses_of(
         standard: The memory.
         pattern: `seq`; `bankint` (pseudo-channel, then the other levels, then column, then row);
             `bgint` (pseudo-channel and bank group, then column, then the other levels); `rand_tx`
-            (single bursts), `rand_64B`, `rand_1KB` (blocks); `stride` and bytes; `rowconflict`
-            (a new row of one bank each time).
+            (single bursts), `rand_64B`, `rand_1KB` (blocks of whole bursts, one at least);
+            `stride` and bytes; `rowconflict` (a new row of one bank each time).
         count: Requests, one burst each.
         seed: Of the random patterns.
         start: Requests to leave out before; random patterns draw anew from each start.
 
     Raises:
-        ConfigError: For an unknown pattern, with the nearest.
+        ConfigError: For an unknown pattern, with the nearest; for a block that does not fit.
     """
     name = _ALIASES.get(pattern, pattern)
     burst, capacity = standard.burst_bytes, standard.capacity_bytes
+    if not is_whole(seed) or seed < 0:
+        raise ConfigError.one(standard.name, "seed", "must be a whole number from 0 on", seed)
     index = np.arange(start, start + count, dtype=np.int64)
     draw = [seed, start] if start else seed
     simple: dict[str, Callable[[], Ints]] = {
@@ -58,11 +61,32 @@ def addresses_of(
         return simple[name]()
     stride, block = _STRIDE.fullmatch(name), _BLOCK.fullmatch(name)
     if stride and int(stride[1]):
-        return index * int(stride[1]) % capacity
+        return index * (int(stride[1]) % capacity) % capacity
     if block and int(block[1]):
         size = int(block[1]) * (1024 if block[2] else 1)
+        whole = size % burst == 0 if size > burst else size & (size - 1) == 0
+        if not whole or size > capacity:
+            rule = (
+                f"must take blocks of whole bursts of {burst} bytes, or of a power of two below, "
+                f"at most {capacity} bytes"
+            )
+            raise ConfigError.one(standard.name, "pattern", rule, pattern)
         return _blocks(standard, count, max(size, burst), draw)
     raise lookup_error("pattern", pattern, (*PATTERNS, *_ALIASES))
+
+
+def streams_of(standard: Standard, streams: int, count: int) -> Ints:
+    """Return byte addresses of sequential streams that take turns, (count,).
+
+    Each stream has a part of the channel to itself and starts one row further than the last one,
+    so that they do not march through the same bank.
+    """
+    row = standard.columns * standard.burst_bytes
+    part = standard.capacity_bytes // streams // row * row
+    index = np.arange(count, dtype=np.int64)
+    own = index % streams
+    runs = own * (part + row) + index // streams * standard.burst_bytes % max(part, row)
+    return runs % standard.capacity_bytes
 
 
 def writes_of(count: int, read_pct: int, start: int = 0) -> Bools | None:

@@ -1,14 +1,16 @@
 """Exact runs piece by piece, and sampled ones: a prefix until it has settled stands for the rest.
 
-A stream is cut into windows. It has settled when the ticks per request of the last windows agree;
-that it stays so is tested at other places of the stream, each on a fresh channel. Where either test
-fails the stream is not sampled.
+A stream is cut into windows. Those behind the first one have settled when the standard error of
+their mean is small and their halves agree. That it stays so is tested at other places of the
+stream, each on a fresh channel. Where either test fails the stream is not sampled.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -16,11 +18,16 @@ import numpy.typing as npt
 from opbyte.hw_models.memory.dram_kernel.setup import (
     ACCEPTED,
     LATENCY,
+    READS,
     T_REFI,
     T_REFI_BANK,
     TICKS,
+    WRITES,
 )  # fmt: skip
 from opbyte.hw_models.memory.standards import Standard
+
+if TYPE_CHECKING:
+    from opbyte.hw_models.memory.dram_kernel.replay import Replay
 
 __all__ = ["exact", "sampled"]
 
@@ -29,21 +36,31 @@ Floats = npt.NDArray[np.float64]
 Piece = Callable[[int, int], Ints]
 
 _AT_ONCE = 1 << 20
-#: Requests of a window at least; refresh periods that it covers; windows that must agree, and that
-#: are tried at most; places that are tested; how well windows and places must agree.
-_WINDOW, _PERIODS, _AGREE, _MOST, _PLACES = 1 << 11, 4, 3, 24, (0.31, 0.67, 0.97)
-_TOLERANCE, _PLACE_TOLERANCE = 0.01, 0.03
+#: Requests of a window at least; refresh periods that it covers; windows behind the first that are
+#: compared at least, and at most; places that are tested.
+_WINDOW, _PERIODS, _FEWEST, _MOST, _PLACES = 1 << 11, 2, 4, 160, (0.31, 0.67, 0.97)
+#: Largest standard error of the mean of the windows, distance of their first half from the second,
+#: standard error at another place, and distance of that place. Latencies may differ more.
+_ERROR, _HALVES, _ERROR_THERE, _ELSEWHERE = 0.006, 0.01, 0.012, 0.03
+_MORE = np.array([1.0, 3.0])
 
 
-def exact(standard: Standard, numbers: Ints, piece: Piece, count: int) -> tuple[Floats, int]:
-    """Simulate all requests; return the counts and how many were simulated."""
+def exact(
+    standard: Standard, numbers: Ints, piece: Piece, count: int, drain: bool = False
+) -> tuple[Floats, int, bool]:
+    """Simulate all requests; return the counts, how many were simulated, whether it was drained.
+
+    A stream of which nothing has been served when its last request is accepted is drained anyway.
+    """
     from opbyte.hw_models.memory.dram_kernel.replay import Replay
 
     replay = Replay(standard, numbers)
     done = np.zeros(0)
     for start in range(0, count, _AT_ONCE):
         done = replay.take(piece(start, min(count, start + _AT_ONCE))).astype(float)
-    return done, count
+    if drain or not done[[READS, WRITES]].any():
+        return replay.drain().astype(float), count, True
+    return done, count, False
 
 
 def sampled(
@@ -53,43 +70,43 @@ def sampled(
 
     The counts of the rest are those of the windows behind the first one, scaled.
     """
-    from opbyte.hw_models.memory.dram_kernel.replay import Replay
-
-    window = _window(standard, numbers, piece, count)
-    if count < 4 * (_AGREE + 1 + len(_PLACES)) * window:
+    replay, done, window = _first_window(standard, numbers, piece, count)
+    if count < 4 * (_FEWEST + 2 * len(_PLACES)) * window:
         return None
-    replay = Replay(standard, numbers)
-    seen: list[Floats] = []
-    for start in range(0, min(count, _MOST * window), window):
-        seen.append(replay.take(piece(start, start + window)).astype(float))
-        steps = [_per_request(a, b) for a, b in pairwise(seen)]
-        if len(steps) >= _AGREE and _alike(np.array(steps[-_AGREE:]), _TOLERANCE):
-            settled = np.mean(steps[-_AGREE:], axis=0)
-            if not _same_elsewhere(standard, numbers, piece, count, window, settled):
-                return None
-            first, last = seen[-1 - _AGREE], seen[-1]
-            rate = (last - first) / (last[ACCEPTED] - first[ACCEPTED])
-            return last + rate * (count - last[ACCEPTED]), int(last[ACCEPTED])
+    seen, at_once = [done], _FEWEST * window
+    for start in range(int(done[ACCEPTED]), min(count - at_once, _MOST * window), at_once):
+        for codes in np.split(piece(start, start + at_once), _FEWEST):
+            seen.append(replay.take(codes).astype(float))
+            steps = np.array([_per_request(a, b) for a, b in pairwise(seen)])
+            if len(steps) >= _FEWEST and _settled(steps):
+                if not _same_elsewhere(standard, numbers, piece, count, window, steps):
+                    return None
+                first, last = seen[0], seen[-1]
+                rate = (last - first) / (last[ACCEPTED] - first[ACCEPTED])
+                return last + rate * (count - last[ACCEPTED]), int(last[ACCEPTED])
     return None
 
 
-def _window(standard: Standard, numbers: Ints, piece: Piece, count: int) -> int:
-    """Return how many requests cover a few whole refresh periods.
+def _first_window(
+    standard: Standard, numbers: Ints, piece: Piece, count: int
+) -> tuple[Replay, Floats, int]:
+    """Return a channel behind its first window, its counts, and how many requests a window has.
 
-    A window that held now one refresh more, now one less, would never agree with the next one.
+    It covers whole refresh periods: one that held now one refresh more, now one less, would never
+    agree with the next one.
     """
     from opbyte.hw_models.memory.dram_kernel.replay import Replay
 
-    replay, taken, ticks = Replay(standard, numbers), 0, 0
+    replay, taken, done = Replay(standard, numbers), 0, np.zeros(TICKS + 1)
     period = int(max(numbers[T_REFI], numbers[T_REFI_BANK]))
-    while taken < count and (taken < _WINDOW or ticks < _PERIODS * period):
-        step = min(count - taken, _WINDOW)
-        ticks = int(replay.take(piece(taken, taken + step))[TICKS])
+    while taken < count and (taken < _WINDOW or done[TICKS] < _PERIODS * period):
+        step = min(count - taken, _WINDOW // 2)
+        done = replay.take(piece(taken, taken + step)).astype(float)
         taken += step
-    if period == 0 or ticks == 0:
-        return taken
-    periods = max(1, round(ticks / period))
-    return max(1, round(periods * period * taken / ticks))
+    if period == 0 or done[TICKS] == 0:
+        return replay, done, taken
+    periods = max(1, round(done[TICKS] / period))
+    return replay, done, max(1, round(periods * period * taken / done[TICKS]))
 
 
 def _per_request(before: Floats, after: Floats) -> Floats:
@@ -99,22 +116,45 @@ def _per_request(before: Floats, after: Floats) -> Floats:
     return per
 
 
-def _alike(values: Floats, tolerance: float) -> bool:
-    middle = values.mean(axis=0)
-    far = np.abs(values - middle).max(axis=0)
-    return bool((far <= tolerance * np.maximum(middle, 1e-12) * np.array([1.0, 3.0])).all())
+def _settled(steps: Floats) -> bool:
+    """Return whether the mean of all windows is known well, and does not move.
+
+    Args:
+        steps: Ticks and latency per request, (windows, 2).
+    """
+    mean, half = steps.mean(axis=0), len(steps) // 2
+    error = steps.std(axis=0, ddof=1) / math.sqrt(len(steps))
+    moved = steps[:half].mean(axis=0) - steps[-half:].mean(axis=0)
+    return _small(error, mean, _ERROR) and _small(moved, mean, _HALVES)
+
+
+def _small(differences: Floats, values: Floats, tolerance: float) -> bool:
+    return bool((np.abs(differences) <= tolerance * np.maximum(values, 1e-12) * _MORE).all())
 
 
 def _same_elsewhere(
-    standard: Standard, numbers: Ints, piece: Piece, count: int, window: int, settled: Floats
+    standard: Standard, numbers: Ints, piece: Piece, count: int, window: int, steps: Floats
 ) -> bool:
+    """Return whether other places agree: the longer ones the more the windows scatter.
+
+    A place that does not agree gets a second look, four times as long.
+    """
     from opbyte.hw_models.memory.dram_kernel.replay import Replay
 
+    mean, spread = steps.mean(axis=0), steps.std(axis=0, ddof=1)
+    times = float((spread / (_ERROR_THERE * np.maximum(mean, 1e-12) * _MORE)).max()) ** 2
+    size = window * max(1, math.ceil(times))
+    if 5 * len(_PLACES) * size > count:
+        return False
     for place in _PLACES:
-        start = int(place * (count - 2 * window))
-        replay = Replay(standard, numbers)
-        warm = replay.take(piece(start, start + window // 2)).astype(float)
-        done = replay.take(piece(start + window // 2, start + window + window // 2)).astype(float)
-        if not _alike(np.array([settled, _per_request(warm, done)]), _PLACE_TOLERANCE):
+        start = int(place * (count - window - 4 * size))
+        replay, middle = Replay(standard, numbers), start + window // 2
+        warm = replay.take(piece(start, middle)).astype(float)
+        for stop in (middle + size, middle + 4 * size):
+            done = replay.take(piece(middle, stop)).astype(float)
+            middle = stop
+            if _small(_per_request(warm, done) - mean, mean, _ELSEWHERE):
+                break
+        else:
             return False
     return True

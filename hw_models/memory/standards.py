@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from opbyte.core.catalog import Catalog
@@ -22,7 +23,7 @@ from opbyte.core.config import load_document, validate
 from opbyte.core.errors import ConfigError
 from opbyte.core.parameters import Joules, JoulesPerBit, Seconds
 
-__all__ = ["COMMANDS", "Constraint", "Standard", "load_standard", "memory_names"]
+__all__ = ["COMMANDS", "Constraint", "Standard", "is_whole", "load_standard", "memory_names"]
 
 CATALOG = Catalog("memory", Path(__file__).parents[1] / "catalog" / "memories")
 FAMILIES = Catalog("family of memories", Path(__file__).parent / "families")
@@ -30,6 +31,9 @@ FAMILIES = Catalog("family of memories", Path(__file__).parent / "families")
 #: Commands by number. ACT2 and CAS exist on LPDDR5 only, where ACT is ACT-1.
 COMMANDS = ("ACT", "PRE", "RD", "WR", "RDA", "WRA", "PREab", "REFab", "REFpb", "ACT2", "CAS")
 _COLUMN = ("RD", "WR", "RDA", "WRA")
+#: Clocks that can not be 0, and those that the controller looks at beside the constraints.
+_LASTING = {"nBL", "nBL_min", "nREFI", "nREFIpb"}
+_OF_CONTROLLER = {"nBL", "nBL_min", "nREFI", "nREFIpb", "nRFCpb", "nAAD", "nCAS", "nWCKPST"}
 _LINE = re.compile(
     r"(?P<level>\w+) \| (?P<after>[\w ]+) -> (?P<before>[\w ]+) \| (?P<clocks>[\w +-]+?)"
     r"(?: \| window (?P<window>\d+))?(?P<siblings> \| siblings)?"
@@ -137,6 +141,10 @@ class Standard:
     ticks: dict[str, int] = field(hash=False)
     energy: Energy | None = None
 
+    def __hash__(self) -> int:
+        """Hash what tells memories apart; constraints are hundreds and compared only then."""
+        return hash((self.name, self.sizes, self.rows, self.columns, self.tick_s))
+
     @property
     def banks(self) -> int:
         """Banks of the channel."""
@@ -148,11 +156,25 @@ class Standard:
         return self.banks * self.rows * self.columns * self.burst_bytes
 
     @property
+    def halves(self) -> int:
+        """Pseudo-channels of the channel, 1 where it has none."""
+        return self.sizes[0] if self.levels[0] == "pseudochannel" else 1
+
+    @property
+    def clocks(self) -> dict[str, int]:
+        """Timings in command clocks, by JEDEC name."""
+        return {name: ticks // self.ticks_per_clock for name, ticks in self.ticks.items()}
+
+    @property
     def peak_bytes_per_s(self) -> float:
         """Rate of the data bus, all pseudo-channels together, bytes/s."""
-        halves = self.sizes[0] if self.levels[0] == "pseudochannel" else 1
         burst = self.ticks.get("nBL", self.ticks.get("nBL_min", 0))
-        return halves * self.burst_bytes / (burst * self.tick_s)
+        return self.halves * self.burst_bytes / (burst * self.tick_s)
+
+
+def is_whole(value: object) -> bool:
+    """Return whether `value` is a whole number, of Python or NumPy, and no truth value."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def memory_names() -> list[str]:
@@ -160,21 +182,22 @@ def memory_names() -> list[str]:
     return CATALOG.names()
 
 
-def load_standard(name_or_path: str | os.PathLike[str], **organisation: int) -> Standard:
+def load_standard(name_or_path: str | os.PathLike[str], **changes: int) -> Standard:
     """Read a memory from the catalog or from a file.
 
     Args:
         name_or_path: Catalog name, such as `hbm3-6400`, or path.
-        organisation: Other sizes than the file's, such as `rank=2`.
+        changes: Other sizes and clocks than the file's, such as `rank=2` or `nRCD=24`. What is not
+            named stays: a larger device keeps the refresh times of the file.
 
     Raises:
-        ConfigError: If there is no such memory, or a file breaks a rule.
+        ConfigError: If there is no such memory, or a file or a change breaks a rule.
     """
     path = CATALOG.find(name_or_path)
     document = load_document(path, find=CATALOG.path)
     device = validate(Device, document)
     family = validate(Family, load_document(FAMILIES.path(device.family)))
-    return _Resolver(path.stem, str(path), family, device, organisation).standard()
+    return _Resolver(path.stem, str(path), family, device, changes).standard()
 
 
 class _Resolver:
@@ -183,40 +206,78 @@ class _Resolver:
     def __init__(
         self, name: str, where: str, family: Family, device: Device, changed: dict[str, int]
     ) -> None:
-        self.name, self.where, self.family, self.device = name, where, family, device
+        self.name, self.where, self.family = name, where, family
+        clocks = {key: value for key, value in changed.items() if key in device.clocks}
+        self.clocks = {**device.clocks, **clocks}
         self.sizes = {**device.organisation, **changed}
-        self.scale = family.ticks_per_clock
-        known = {"channel_width", "row", "column", *family.levels}
+        for key in clocks:
+            del self.sizes[key]
+        self.device, self.scale = device, family.ticks_per_clock
+        self._used: set[str] = set()
+        self._check_sizes()
+        self._check_clocks()
+
+    def _check_sizes(self) -> None:
+        known = {"channel_width", "row", "column", *self.family.levels}
         for key, value in self.sizes.items():
             if key not in known:
-                self._refuse(f"organisation.{key}", f"must be one of {sorted(known)}", key)
-            if value < 1 or value & (value - 1):
+                rule = f"must be one of {sorted(known)}, or one of the file's clocks"
+                self._refuse(f"organisation.{key}", rule, key)
+            if not is_whole(value) or value < 1 or value & (value - 1):
                 self._refuse(f"organisation.{key}", "must be a power of two", value)
         for key in sorted(known - self.sizes.keys()):
             self._refuse("organisation", f"{key} is missing", sorted(self.sizes))
+        prefetch = self.family.prefetch
+        if self.sizes["column"] < prefetch:
+            rule = f"must be at least a burst of {prefetch} columns"
+            self._refuse("organisation.column", rule, self.sizes["column"])
+        if prefetch * self.sizes["channel_width"] % 8:
+            rule = f"must make whole bytes of a burst of {prefetch} transfers"
+            self._refuse("organisation.channel_width", rule, self.sizes["channel_width"])
+
+    def _check_clocks(self) -> None:
+        for key, value in self.clocks.items():
+            least = 1 if key in _LASTING else 0
+            if not is_whole(value) or value < least:
+                rule = f"must be a whole number of clocks from {least} on"
+                self._refuse(f"clocks.{key}", rule, value)
+        needed = {"nREFI", *(("nREFIpb", "nRFCpb") if self.family.per_bank_refresh else ())}
+        for key in sorted(needed - self.clocks.keys()):
+            self._refuse("clocks", f"{key} is missing", sorted(self.clocks))
+
+    def _refuse_unused(self) -> None:
+        """Refuse clocks that nothing looks at: misspelt ones, and what is not modelled."""
+        for key in sorted(self.clocks.keys() - self._used - _OF_CONTROLLER):
+            rule = f"is used by nothing in {self.family.name} here"
+            remedy = (
+                "Check its name; refresh management, power-down and calibration are not covered."
+            )
+            raise ConfigError.one(self.where, f"clocks.{key}", rule, self.clocks[key], remedy)
 
     def standard(self) -> Standard:
         family, device = self.family, self.device
-        clocks = device.clocks
         tick_s = device.clock.value / self.scale
+        constraints = (*self._occupancy(), *self._stated())
+        read_latency = self._ticks(family.read_latency)
+        self._refuse_unused()
         return Standard(
             name=self.name,
             family=family.name,
             description=device.description,
             source=device.source,
             levels=family.levels,
-            sizes=tuple(self.sizes[level] for level in family.levels),
-            rows=self.sizes["row"],
-            columns=self.sizes["column"] // family.prefetch,
-            burst_bytes=family.prefetch * self.sizes["channel_width"] // 8,
+            sizes=tuple(int(self.sizes[level]) for level in family.levels),
+            rows=int(self.sizes["row"]),
+            columns=int(self.sizes["column"]) // family.prefetch,
+            burst_bytes=family.prefetch * int(self.sizes["channel_width"]) // 8,
             tick_s=tick_s,
             ticks_per_clock=self.scale,
-            read_latency=self._ticks(family.read_latency),
+            read_latency=read_latency,
             buses=family.buses,
             refresh_level=self._level(family.refresh_scope),
             per_bank_refresh=family.per_bank_refresh,
-            constraints=(*self._occupancy(), *self._stated()),
-            ticks={name: count * self.scale for name, count in clocks.items()},
+            constraints=constraints,
+            ticks={name: int(count) * self.scale for name, count in self.clocks.items()},
             energy=device.energy,
         )
 
@@ -281,10 +342,11 @@ class _Resolver:
                 sign = 1 if word == "+" else -1
             elif word.isdigit():
                 total += sign * int(word)
-            elif word in self.device.clocks:
-                total += sign * self.device.clocks[word]
+            elif word in self.clocks:
+                self._used.add(word)
+                total += sign * int(self.clocks[word])
             else:
-                self._refuse("clocks", f"{word} is needed by `{text}`", sorted(self.device.clocks))
+                self._refuse("clocks", f"{word} is needed by `{text}`", sorted(self.clocks))
         return total * self.scale
 
     def _refuse(self, path: str, rule: str, value: Any) -> Any:

@@ -121,7 +121,12 @@ class Spill(_Frozen):
 
 
 class Placement(_Frozen):
-    """Where a tensor class lives: shares of memories that add up to one."""
+    """Where a tensor class lives: shares of memories that add up to one.
+
+    Attributes:
+        page: Bytes that lie together in one instance of a memory; pages are at random places. Left
+            out: tensors lie in one piece and are read as streams.
+    """
 
     in_: dict[str, float] = Field(alias="in")
     cache: Cache | None = None
@@ -279,6 +284,12 @@ class Einsums(_Frozen):
     schedule: Literal["overlapped", "serial"] = "overlapped"
     tiles: Literal["divide", "uneven"] = "divide"
 
+    @model_validator(mode="after")
+    def _fits(self) -> Einsums:
+        if self.tiles == "uneven" and self.cascade != "one-pass":
+            raise ValueError(f"tiles are of cascade: one-pass, got {self.cascade}. leave them out")
+        return self
+
 
 class KvSelect(_Frozen):
     """Decode attention that is exact on some of the cached tokens only.
@@ -429,7 +440,9 @@ class Mapping(_Frozen):
         }
         for name, place in self.place.items():
             wishes[f"place.{name}.copies"] = place.copies is not None
-            wishes[f"place.{name}.page"] = place.page is not None
+            wishes[f"place.{name}.page of what has a cache or spills"] = (
+                place.page is not None and (place.cache is not None or bool(place.spill))
+            )
             wishes[f"place.{name}.spill"] = bool(place.spill) and name != "kv"
             wishes[f"place.{name}.format"] = place.format is not None
             wishes[f"place.{name}.interleave"] = place.interleave is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -118,6 +118,8 @@ class PlacedOps:
             of which those that are not chosen are 0. (ops, 1 or points).
         head_overlap: Heads follow each other through the groups.
         dependency: Heads follow each other through the units of a device.
+        pages: Bytes that lie together of each class that lies in pages at random places, by
+            (unit, column of `MOVED`).
         einsums: How fused attention is mapped on a spatial array.
     """
 
@@ -149,6 +151,7 @@ class PlacedOps:
     artifact: str | None = None
     head_overlap: bool = False
     dependency: bool = False
+    pages: dict[tuple[int, int], float] = field(default_factory=dict)
     einsums: Einsums | None = None
 
     def __len__(self) -> int:

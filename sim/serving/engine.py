@@ -22,8 +22,9 @@ from opbyte.sim.serving.arrivals import feed
 from opbyte.sim.serving.clock import ENDS, PLANS, Clock
 from opbyte.sim.serving.contents import LowerTiers
 from opbyte.sim.serving.many.residents import Beside
+from opbyte.sim.serving.prices.batch import Batch
 from opbyte.sim.serving.prices.layout import TRAFFIC, attend, forget
-from opbyte.sim.serving.prices.step import Prices, check_divided, group_cost, masks_of
+from opbyte.sim.serving.prices.step import Prices, check_divided, flat_cost, masks_of
 from opbyte.sim.serving.requests import Request
 from opbyte.sim.serving.schedulers import Plan, Scheduler
 from opbyte.sim.serving.speculation import Drafter, check_depth, check_guessing
@@ -126,7 +127,7 @@ class Engine:
         self.on_answer: Callable[[Request], None] = _ignore
         self.on_step: Callable[[], None] = _nothing
         self.number, self.stopped = 0, False
-        self._cost, self._masks = compiled(group_cost), masks_of(prices)
+        self._cost, self._masks = compiled(flat_cost), masks_of(prices)
         self._flight: deque[Step] = deque()
         self._free_at = self._ended = 0.0
         self._left: dict[Request, int] = {}
@@ -257,10 +258,11 @@ class Engine:
             if samples and samples < request.sampled:
                 self.decodes, self.decoded = self.decodes + 1, self.decoded + samples
         held = np.zeros(len(self._held))
-        seconds, joules = self._cost(
-            self.prices.table, group, groups, self._new, self._past, pieces, float(decodes),
-            float(context), held, float(logits),
+        batch = Batch(
+            self._new, self._past, pieces, float(decodes), float(context), float(logits),
+            group, groups,
         )  # fmt: skip
+        seconds, joules = self._cost(self.prices.table, held, *batch)
         if self.drafter is not None:
             drafted = self.drafter.cost(plan.pieces, plan.preempted)
             seconds, joules = seconds + drafted[0], joules + drafted[1]

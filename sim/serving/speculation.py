@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from opbyte.core.errors import UncoveredError
+from opbyte.sim.serving.prices.batch import Batch
 from opbyte.sim.serving.prices.layout import attend, forget
-from opbyte.sim.serving.prices.step import Prices, check_limits, masks_of, step_cost
+from opbyte.sim.serving.prices.step import Prices, check_limits, flat_cost, masks_of
 from opbyte.sim.serving.requests import Request
 from opbyte.sim.serving.stamped import compiled
 
@@ -124,7 +125,7 @@ class Drafter:
         """Start without requests."""
         self.prices, self.guesses = prices, guesses
         self.busy = np.zeros(len(prices.resources))
-        self._cost, self._masks = compiled(step_cost), masks_of(prices)
+        self._cost, self._masks = compiled(flat_cost), masks_of(prices)
         self._behind: set[Request] = set()
         self._new = np.zeros(prices.max_sequences)
         self._past = np.zeros(prices.max_sequences)
@@ -167,8 +168,6 @@ class Drafter:
             else:
                 self._new[pieces], self._past[pieces] = new, past
                 pieces, logits = pieces + 1, logits + more
-        seconds, joules = self._cost(
-            self.prices.table, self._new, self._past, pieces, float(decodes), float(context),
-            self.busy, float(logits),
-        )  # fmt: skip
+        batch = Batch(self._new, self._past, pieces, float(decodes), float(context), float(logits))
+        seconds, joules = self._cost(self.prices.table, self.busy, *batch)
         return float(seconds), float(joules)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from opbyte.sweeps.commands._options import Json, Quiet
+from opbyte.sweeps.commands._options import Json, Quiet, Settings
 
 if TYPE_CHECKING:
     from opbyte.hw_models.memory.dram import StreamResult
@@ -34,7 +34,10 @@ def command(
         int, typer.Option("--interval", min=1, help="Ticks between requests; 1 saturates.")
     ] = 1,
     mapping: Annotated[
-        str, typer.Option("--mapping", help="RoBaRaCoCh, MOP4CLXOR, or fields from the lowest bit.")
+        str,
+        typer.Option(
+            "--mapping", help="RoBaRaCoCh, ChRaBaRoCo, MOP4CLXOR, or fields from the lowest bit."
+        ),
     ] = "RoBaRaCoCh",
     scheduler: Annotated[str, typer.Option("--scheduler", help="FRFCFS, FRFCFSRowHit.")] = "FRFCFS",
     refresh: Annotated[
@@ -46,6 +49,11 @@ def command(
     queue: Annotated[
         int, typer.Option("--queue", min=1, help="Reads, and writes, that may wait.")
     ] = 32,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of a random pattern.")] = 1,
+    drain: Annotated[
+        bool, typer.Option("--drain", help="Serve what waits at the end, too.")
+    ] = False,
+    settings: Settings = None,
     sample: Annotated[
         bool, typer.Option("--sample", help="Stop where the stream has settled.")
     ] = False,
@@ -61,12 +69,12 @@ def command(
     from opbyte.sweeps.console import Output
 
     output = Output(json, quiet)
-    channel = memory(technology)
+    channel = memory(technology, **_changes(settings or []))
     choices: dict[str, Any] = {
         "mapping": mapping.split(",") if "," in mapping else mapping,
         "scheduler": scheduler, "refresh": refresh, "row_policy": row_policy,
         "read_queue": queue, "write_queue": queue, "requests": requests, "read_pct": read_pct,
-        "sample": sample,
+        "seed": seed, "sample": sample, "drain": drain,
     }  # fmt: skip
     found = channel.stream(pattern, interval=interval, **choices)
     answer = {"memory": channel.standard.name, "pattern": pattern, **_summary(found)}
@@ -82,6 +90,20 @@ def command(
     return 0
 
 
+def _changes(settings: list[str]) -> dict[str, int]:
+    """Read sizes and clocks that differ from the file's: `rank=2`, `nRCD=24`."""
+    from opbyte.core.errors import ConfigError
+
+    changes = {}
+    for text in settings:
+        name, _, number = (part.strip() for part in text.partition("="))
+        if not name or not number.isascii() or not number.isdigit():
+            rule = "must read NAME=NUMBER, a size or clocks of the memory, such as rank=2"
+            raise ConfigError.one("", "--set", rule, text)
+        changes[name] = int(number)
+    return changes
+
+
 def _summary(found: StreamResult) -> dict[str, Any]:
     from opbyte.core.errors import UncoveredError
 
@@ -95,6 +117,7 @@ def _summary(found: StreamResult) -> dict[str, Any]:
     return {
         "requests": found.requests,
         "simulated": found.simulated,
+        "drained": found.drained,
         "bandwidth_bytes_per_s": found.bandwidth_bytes_per_s,
         "efficiency": found.efficiency,
         "mean_read_latency_s": found.mean_read_latency_s,

@@ -23,7 +23,7 @@ Sources = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="[SOURCE]...",
-        help="Published sources, default: all; or gpu, pim, attention, for measured and reference rows.",
+        help="Published sources, default: all; or gpu, pim, attention: measured, reference rows.",
         show_default=False,
     ),
 ]

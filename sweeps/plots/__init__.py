@@ -1,5 +1,6 @@
 """Figures: fronts, rooflines, breakdowns, timelines, occupancy, and all of a study's at once."""
 
+from opbyte.sweeps.plots._attention import attention_traffic
 from opbyte.sweeps.plots._bars import breakdown, occupancy
 from opbyte.sweeps.plots._lines import lines
 from opbyte.sweeps.plots._measured import measured_against_simulated
@@ -13,6 +14,7 @@ from opbyte.sweeps.plots._style import save, styled
 from opbyte.sweeps.plots._timeline import timeline
 
 __all__ = [
+    "attention_traffic",
     "breakdown",
     "lines",
     "load_latency",

@@ -30,7 +30,7 @@ DESIGNS = {
 }
 #: Design of the files of the six linear layers -> machine.
 LINEAR = {"flat": "flat-cloud", "proposal": "fusemax-cloud"}
-#: Model -> heads, width of a head, of the model, of its feed-forward network (FuseMax, table II).
+#: Model -> heads, width of a head, of the model, of its feed-forward network (as FuseMax has them).
 MODELS = {
     "BERT": (12, 64, 768, 3072),
     "TrXL": (16, 64, 1024, 4096),

@@ -38,6 +38,17 @@ def test_a_table_for_people(capsys):
     assert "not covered" in text
 
 
+def test_sizes_clocks_and_the_end(capsys):
+    arguments = ["memory", "ddr4-3200", "--pattern", "random", "--requests", "900", "--json"]
+    more = ["--set", "rank=2", "--set", "nRCD=30", "--drain", "--seed", "7"]
+    assert (
+        main([*arguments, *more, "--mapping", "column:2, rank, bankgroup, bank, column, row"]) == 0
+    )
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["drained"] is True
+    assert answer["reads_served"] == 900
+
+
 def test_memories_are_listed(capsys):
     assert main(["list", "memories", "--json"]) == 0
     names = {entry["name"] for entry in json.loads(capsys.readouterr().out)["memories"]}
@@ -50,6 +61,9 @@ def test_memories_are_listed(capsys):
         (["hbm3-640"], "hbm3-6400"),
         (["ddr4-3200", "--pattern", "sequ"], "seq"),
         (["ddr4-3200", "--refresh", "PerBank"], "not covered"),
+        (["ddr5-4800", "--refresh", "SameBank"], "same-bank refresh"),
+        (["ddr4-3200", "--set", "rank"], "NAME=NUMBER"),
+        (["ddr4-3200", "--set", "rank=3"], "power of two"),
     ],
 )
 def test_bad_input(arguments, words, capsys):

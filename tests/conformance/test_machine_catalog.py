@@ -17,7 +17,10 @@ PROMISED = {
     *("rtx-4090", "rtx-pro-6000", "dgx-a100", "dgx-h100", "a40"),
 }
 #: Small chips around a core, and bare cores.
-CORES = {"lut-generator", "lut-tile", "vitallm", "tellme-kv260"}
+CORES = {
+    *("lut-generator", "lut-tile", "vitallm", "tellme-kv260"),
+    *("bitmod", "bitmod-fp16", "bitmod-ant", "bitmod-olive"),
+}
 #: Cores of processors, without what is around them.
 CPUS = {"m2-ultra-cpu", "agx-orin-cpu", "raspberry-pi-5", "surface-book-3"}
 #: Chips and cards of any size, not devices of a node.
@@ -79,7 +82,7 @@ def dangling(machine: Machine, mapping: Mapping) -> Iterator[str]:
 
 
 def test_the_catalog_has_what_was_promised() -> None:
-    assert set(CATALOG.names()) >= PROMISED | COMPUTE_IN_MEMORY | CORES | CPUS
+    assert set(CATALOG.names()) >= PROMISED | COMPUTE_IN_MEMORY | CORES
 
 
 @catalog
@@ -101,7 +104,7 @@ def test_what_is_assumed_has_a_reason_and_a_range(name: str) -> None:
             assert p.range[0] < p.range[1], path
 
 
-def test_only_fill_link_commands_of_ianus_kernels_of_cpus_and_of_the_a100_are_fitted() -> None:
+def test_fitted_are_the_fill_link_ianus_dram_dies_cpus_and_calls_of_the_a100() -> None:
     fitted = {
         (name, path)
         for name in CATALOG.names()
@@ -113,11 +116,16 @@ def test_only_fill_link_commands_of_ianus_kernels_of_cpus_and_of_the_a100_are_fi
     kernels = fitted - fill
     commands = {("ianus", f"device.{unit}.launch.synchronised") for unit in ("npu", "pim")}
     assert commands <= kernels
-    kernels -= commands
+    energy = {
+        (name, f"device.pim.energy.{dtype}")
+        for name in ("bank-pim-x4", "bank-group-pim-x4")
+        for dtype in ("fp16", "bf16")
+    }
+    assert energy <= kernels
     # One share of the cores' instructions for each CPU and library of kernels.
     threads = {(cpu, f"cpu.{unit}.efficiency") for cpu in CPUS for unit in ("lookup", "unpack")}
     assert threads <= kernels
-    kernels -= threads
+    kernels -= commands | energy | threads
     a100 = {"a100-sxm-40gb", "a100-sxm-80gb", "a100-sxm-host", "dgx-a100"}
     assert {name for name, _ in kernels} == a100
     blocks = ("gpu.sm.kernel.", "nvlink.collectives.")

@@ -11,17 +11,28 @@ from opbyte.core.errors import UncoveredError
 from opbyte.hw_models.compute.base import UNITS
 from opbyte.hw_models.machine import CATALOG, Machine, load_machine
 
-#: Kinds whose rates follow from a block, not from a peak, keep these laws in tests of their own.
-OF_A_BLOCK = {"bit_serial", "cpu"}
-kinds = pytest.mark.parametrize("kind", [k for k in UNITS.names() if k not in OF_A_BLOCK])
+kinds = pytest.mark.parametrize("kind", UNITS.names())
+#: Without cores of a CPU, whose products follow from instructions and whose seconds hold streams.
+others = pytest.mark.parametrize("kind", [k for k in UNITS.names() if k != "cpu"])
 SHAPES = [(1, 1, 1), (1, 4096, 4096), (7, 129, 33), (2048, 4096, 512), (1, 1, 100000)]
 
 
 ARRAY = {"array": [16, 16], "clock": "1 GHz"}
+#: What a kind can not do without.
+CPU = {"threads": 1, "slots": 2, "instructions": {"bf16": 0.25}, "prepare": 1}
+BLOCKS = {
+    "bit_serial": {"serial": {"weights": "l2", "inputs": "l2"}},
+    "cpu": {"cpu": {**CPU, "stream": "20 GB/s", "handoff": "50 ns"}},
+}
 
 
 def unit(kind: str, **more: Any) -> Machine:
-    return device(unit={"kind": kind, "tile": [16, 8, 16], **ARRAY, **more})
+    return device(unit={"kind": kind, "tile": [16, 8, 16], **ARRAY, **BLOCKS.get(kind, {}), **more})
+
+
+def stack(m: int, n: int, k: int, groups: int) -> Any:
+    """Return a product of each of several groups, with weights of its own."""
+    return gemm(m, n, k, groups=groups, weight=2.0 * n * k * groups)
 
 
 @kinds
@@ -54,24 +65,24 @@ def test_more_work_never_takes_less_and_twice_the_groups_take_twice(kind: str) -
         demand(unit(kind), gemm(m, 256, 256)).compute[0, 0] for m in (1, 2, 15, 16, 17, 100, 5000)
     ]
     assert (np.diff(times) >= 0).all()
-    one, two = (demand(unit(kind), gemm(33, 65, 127, groups=g)).compute[0, 0] for g in (1, 2))
+    one, two = (demand(unit(kind), stack(33, 65, 127, g)).compute[0, 0] for g in (1, 2))
     assert two == pytest.approx(2 * one, rel=1e-12)
 
 
 @kinds
 def test_whole_tiles_take_no_longer_than_their_operations(kind: str) -> None:
-    plain = demand(device(unit={"kind": kind, **ARRAY}), gemm(64, 64, 64)).compute[0, 0]
+    plain = demand(unit(kind, tile=None), gemm(64, 64, 64)).compute[0, 0]
     assert demand(unit(kind), gemm(64, 64, 64)).compute[0, 0] == pytest.approx(plain, rel=1e-12)
 
 
-@kinds
+@others
 def test_rows_without_operations_take_no_time(kind: str) -> None:
     priced = demand(unit(kind), ("append", "kv_append", {"flops": 0.0, "kv_write": 100.0}))
     assert priced.compute[0, 0] == 0
     assert priced.duration[0, 0] > 0
 
 
-@kinds
+@others
 def test_without_any_rate_every_row_is_refused(kind: str) -> None:
     empty = unit(kind, peak={}, vector=None)
     for row in (gemm(8, 8, 8), ("norm", "norm", {"flops": 1.0})):
@@ -83,7 +94,8 @@ def test_without_any_rate_every_row_is_refused(kind: str) -> None:
 def test_a_kernel_is_the_sum_of_its_rows(kind: str) -> None:
     rows = (gemm(64, 64, 64), ("act", "activation", {"flops": 1e6}))
     apart = demand(unit(kind), *rows).compute.sum()
-    machine = device(unit={"kind": kind, "tile": [16, 8, 16], **ARRAY}, mapping={"fusion": "layer"})
+    core = {"kind": kind, "tile": [16, 8, 16], **ARRAY, **BLOCKS.get(kind, {})}
+    machine = device(unit=core, mapping={"fusion": "layer"})
     together = demand(machine, *rows)
     assert len(together.placed) == 1
     assert together.compute[0, 0] == pytest.approx(apart, rel=1e-12)

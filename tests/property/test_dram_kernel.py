@@ -8,12 +8,22 @@ from hypothesis import strategies as st
 from opbyte.hw_models.memory.addresses import decode, pack
 from opbyte.hw_models.memory.dram_kernel.replay import Replay
 from opbyte.hw_models.memory.dram_kernel.setup import (
+    COALESCED,
+    COMMAND_AT,
+    COMPLETED,
+    CONFLICTS,
+    FORWARDED,
     HISTOGRAM,
+    HITS,
+    MISSES,
+    READS,
+    TICKS,
+    WRITES,
     Controller,
     controller_numbers,
 )
 from opbyte.hw_models.memory.dram_kernel.twin import run_twin
-from opbyte.hw_models.memory.standards import load_standard
+from opbyte.hw_models.memory.standards import COMMANDS, load_standard
 
 NAMES = (
     "ddr4-3200",
@@ -31,8 +41,14 @@ PER_BANK = {"lpddr5-6400", "gddr6-14000", "hbm2-2000", "hbm3-6400", "hbm4-8000"}
 def streams(draw, name):
     """Return a memory, a controller and a stream that mixes hits, conflicts and jumps."""
     organisation = {}
-    if name.startswith(("ddr", "lpddr")) and draw(st.booleans()):
-        organisation["rank"] = 2
+    if name.startswith(("ddr", "lpddr")):
+        organisation["rank"] = draw(st.sampled_from([1, 2, 4]))
+    if name.startswith("hbm"):
+        organisation["pseudochannel"] = draw(st.sampled_from([1, 2]))
+    if name.startswith(("hbm3", "hbm4")):
+        organisation["sid"] = draw(st.sampled_from([1, 2, 4]))
+    if draw(st.booleans()):  # several refreshes within a short stream
+        organisation |= {"nREFI": 1200, **({"nREFIpb": 150} if name in PER_BANK else {})}
     standard = load_standard(name, **organisation)
     refreshes = ["AllBank", "NoRefresh", *(["PerBank"] if name in PER_BANK else [])]
     controller = Controller(
@@ -68,6 +84,30 @@ def test_kernel_equals_twin(name):
     def check(case):
         fast, twin = both(*case)
         assert fast == twin
+
+    check()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_drained_stream_serves_every_request(name):
+    """Served, forwarded and merged requests are all; each served one is hit, miss or conflict."""
+
+    @settings(max_examples=25, phases=(Phase.generate,))
+    @given(streams(name))
+    def check(case):
+        standard, controller, codes = case
+        replay = Replay(standard, controller_numbers(standard, controller))
+        before = replay.take(codes)
+        out = replay.drain()
+        served = out[READS] + out[WRITES]
+        assert served + out[FORWARDED] + out[COALESCED] == len(codes)
+        assert out[HITS] + out[MISSES] + out[CONFLICTS] == served
+        assert out[COMPLETED] == out[READS] + out[FORWARDED] == out[HISTOGRAM:].sum()
+        assert out[TICKS] > before[TICKS]
+        commands = dict(zip(COMMANDS, out[COMMAND_AT:], strict=False))
+        assert commands["RD"] + commands["RDA"] == out[READS]
+        assert commands["WR"] + commands["WRA"] == out[WRITES]
+        assert (out >= before)[:HISTOGRAM].all()
 
     check()
 

@@ -23,6 +23,8 @@ DEVICES = {
     "bank_group": pim_device(ATTACC, "bank_group"),
     "buffer": pim_device(ATTACC, "buffer"),
     "aim": pim_device(AIM),
+    "aim_packed": pim_device(AIM, changes={"pack": True, "organisation.results": 1}),
+    "aim_packed_three": pim_device(AIM, changes={"pack": True, "organisation.results": 3}),
     "aim_reuse": pim_device(AIM, changes={"reuse": "row", "organisation.buffer": "8 KiB"}),
 }
 each = pytest.mark.parametrize("name", DEVICES)

@@ -20,8 +20,8 @@ def rows(reference):
     return rows
 
 
-def device(row):
-    changes = {"power_limited": row["power_constraint"] == "True"}
+def device(row, artifact="attacc"):
+    changes = {"power_limited": row["power_constraint"] == "True", "artifact": artifact}
     return pim_device(ATTACC, {"bg": "bank_group"}.get(row["pim_type"], row["pim_type"]),
                       changes=changes)  # fmt: skip
 
@@ -30,10 +30,11 @@ def sizes(row):
     return tuple(float(row[x]) for x in ("nhead_per_hbm", "L", "dhead"))
 
 
-def errors(rows):
+def errors(rows, artifact="attacc"):
+    """Return the relative difference of each row by level, heads, tokens, width and limit."""
     return {
         (r["pim_type"], *sizes(r), r["power_constraint"]): attention_clocks(
-            device(r), *sizes(r), 1.0
+            device(r, artifact), *sizes(r), 1.0
         )
         / float(r["cycles"])
         - 1.0
@@ -41,19 +42,31 @@ def errors(rows):
     }
 
 
-def test_clocks_are_within_a_percent_and_a_half_on_average(rows):
+def test_clocks_are_within_a_percent_and_a_half(rows):
     found = np.abs(list(errors(rows).values()))
-    assert found.mean() < 0.0085
-    # Two heads of 256 tokens alone are further off: there that tool takes 42 clocks less, the
-    # time from precharge to column, for reasons that its trace does not show.
-    found = {k: e for k, e in errors(rows).items() if k[1:3] != (32.0, 256.0)}
-    assert len(found) == 38
-    assert max(map(abs, found.values())) < 0.012
+    assert found.mean() < 0.004
+    assert found.max() < 0.0135
 
 
-def test_two_short_heads_are_the_known_exception(rows):
-    odd = [e for k, e in errors(rows).items() if k[1:3] == (32.0, 256.0)]
-    assert sorted(odd) == pytest.approx([0.0472, 0.0655], abs=1e-3)
+def test_without_its_defects_only_two_short_heads_differ_by_more_than_a_percent(rows):
+    """There the values of the second head fill a row of their own, which that tool never opens."""
+    found = errors(rows, "none")
+    short = {k: e for k, e in found.items() if k[1:3] == (32.0, 256.0)}
+    assert sorted(short.values()) == pytest.approx([0.0472, 0.0655], abs=1e-3)
+    assert max(abs(e) for k, e in found.items() if k not in short) < 0.01
+    assert np.abs(list(found.values())).mean() < 0.007
+
+
+@pytest.mark.parametrize("limited", [True, False])
+def test_the_row_that_is_still_open_is_a_row_switch_less(limited):
+    """The second head's context begins a step after the first's: moves and loads are done."""
+    shared, own = (
+        attention_clocks(pim_device(ATTACC, changes={"power_limited": limited, "artifact": x}),
+                         32.0, 256.0, 128.0, 1.0)
+        for x in ("attacc", "none")
+    )  # fmt: skip
+    step = 6 if limited else 4
+    assert own - shared == 8 + 19 + 19 - step
 
 
 def test_commands_are_counted_alike(rows):

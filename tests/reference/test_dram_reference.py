@@ -11,7 +11,7 @@ from opbyte.hw_models.memory.dram_kernel import setup as s
 from opbyte.hw_models.memory.dram_kernel.replay import Replay
 from opbyte.hw_models.memory.dram_kernel.twin import run_twin
 from opbyte.hw_models.memory.patterns import addresses_of, writes_of
-from opbyte.hw_models.memory.standards import load_standard
+from opbyte.hw_models.memory.standards import COMMANDS, load_standard
 
 
 @pytest.fixture(scope="module")
@@ -114,10 +114,37 @@ def test_standards_carry_the_reference_timings(reference):
         assert {k: int(np.log2(v)) for k, v in sizes.items()} == {
             k: v for k, v in fields.items() if k != "tx_offset"
         }
-        pairs = sum(
-            len([a for a in after if "RFM" not in a]) * len([b for b in before if "RFM" not in b])
-            for _, after, before, *_ in given["constraints"]
-        )
-        stated = [r for r in standard.constraints if r.level > 0 or scale == 1]
-        assert len(standard.constraints) >= pairs
-        assert stated
+        levels = {"Channel": 0} | {name: i + 1 for i, name in enumerate(standard.levels)}
+        levels = {name.lower(): number for name, number in levels.items()}
+        found = {
+            (c.level, COMMANDS[c.after], COMMANDS[c.before], c.ticks, c.window, c.siblings)
+            for c in standard.constraints
+        }
+        stated = set(_stated(given, levels, scale))
+        assert stated <= found, name
+        # What is ours beside them is how long a command holds its bus.
+        lengths = {_NAMES.get(c, c): int(n * scale) for c, n in given["command_cycles"].items()}
+        for level, after, _, ticks, window, siblings in found - stated:
+            assert (level, window, siblings) == (0, 1, False), (name, after)
+            assert ticks == lengths.get(after, scale) > 1, (name, after)
+
+
+_NAMES = {"PREpb": "PRE", "ACT1": "ACT", "CAS_RD": "CAS", "CAS_WR": "CAS"}
+
+
+def _stated(given, levels, scale):
+    """Yield the reference's constraints with the lengths of commands, ticks."""
+    clocks = {name: value * scale for name, value in given["timings_CK"].items()}
+    lengths = {_NAMES.get(c, c): int(n * scale) for c, n in given["command_cycles"].items()}
+    for level, before, behind, latency, window, siblings in given["constraints"]:
+        words = [int(w) if w.isdigit() else clocks.get(w, w) for w in latency.split()]
+        nominal, sign = 0, 1
+        for word in words:
+            if word in ("+", "-"):
+                sign = 1 if word == "+" else -1
+            else:
+                nominal += sign * word
+        for a in (_NAMES.get(c, c) for c in before if "RFM" not in c):
+            for b in (_NAMES.get(c, c) for c in behind if "RFM" not in c):
+                ticks = nominal + lengths.get(a, scale) - lengths.get(b, scale)
+                yield levels[level.lower()], a, b, ticks, window, siblings

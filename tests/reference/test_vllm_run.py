@@ -14,6 +14,7 @@ import pytest
 from opbyte.sim.serving.blocks import BlockPool
 from opbyte.sim.serving.compiled.loop import serve_compiled
 from opbyte.sim.serving.engine import serve
+from opbyte.sim.serving.prices.batch import Batch
 from opbyte.sim.serving.prices.build import StepPrices
 from opbyte.sim.serving.prices.grid import grid_cost
 from opbyte.sim.serving.schedulers import Continuous, Limits
@@ -142,6 +143,6 @@ def test_where_the_data_sheet_is_off(prices, pieces, decodes, context, low, high
     new, past = np.zeros((2, 8))
     for i, (tokens, before) in enumerate(pieces):
         new[i], past[i] = tokens, before
-    shape = (len(pieces), float(decodes), float(context))
-    theirs, _ = grid_cost(prices.table, new, past, *shape, np.zeros(1))
+    batch = Batch(new, past, len(pieces), float(decodes), float(context))
+    theirs, _ = grid_cost(prices.table, batch, np.zeros(1))
     assert low <= ours.seconds / theirs - 1.0 <= high

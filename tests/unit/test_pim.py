@@ -146,6 +146,50 @@ def test_units_that_open_the_next_bank_ahead_hide_row_switches():
     assert stream < took < stream + 32 + 16 * 2 * 8 + 46 + 100
 
 
+@pytest.mark.parametrize(
+    ("level", "artifact", "clocks_of_one"),
+    [
+        ("bank", "none", 456),
+        ("bank", "attacc", 456 - 19 + 1),
+        ("bank_group", "none", 8 + 19 + 456 + 19),
+        ("bank_group", "attacc", 1 + 456 + 19),
+        ("buffer", "none", 8 + 19 + 456 + 19),
+    ],
+)
+def test_a_refresh_shares_the_row_switch_where_all_banks_switch_at_once(
+    level, artifact, clocks_of_one
+):
+    """4096 tokens at the banks meet one refresh, and units that go from bank to bank several."""
+    device = pim_device(ATTACC, level, changes={"artifact": artifact})
+    never = replace(device, refresh="none")
+    took, work = (attention_clocks(d, 1.0, 4096.0, 128.0, 1.0) for d in (device, never))
+    count = (took - work) / clocks_of_one
+    assert count == (1 if level == "bank" else round(count)) >= 1
+    steady = attention_clocks(replace(device, refresh="steady"), 1.0, 4096.0, 128.0, 1.0)
+    assert steady == pytest.approx(work * 5070 / (5070 - clocks_of_one))
+
+
+def test_the_defect_of_attacc_needs_values_that_fill_one_row():
+    """Of 256 tokens they do: the second head's are taken for the first's, and are still open."""
+    short, long = (
+        [
+            attention_clocks(pim_device(ATTACC, changes={"artifact": x}), 32.0, tokens, 128.0, 1.0)
+            for x in ("none", "attacc")
+        ]
+        for tokens in (256.0, 272.0)
+    )
+    assert short[0] - short[1] == 46 - 6
+    assert long[0] == long[1]
+    points = attention_clocks(
+        pim_device(ATTACC, changes={"artifact": "attacc"}),
+        32.0,
+        np.array([256.0, 272.0]),
+        128.0,
+        1.0,
+    )
+    assert points.tolist() == [short[1], long[1]]
+
+
 def test_power_limits_macs_and_activation():
     free = pim_device(ATTACC, changes={"power_limited": False})
     assert free.step == 4 < pim_device(ATTACC).step == 6

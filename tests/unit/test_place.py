@@ -196,7 +196,10 @@ def test_coverage_is_the_share_of_a_tier_that_tensors_may_take():
         ({"pipeline": {"kind": "staggered", "batches": 2, "replicas": 1}}, "pipeline"),
         ({"routes": {"kv": {"via": ["net"]}}}, "routes"),
         ({"place": {"kv": {"in": {"dev.hbm": 1.0}, "copies": 2}}}, "place.kv.copies"),
-        ({"place": {"kv": {"in": {"dev.hbm": 1.0}, "page": "4 KiB"}}}, "place.kv.page"),
+        (
+            {"place": {"kv": {"in": {"dev.hbm": 1.0}, "page": "4 KiB", "spill": [{"tier": "x"}]}}},
+            "place.kv.page of what",
+        ),
     ],
 )
 def test_wishes_that_would_be_ignored_are_refused(mapping, wish):

@@ -147,15 +147,16 @@ def test_bytes_of_experts_are_those_of_the_tokens_in_each_layer():
     def experts(tokens):
         return float(Routing().distinct(128, 8, tokens)) * each
 
-    from opbyte.sim.serving.prices.step import group_cost
+    from opbyte.sim.serving.prices.batch import Batch
+    from opbyte.sim.serving.prices.step import flat_cost
     from opbyte.sim.serving.stamped import compiled
 
     moved = np.zeros(len(of.resources) + 2)
-    sizes = np.array([400.0]), np.zeros(1), 1, 10.0, 3000.0
-    compiled(group_cost)(of.table, 3, 16, *sizes, moved)
+    batch = Batch(np.array([400.0]), np.zeros(1), 1, 10.0, 3000.0)
+    compiled(flat_cost)(of.table, moved, *batch._replace(group=3, groups=16))
     assert moved[-1] == pytest.approx(3 * experts(410) + 45 * experts(10), rel=1e-9)
     whole_step = np.zeros(len(of.resources) + 2)
-    compiled(group_cost)(of.table, 0, 0, *sizes, whole_step)
+    compiled(flat_cost)(of.table, whole_step, *batch)
     assert whole_step[-1] == pytest.approx(48 * experts(410), rel=1e-9)
     # Weights that are no experts are read in every step, however many tokens there are.
     assert 0.9 < moved[-2] / whole_step[-2] <= 1.0

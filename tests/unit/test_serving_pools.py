@@ -14,6 +14,7 @@ from opbyte.sim.serving.arrivals import ask
 from opbyte.sim.serving.clock import Clock
 from opbyte.sim.serving.fleet.link import Wire, wire_of
 from opbyte.sim.serving.fleet.server import FleetServer, server_of
+from opbyte.sim.serving.prices.batch import Batch
 from opbyte.sim.serving.prices.grid import grid_cost
 from opbyte.sim.serving.requests import requests_of
 from opbyte.sim.serving.server import Server
@@ -89,7 +90,7 @@ def test_an_idle_link_takes_latency_and_bytes_over_rate():
     given = RequestTrace(np.array([0.0]), np.array([30]), np.array([2]))
     served = server().serve(given)
     new = np.zeros(8)
-    step, _ = grid_cost(PRICES.table, new, new, 0, 1.0, 31.0, np.zeros(1))
+    step, _ = grid_cost(PRICES.table, Batch(new, new, 0, 1.0, 31.0), np.zeros(1))
     first, last = served.times[1:, 0]
     assert last - first == pytest.approx(LATENCY + 8 * BLOCK / RATE + step)
 

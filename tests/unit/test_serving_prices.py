@@ -14,7 +14,9 @@ from opbyte.core.mapping import load_mapping
 from opbyte.core.ops import Array
 from opbyte.hw_models.machine import Machine, load_machine
 from opbyte.sim.result import PhaseRun
+from opbyte.sim.serving.prices.batch import Batch
 from opbyte.sim.serving.prices.build import StepPrices
+from opbyte.sim.serving.prices.step import flat_cost
 from opbyte.sim.serving.prices.step_table import step_cost
 from opbyte.sim.serving.stamped import compiled, stamped_files
 from opbyte.sim.simulate import evaluate, resolve_mapping, total
@@ -88,9 +90,8 @@ class Drawn:
         busy = np.zeros((points, len(of.resources)))
         new, past = (np.ascontiguousarray(x.T) for x in (self.new, self.past))
         for i in range(points):
-            seconds[i], joules[i] = compiled(step_cost)(
-                of.table, new[i], past[i], len(self.new), self.decodes[i], self.context[i], busy[i]
-            )
+            batch = Batch(new[i], past[i], len(self.new), self.decodes[i], self.context[i])
+            seconds[i], joules[i] = compiled(flat_cost)(of.table, busy[i], *batch)
         return seconds, joules, busy
 
 
@@ -244,12 +245,10 @@ def test_the_twin_is_the_compiled_function():
         seconds, joules, busy = drawn.table(case)
         for i in range(len(seconds)):
             held = np.zeros(len(of.resources))
-            sizes = (drawn.new[:, i], drawn.past[:, i], 2, drawn.decodes[i], drawn.context[i])
-            assert step_cost(of.table, *sizes, held) == pytest.approx(
-                (seconds[i], joules[i]), 1e-13
-            )
+            batch = Batch(drawn.new[:, i], drawn.past[:, i], 2, drawn.decodes[i], drawn.context[i])
+            assert step_cost(of.table, batch, held) == pytest.approx((seconds[i], joules[i]), 1e-13)
             np.testing.assert_allclose(held, busy[i], rtol=1e-13)
-            assert step_cost(of.table, *sizes, held)[0] == pytest.approx(seconds[i], 1e-13)
+            assert step_cost(of.table, batch, held)[0] == pytest.approx(seconds[i], 1e-13)
             np.testing.assert_allclose(held, 2 * busy[i], rtol=1e-13)
 
 
@@ -258,7 +257,8 @@ def test_a_compiled_loop_may_call_it():
     def loop(table, new, past, busy, times):
         seconds = 0.0
         for i in range(times):
-            seconds += step_cost(table, new, past, 1, 4.0, 400.0 + i, busy)[0]
+            batch = Batch(new, past, 1, 4.0, 400.0 + i, 0.0, 0, 0)
+            seconds += step_cost(table, batch, busy)[0]
         return seconds
 
     of, busy = prices(*EXACT[0]), np.zeros(2)
@@ -270,11 +270,11 @@ def test_a_compiled_loop_may_call_it():
 
 def test_only_so_many_entries_are_pieces():
     of, held = prices(*EXACT[0]), np.zeros(2)
-    one = step_cost(of.table, np.array([64.0]), np.array([0.0]), 1, 4.0, 400.0, held)[0]
+    one = step_cost(of.table, Batch(np.array([64.0]), np.zeros(1), 1, 4.0, 400.0), held)[0]
     more = np.array([64.0, 9.0, 5.0])
-    assert step_cost(of.table, more, more, 0, 4.0, 400.0, held)[0] < one
+    assert step_cost(of.table, Batch(more, more, 0, 4.0, 400.0), held)[0] < one
     past = np.array([0.0, 7.0, 7.0])
-    assert step_cost(of.table, more, past, 1, 4.0, 400.0, held)[0] == one
+    assert step_cost(of.table, Batch(more, past, 1, 4.0, 400.0), held)[0] == one
 
 
 def test_a_cost_names_its_resources():
@@ -310,7 +310,7 @@ def test_an_iteration_outside_the_table_is_refused(chunks, decodes):
         of.cost(chunks, decodes, 100 * decodes)
     new, past = (np.array([c[i] for c in chunks], np.float64) for i in (0, 1))
     with pytest.raises(ValueError, match="more tokens or sequences than its table"):
-        step_cost(of.table, new, past, len(chunks), float(decodes), 1.0, np.zeros(2))
+        step_cost(of.table, Batch(new, past, len(chunks), float(decodes), 1.0), np.zeros(2))
 
 
 MANY = {"max_tokens": TOKENS, "max_sequences": SEQUENCES}

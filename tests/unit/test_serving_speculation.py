@@ -18,9 +18,10 @@ from opbyte.sim.serving.compiled.guess_plan import drawn_at
 from opbyte.sim.serving.compiled.guesses import serve_guessing
 from opbyte.sim.serving.compiled.state import SERIES
 from opbyte.sim.serving.engine import serve
+from opbyte.sim.serving.prices.batch import Batch
 from opbyte.sim.serving.prices.build import StepPrices
 from opbyte.sim.serving.prices.grid import GridPrices, GridTable, grid_cost
-from opbyte.sim.serving.prices.step import step_cost
+from opbyte.sim.serving.prices.step import flat_cost
 from opbyte.sim.serving.requests import Request
 from opbyte.sim.serving.schedulers import SCHEDULERS, Continuous, Limits
 from opbyte.sim.serving.server import Server
@@ -189,9 +190,8 @@ def test_what_a_lone_request_takes_is_its_passes():
     times, *_ = by_plug_in([0.0], [10], [9], limits, 20, 4)
 
     def cost(of, new, past, decodes=0, context=0, logits=0):
-        sizes = np.array([float(new)]), np.array([float(past)])
-        pieces = int(new > 0)
-        return grid_cost(of.table, *sizes, pieces, decodes, context, np.zeros(1), logits)[0]
+        sizes = np.array([float(new)]), np.array([float(past)]), int(new > 0)
+        return grid_cost(of.table, Batch(*sizes, decodes, context, logits), np.zeros(1))[0]
 
     prompt = cost(PRICES, 10, 0) + cost(DRAFT, 10, 0)
     assert times[1, 0] == pytest.approx(prompt, rel=1e-12)
@@ -268,9 +268,8 @@ def test_a_verification_costs_what_it_costs_alone():
         direct = ob.simulate(A100, work).seconds
         new, past = np.full(batch, tokens + 1.0), np.full(batch, context - 1.0)
         busy = np.zeros(len(most.resources))
-        seconds, _ = compiled(step_cost)(
-            most.table, new, past, batch, 0.0, 0.0, busy, float(batch * tokens)
-        )
+        verified = Batch(new, past, batch, 0.0, 0.0, float(batch * tokens))
+        seconds, _ = compiled(flat_cost)(most.table, busy, *verified)
         assert seconds == pytest.approx(direct, rel=1e-9)
 
 

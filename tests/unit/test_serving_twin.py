@@ -10,6 +10,7 @@ from opbyte.sim.serving.blocks import BlockPool
 from opbyte.sim.serving.compiled.loop import serve_compiled
 from opbyte.sim.serving.compiled.state import SERIES
 from opbyte.sim.serving.engine import serve
+from opbyte.sim.serving.prices.batch import Batch
 from opbyte.sim.serving.prices.grid import GridPrices, GridTable, grid_cost
 from opbyte.sim.serving.requests import Request
 from opbyte.sim.serving.schedulers import SCHEDULERS, Limits
@@ -199,8 +200,8 @@ def test_one_request_alone():
     new, past = np.zeros(4), np.zeros(4)
 
     def step(pieces, decodes, context):
-        args = (pieces, float(decodes), float(context), np.zeros(1))
-        return grid_cost(PRICES.table, new, past, *args)[0]
+        batch = Batch(new, past, pieces, float(decodes), float(context))
+        return grid_cost(PRICES.table, batch, np.zeros(1))[0]
 
     end = 1.0
     for tokens, before in ((8, 0), (8, 8), (4, 16)):

@@ -16,10 +16,11 @@ from opbyte.sim.serving.compiled.fleet import route_compiled
 from opbyte.sim.serving.compiled.guesses import serve_guessing
 from opbyte.sim.serving.compiled.loop import serve_compiled
 from opbyte.sim.serving.engine import serve
+from opbyte.sim.serving.prices.batch import Batch
 from opbyte.sim.serving.prices.build import StepPrices
 from opbyte.sim.serving.prices.layers import LayerPrices
 from opbyte.sim.serving.prices.layout import ATTENDED, attend, pairs_of
-from opbyte.sim.serving.prices.step import step_cost
+from opbyte.sim.serving.prices.step import flat_cost
 from opbyte.sim.serving.requests import Request
 from opbyte.sim.serving.schedulers import SCHEDULERS, Limits
 from opbyte.sim.serving.speculation import Drafter, Guesses
@@ -134,7 +135,7 @@ def test_nothing_is_left_of_what_a_step_was_told():
     assert of.cost([], 2, 1001.0) == mean
     none = np.zeros(0)
     of.cost([], 2, [1.0, 1000.0])
-    seconds, _ = compiled(step_cost)(of.table, none, none, 0, 2.0, 1001.0, np.zeros(2))
+    seconds, _ = compiled(flat_cost)(of.table, np.zeros(2), *Batch(none, none, 0, 2.0, 1001.0))
     assert seconds == mean.seconds
     assert not of.table.masks[:, ATTENDED].any()
 

@@ -282,9 +282,18 @@ def test_mixtures_hybrids_and_latent_attention_run(model: str, kind: str) -> Non
 
 # -- every machine -------------------------------------------------------------------------
 
-WITHOUT_BF16 = ("t4", "hbm-pim", "neupims", "upmem-2556")
+WITHOUT_BF16 = (
+    *("t4", "hbm-pim", "neupims", "upmem-2556", "vitallm"),
+    *("m2-ultra-cpu", "agx-orin-cpu", "raspberry-pi-5", "surface-book-3"),
+)
 #: Machines whose memory does not hold the model.
-SMALL = {"gddr6-aim": "chip.dram", "ianus": "device.dram", "pim-gpt": "device.dram"}
+SMALL = {
+    "gddr6-aim": "chip.dram",
+    "ianus": "device.dram",
+    "pim-gpt": "device.dram",
+    "lut-generator": "chip.lpddr",
+    "tellme-kv260": "fpga.ddr4",
+}
 
 
 @pytest.mark.parametrize("fidelity", ["bound", "analytic", "event"])
@@ -297,20 +306,29 @@ def test_every_machine_prices_llama_or_says_why_not(name: str, kind: str, fideli
         with pytest.raises(UncoveredError, match=rf"{name}.*bf16"):
             simulate(name, work, fidelity=fidelity)
         return
+    if name == "lut-tile":
+        with pytest.raises(UncoveredError, match="multiplies ternary weights"):
+            simulate(name, work, fidelity=fidelity)
+        return
     if name in SMALL:
         with pytest.raises(CapacityError, match=SMALL[name]):
             simulate(name, work, fidelity=fidelity)
         return
     result = simulate(name, work, fidelity=fidelity)
     machine = load_machine(name)
-    unit = next(u for u in machine.units.values() if u.config.peak)
+    unit = next(u for u in machine.units.values() if u.config.peak or u.config.array)
     devices = machine.mapping().degrees.devices
     port = next(m for m in machine.memories if m.endswith((".hbm", ".gddr", ".dram")))
     if machine.mapping().default and machine.mapping().default.together:
         devices = machine.memory(port).count
         unit = next(u for u in machine.units.values() if u.part == machine.memory(port).part)
     rate = next(v for p, v in machine.values.items() if p.startswith(port) and "bandw" in p)
-    peak = machine.values[f"{unit.path}.peak.bf16"]
+    peak = machine.values.get(f"{unit.path}.peak.bf16")
+    if peak is None:
+        rows, columns = unit.config.array
+        passes = 16.0 / (machine.values.get(f"{unit.path}.serial.bits") or 16.0)
+        rate_of_one = unit.config.serial.dot * machine.values[f"{unit.path}.clock"] / passes
+        peak = 2.0 * rows * columns * rate_of_one
     # Each weight that is used is read once, and each parameter multiplies once for each token.
     tokens = 1 if kind == "decode" else 1024
     weights = 2 * (LLAMA.parameters - LLAMA.vocab * LLAMA.hidden) / (devices * rate)

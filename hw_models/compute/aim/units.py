@@ -74,6 +74,17 @@ def _kernel_prices(ops: Rows, prices: list[_Price], home: str) -> KernelPrices |
 class AimUnit(_Kernels):
     """MAC units at the banks of GDDR6-AiM: products with weights, keys and values."""
 
+    def compute_seconds(self, table: OpTable, rows: Rows, unit: UnitView, *, ideal: bool) -> Array:
+        """Return operations over peak, see `UnitModel`.
+
+        Raises:
+            UncoveredError: If the unit lacks a dtype, or banks hold something else.
+        """
+        for row in rows:
+            if table.kinds[row] in ("gemm", "score", "context"):
+                check_stored(table, int(row), f"{unit.machine.name}: unit '{unit.path}'")
+        return super().compute_seconds(table, rows, unit, ideal=ideal)
+
     def kernel_prices(self, placed: PlacedOps, ops: Rows, unit: UnitView) -> KernelPrices | None:
         """Return the price of each operator.
 

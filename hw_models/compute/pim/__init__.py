@@ -38,8 +38,13 @@ class ComputeInMemory(TiledMatrix):
         """Return operations over peak, see `UnitModel`.
 
         The bound leaves out a softmax that runs beside products, or whose time is a command's.
+
+        Raises:
+            UncoveredError: If the unit lacks a dtype, or banks hold something else.
         """
         block = unit.machine.unit(unit.path).config.pim
+        if ideal and block is not None:
+            _check_products(table, rows, unit)
         if not ideal or block is None or not (block.interleave or unit.get("vector") is None):
             return super().compute_seconds(table, rows, unit, ideal=ideal)
         others = np.array([table.kinds[row] != "softmax" for row in rows], bool)
@@ -73,6 +78,13 @@ class ComputeInMemory(TiledMatrix):
         home, _ = level_of(unit)
         seconds, joules = (np.stack(np.broadcast_arrays(*x)) for x in zip(*prices, strict=True))
         return KernelPrices(np.array(found), seconds, home, joules, holds=True)
+
+
+def _check_products(table: OpTable, rows: Rows, unit: UnitView) -> None:
+    """Refuse what no bank holds as the unit multiplies it, whose bound would be a price too."""
+    for row in rows:
+        if table.kinds[row] in ATTENTION - {"softmax"} or (table["m"][row] > 0).any():
+            check_stored(table, int(row), _device(unit, table.dtypes[row]).name)
 
 
 def _priced(table: OpTable, rows: Rows, kinds: set[str], unit: UnitView) -> _Price:

@@ -55,7 +55,7 @@ def attention_clocks(d: PimDevice, heads: Any, tokens: Any, width: Any, queries:
     for name, size in (("heads", heads), ("tokens", tokens), ("head_dim", width)):
         if np.any(np.asarray(size) < 1):
             raise WorkloadError(f"{d.name}: attention needs {name} >= 1, got {np.min(size):g}")
-    each = up(up(heads / d.instances) / d.channels)
+    each = up(up(up(heads / d.instances) / d.channels) * d.fullest)
     one = head_program(d, tokens, width, queries)
     start = State()
     if not d.interleave:
@@ -108,7 +108,7 @@ def pair_program(d: PimDevice, tokens: Any, width: Any, queries: Any) -> Program
                     )
                 ],
             ),
-            (1.0, [h.with_moves(h.macs, {"read": h.output})]),
+            (1.0, [h.with_moves(h.last_context, {"read": h.output})]),
             (1.0, [Stage(moves={"read": h.last_output})]),
         ],
     )
@@ -129,6 +129,9 @@ class _Head:
         sides = d.outputs / d.pseudo_channels
         per_row = per_row * queries if d.reuse else per_row
         self.macs = Stage(columns * queries, per_row)
+        # AttAcc's trace generators give the second head's context the addresses of the first's.
+        same_row = d.artifact & np.less_equal(self.macs.columns, per_row)
+        self.last_context = replace(self.macs, hit=same_row)
         self.query = Stage(moves={"load": queries * d.depth * across})
         self.last_scores = sides * queries
         self.scores = up(turns / d.lanes) * self.last_scores
@@ -146,9 +149,13 @@ class _Head:
 
 
 def _as_products(d: PimDevice, tokens: Any, width: Any, queries: Any) -> Program:
-    """Return score and context as products of one channel, values stored transposed."""
+    """Return score and context as products of one channel, values stored transposed.
+
+    Keys of new tokens follow in other banks, and in the same row with `pack`. Values of new tokens
+    follow in the row of their element, which holds none of another.
+    """
     channel = replace(d, channels=1.0, instances=1.0)
     score, _ = product(channel, queries, tokens, width)
-    context, _ = product(channel, queries, width, tokens)
+    context, _ = product(replace(channel, pack=False), queries, width, tokens)
     softmax = program_of(d, [(1.0, [Stage(moves={"softmax": 1.0 * queries})])])
     return [*score, *softmax, *context]

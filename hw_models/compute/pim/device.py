@@ -33,6 +33,7 @@ class PimDevice:
         depth: Units that share the depth of one output.
         open_rows: Rows that a unit holds open at a time: banks that it works through in turn.
         lanes: Elements of a column, which one MAC command multiplies in one unit.
+        fullest: Work of the fullest channel over the mean, in attention.
         step: Clocks from MAC to MAC.
         rcd: Clocks from the activation of the first bank to a MAC in all of them.
         per_bank: Column accesses of a row.
@@ -59,6 +60,7 @@ class PimDevice:
     step: Any
     results: Any
     buffer: Any
+    fullest: Any
     rcd: Any
     rp: Any
     rtp: Any
@@ -80,6 +82,7 @@ class PimDevice:
     refresh: str
     transposed: bool
     by_tile: bool
+    artifact: bool
 
     @classmethod
     def of(cls, unit: UnitView, dtype: str) -> PimDevice | None:
@@ -111,6 +114,8 @@ class PimDevice:
             refresh=block.refresh,
             transposed=block.context == "rows",
             by_tile=block.finish == "tile",
+            artifact=block.artifact == "attacc",
+            fullest=unit.get("pim.fullest"),
             **_organisation(unit, level, size),
             **_timing(unit, block, level, size),
         )
@@ -138,8 +143,18 @@ class PimDevice:
 
     @property
     def refresh_clocks(self) -> Any:
-        """Return what one refresh delays MACs: precharge, refresh, and the row opened again."""
-        return self.rtp + self.rp + self.rfc + self.rcd
+        """Return what one refresh delays MACs.
+
+        Where all banks work at once it waits for the next row switch, whose precharge and
+        activation it needs too (JEDEC lets refreshes wait). Units that go from bank to bank never
+        pause: they lose their rows, precharge, refresh, and open them again.
+        """
+        # AttAcc's simulator precharges at once and refreshes a clock later, without tRTP and tRP.
+        missing = self.rp - 1.0 if self.artifact else 0.0
+        if self.level == "bank":
+            return self.rfc - missing
+        read = 0.0 if self.artifact else self.rtp
+        return read + self.rp + self.rfc + self.rcd - missing
 
     @property
     def all_banks(self) -> Any:
@@ -185,7 +200,7 @@ def _element(unit: UnitView, dtype: str) -> float:
 
 def _check_refresh(unit: UnitView, device: PimDevice) -> None:
     """Raise ConfigError where refresh, with its row opened again, leaves no time for work."""
-    lost = device.refresh_clocks
+    lost = device.rtp + device.rp + device.rfc + device.rcd
     if device.refresh != "none" and np.any(np.asarray(lost >= device.refi)):
         raise ConfigError.one(
             unit.machine.document.name,

@@ -9,6 +9,8 @@ all rows of the matrix are multiplied before the next chunk is loaded; a unit ke
     columns = tiles * ceil(chunk / (depth * lanes))          for each chunk
     rows    = tiles, or with `pack` ceil(columns / columns of a row)
 
+With `pack` a row stays open while the results of its tiles are read one after the other.
+
 Edges are padded: the slowest channel counts. Where loads have a path of their own half of the
 buffer takes the next chunk meanwhile, and results leave beside the MACs that follow. Several input
 rows (m) repeat all of it, or, with `reuse: row`, each open row serves as many of them as the buffer
@@ -56,7 +58,7 @@ class Counts:
         moves: dict[str, Any] = {}
         for repeats, stages in program:
             for stage in stages:
-                rows = rows + repeats * stage.rows
+                rows = rows + (0.0 if stage.hit else repeats * stage.rows)
                 columns = columns + repeats * stage.columns
                 for kind, count in stage.moves.items():
                     moves[kind] = moves.get(kind, 0.0) + repeats * count
@@ -163,16 +165,42 @@ def results_of(d: PimDevice, held: Any) -> dict[str, Any]:
 def _chunk(
     d: PimDevice, repeats: Any, size: Any, tiles: Any, at_once: Any
 ) -> list[tuple[Any, list[Stage]]]:
-    """Return the stages of one chunk of the input against all rows of the matrix."""
+    """Return the stages of one chunk of the input against all rows of the matrix.
+
+    Results are read once for every `kept` tiles. With `pack` several of these groups lie in one
+    row, which stays open meanwhile.
+    """
     columns = up(size / (d.depth * d.lanes))
     kept = least(tiles, biggest(d.results, at_once)(_whole(d.results / at_once), 1.0))
-    full = _whole(tiles / kept)
+    groups = _whole(tiles / kept)
+    in_row = biggest(columns, kept)(_whole(d.per_bank / (columns * kept)), 1.0) if d.pack else 1.0
+    rows = _whole(groups / in_row)
+    left, rest = groups - rows * in_row, tiles - groups * kept
     load = Stage(moves={"load": at_once * up(size * d.size / d.column)})
     parts: list[tuple[Any, list[Stage]]] = [(repeats, [load])]
-    for many, held in ((full, kept), (up(tiles / kept) - full, tiles - full * kept)):
-        if np.any(many > 0):
-            parts.append((repeats * many, _group(d, columns, held, at_once)))
+    slots = range(int(np.max(in_row)))
+    if np.any(rows > 0):
+        held = [_where(i < np.asarray(in_row), kept, 0.0) for i in slots]
+        parts.append((repeats * rows, _row(d, columns, held, at_once)))
+    if np.any(left + rest > 0):
+        after = [_where(i == np.asarray(left), rest, 0.0) for i in slots]
+        held = [_where(i < np.asarray(left), kept, a) for i, a in zip(slots, after, strict=True)]
+        parts.append((repeats, _row(d, columns, held, at_once)))
     return parts
+
+
+def _where(test: Any, some: Any, none: Any) -> Any:
+    """Return `np.where`, a float for floats."""
+    if np.ndim(test) == 0 and np.ndim(some) == 0 and np.ndim(none) == 0:
+        return some if test else none
+    return np.where(test, some, none)
+
+
+def _row(d: PimDevice, columns: Any, held: list[Any], at_once: Any) -> list[Stage]:
+    """Return the stages of groups of so many tiles in one row, or in several for one group."""
+    first, *others = (_group(d, columns, h, at_once) for h in held if np.any(np.asarray(h) > 0))
+    open_row = (replace(s, hit=True) if np.any(s.columns > 0) else s for g in others for s in g)
+    return [*first, *open_row]
 
 
 def _by_tile(

@@ -44,13 +44,13 @@ class Stage:
         columns: MAC commands.
         per_row: Of them in one row; the last row may hold fewer.
         moves: Commands by kind.
-        hit: The columns are in the row that the last stage with MACs left open.
+        hit: The columns are in the row that the last stage with MACs left open, (points,) or one.
     """
 
     columns: Any = 0.0
     per_row: Any = 1.0
     moves: dict[str, Any] = field(default_factory=dict)
-    hit: bool = False
+    hit: Any = False
 
     @property
     def rows(self) -> Any:
@@ -220,9 +220,10 @@ def _all_banks(
     d: PimDevice, state: State, stage: Stage, start: Any, most: Callable[..., Any]
 ) -> tuple[Any, Any]:
     """Return the first MAC of the last row and its activation, where all banks switch at once."""
-    c = stage.per_row
-    if stage.hit:
-        return most(start, state.mac + d.step), state.act
+    c, hit = stage.per_row, np.asarray(stage.hit)
+    still_open = most(start, state.mac + d.step), state.act
+    if hit.all():
+        return still_open
     asked = start if d.late else NEVER
     closed = most(state.mac + d.rtp, state.act + d.ras, asked) + d.rp
     act = most(0.0 if d.overlap else start, closed, state.act + d.rc)
@@ -232,7 +233,10 @@ def _all_banks(
     second = most(most(closed, act + d.rc) + d.rcd, first + c * d.step)
     more = stage.rows - 2.0
     row = np.where(more >= 0, second + more * row_clocks(d, c), first)
-    return row, np.where(more >= 0, row - d.rcd, act)
+    opened = row, np.where(more >= 0, row - d.rcd, act)
+    if not hit.any():
+        return opened
+    return np.where(hit, still_open[0], opened[0]), np.where(hit, still_open[1], opened[1])
 
 
 def _ahead(

@@ -66,7 +66,7 @@ class Walker:
             self.time = moved
             return
         for count in _rows(stage):
-            self._row(count, start, hit=stage.hit)
+            self._row(count, start, hit=bool(stage.hit))
         self.time = max(self.mac + 1, moved) if d.overlap else self.mac + d.step
 
     def _moves(self, stage: Stage, start: float) -> float:
@@ -84,7 +84,7 @@ class Walker:
             self._open(bank, start)
         for i in range(count):
             clock = max(start, self.mac + d.step, bank.act + d.rcd if i == 0 and not hit else NEVER)
-            if d.refresh == "fresh" and clock >= self.due:
+            if d.refresh == "fresh" and d.level != "bank" and clock >= self.due:
                 clock = self._refresh(clock, bank)
             self.log.append((clock, "mac"))
             self.mac = bank.mac = clock
@@ -98,6 +98,11 @@ class Walker:
             self.log.append((precharge, "precharge"))
             bank.ready = max(precharge + d.rp, bank.act + d.rc)
         bank.act = max(earliest, bank.ready)
+        if d.refresh == "fresh" and d.level == "bank" and bank.act >= self.due:
+            # It waited for the row to end, and needs its precharge and the next activation.
+            self.log.append((bank.act, "refresh"))
+            self.due += d.refi
+            bank.act += d.refresh_clocks
         bank.open = True
         self.log.append((bank.act, "activate"))
 

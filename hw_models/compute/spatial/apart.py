@@ -18,7 +18,10 @@ def product_cycles(m: Any, n: Any, k: Any, array: tuple[int, int]) -> Any:
     """
     rows, columns = array
     laid = [
-        (third, np.minimum(*(np.ceil(a / rows) * np.ceil(b / columns) for a, b in ((x, y), (y, x)))))
+        (
+            third,
+            np.minimum(*(np.ceil(a / rows) * np.ceil(b / columns) for a, b in ((x, y), (y, x)))),
+        )
         for third, x, y in ((k, m, n), (m, k, n), (n, k, m))
     ]
     return np.minimum.reduce([np.asarray(third * tiles) for third, tiles in laid])
@@ -27,9 +30,7 @@ def product_cycles(m: Any, n: Any, k: Any, array: tuple[int, int]) -> Any:
 def score_cycles(cascade: Cascade, arrays: Arrays) -> float:
     """Return the lane operations of one score: all Einsums of a softmax that walk the keys."""
     return sum(
-        arrays.point_cycles(LANES, e)
-        for e in cascade.einsums
-        if not e.product and "M" in e.walks
+        arrays.point_cycles(LANES, e) for e in cascade.einsums if not e.product and "M" in e.walks
     )
 
 

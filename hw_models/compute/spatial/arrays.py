@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from opbyte.hw_models.compute.spatial.cascade import Cascade, Einsum
 
@@ -50,8 +51,10 @@ class Arrays:
         return set(einsum.does) <= set(dict(dict(self.cycles).get(array, ())))
 
     def place(self, einsum: Einsum) -> str:
-        """Return where an Einsum runs: on the 2D array if it is a product, or has a value for
-        each pair of query and key to make or to reduce and the PEs are able to; else on the lanes.
+        """Return where an Einsum runs: the 2D array or the lanes.
+
+        On the array run products, and what makes or reduces a value of each pair of query and key
+        if the PEs are able to.
         """
         pairs = bool(einsum.walks & {"M", "M0"})
         return ARRAY if einsum.product or (pairs and self.able(ARRAY, einsum)) else LANES
@@ -114,7 +117,7 @@ class Shape:
         }  # fmt: skip
         return math.prod(ranks[r] for r in einsum.walks)
 
-    @property
+    @cached_property
     def compulsory(self) -> dict[str, float]:
         """Return the bytes of each input and of the result, all groups."""
         return {
@@ -203,10 +206,9 @@ def crossing(cascade: Cascade, arrays: Arrays) -> dict[str, float]:
     """
     found = {}
     for e in cascade.scores:
-        away = [
-            r for r in cascade.readers(e.name)
-            if arrays.place(r) != arrays.place(e) or cascade.pass_of[r.name] != cascade.pass_of[e.name]
-        ]  # fmt: skip
+        here = arrays.place(e), cascade.pass_of[e.name]
+        readers = cascade.readers(e.name)
+        away = [r for r in readers if (arrays.place(r), cascade.pass_of[r.name]) != here]
         if away:
             found[e.name] = 1.0 + len(away)
     return found

@@ -2,8 +2,8 @@
 
 All sizes are elements, of one head with N queries and keys of width d, and M elements of fast
 memory. Any schedule moves on the order of N^2 d^2 / M elements where M >= d^2, and N^2 d / sqrt(M)
-below (Saha and Ye, "The I/O Complexity of Attention, or How Optimal is FlashAttention?", ICML 2024);
-nothing moves less than its inputs and its result, 4 N d.
+below (Saha and Ye, "The I/O Complexity of Attention, or How Optimal is
+FlashAttention?", ICML 2024); nothing moves less than its inputs and its result, 4 N d.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ def lower_bound(tokens: float, width: float, memory: float) -> float:
 def tiled_traffic(tokens: float, width: float, memory: float) -> float:
     """Return the elements that the better of two tiled algorithms moves.
 
-    One pass: as many queries as fit stay with their sums (2 d + 2 each) while keys and values stream
-    by one at a time (2 d), so both come once for each tile of queries. Apart: each product in square
-    tiles of s by s results and strips of s, with s (s + 2) = M; scores and weights go to memory.
+    One pass: as many queries as fit stay with their sums (2 d + 2 each) while keys and values
+    stream by one at a time (2 d), so both come once for each tile of queries. Apart: each product
+    in square tiles of s by s results and strips of s, with s (s + 2) = M; scores and weights go to
+    memory.
 
     Raises:
         ValueError: If a size is not above 0, or the memory holds no tile of 1 by 1.

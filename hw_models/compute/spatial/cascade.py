@@ -34,7 +34,7 @@ class Einsum:
         ranks: Ranks of that tensor.
         walks: Ranks that it walks: its points are their product.
         reads: Tensors that it reads. A tensor that it does not walk a rank of is read where that
-            rank is complete; its own name is what the tile before left.
+            rank is complete; one that is made later, or by itself, is what the tile before left.
         does: Operations of each point, in turn.
     """
 
@@ -44,15 +44,10 @@ class Einsum:
     reads: tuple[str, ...]
     does: tuple[str, ...]
 
-    @property
+    @cached_property
     def product(self) -> bool:
         """Return whether it is a matrix product: its points are multiplied and summed up."""
         return self.does == ("mac",) and self.walks > self.ranks
-
-    @property
-    def runs_on(self) -> bool:
-        """Return whether it carries a value from tile to tile."""
-        return self.name in self.reads
 
 
 def _einsum(name: str, ranks: str, walks: str, reads: str, does: str) -> Einsum:
@@ -89,7 +84,7 @@ class Cascade:
             found[e.name] = number
         return found
 
-    @property
+    @cached_property
     def passes(self) -> int:
         """Return how often the keys are walked from first to last."""
         return max(self.pass_of[e.name] for e in self.einsums if self.keys in e.walks)
@@ -106,27 +101,34 @@ class Cascade:
                 found.add(e.name)
         return frozenset(found - {name})
 
-    @property
+    @cached_property
     def scores(self) -> tuple[Einsum, ...]:
         """Return the Einsums of a value for each pair of query and key."""
         return tuple(e for e in self.einsums if "P" in e.ranks and e.ranks & {"M", "M0"})
 
-    @property
+    @cached_property
     def rows_kept(self) -> int:
         """Return how many values of each pair must live at once from one pass into the next."""
         return max(
             sum(
-                self.pass_of[e.name] <= end < max(self.pass_of[r.name] for r in self.readers(e.name))
+                self.pass_of[e.name]
+                <= end
+                < max(self.pass_of[r.name] for r in self.readers(e.name))
                 for e in self.scores
                 if self.readers(e.name)
             )
             for end in range(1, self.passes + 1)
         )
 
-    @property
+    @cached_property
     def running(self) -> tuple[Einsum, ...]:
         """Return what is carried from tile to tile of the keys, for each query."""
-        return tuple(e for e in self.einsums if e.runs_on)
+        known: set[str] = set()
+        early: set[str] = set()
+        for e in self.einsums:
+            early |= set(e.reads) - known
+            known.add(e.name)
+        return tuple(e for e in self.einsums if e.name in early)
 
 
 CASCADES: dict[str, Cascade] = {
@@ -167,9 +169,9 @@ CASCADES: dict[str, Cascade] = {
                 _einsum("SLNV", "F M1 P", "F M1 M0 P", "SLN BV", "mac"),
                 _einsum("PRM", "M1 P", "M1 P", "RM", "add exp"),
                 _einsum("SPD", "M1 P", "M1 P", "RD PRM", "mac"),
-                _einsum("RD", "M1 P", "M1 P", "RD SLD SPD", "add"),
+                _einsum("RD", "M1 P", "M1 P", "SLD SPD", "add"),
                 _einsum("SPNV", "F M1 P", "F M1 P", "RNV PRM", "mac"),
-                _einsum("RNV", "F M1 P", "F M1 P", "RNV SLNV SPNV", "add"),
+                _einsum("RNV", "F M1 P", "F M1 P", "SLNV SPNV", "add"),
                 _einsum("AV", "F P", "F P", "RNV RD", "div"),
             ),
         ),

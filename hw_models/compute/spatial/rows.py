@@ -16,6 +16,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from opbyte.core.errors import CapacityError
 from opbyte.hw_models.compute.spatial.arrays import (
     ARRAY,
     LANES,
@@ -64,8 +65,13 @@ def _choices(arrays: Arrays, shape: Shape) -> Iterator[Choice]:
 
 @dataclass(frozen=True)
 class _Moved:
-    """What a choice moves: bytes by tensor without scores, and seconds of the 2D array."""
+    """What a choice moves: bytes by tensor without scores, and cycles of the two products.
 
+    Attributes:
+        staged: Bytes of inputs and results on the chip; the rows of scores are the rest of it.
+    """
+
+    staged: float
     footprint: float
     spilled: float
     traffic: dict[str, float]
@@ -106,29 +112,34 @@ def _moved(choice: Choice, cascade: Cascade, arrays: Arrays, shape: Shape) -> _M
         "weights": queries * high * math.ceil(shape.value_width / across),
     }
     cycles = first[choice.first] * shape.share, second[choice.second] * shape.share
-    return _Moved(footprint, spilled, traffic, (cycles[0], cycles[1]))
+    return _Moved(staged, footprint, spilled, traffic, (cycles[0], cycles[1]))
 
 
-def by_rows(cascade: Cascade, arrays: Arrays, shape: Shape, *, schedule: str) -> Plan:
+def by_rows(cascade: Cascade, arrays: Arrays, shape: Shape, *, schedule: str, where: str) -> Plan:
     """Return the plan of a cascade of several passes, as FLAT's mapper would choose it.
 
     Args:
         schedule: `overlapped`: the arrays and the memory work at the same time; `serial`: each
             Einsum follows the one before it.
+        where: The buffer's name, for errors.
+    Raises:
+        CapacityError: If the buffer does not hold the tiles of inputs and results.
     """
     pairs = shape.groups * shape.queries * shape.keys * shape.share
-    best, least = None, math.inf
+    best, least, smallest = None, math.inf, math.inf
     for choice in _choices(arrays, shape):
         moved = _moved(choice, cascade, arrays, shape)
+        smallest = min(smallest, moved.staged)
+        if moved.staged > arrays.buffer:
+            continue
         # The products alone: scores out, weights in.
         apart = moved.spilled if choice.fused else 1.0
         total = sum(moved.traffic.values()) + 2.0 * pairs * arrays.size * apart
-        seconds = max(
-            total / arrays.bandwidth, shape.groups * sum(moved.cycles) / arrays.clock
-        )
+        seconds = max(total / arrays.bandwidth, shape.groups * sum(moved.cycles) / arrays.clock)
         if seconds < least * (1.0 - _EQUAL):
             best, least = (choice, moved), seconds
-    assert best is not None
+    if best is None:
+        raise CapacityError("tiles of inputs and results", where, smallest, arrays.buffer)
     return _planned(*best, cascade, arrays, shape, schedule)
 
 
@@ -137,9 +148,14 @@ def _planned(
 ) -> Plan:
     pairs = shape.groups * shape.queries * shape.keys * shape.share
     crossed = crossing(cascade, arrays)
-    # Apart, a score leaves for memory once and comes back once, and so does its weight.
-    apart = 2.0 * sum(_changes(cascade, arrays, name) for name in crossed)
-    outside = moved.spilled * sum(crossed.values()) if choice.fused else apart
+    outside, spilled = moved.spilled * sum(crossed.values()), moved.spilled
+    if not choice.fused:
+        # A score leaves for memory once and comes back once, and so does its weight. Between, the
+        # softmax works on one row, as far as that fits.
+        apart = 2.0 * sum(_changes(cascade, name) for name in crossed)
+        row = shape.keys * arrays.size
+        spilled = max(0.0, 1.0 - (arrays.buffer - moved.staged) / row)
+        outside = apart + spilled * (sum(crossed.values()) - apart)
     traffic = {**moved.traffic, "scores": pairs * arrays.size * outside}
     busy, useful = _busy(cascade, arrays, shape, moved.cycles)
     places = {e.name: arrays.place(e) for e in cascade.einsums}
@@ -151,7 +167,7 @@ def _planned(
     edges = (shape.width + shape.value_width) * (arrays.rows + arrays.columns)
     words = pairs * sum(crossed.values()) + shape.groups * shape.share * tiles * edges
     return Plan(
-        cascade, choice.queries, moved.footprint, arrays.buffer, moved.spilled, traffic, busy,
+        cascade, choice.queries, moved.footprint, arrays.buffer, spilled, traffic, busy,
         places, useful, memory, max(memory, longest),
         joules(cascade, arrays, shape, arrays.rows, words, total),
         {
@@ -162,7 +178,7 @@ def _planned(
     )  # fmt: skip
 
 
-def _changes(cascade: Cascade, arrays: Arrays, name: str) -> bool:
+def _changes(cascade: Cascade, name: str) -> bool:
     """Return whether a score tensor changes arrays, and so is what unfused products exchange."""
     made = next(e for e in cascade.einsums if e.name == name)
     return any(r.product != made.product for r in cascade.readers(name))

@@ -37,7 +37,7 @@ def streamed(
     Raises:
         CapacityError: If the buffer does not hold one column of queries and one tile of keys.
     """
-    keys = min(arrays.rows, int(math.ceil(shape.keys)))
+    keys = min(arrays.rows, math.ceil(shape.keys))
     crossed = crossing(cascade, arrays)
     ranks = {"M0": float(keys), "F": shape.value_width}
     carried = sum(math.prod(ranks.get(r, 1.0) for r in e.ranks) for e in cascade.running)
@@ -61,9 +61,7 @@ def streamed(
     places = {e.name: arrays.place(e) for e in cascade.einsums}
     busy, useful = _busy(cascade, arrays, shape, keys)
     memory = sum(traffic.values()) / arrays.bandwidth
-    longest = max(
-        sum(s for e, s in busy.items() if places[e] == array) for array in (ARRAY, LANES)
-    )
+    longest = max(sum(s for e, s in busy.items() if places[e] == array) for array in (ARRAY, LANES))
     if schedule == "serial":
         count = shape.groups * columns * math.ceil(shape.keys / arrays.rows) * shape.share
         longest = max(longest, _serial(cascade, arrays, busy, places, count))
@@ -94,7 +92,9 @@ def _busy(
         place = arrays.place(e)
         masked = shape.share if e.walks & {"M1", "M0"} else 1.0
         if place == ARRAY:
-            deep = math.prod({"E": shape.width, "F": shape.value_width}.get(r, 1.0) for r in e.walks)
+            deep = math.prod(
+                {"E": shape.width, "F": shape.value_width}.get(r, 1.0) for r in e.walks
+            )
             cycles = deep * columns * rows * arrays.point_cycles(ARRAY, e)
             useful[e.name] = filled
         else:

@@ -47,7 +47,7 @@ def plan(einsums: Einsums | None, arrays: Arrays, shape: Shape, where: str) -> P
         return streamed(
             chosen, arrays, shape, schedule=einsums.schedule, tiles=einsums.tiles, where=where
         )
-    return by_rows(chosen, arrays, shape, schedule=einsums.schedule)
+    return by_rows(chosen, arrays, shape, schedule=einsums.schedule, where=where)
 
 
 @UNITS.register("spatial_array")
@@ -106,30 +106,27 @@ class SpatialArray:
                     again[cause][i, point] = extra
         return KernelPrices(kernels, seconds, home, joules, moved=again)
 
-
-    def plans(
-        self, placed: PlacedOps, unit: UnitView
-    ) -> list[tuple[tuple[str, ...], Plan, Shape]]:
-        """Return each attention with its operators' names, plan and shape, at the first point."""
+    def plans(self, placed: PlacedOps, unit: UnitView) -> list[tuple[Rows, Plan, Shape]]:
+        """Return each attention on the unit: its operators, plan and shape at the first point."""
         home = unit.home_port()
         mine = np.flatnonzero(placed.unit_of == placed.units.index(unit.path))
-        kinds, names = placed.table.kinds, placed.table.names
-        rows = [r for op in mine if (r := _fused(placed, int(op))) is not None]
-        fused = [((placed.names[placed.op_of[r[0]]],), r) for r in rows]
+        kinds = placed.table.kinds
+        fused = [r for op in mine if (r := _fused(placed, int(op))) is not None]
         alone = [
-            (names[r[0] : r[-1] + 1], r)
-            for i in placed.single(mine)
-            if kinds[i : i + 3] == ATTENTION and (r := np.arange(i, i + 3)).size
+            np.arange(row, row + 3)
+            for row in placed.single(mine)
+            if kinds[row : row + 3] == ATTENTION
         ]
         if fused:
             _check(placed, unit)
         share = placed.instances[placed.resources.index(home)] if home else 1.0
         facts = [arrays_of(unit, share)] if fused or alone else []
         found = []
-        for parts, each in fused + alone:
-            arrays, shape = next(_each(placed.table, each, facts))
-            einsums = placed.einsums if len(parts) == 1 else None
-            found.append((parts, plan(einsums, arrays, shape, unit.buffer() or unit.path), shape))
+        for rows in fused + alone:
+            ops = np.unique(placed.op_of[rows])
+            arrays, shape = next(_each(placed.table, rows, facts))
+            einsums = placed.einsums if len(ops) == 1 else None
+            found.append((ops, plan(einsums, arrays, shape, unit.buffer() or unit.path), shape))
         return found
 
 
@@ -175,9 +172,7 @@ def _check(placed: PlacedOps, unit: UnitView) -> None:
             )
 
 
-def _each(
-    table: OpTable, rows: Rows, arrays: list[Arrays]
-) -> Iterator[tuple[Arrays, Shape]]:
+def _each(table: OpTable, rows: Rows, arrays: list[Arrays]) -> Iterator[tuple[Arrays, Shape]]:
     """Yield facts and shape of each design point."""
     score, _, context = (int(r) for r in rows)
     size = bytes_of(table.dtypes[score], 1.0)

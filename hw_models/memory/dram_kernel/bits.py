@@ -1,4 +1,4 @@
-"""The lowest set bit of a mask, as one machine instruction."""
+"""What takes one machine instruction, or none."""
 
 from __future__ import annotations
 
@@ -7,12 +7,7 @@ from typing import Any
 from numba import types
 from numba.extending import intrinsic
 
-from opbyte.core.loops import LOOP
-
-__all__ = ["INLINE", "lowest"]
-
-#: For Numba, of the small steps of the kernel: they become part of their callers.
-INLINE: dict[str, Any] = {**LOOP, "forceinline": True}
+__all__ = ["index", "lowest"]
 
 
 def _lowest(_typing: Any, mask: Any) -> Any:
@@ -28,3 +23,21 @@ def _lowest(_typing: Any, mask: Any) -> Any:
 
 
 lowest: Any = intrinsic(_lowest)
+
+
+def _index(_typing: Any, number: Any) -> Any:
+    """Return the lower half of an int64, so that the compiler sees that it is not negative.
+
+    No index then counts from the end, and each element that is looked up saves a comparison.
+    """
+    del number
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        import llvmlite.ir as ir
+
+        return builder.zext(builder.trunc(arguments[0], ir.IntType(32)), ir.IntType(64))
+
+    return types.int64(types.int64), generate
+
+
+index: Any = intrinsic(_index)

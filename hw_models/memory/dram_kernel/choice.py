@@ -6,17 +6,16 @@ tick and an older request. A candidate is (tick, age, bank, kind).
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
-from opbyte.core.loops import LOOP
-from opbyte.hw_models.memory.dram_kernel.bits import INLINE, lowest
+from opbyte.core.loops import apart, part
+from opbyte.hw_models.memory.dram_kernel.bits import index, lowest
 from opbyte.hw_models.memory.dram_kernel.setup import (
     ACT,
+    BANKS,
     G_BANKS,
     HIGH,
     LOW,
-    P_BANKS,
     P_COUNT,
     PRE,
     PREAB,
@@ -28,6 +27,9 @@ from opbyte.hw_models.memory.dram_kernel.state import (
     ACTIVATING,
     ACTIVE,
     ACTIVE_AGE,
+    ACTIVE_AT,
+    ACTIVE_HEAD,
+    ACTIVE_NEXT,
     ACTIVE_QUEUE,
     AHEAD_AT,
     BEST,
@@ -43,11 +45,7 @@ from opbyte.hw_models.memory.dram_kernel.state import (
     HIT_AGE,
     IS_OPEN,
     ITS_BIT,
-    ITS_G,
-    ITS_P,
-    ITS_S,
     KEY,
-    LANE,
     LANE_BITS,
     LONGEST_WAIT,
     MODE,
@@ -68,9 +66,16 @@ from opbyte.hw_models.memory.dram_kernel.state import (
     RISE_COMMAND,
     RISE_P,
     ROW,
+    SOONEST,
     STALE,
     URGENT_FROM,
     Channel,
+    Ints,
+    channel,
+    g_of,
+    lane_of,
+    p_of,
+    s_of,
 )  # fmt: skip
 from opbyte.hw_models.memory.dram_kernel.timing import possible
 
@@ -80,7 +85,7 @@ Candidate = tuple[int, int, int, int]
 ACCESS, HITS, CLOSE, OPEN, URGENT = range(5)
 
 
-@numba.njit(**INLINE)
+@part
 def next_mode(c: Channel) -> int:
     """Return whether writes drain (1) or reads go (0), with hysteresis."""
     reads, writes = c.v[QUEUED], c.v[QUEUED + 1]
@@ -89,35 +94,34 @@ def next_mode(c: Channel) -> int:
     return 0 if writes <= c.n[LOW] and reads > 0 else 1
 
 
-@numba.njit(**INLINE)
+@part
 def activated_first(c: Channel, now: int) -> Candidate:
     """Return the best of the requests that have been activated.
 
-    Only accesses and activations change which one that is: it is kept in between.
+    Only accesses and activations change which one that is: it is kept in between. Those that were
+    activated so late that none of them can be ready before it need no look.
     """
     if c.v[STALE] or c.v[FIRST_AT] < now:
         c.v[STALE], c.v[FIRST_AT], c.v[FIRST_AGE], c.v[FIRST_BANK] = 0, FAR, FAR, NONE
-        for p in range(c.n[P_COUNT]):
-            left = c.ranks[p, ACTIVE]
-            base = p * c.n[P_BANKS]
-            while left != 0:
-                keep_first(c, base + lowest(left), now)
-                left &= left - 1
+        bank = c.v[ACTIVE_HEAD]
+        while bank >= 0 and c.banks[bank, ACTIVE_AT] + c.v[SOONEST] <= c.v[FIRST_AT]:
+            keep_first(c, index(bank), now)
+            bank = c.banks[bank, ACTIVE_NEXT]
     return c.v[FIRST_AT], c.v[FIRST_AGE], c.v[FIRST_BANK], ACCESS
 
 
-@numba.njit(**INLINE)
+@part
 def keep_first(c: Channel, b: int, now: int) -> None:
     """Keep the activated request of a bank if it is better than the best one so far."""
-    k = RD + c.banks[b, ACTIVE_QUEUE]
-    t = max(now, c.ranks[c.banks[b, ITS_P], k], c.stacks[c.banks[b, ITS_S], k])
-    t = max(t, c.groups[c.banks[b, ITS_G], k], c.banks[b, k]) | c.v[ODD]
+    k = RD + index(c.banks[b, ACTIVE_QUEUE])
+    t = max(now, c.ranks[p_of(c, b), k], c.stacks[s_of(c, b), k])
+    t = max(t, c.groups[g_of(c, b), k], c.banks[b, k]) | c.v[ODD]
     age = c.banks[b, ACTIVE_AGE]
     if t < c.v[FIRST_AT] or (t == c.v[FIRST_AT] and age < c.v[FIRST_AGE]):
         c.v[FIRST_AT], c.v[FIRST_AGE], c.v[FIRST_BANK] = t, age, b
 
 
-@numba.njit(**INLINE)
+@part
 def _candidate(least: int, now: int, oldest: int, kind: int) -> Candidate:
     """Take a key apart: tick, arrival and bank as one number, so that the least is the best."""
     if least == NOBODY:
@@ -127,7 +131,7 @@ def _candidate(least: int, now: int, oldest: int, kind: int) -> Candidate:
     return at, key >> LANE_BITS, bank, kind
 
 
-@numba.njit(**INLINE)
+@part
 def best_hit(c: Channel, queue: int, odd: int, now: int, best: Candidate) -> Candidate:
     """Return the better of `best` and the oldest ready hit of a queue."""
     at, age, bank, kind = best
@@ -141,34 +145,37 @@ def best_hit(c: Channel, queue: int, odd: int, now: int, best: Candidate) -> Can
         while left != 0:
             g = p * per_p + lowest(left)
             left &= left - 1
-            b = c.groups[g, BEST + queue]
-            t = max(first, c.groups[g, k], c.stacks[c.banks[b, ITS_S], k]) | odd
+            b = index(c.groups[g, BEST + queue])
+            t = max(first, c.groups[g, k], c.stacks[s_of(c, b), k]) | odd
             if t > at:
                 continue
             if c.banks[b, k] <= t:
                 if t < at or c.banks[b, HIT_AGE + queue] < age:
                     at, age, bank, kind = t, c.banks[b, HIT_AGE + queue], b, HITS
             else:
-                at, age, bank, kind = _hit_of_group(c, queue, odd, t, g, (at, age, bank, kind))
+                at, age, bank, kind = _hit_of_group(
+                    c.memory, queue, odd, t, g, (at, age, bank, kind)
+                )
     return at, age, bank, kind
 
 
-@numba.njit(**LOOP)
+@apart
 def _hit_of_group(
-    c: Channel, queue: int, odd: int, first: int, g: int, best: Candidate
+    memory: Ints, queue: int, odd: int, first: int, g: int, best: Candidate
 ) -> Candidate:
     """Look at every bank: that of the oldest hit has just been activated."""
+    c = channel(memory)
     at, age, bank, kind = best
     size = c.n[G_BANKS]
     for b in range(g * size, (g + 1) * size):
-        if c.ranks[c.banks[b, ITS_P], HIT + queue] & c.banks[b, ITS_BIT]:
+        if c.ranks[p_of(c, b), HIT + queue] & c.banks[b, ITS_BIT]:
             t = max(first, c.banks[b, RD + queue]) | odd
             if t < at or (t == at and c.banks[b, HIT_AGE + queue] < age):
                 at, age, bank, kind = t, c.banks[b, HIT_AGE + queue], b, HITS
     return at, age, bank, kind
 
 
-@numba.njit(**INLINE)
+@part
 def best_row(c: Channel, queue: int, odd: int, now: int, best: Candidate, opens: bool) -> Candidate:
     """Return the better of `best` and the oldest ready precharge or activation of a queue.
 
@@ -199,20 +206,21 @@ def best_row(c: Channel, queue: int, odd: int, now: int, best: Candidate, opens:
     at, age, lane, _ = _candidate(least, now, oldest, OPEN)
     if at > best[0] or (at == best[0] and age >= best[1]):
         return best
-    bank = c.lanes[NUMBER, lane]
+    bank = index(c.lanes[NUMBER, lane])
     if c.lanes[IS_OPEN, lane] == 0:
         return at, age, bank, OPEN
-    if odd and paired(c, at, c.banks[bank, ITS_P], bank) != at:
-        return _row_beside(c, queue, now, best, opens)
+    if odd and paired(c, at, p_of(c, bank), bank) != at:
+        return _row_beside(c.memory, queue, now, best, opens)
     return at, age, bank, CLOSE
 
 
-@numba.njit(**LOOP)
-def _row_beside(c: Channel, queue: int, now: int, best: Candidate, opens: bool) -> Candidate:
+@apart
+def _row_beside(memory: Ints, queue: int, now: int, best: Candidate, opens: bool) -> Candidate:
     """Do the same bank by bank, where the falling edge does not take every precharge."""
+    c = channel(memory)
     at, age, bank, kind = best
-    for b in range(c.banks.shape[0]):
-        p, lane = c.banks[b, ITS_P], c.banks[b, LANE]
+    for b in range(c.n[BANKS]):
+        p, lane = p_of(c, b), lane_of(c, b)
         other = c.banks[b, OTHER_AGE + queue]
         if c.lanes[KEY + queue, lane] == NOBODY:
             continue
@@ -227,7 +235,7 @@ def _row_beside(c: Channel, queue: int, now: int, best: Candidate, opens: bool) 
     return at, age, bank, kind
 
 
-@numba.njit(**INLINE)
+@part
 def paired(c: Channel, t: int, p: int, bank: int) -> int:
     """Return when a precharge may go that is possible at `t`, next to the last rising edge's.
 
@@ -241,35 +249,37 @@ def paired(c: Channel, t: int, p: int, bank: int) -> int:
     return t
 
 
-@numba.njit(**LOOP)
-def urgent_command(c: Channel) -> tuple[int, int]:
+@apart
+def urgent_command(memory: Ints) -> tuple[int, int]:
     """Return the command and the bank of the refresh that is due first, or of its precharge."""
+    c = channel(memory)
     at = c.v[URGENT_FROM] % MOST_URGENT
     command, bank = c.urgent[at, 0], c.urgent[at, 1]
-    p, being = c.banks[bank, ITS_P], c.v[ACTIVATING]
+    p, being = p_of(c, bank), c.v[ACTIVATING]
     if command == REFAB:
-        if c.ranks[p, OPENED] != 0 or (being >= 0 and c.banks[being, ITS_P] == p):
+        if c.ranks[p, OPENED] != 0 or (being >= 0 and p_of(c, being) == p):
             command = PREAB
     elif c.banks[bank, ROW] >= 0 or being == bank:
         command = PRE
     return command, bank
 
 
-@numba.njit(**LOOP)
-def urgent_first(c: Channel, odd: int) -> Candidate:
+@apart
+def urgent_first(memory: Ints, odd: int) -> Candidate:
     """Return when the refresh that is due first, or its precharge, can be issued."""
-    command, bank = urgent_command(c)
-    p, being = c.banks[bank, ITS_P], c.v[ACTIVATING]
+    c = channel(memory)
+    command, bank = urgent_command(c.memory)
+    p, being = p_of(c, bank), c.v[ACTIVATING]
     if command == PRE:
         blocked = c.ranks[p, ACTIVE] & c.banks[bank, ITS_BIT] != 0 or being == bank
         t = max(c.v[NOW], c.ranks[p, PRE], c.banks[bank, PRE])
         if odd:
             t = paired(c, t, p, bank)
     else:
-        blocked = being >= 0 and (c.banks[being, ITS_P] == p if command != REFPB else being == bank)
+        blocked = being >= 0 and (p_of(c, being) == p if command != REFPB else being == bank)
         if command == PREAB:
             blocked = blocked or c.ranks[p, ACTIVE] != 0
-        t = possible(c, command, bank)
+        t = possible(c.memory, command, bank)
         if odd and command == PREAB:
             t = paired(c, t, p, NONE)
         elif odd:

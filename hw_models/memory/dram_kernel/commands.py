@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import numba
-
-from opbyte.core.loops import LOOP
+from opbyte.core.loops import apart, part
 from opbyte.hw_models.memory.addresses import ROW_AT
-from opbyte.hw_models.memory.dram_kernel.bits import INLINE
+from opbyte.hw_models.memory.dram_kernel.bits import index
 from opbyte.hw_models.memory.dram_kernel.choice import (
     HITS,
     OPEN,
@@ -59,7 +57,12 @@ from opbyte.hw_models.memory.dram_kernel.setup import (
 from opbyte.hw_models.memory.dram_kernel.state import (
     ACTIVE,
     ACTIVE_AGE,
+    ACTIVE_AT,
+    ACTIVE_BEFORE,
+    ACTIVE_HEAD,
+    ACTIVE_NEXT,
     ACTIVE_QUEUE,
+    ACTIVE_TAIL,
     AGE,
     CODE,
     COUNTED,
@@ -68,10 +71,9 @@ from opbyte.hw_models.memory.dram_kernel.state import (
     HEAD,
     HIT_SLOT,
     ITS_BIT,
-    ITS_P,
-    ITS_S,
     MOST_URGENT,
     NEXT,
+    NONE,
     OTHER_SLOT,
     REFRESH_AT,
     ROWS_HOLD,
@@ -80,18 +82,22 @@ from opbyte.hw_models.memory.dram_kernel.state import (
     URGENT_FROM,
     URGENT_TO,
     Channel,
+    Ints,
+    channel,
+    p_of,
+    s_of,
 )  # fmt: skip
 from opbyte.hw_models.memory.dram_kernel.timing import activated, issued, issued_to_all
 
 
-@numba.njit(**INLINE)
+@part
 def issue_row(c: Channel, found: Candidate, queue: int, now: int) -> int:
     """Issue a precharge or an activation for a queued request, or a refresh; return the command."""
-    _, _, bank, kind = found
+    bank, kind = index(found[2]), found[3]
     c.v[STALE] |= c.v[ROWS_HOLD]
     if kind == URGENT:
-        return refresh(c, now)
-    slot = c.banks[bank, OTHER_SLOT + queue]
+        return refresh(c.memory, now)
+    slot = index(c.banks[bank, OTHER_SLOT + queue])
     if kind == OPEN:
         return activate(c, bank, queue, now)
     if c.queued[slot, COUNTED] == 0:
@@ -102,19 +108,20 @@ def issue_row(c: Channel, found: Candidate, queue: int, now: int) -> int:
     return PRE
 
 
-@numba.njit(**INLINE)
+@part
 def issue_column(c: Channel, bank: int, kind: int, queue: int, now: int) -> None:
     """Read or write: the oldest hit of a bank, or the request that the bank was activated for."""
+    bank = index(bank)
     if kind == HITS:
-        slot = c.banks[bank, HIT_SLOT + queue]
+        slot = index(c.banks[bank, HIT_SLOT + queue])
         if c.queued[slot, COUNTED] == 0:
             c.out[COUNT_HITS] += 1
         age, after = c.queued[slot, AGE], c.queued[slot, NEXT]
         leave(c, bank, queue, slot)
         next_hit(c, bank, queue, after)
     else:
-        c.ranks[c.banks[bank, ITS_P], ACTIVE] &= ~c.banks[bank, ITS_BIT]
-        age, queue = c.banks[bank, ACTIVE_AGE], c.banks[bank, ACTIVE_QUEUE]
+        _no_longer_active(c, bank)
+        age, queue = c.banks[bank, ACTIVE_AGE], index(c.banks[bank, ACTIVE_QUEUE])
         if c.banks[bank, HEAD + queue] >= 0:
             next_hit(c, bank, queue, c.banks[bank, HEAD + queue])
         renew_key(c, bank, 0)
@@ -123,13 +130,13 @@ def issue_column(c: Channel, bank: int, kind: int, queue: int, now: int) -> None
     c.v[STALE] = 1
 
 
-@numba.njit(**INLINE)
+@part
 def _transfer(c: Channel, bank: int, queue: int, age: int, now: int) -> None:
     """Issue RD or WR, or with automatic precharge where the policy wants the row closed."""
     command = RD + queue
     shuts = False
     if c.n[POLICY] != STAYS_OPEN:
-        waits = c.ranks[c.banks[bank, ITS_P], ACTIVE] & c.banks[bank, ITS_BIT] != 0
+        waits = c.ranks[p_of(c, bank), ACTIVE] & c.banks[bank, ITS_BIT] != 0
         again = c.n[POLICY] == ADAPTIVE and c.banks[bank, HIT_SLOT + queue] >= 0
         shuts = not waits and not again
     if shuts:
@@ -143,10 +150,10 @@ def _transfer(c: Channel, bank: int, queue: int, age: int, now: int) -> None:
         under_way(c, end, end - age)
 
 
-@numba.njit(**INLINE)
+@part
 def take(c: Channel, bank: int, queue: int) -> tuple[int, int]:
     """Take the request that a closed bank is activated for; return its arrival and its row."""
-    slot = c.banks[bank, OTHER_SLOT + queue]
+    slot = index(c.banks[bank, OTHER_SLOT + queue])
     if c.queued[slot, COUNTED] == 0:
         c.out[MISSES] += 1
     age, row = c.queued[slot, AGE], c.queued[slot, CODE] >> ROW_AT
@@ -154,33 +161,55 @@ def take(c: Channel, bank: int, queue: int) -> tuple[int, int]:
     return age, row
 
 
-@numba.njit(**INLINE)
+@part
 def activate(c: Channel, bank: int, queue: int, now: int) -> int:
     """Activate the row of the oldest request of a closed bank; its slot is free from now on."""
     age, row = take(c, bank, queue)
     activated(c, bank, now)
-    await_access(c, bank, queue, age, now)
+    await_access(c, bank, queue, age, now, now)
     open_row(c, bank, row)
     return ACT
 
 
-@numba.njit(**INLINE)
-def await_access(c: Channel, bank: int, queue: int, age: int, now: int) -> None:
-    """Note that the activated request of a bank waits."""
-    c.ranks[c.banks[bank, ITS_P], ACTIVE] |= c.banks[bank, ITS_BIT]
+@part
+def await_access(c: Channel, bank: int, queue: int, age: int, acted: int, now: int) -> None:
+    """Note that the request of a bank waits for which ACT was issued at tick `acted`."""
+    c.ranks[p_of(c, bank), ACTIVE] |= c.banks[bank, ITS_BIT]
     c.banks[bank, ACTIVE_AGE], c.banks[bank, ACTIVE_QUEUE] = age, queue
+    last = c.v[ACTIVE_TAIL]
+    c.banks[bank, ACTIVE_AT], c.v[ACTIVE_TAIL] = acted, bank
+    c.banks[bank, ACTIVE_NEXT], c.banks[bank, ACTIVE_BEFORE] = NONE, last
+    if last >= 0:
+        c.banks[last, ACTIVE_NEXT] = bank
+    else:
+        c.v[ACTIVE_HEAD] = bank
     keep_first(c, bank, now + 1)
 
 
-@numba.njit(**LOOP)
-def refresh(c: Channel, now: int) -> int:
+@part
+def _no_longer_active(c: Channel, bank: int) -> None:
+    c.ranks[p_of(c, bank), ACTIVE] &= ~c.banks[bank, ITS_BIT]
+    after, before = c.banks[bank, ACTIVE_NEXT], c.banks[bank, ACTIVE_BEFORE]
+    if before >= 0:
+        c.banks[before, ACTIVE_NEXT] = after
+    else:
+        c.v[ACTIVE_HEAD] = after
+    if after >= 0:
+        c.banks[after, ACTIVE_BEFORE] = before
+    else:
+        c.v[ACTIVE_TAIL] = before
+
+
+@apart
+def refresh(memory: Ints, now: int) -> int:
     """Issue the refresh that is due first, or its precharge; return the command."""
-    command, bank = urgent_command(c)
-    p = c.banks[bank, ITS_P]
+    c = channel(memory)
+    command, bank = urgent_command(c.memory)
+    p = p_of(c, bank)
     if command in (PREAB, REFAB):
-        issued_to_all(c, command, p, now)
+        issued_to_all(c.memory, command, p, now)
         if command == PREAB:
-            close_all(c, p)
+            close_all(c.memory, p)
     else:
         issued(c, command, bank, now)
         if command == PRE:
@@ -190,39 +219,41 @@ def refresh(c: Channel, now: int) -> int:
     return command
 
 
-@numba.njit(**LOOP)
-def fall_due(c: Channel, now: int) -> None:
+@apart
+def fall_due(memory: Ints, now: int) -> None:
     """Queue the refreshes that fall due at tick `now`."""
+    c = channel(memory)
     if c.n[REFRESH] == ALL_BANK:
         c.v[REFRESH_AT] += c.n[T_REFI]
         for p in range(c.n[P_COUNT]):
-            _urge(c, REFAB, p * c.n[P_BANKS])
+            _urge(c.memory, REFAB, p * c.n[P_BANKS])
     elif c.n[REFRESH] == IN_TURN:
         c.v[REFRESH_AT] += c.n[T_REFI_BANK]
-        _urge(c, REFPB, c.v[TURN])
+        _urge(c.memory, REFPB, c.v[TURN])
         c.v[TURN] = (c.v[TURN] + 1) % c.n[BANKS]
     elif c.n[REFRESH] == BY_STACK:
-        _due_by_stack(c, now)
+        _due_by_stack(c.memory, now)
 
 
-@numba.njit(**LOOP)
-def _due_by_stack(c: Channel, now: int) -> None:
+@apart
+def _due_by_stack(memory: Ints, now: int) -> None:
     """Queue the same bank of each pseudo-channel, one per tick, a stack id after the other.
 
     All banks of a stack id are refreshed before its set starts anew, tRFCpb after it ended. TURN
     counts banks, DUE the pseudo-channels that have had this bank; REFRESH_AT is the next tick at
     which there is something to do, `sets[0, 2]` when the next bank falls due.
     """
+    c = channel(memory)
     if c.v[DUE] == 0:
         for p in range(c.n[P_COUNT]):
-            stack = c.banks[p * c.n[P_BANKS] + c.v[TURN], ITS_S]
+            stack = s_of(c, p * c.n[P_BANKS] + c.v[TURN])
             if now < c.sets[stack, 1]:
                 c.v[REFRESH_AT] = now + 1
                 return
         c.sets[0, 2] = c.v[REFRESH_AT] + c.n[T_REFI_BANK]
     bank = c.v[DUE] * c.n[P_BANKS] + c.v[TURN]
-    _urge(c, REFPB, bank)
-    stack = c.banks[bank, ITS_S]
+    _urge(c.memory, REFPB, bank)
+    stack = s_of(c, bank)
     c.sets[stack, 0] += 1
     if c.sets[stack, 0] == c.n[S_BANKS]:
         c.sets[stack, 0] = 0
@@ -236,8 +267,9 @@ def _due_by_stack(c: Channel, now: int) -> None:
         c.v[REFRESH_AT] = now + 1
 
 
-@numba.njit(**LOOP)
-def _urge(c: Channel, command: int, bank: int) -> None:
+@apart
+def _urge(memory: Ints, command: int, bank: int) -> None:
+    c = channel(memory)
     if c.v[URGENT_TO] - c.v[URGENT_FROM] >= MOST_URGENT:
         c.v[FAULT] = 1
         return

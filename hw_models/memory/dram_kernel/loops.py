@@ -7,12 +7,11 @@ tick on which queued requests are looked at; between events the answer does not 
 
 from __future__ import annotations
 
-import numba
-import numpy as np
-import numpy.typing as npt
+from functools import cache
+from pathlib import Path
 
-from opbyte.core.loops import LOOP
-from opbyte.hw_models.memory.dram_kernel.bits import INLINE
+from opbyte.core.loops import compiled, part
+from opbyte.hw_models.memory.dram_kernel.bits import index
 from opbyte.hw_models.memory.dram_kernel.choice import (
     ACCESS,
     CLOSE,
@@ -32,7 +31,7 @@ from opbyte.hw_models.memory.dram_kernel.commands import (
     issue_row,
     take,
 )  # fmt: skip
-from opbyte.hw_models.memory.dram_kernel.queues import bin_of, close_row, open_row, send
+from opbyte.hw_models.memory.dram_kernel.queues import bin_of, close_row, has_room, open_row, send
 from opbyte.hw_models.memory.dram_kernel.setup import (
     ACT,
     ACT2,
@@ -80,34 +79,46 @@ from opbyte.hw_models.memory.dram_kernel.state import (
     URGENT_TO,
     WCK,
     Channel,
+    Ints,
+    channel,
+    channel_of,
 )  # fmt: skip
 from opbyte.hw_models.memory.dram_kernel.timing import activated
 
-Ints = npt.NDArray[np.int64]
 #: Values of FAULT: more refreshes due than there is room for; nothing can ever be issued again.
 LATE, STUCK = 1, 2
 
 
-def run(c: Channel, codes: Ints, stop: int) -> None:
+def run(memory: Ints, codes: Ints, stop: int) -> None:
     """Go on until the first `stop` of `codes` have been accepted; SENT counts them."""
     loops = {DUAL: _run_dual, HALF: _run_dual, LPDDR: _run_lpddr}
-    loops.get(int(c.n[BUS]), _run_single)(c, codes, stop)
+    bus = int(channel_of(memory).n[BUS])
+    compiled(loops.get(bus, _run_single), kernel_files())(memory, codes, stop)
 
 
-@numba.njit(**INLINE)
-def _arrive(c: Channel, codes: Ints) -> bool:
+@cache
+def kernel_files() -> tuple[Path, ...]:
+    """Return the files whose functions and constants may be compiled into a loop."""
+    here = Path(__file__).parent
+    return (*sorted(here.glob("*.py")), here.parent / "addresses.py", here.parent / "standards.py")
+
+
+@part
+def _arrive(c: Channel, codes: Ints, stop: int) -> bool:
     """Send a request if one is due by now; return whether there may be more to send."""
     if c.v[BLOCKED] != 0 or c.v[SEND_AT] >= c.v[NOW]:
         return False
     if send(c, codes[c.v[SENT]], c.v[SEND_AT]):
         c.out[TICKS] = c.v[SEND_AT]
         c.v[SEND_AT] += c.n[INTERVAL]
+        if c.v[SENT] < stop and not has_room(c, codes[c.v[SENT]]):
+            c.v[BLOCKED] = 1
         return True
     c.v[BLOCKED] = 1
     return False
 
 
-@numba.njit(**INLINE)
+@part
 def _unblock(c: Channel, now: int) -> None:
     """A slot is free: the next attempt to send is on the next multiple of the interval."""
     if c.v[BLOCKED]:
@@ -116,7 +127,7 @@ def _unblock(c: Channel, now: int) -> None:
         c.v[SEND_AT] = now if every == 1 else (now + every - 1) // every * every
 
 
-@numba.njit(**INLINE)
+@part
 def _before(c: Channel, at: int, mode: int, urgent: bool) -> bool:
     """Let a request arrive or a refresh fall due if that comes no later than `at`."""
     soon = c.v[REFRESH_AT]
@@ -131,17 +142,17 @@ def _before(c: Channel, at: int, mode: int, urgent: bool) -> bool:
         c.v[MODE] = mode
     c.v[NOW] = soon
     if c.v[REFRESH_AT] == soon:
-        fall_due(c, soon)
+        fall_due(c.memory, soon)
     return True
 
 
-@numba.njit(**INLINE)
+@part
 def _best_on_one_bus(c: Channel, mode: int, urgent: bool, opens: bool) -> Candidate:
     """Return the next command: activated requests first, then refreshes, then the queue."""
     now = c.v[NOW]
     found = activated_first(c, now)
     if urgent:
-        first = urgent_first(c, 0)
+        first = urgent_first(c.memory, 0)
         return first if first[0] < found[0] else found
     bound = (found[0] - 1, FAR, NONE, ACCESS)
     queued = best_hit(c, mode, 0, now, bound)
@@ -149,22 +160,23 @@ def _best_on_one_bus(c: Channel, mode: int, urgent: bool, opens: bool) -> Candid
     return queued if queued[2] >= 0 else found
 
 
-@numba.njit(**LOOP)
-def _run_single(c: Channel, codes: Ints, stop: int) -> None:
+@part
+def _run_single(memory: Ints, codes: Ints, stop: int) -> None:
+    c = channel(memory)
     while c.v[FAULT] == 0:
-        if _arrive(c, codes):
+        if _arrive(c, codes, stop):
             if c.v[SENT] == stop:
                 return
             continue
         urgent = c.v[URGENT_FROM] != c.v[URGENT_TO]
-        mode = next_mode(c)
+        mode = index(next_mode(c))
         found = _best_on_one_bus(c, mode, urgent, opens=True)
         if _before(c, found[0], mode, urgent):
             continue
         _issue_one(c, found, mode, urgent)
 
 
-@numba.njit(**INLINE)
+@part
 def _issue_one(c: Channel, found: Candidate, mode: int, urgent: bool) -> None:
     at, kind = found[0], found[3]
     if (at > c.v[NOW] or kind != ACCESS) and not urgent:
@@ -179,20 +191,21 @@ def _issue_one(c: Channel, found: Candidate, mode: int, urgent: bool) -> None:
     c.v[NOW] = at + 1
 
 
-@numba.njit(**LOOP)
-def _run_dual(c: Channel, codes: Ints, stop: int) -> None:
+@part
+def _run_dual(memory: Ints, codes: Ints, stop: int) -> None:
+    c = channel(memory)
     odd = c.v[ODD]
     while c.v[FAULT] == 0:
-        if _arrive(c, codes):
+        if _arrive(c, codes, stop):
             if c.v[SENT] == stop:
                 return
             continue
         now = c.v[NOW]
         urgent = c.v[URGENT_FROM] != c.v[URGENT_TO]
-        mode = next_mode(c)
+        mode = index(next_mode(c))
         column = activated_first(c, now)
         if urgent:
-            row = urgent_first(c, odd)
+            row = urgent_first(c.memory, odd)
         else:
             queued = best_hit(c, mode, odd, now, (column[0] - 1, FAR, NONE, ACCESS))
             if queued[2] >= 0:
@@ -216,7 +229,7 @@ def _run_dual(c: Channel, codes: Ints, stop: int) -> None:
         c.v[NOW] = at + 1
 
 
-@numba.njit(**INLINE)
+@part
 def _issue_on_row_bus(c: Channel, row: Candidate, mode: int, at: int) -> None:
     command = issue_row(c, row, mode, at)
     if row[3] == OPEN:
@@ -227,25 +240,26 @@ def _issue_on_row_bus(c: Channel, row: Candidate, mode: int, at: int) -> None:
         c.v[RISE_AT] = at + (3 if command == ACT else 1)
 
 
-@numba.njit(**INLINE)
+@part
 def _row_again(
     c: Channel, row: Candidate, bank: int, mode: int, odd: int, urgent: bool
 ) -> tuple[Candidate, int]:
     """Return the row command of this tick after a column command to `bank`, and the mode."""
     now = c.v[NOW]
     if urgent:
-        return urgent_first(c, odd), mode
-    after = next_mode(c)
+        return urgent_first(c.memory, odd), mode
+    after = index(next_mode(c))
     c.v[MODE] = after
     if after != mode or (row[0] == now and row[2] == bank):
         row = best_row(c, after, odd, now, (now, FAR, NONE, CLOSE), opens=True)
     return row, after
 
 
-@numba.njit(**LOOP)
-def _run_lpddr(c: Channel, codes: Ints, stop: int) -> None:
+@part
+def _run_lpddr(memory: Ints, codes: Ints, stop: int) -> None:
+    c = channel(memory)
     while c.v[FAULT] == 0:
-        if _arrive(c, codes):
+        if _arrive(c, codes, stop):
             if c.v[SENT] == stop:
                 return
             continue
@@ -255,7 +269,7 @@ def _run_lpddr(c: Channel, codes: Ints, stop: int) -> None:
             if not _before(c, now, c.v[MODE], urgent=True):
                 _access_after_cas(c, now)
             continue
-        mode = next_mode(c)
+        mode = index(next_mode(c))
         being = c.v[ACTIVATING] >= 0
         found = _best_on_one_bus(c, mode, urgent, opens=not being)
         until = min(found[0], now) if being else found[0]
@@ -269,7 +283,7 @@ def _run_lpddr(c: Channel, codes: Ints, stop: int) -> None:
             _issue_beside_activation(c, found, mode, urgent)
 
 
-@numba.njit(**INLINE)
+@part
 def _issue_beside_activation(c: Channel, found: Candidate, mode: int, urgent: bool) -> None:
     """Issue a command of LPDDR5: an access keeps the write clock running, or CAS starts it."""
     at, _, bank, kind = found
@@ -286,7 +300,7 @@ def _issue_beside_activation(c: Channel, found: Candidate, mode: int, urgent: bo
         _issue_one(c, found, mode, urgent)
 
 
-@numba.njit(**INLINE)
+@part
 def _start_write_clock(c: Channel, found: Candidate, mode: int, urgent: bool) -> None:
     """Issue CAS, one tick ahead of the access, unless ACT-2 must go within that tick."""
     at, _, bank, kind = found
@@ -300,7 +314,7 @@ def _start_write_clock(c: Channel, found: Candidate, mode: int, urgent: bool) ->
     c.v[NOW] = at + 1
 
 
-@numba.njit(**INLINE)
+@part
 def _access_after_cas(c: Channel, now: int) -> None:
     bank, queue = c.v[CAS_BANK], c.v[CAS_QUEUE]
     c.v[CAS_BANK] = NONE
@@ -312,7 +326,7 @@ def _access_after_cas(c: Channel, now: int) -> None:
     c.v[NOW] = now + 1
 
 
-@numba.njit(**INLINE)
+@part
 def _first_activation(c: Channel, bank: int, queue: int, now: int) -> None:
     """Issue ACT-1; ACT-2 follows when the bus is free, at the latest tAAD after it."""
     age, row = take(c, bank, queue)
@@ -324,22 +338,26 @@ def _first_activation(c: Channel, bank: int, queue: int, now: int) -> None:
     c.v[NOW] = now + 1
 
 
-@numba.njit(**INLINE)
+@part
 def _second_activation(c: Channel, now: int) -> None:
     bank = c.v[ACTIVATING]
     c.out[COMMAND_AT + ACT2] += 1
     c.v[ACTIVATING] = NONE
-    await_access(c, bank, c.v[AWAIT_QUEUE], c.v[AWAIT_AGE], now)
+    acted = c.v[DEADLINE] - c.n[T_AAD]
+    await_access(c, bank, c.v[AWAIT_QUEUE], c.v[AWAIT_AGE], acted, now)
     open_row(c, bank, c.v[AWAIT_ROW])
     c.v[NOW] = now + 1
 
 
-@numba.njit(**LOOP)
-def settle(c: Channel, out: Ints) -> None:
-    """Take off `out`, a copy of the counts, the reads whose data are still under way.
+def settle(memory: Ints, out: Ints) -> None:
+    """Take off `out`, a copy of the counts, the reads whose data are still under way."""
+    compiled(_settle, kernel_files())(memory, out)
 
-    Answers leave in the order of their commands: one that waits holds those behind it.
-    """
+
+@part
+def _settle(memory: Ints, out: Ints) -> None:
+    """Do so. Answers leave in the order of their commands: one that waits holds those behind it."""
+    c = channel(memory)
     end = c.out[TICKS]
     newest = c.v[RING_AT]
     waits = False

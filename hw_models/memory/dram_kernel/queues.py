@@ -6,11 +6,9 @@ same command of the same bank, only the oldest can be the one that is chosen.
 
 from __future__ import annotations
 
-import numba
-
-from opbyte.core.loops import LOOP
+from opbyte.core.loops import apart, part
 from opbyte.hw_models.memory.addresses import COLUMN_AT, ROW_AT, WRITE
-from opbyte.hw_models.memory.dram_kernel.bits import INLINE, lowest
+from opbyte.hw_models.memory.dram_kernel.bits import index, lowest
 from opbyte.hw_models.memory.dram_kernel.setup import (
     ACCEPTED,
     COALESCED,
@@ -42,10 +40,7 @@ from opbyte.hw_models.memory.dram_kernel.state import (
     HIT_SLOT,
     IS_OPEN,
     ITS_BIT,
-    ITS_G,
-    ITS_P,
     KEY,
-    LANE,
     LANE_BITS,
     NEXT,
     NOBODY,
@@ -61,24 +56,29 @@ from opbyte.hw_models.memory.dram_kernel.state import (
     SENT,
     TAIL,
     Channel,
+    Ints,
+    channel,
+    g_of,
+    lane_of,
+    p_of,
 )  # fmt: skip
 
 _BANK = (1 << COLUMN_AT) - 1
 
 
-@numba.njit(**INLINE)
+@part
 def place(code: int) -> int:
     """Return where the counter of a write address is."""
     return ((code >> COLUMN_AT) ^ (code >> ROW_AT) ^ (code * 37)) & (FILTER - 1)
 
 
-@numba.njit(**INLINE)
+@part
 def _place_of_row(bank: int, row: int) -> int:
     """Return where the counter of requests to a row is: 0 there means that none hits."""
     return (row * 61 + bank) & (FILTER - 1)
 
 
-@numba.njit(**INLINE)
+@part
 def send(c: Channel, code: int, clock: int) -> bool:
     """Try to send the request `code`; return whether it was taken.
 
@@ -86,7 +86,7 @@ def send(c: Channel, code: int, clock: int) -> bool:
     is merged with it.
     """
     queue = 1 if code & WRITE else 0
-    if c.v[QUEUED + 1] > 0 and c.written[place(code | WRITE)] > 0 and _is_written(c, code):
+    if c.v[QUEUED + 1] > 0 and c.written[place(code | WRITE)] > 0 and _is_written(c.memory, code):
         if queue:
             c.out[COALESCED] += 1
         else:
@@ -101,8 +101,20 @@ def send(c: Channel, code: int, clock: int) -> bool:
     return True
 
 
-@numba.njit(**LOOP)
-def _is_written(c: Channel, code: int) -> bool:
+@part
+def has_room(c: Channel, code: int) -> bool:
+    """Return whether `send` would take the request now."""
+    queue = 1 if code & WRITE else 0
+    if c.v[QUEUED + queue] < c.n[READ_QUEUE + queue]:
+        return True
+    if c.v[QUEUED + 1] == 0 or c.written[place(code | WRITE)] == 0:
+        return False
+    return _is_written(c.memory, code)
+
+
+@apart
+def _is_written(memory: Ints, code: int) -> bool:
+    c = channel(memory)
     slot = c.banks[code & _BANK, HEAD + 1]
     while slot >= 0:
         if c.queued[slot, CODE] == code | WRITE:
@@ -111,7 +123,7 @@ def _is_written(c: Channel, code: int) -> bool:
     return False
 
 
-@numba.njit(**INLINE)
+@part
 def under_way(c: Channel, end: int, latency: int) -> None:
     """Note a read whose data end at `end`."""
     at = c.v[RING_AT] & (RING - 1)
@@ -121,7 +133,7 @@ def under_way(c: Channel, end: int, latency: int) -> None:
     c.out[HISTOGRAM + bin_of(latency)] += 1
 
 
-@numba.njit(**INLINE)
+@part
 def bin_of(latency: int) -> int:
     """Return the bin of a latency: one per tick, then 32 per octave."""
     if latency < LINEAR:
@@ -133,9 +145,9 @@ def bin_of(latency: int) -> int:
     return LINEAR + 32 * octave + (latency - size) * 32 // size
 
 
-@numba.njit(**INLINE)
+@part
 def _enqueue(c: Channel, code: int, queue: int, clock: int) -> None:
-    bank, slot = code & _BANK, c.v[FREE + queue]
+    bank, slot = code & _BANK, index(c.v[FREE + queue])
     c.v[FREE + queue] = c.queued[slot, NEXT]
     c.v[QUEUED + queue] += 1
     last = c.banks[bank, TAIL + queue]
@@ -157,19 +169,19 @@ def _enqueue(c: Channel, code: int, queue: int, clock: int) -> None:
         _set_other(c, bank, queue, slot)
 
 
-@numba.njit(**INLINE)
+@part
 def _goes_first(c: Channel, bank: int, queue: int) -> bool:
     """Return whether an activated request of this queue waits for the bank.
 
     Its access is possible as soon as that of any hit of its queue to the bank, and comes first: the
     hits need no looking at before.
     """
-    waits = c.ranks[c.banks[bank, ITS_P], ACTIVE] & c.banks[bank, ITS_BIT] != 0
+    waits = c.ranks[p_of(c, bank), ACTIVE] & c.banks[bank, ITS_BIT] != 0
     first: bool = waits and c.banks[bank, ACTIVE_QUEUE] == queue
     return first
 
 
-@numba.njit(**INLINE)
+@part
 def leave(c: Channel, bank: int, queue: int, slot: int) -> None:
     """Take a request out of its list and free its slot; the caller renews the oldest ones."""
     after, before = c.queued[slot, NEXT], c.queued[slot, BEFORE]
@@ -189,7 +201,7 @@ def leave(c: Channel, bank: int, queue: int, slot: int) -> None:
         c.written[place(c.queued[slot, CODE])] -= 1
 
 
-@numba.njit(**INLINE)
+@part
 def next_hit(c: Channel, bank: int, queue: int, slot: int) -> None:
     """Make the first hit from `slot` on the oldest one of the bank."""
     row = c.banks[bank, ROW]
@@ -201,10 +213,10 @@ def next_hit(c: Channel, bank: int, queue: int, slot: int) -> None:
         set_hit(c, bank, queue, slot)
 
 
-@numba.njit(**INLINE)
+@part
 def set_hit(c: Channel, bank: int, queue: int, slot: int) -> None:
     """Make `slot` the oldest hit of a bank, or note that there is none."""
-    p, g, bit = c.banks[bank, ITS_P], c.banks[bank, ITS_G], c.banks[bank, ITS_BIT]
+    p, g, bit = p_of(c, bank), g_of(c, bank), c.banks[bank, ITS_BIT]
     c.banks[bank, HIT_SLOT + queue] = slot
     best = c.groups[g, BEST + queue]
     if slot < 0:
@@ -222,7 +234,7 @@ def set_hit(c: Channel, bank: int, queue: int, slot: int) -> None:
         c.ranks[p, GROUPS + queue] |= c.banks[bank, G_BIT]
 
 
-@numba.njit(**INLINE)
+@part
 def renew_key(c: Channel, bank: int, queue: int) -> None:
     """Renew the key of a bank's oldest request that needs a row command.
 
@@ -230,20 +242,20 @@ def renew_key(c: Channel, bank: int, queue: int) -> None:
     the open row and hits go first.
     """
     age = c.banks[bank, OTHER_AGE + queue]
-    lane = c.banks[bank, LANE]
-    busy = c.ranks[c.banks[bank, ITS_P], ACTIVE] & c.banks[bank, ITS_BIT] != 0
+    lane = lane_of(c, bank)
+    busy = c.ranks[p_of(c, bank), ACTIVE] & c.banks[bank, ITS_BIT] != 0
     hidden = c.n[ROW_HIT_FIRST] != 0 and c.banks[bank, HIT_AGE + queue] < age
     none = age == FAR or busy or hidden
     c.lanes[KEY + queue, lane] = NOBODY if none else age << LANE_BITS | lane
 
 
-@numba.njit(**INLINE)
+@part
 def _older(c: Channel, bank: int, than: int, queue: int) -> bool:
     older: bool = c.banks[bank, HIT_AGE + queue] < c.banks[than, HIT_AGE + queue]
     return older
 
 
-@numba.njit(**INLINE)
+@part
 def _renew_best(c: Channel, p: int, g: int, queue: int) -> None:
     """Find the oldest hit of a group."""
     size = c.n[G_BANKS]
@@ -258,9 +270,9 @@ def _renew_best(c: Channel, p: int, g: int, queue: int) -> None:
         c.ranks[p, GROUPS + queue] &= ~c.banks[first, G_BIT]
 
 
-@numba.njit(**INLINE)
+@part
 def _set_other(c: Channel, bank: int, queue: int, slot: int) -> None:
-    p, bit = c.banks[bank, ITS_P], c.banks[bank, ITS_BIT]
+    p, bit = p_of(c, bank), c.banks[bank, ITS_BIT]
     c.banks[bank, OTHER_SLOT + queue] = slot
     if slot < 0:
         c.banks[bank, OTHER_AGE + queue] = FAR
@@ -271,12 +283,12 @@ def _set_other(c: Channel, bank: int, queue: int, slot: int) -> None:
     renew_key(c, bank, queue)
 
 
-@numba.njit(**INLINE)
+@part
 def open_row(c: Channel, bank: int, row: int) -> None:
     """Open a row and sort the bank's requests into hits and others."""
     c.banks[bank, ROW] = row
-    c.ranks[c.banks[bank, ITS_P], OPENED] |= c.banks[bank, ITS_BIT]
-    c.lanes[IS_OPEN, c.banks[bank, LANE]] = -1
+    c.ranks[p_of(c, bank), OPENED] |= c.banks[bank, ITS_BIT]
+    c.lanes[IS_OPEN, lane_of(c, bank)] = -1
     for queue in range(2):
         slot = c.banks[bank, HEAD + queue]
         later = c.rows[queue, _place_of_row(bank, row)] == 0 or _goes_first(c, bank, queue)
@@ -293,21 +305,22 @@ def open_row(c: Channel, bank: int, row: int) -> None:
         _set_other(c, bank, queue, other)
 
 
-@numba.njit(**INLINE)
+@part
 def close_row(c: Channel, bank: int) -> None:
     """Close the bank: no request hits, the oldest one is next."""
     c.banks[bank, ROW] = NONE
-    c.ranks[c.banks[bank, ITS_P], OPENED] &= ~c.banks[bank, ITS_BIT]
-    c.lanes[IS_OPEN, c.banks[bank, LANE]] = 0
+    c.ranks[p_of(c, bank), OPENED] &= ~c.banks[bank, ITS_BIT]
+    c.lanes[IS_OPEN, lane_of(c, bank)] = 0
     for queue in range(2):
         if c.banks[bank, HIT_SLOT + queue] >= 0:
             set_hit(c, bank, queue, NONE)
         _set_other(c, bank, queue, c.banks[bank, HEAD + queue])
 
 
-@numba.njit(**LOOP)
-def close_all(c: Channel, p: int) -> None:
+@apart
+def close_all(memory: Ints, p: int) -> None:
     """Close all banks of a rank or pseudo-channel."""
+    c = channel(memory)
     opened = c.ranks[p, OPENED]
     while opened != 0:
         close_row(c, p * c.n[P_BANKS] + lowest(opened))

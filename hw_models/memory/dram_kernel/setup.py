@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from opbyte.core.errors import ConfigError, UncoveredError
 from opbyte.core.registry import lookup_error
-from opbyte.hw_models.memory.standards import COMMANDS, Standard
+from opbyte.hw_models.memory.standards import COMMANDS, Standard, is_whole
 
 __all__ = ["Controller", "controller_numbers"]
 
@@ -27,6 +27,8 @@ OPEN, CLOSED, ADAPTIVE = range(3)
 
 SCHEDULERS = ("FRFCFS", "FRFCFSRowHit")
 REFRESHES = ("AllBank", "PerBank", "NoRefresh")
+#: What JEDEC has and this controller has not.
+_UNCOVERED = {"SameBank": "same-bank refresh (REFsb)", "RFM": "refresh management (RFM)"}
 ROW_POLICIES = ("Open", "Closed", "ClosedAdaptive")
 
 #: Entries of the numbers that a run takes.
@@ -87,14 +89,18 @@ def controller_numbers(standard: Standard, controller: Controller) -> Ints:
         ("refresh", controller.refresh, REFRESHES),
         ("row policy", controller.row_policy, ROW_POLICIES),
     ):
+        if str(name) in _UNCOVERED:
+            raise UncoveredError(
+                f"{_UNCOVERED[str(name)]} of {where} is not covered. Use one of {', '.join(known)}."
+            )
         if name not in known:
-            raise lookup_error(noun, name, known, where)
+            raise lookup_error(noun, str(name), known, where)
     for path, value in (
         ("read_queue", controller.read_queue),
         ("write_queue", controller.write_queue),
         ("interval", controller.interval),
     ):
-        if not 1 <= value <= MOST_QUEUED:
+        if not is_whole(value) or not 1 <= value <= MOST_QUEUED:
             rule = f"must be a whole number from 1 to {MOST_QUEUED}"
             raise ConfigError.one(where, path, rule, value)
     if not 0 <= controller.write_low < controller.write_high <= 1:
@@ -140,6 +146,22 @@ def _set_refresh(n: Ints, standard: Standard, controller: Controller) -> None:
         n[REFRESH] = BY_STACK if standard.per_bank_refresh == "by-stack-id" else IN_TURN
         n[T_REFI_BANK] = n[FIRST_REFRESH] = standard.ticks["nREFIpb"]
         n[T_RFC_BANK] = standard.ticks["nRFCpb"]
+    _leave_time(n, standard)
+
+
+def _leave_time(n: Ints, standard: Standard) -> None:
+    """Refuse refreshes that leave no row cycle between them: nothing might ever be read."""
+    in_turn = standard.banks // (standard.sizes[0] if n[REFRESH] == BY_STACK else 1)
+    for rule in standard.constraints:
+        if rule.before != ACT or rule.after not in (REFAB, REFPB):
+            continue
+        every, name = int(n[T_REFI]), "nREFI"
+        if rule.after == REFPB:
+            of_bank = rule.level == len(standard.levels)
+            every, name = int(n[T_REFI_BANK]) * (in_turn if of_bank else 1), "nREFIpb"
+        if 0 < every < rule.ticks + standard.ticks["nRC"]:
+            text = "must leave a row cycle between refreshes"
+            raise ConfigError.one(standard.name, f"clocks.{name}", text, standard.ticks[name])
 
 
 def _set_lpddr(n: Ints, standard: Standard) -> None:

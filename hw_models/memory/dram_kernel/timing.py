@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
-from opbyte.core.loops import LOOP
-from opbyte.hw_models.memory.dram_kernel.bits import INLINE
+from opbyte.core.loops import apart, part
 from opbyte.hw_models.memory.dram_kernel.setup import (
     ACT,
     ALL_BANK,
@@ -30,10 +28,6 @@ from opbyte.hw_models.memory.dram_kernel.state import (
     CAN_PRE,
     FAW,
     G_REFPB,
-    ITS_G,
-    ITS_P,
-    ITS_S,
-    LANE,
     LAST,
     LAST_ACTS,
     NOW,
@@ -43,12 +37,17 @@ from opbyte.hw_models.memory.dram_kernel.state import (
     OF_S,
     P_STACKS,
     Channel,
+    channel,
+    g_of,
+    lane_of,
+    p_of,
+    s_of,
 )  # fmt: skip
 
 Ints = npt.NDArray[np.int64]
 
 
-@numba.njit(**INLINE)
+@part
 def _hold(times: Ints, node: int, distances: Ints, scope: int, command: int, now: int) -> None:
     """Hold ACT, PRE, RD and WR back at one node."""
     # All are read before one is written, so that the compiler takes the four at once.
@@ -59,16 +58,16 @@ def _hold(times: Ints, node: int, distances: Ints, scope: int, command: int, now
     times[node, ACT], times[node, PRE], times[node, RD], times[node, WR] = act, pre, rd, wr
 
 
-@numba.njit(**INLINE)
+@part
 def issued(c: Channel, command: int, bank: int, now: int) -> None:
     """Note that `command` went to `bank`."""
-    p, s, g = c.banks[bank, ITS_P], c.banks[bank, ITS_S], c.banks[bank, ITS_G]
+    p, s, g = p_of(c, bank), s_of(c, bank), g_of(c, bank)
     c.out[COMMAND_AT + command] += 1
     c.ranks[p, LAST + command] = now
     _hold(c.ranks, p, c.d, OF_P, command, now)
     _hold(c.groups, g, c.d, OF_G, command, now)
     _hold(c.banks, bank, c.d, OF_BANK, command, now)
-    lane = c.banks[bank, LANE]
+    lane = lane_of(c, bank)
     c.lanes[CAN_PRE, lane] = c.banks[bank, PRE]
     c.lanes[CAN_ACT, lane] = max(c.lanes[CAN_ACT, lane], c.banks[bank, ACT])
     if c.d[OF_G, command, ACT] >= 0:
@@ -91,11 +90,11 @@ def issued(c: Channel, command: int, bank: int, now: int) -> None:
         c.banks[bank, B_REFPB] = max(c.banks[bank, B_REFPB], until)
 
 
-@numba.njit(**INLINE)
+@part
 def activated(c: Channel, bank: int, now: int) -> None:
     """Note an ACT, with its window of four."""
     issued(c, ACT, bank, now)
-    p = c.banks[bank, ITS_P]
+    p = p_of(c, bank)
     at = c.ranks[p, ACT_AT]
     c.ranks[p, LAST_ACTS + at] = now
     at = (at + 1) & 3
@@ -105,28 +104,30 @@ def activated(c: Channel, bank: int, now: int) -> None:
         c.ranks[p, ACT] = until
 
 
-@numba.njit(**LOOP)
-def issued_to_all(c: Channel, command: int, p: int, now: int) -> None:
+@apart
+def issued_to_all(memory: Ints, command: int, p: int, now: int) -> None:
     """Note PREab or REFab of one rank or pseudo-channel."""
+    c = channel(memory)
     c.out[COMMAND_AT + command] += 1
     c.ranks[p, LAST + command] = now
     for other in range(c.n[P_COUNT]):
         _hold(c.ranks, other, c.d, OF_P if other == p else BESIDE_P, command, now)
 
 
-@numba.njit(**LOOP)
-def possible(c: Channel, command: int, bank: int) -> int:
+@apart
+def possible(memory: Ints, command: int, bank: int) -> int:
     """Return the first tick from now on at which PREab, REFab or REFpb may be issued.
 
     A distance of window 1 counts from the last command, so that the times of the last commands of
     each rank are enough.
     """
-    p = c.banks[bank, ITS_P]
+    c = channel(memory)
+    p = p_of(c, bank)
     at = c.v[NOW]
     for other in range(c.n[P_COUNT]):
         scope = OF_P if other == p else BESIDE_P
         for before in range(COUNT):
             at = max(at, c.ranks[other, LAST + before] + c.d[scope, before, command])
     if command == REFPB:
-        at = max(at, c.groups[c.banks[bank, ITS_G], G_REFPB], c.banks[bank, B_REFPB])
+        at = max(at, c.groups[g_of(c, bank), G_REFPB], c.banks[bank, B_REFPB])
     return at

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from opbyte.core.loops import part
 from opbyte.sim.serving.compiled.gaps import miss
-from opbyte.sim.serving.compiled.part import part
 from opbyte.sim.serving.compiled.prefixes import leading, sharing
 from opbyte.sim.serving.compiled.shared import (
     alone,

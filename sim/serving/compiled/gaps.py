@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from opbyte.core.loops import part
 from opbyte.core.ops import Array
-from opbyte.sim.serving.compiled.part import part
 from opbyte.sim.serving.compiled.state import (
     AT_ONCE,
     COME_LATE,

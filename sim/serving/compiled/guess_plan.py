@@ -28,6 +28,7 @@ from opbyte.sim.serving.compiled.state import (
     State,
     Step,
 )
+from opbyte.sim.serving.prices.batch import Batch
 from opbyte.sim.serving.prices.layout import attend
 from opbyte.sim.serving.prices.step import step_cost
 from opbyte.sim.serving.speculation import FIRST, GOLDEN, SECOND
@@ -205,9 +206,8 @@ def read_admitted(
 @register_jitable
 def draft_cost(f: Step, g: Ahead, table: Any, busy: Array) -> tuple[float, float]:
     """Return the seconds and joules of a draft's passes for the step that is planned."""
-    seconds, joules = step_cost(
-        table, g.new, g.past, g.sums[0], float(g.sums[1]), float(g.sums[2]), busy, 0.0
-    )
+    batch = Batch(g.new, g.past, g.sums[0], float(g.sums[1]), float(g.sums[2]), 0.0, 0, 0)
+    seconds, joules = step_cost(table, batch, busy)
     read = 0
     for depth in range(1, g.widths.shape[0]):
         width = g.widths[depth - 1]
@@ -221,10 +221,11 @@ def draft_cost(f: Step, g: Ahead, table: Any, busy: Array) -> tuple[float, float
         if rows == 0:
             break
         if width == 1:
-            more = step_cost(table, f.new, f.past, 0, float(rows), float(context), busy, 0.0)
+            batch = Batch(f.new, f.past, 0, float(rows), float(context), 0.0, 0, 0)
         else:
             logits = float(rows * (width - 1))
-            more = step_cost(table, f.new, f.past, rows, 0.0, 0.0, busy, logits)
+            batch = Batch(f.new, f.past, rows, 0.0, 0.0, logits, 0, 0)
+        more = step_cost(table, batch, busy)
         seconds, joules = seconds + more[0], joules + more[1]
         read += width
     return seconds, joules

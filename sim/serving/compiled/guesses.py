@@ -32,6 +32,7 @@ from opbyte.sim.serving.compiled.state import (
     new_steps,
 )
 from opbyte.sim.serving.compiled.steps import end_step, weigh
+from opbyte.sim.serving.prices.batch import Batch
 from opbyte.sim.serving.prices.layout import TRAFFIC, forget
 from opbyte.sim.serving.prices.step import Prices, masks_of, step_cost
 from opbyte.sim.serving.schedulers import Limits
@@ -88,10 +89,10 @@ def guess_loop(
             now = arrival[arrived]
             continue
         f.tokens[0] = limits[1] - budget
-        seconds, joules = step_cost(
-            table, f.new, f.past, f.sums[0], float(f.sums[1]), float(f.sums[2]), busy,
-            float(g.sums[4]),
-        )  # fmt: skip
+        batch = Batch(
+            f.new, f.past, f.sums[0], float(f.sums[1]), float(f.sums[2]), float(g.sums[4]), 0, 0
+        )
+        seconds, joules = step_cost(table, batch, busy)
         if limits[10] > 0:
             more = draft_cost(f, g, draft, draft_busy)
             seconds, joules = seconds + more[0], joules + more[1]

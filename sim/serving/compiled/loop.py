@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from numba.extending import register_jitable
 
+from opbyte.core.loops import part
 from opbyte.core.ops import Array
 from opbyte.sim.serving.blocks import Growth
 from opbyte.sim.serving.compiled.gaps import count_gaps, tally_of
@@ -27,7 +28,6 @@ from opbyte.sim.serving.compiled.moves import (
     soonest,
 )
 from opbyte.sim.serving.compiled.next_step import plan_step
-from opbyte.sim.serving.compiled.part import part
 from opbyte.sim.serving.compiled.prefixes import Prefixes
 from opbyte.sim.serving.compiled.queue import FAIR, FCFS, Queue, new_queue, order_of
 from opbyte.sim.serving.compiled.state import (
@@ -48,8 +48,9 @@ from opbyte.sim.serving.compiled.state import (
     new_steps,
 )
 from opbyte.sim.serving.compiled.steps import decode_on, end_step, weigh
+from opbyte.sim.serving.prices.batch import Batch
 from opbyte.sim.serving.prices.layout import TRAFFIC
-from opbyte.sim.serving.prices.step import Prices, check_divided, check_limits, group_cost, masks_of
+from opbyte.sim.serving.prices.step import Prices, check_divided, check_limits, masks_of, step_cost
 from opbyte.sim.serving.schedulers import Limits
 from opbyte.sim.serving.schedulers.fair import Clients
 from opbyte.sim.serving.stamped import compiled
@@ -95,17 +96,10 @@ def fill(
         pieces, decodes, context = f.sums[0], f.sums[1], f.sums[2]
         if pieces + decodes == 0:
             break
-        seconds, joules = group_cost(
-            table,
-            f.sums[3],
-            f.sums[4],
-            f.new,
-            f.past,
-            pieces,
-            float(decodes),
-            float(context),
-            busy,
+        batch = Batch(
+            f.new, f.past, pieces, float(decodes), float(context), 0.0, f.sums[3], f.sums[4]
         )
+        seconds, joules = step_cost(table, batch, busy)
         free_at = max(now, free_at) + seconds
         count_gaps(s, f, free_at)
         weigh(s, seconds, joules, arrived - tried, drawn)

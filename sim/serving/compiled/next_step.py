@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from opbyte.core.loops import part
 from opbyte.sim.serving.compiled.fair import begin_fair, settle
 from opbyte.sim.serving.compiled.layered import plan_wave
-from opbyte.sim.serving.compiled.part import part
 from opbyte.sim.serving.compiled.plan import plan_running, plan_waiting
 from opbyte.sim.serving.compiled.queue import FAIR, Queue
 from opbyte.sim.serving.compiled.state import OWED, RUNNING, WAVE_TOKENS, Ints, State, Step

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from opbyte.core.loops import part
 from opbyte.sim.serving.compiled.blocks import found, hold, in_use, know, needed, preempt, take
 from opbyte.sim.serving.compiled.fair import count
 from opbyte.sim.serving.compiled.gaps import catch_up, miss, miss_behind
-from opbyte.sim.serving.compiled.part import part
 from opbyte.sim.serving.compiled.queue import FAIR, RANKED, Queue, first, leave, rank
 from opbyte.sim.serving.compiled.state import (
     ASKED,

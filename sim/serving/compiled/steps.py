@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from opbyte.core.loops import part
 from opbyte.core.ops import Array
 from opbyte.sim.serving.compiled.blocks import finish, know, needed, take
 from opbyte.sim.serving.compiled.gaps import catch_up_all, count_gaps
-from opbyte.sim.serving.compiled.part import part
 from opbyte.sim.serving.compiled.prefixes import sharing
 from opbyte.sim.serving.compiled.queue import FCFS, RANKED
 from opbyte.sim.serving.compiled.state import (
@@ -31,6 +31,7 @@ from opbyte.sim.serving.compiled.state import (
     State,
     Step,
 )
+from opbyte.sim.serving.prices.batch import Batch
 from opbyte.sim.serving.prices.layout import attend
 from opbyte.sim.serving.prices.step import step_cost
 
@@ -119,7 +120,8 @@ def decode_on(
         context += running
         if on == 0:
             catch_up_all(s, f)
-        seconds, joules = step_cost(table, f.new, f.past, 0, float(running), float(context), busy)
+        batch = Batch(f.new, f.past, 0, float(running), float(context), 0.0, 0, 0)
+        seconds, joules = step_cost(table, batch, busy)
         free_at = max(now, free_at) + seconds
         count_gaps(s, f, free_at)
         f.sums[COME_LATE] = 0

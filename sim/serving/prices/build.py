@@ -27,6 +27,7 @@ from opbyte.hw_models.compute.base import UnitView
 from opbyte.hw_models.machine import Machine, load_machine
 from opbyte.hw_models.price import Demand
 from opbyte.sim.expert_offload import Experts, offloads
+from opbyte.sim.serving.prices.batch import Batch
 from opbyte.sim.serving.prices.graph import graph_table, has_graphs
 from opbyte.sim.serving.prices.graph_table import GraphTable, alone
 from opbyte.sim.serving.prices.layout import AROUND, B_COMPUTE, SECONDS, StepTable
@@ -35,7 +36,7 @@ from opbyte.sim.serving.prices.offload_table import OffloadTable
 from opbyte.sim.serving.prices.operators import call_of, mask_of
 from opbyte.sim.serving.prices.probe import Key, Probe
 from opbyte.sim.serving.prices.shapes import drawn
-from opbyte.sim.serving.prices.step import step_cost, tell
+from opbyte.sim.serving.prices.step import flat_cost, tell
 from opbyte.sim.serving.prices.tables import (
     ByBlock,
     Lane,
@@ -202,9 +203,8 @@ class StepPrices:
         sizes = np.array(chunks, np.float64).reshape(-1, 2).T
         new, past = np.ascontiguousarray(sizes)
         busy = np.zeros(len(self.resources))
-        seconds, joules = compiled(step_cost)(
-            self.table, new, past, len(new), float(decodes), summed, busy
-        )
+        batch = Batch(new, past, len(new), float(decodes), summed)
+        seconds, joules = compiled(flat_cost)(self.table, busy, *batch)
         return Cost(seconds, joules, dict(zip(self.resources, busy.tolist(), strict=True)))
 
 

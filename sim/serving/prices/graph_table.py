@@ -25,6 +25,7 @@ from numba.extending import register_jitable
 
 from opbyte.core.ops import Array
 from opbyte.hw_models.compute.gpu.attention import NEW, PAIRS, READS, SEQUENCES, call_seconds
+from opbyte.sim.serving.prices.batch import Batch, decodes_of, heads_of, tokens_of
 from opbyte.sim.serving.prices.layout import (
     B_BUSY,
     B_COMPUTE,
@@ -140,10 +141,7 @@ def alone(table: GraphTable) -> GraphTable:
 def _measure(
     table: GraphTable,
     s: int,
-    new: Array,
-    past: Array,
-    pieces: int,
-    decodes: float,
+    batch: Batch,
     mean: float,
     total: float,
     others: float,
@@ -156,6 +154,7 @@ def _measure(
         others: All other tokens.
     """
     features, rows, span = table.features[s], table.rows[s], table.spans[s]
+    new, past, pieces, decodes = batch.new, batch.past, batch.pieces, batch.decodes
     features[:] = 0.0
     count = 0
     if span[S_WHOSE] != DECODES:
@@ -223,11 +222,11 @@ def _operator(table: GraphTable, v: int, tokens: int, has_past: bool) -> float:
 
 
 @register_jitable
-def kind_of(pieces: int, decodes: float) -> int:
+def kind_of(batch: Batch) -> int:
     """Return the kind of an iteration."""
-    if pieces == 0:
+    if batch.pieces == 0:
         return WITHOUT_PROMPTS
-    return BOTH if decodes > 0.0 else WITHOUT_DECODES
+    return BOTH if batch.decodes > 0.0 else WITHOUT_DECODES
 
 
 @register_jitable
@@ -268,31 +267,22 @@ def _of(whose: float, total: float, prompt: float) -> float:
 
 @register_jitable
 def batch_cost(
-    table: GraphTable,
-    new: Array,
-    past: Array,
-    pieces: int,
-    decodes: float,
-    every: float,
-    context: float,
-    logits: float,
-    traffic: Array,
+    table: GraphTable, batch: Batch, every: float, traffic: Array
 ) -> tuple[float, float]:
     """Return path and joules of one batch; add to `table.busy`.
 
     Args:
-        decodes: Of this batch.
-        every: Decodes of all batches, which attend to `context` together.
+        batch: One of those that take turns; its context is that of the decodes of all.
+        every: Decodes of all batches.
         traffic: Bytes of `TRAFFIC` are added to it, if it has room.
     """
-    prompt, earlier = 0.0, 0.0
-    for i in range(pieces):
-        prompt, earlier = prompt + new[i], earlier + past[i]
-    total = prompt + decodes
-    tokens, heads = int(total), pieces + int(decodes + logits)
+    earlier, total, heads = 0.0, tokens_of(batch), heads_of(batch)
+    for i in range(batch.pieces):
+        earlier += batch.past[i]
+    tokens, prompt = int(total), total - batch.decodes
     if tokens <= 0 or tokens >= table.fixed.shape[1] or heads >= table.head.shape[0]:
         raise ValueError("an iteration has no token, or more tokens or sequences than its table")
-    kind = kind_of(pieces, decodes)
+    kind = kind_of(batch)
     alone = 1 if kind == WITHOUT_DECODES else 0
     fixed, head, resources = table.fixed[alone, tokens], table.head[heads], table.busy.shape[0]
     for r in range(resources):
@@ -302,13 +292,13 @@ def batch_cost(
     seconds, joules = fixed[SECONDS] + head[SECONDS], fixed[JOULES] + head[JOULES]
     for s in range(table.spans.shape[0]):
         mean = 0.0
-        if decodes > 0.0:
+        if batch.decodes > 0.0:
             span = table.spans[s]
             mean = attended_of(
-                table.masks, int(span[MASK]), every, context, span[WINDOW], span[CHUNK]
+                table.masks, int(span[MASK]), every, batch.context, span[WINDOW], span[CHUNK]
             )
         of = _of(table.spans[s, S_WHOSE], total, prompt)
-        _measure(table, s, new, past, pieces, decodes, mean, of, total - of)
+        _measure(table, s, batch, mean, of, total - of)
     table.used[:] = 0.0
     for v in range(table.operators.shape[0]):
         of = _of(table.operators[v, G_WHOSE], total, prompt)
@@ -324,41 +314,35 @@ def batch_cost(
 
 
 @register_jitable
-def graph_cost(
-    table: GraphTable,
-    new: Array,
-    past: Array,
-    pieces: int,
-    decodes: float,
-    context: float,
-    busy: Array,
-    logits: float = 0.0,
-) -> tuple[float, float]:
-    """Return the seconds of an iteration and the dynamic joules of all devices.
+def _with(b: Batch, decodes: float) -> Batch:
+    """Return the same with so many decodes, which share the context of all."""
+    return Batch(b.new, b.past, b.pieces, decodes, b.context, b.logits, b.group, b.groups)
 
-    Args:
-        new, past, pieces, decodes, context, busy, logits: As for `step_table.step_cost`.
+
+@register_jitable
+def graph_cost(table: GraphTable, batch: Batch, busy: Array) -> tuple[float, float]:
+    """Return the seconds of an iteration and the dynamic joules of all devices: see `step_cost`.
+
     Raises:
         ValueError: If the iteration is empty, or has more tokens or sequences than the table.
     """
     held, batches = table.busy, table.batches
-    resources = held.shape[0]
+    decodes, resources = batch.decodes, held.shape[0]
     held[:] = 0.0
     traffic = busy[resources:]
     least = np.floor(decodes / batches)
-    more, mixed = decodes - batches * least, 1 if pieces > 0 or least > 0.0 else 0
+    more, mixed = decodes - batches * least, 1 if batch.pieces > 0 or least > 0.0 else 0
     seconds = joules = 0.0
     if mixed > 0:
-        seconds, joules = batch_cost(
-            table, new, past, pieces, least, decodes, context, logits, traffic
-        )
+        seconds, joules = batch_cost(table, _with(batch, least), decodes, traffic)
     for turn in range(1, batches):
         size = least + 1.0 if turn <= more else least
         if size <= 0.0:
             continue
-        path, energy = batch_cost(table, new, past, 0, size, decodes, context, 0.0, traffic)
+        one = _with(decodes_of(batch), size)
+        path, energy = batch_cost(table, one, decodes, traffic)
         seconds, joules = max(seconds, path), joules + energy
-    if pieces == 0 and decodes <= 0.0:
+    if batch.pieces == 0 and decodes <= 0.0:
         raise ValueError("an iteration has no token")
     forget(table.masks)
     seconds = max(seconds, table.host)

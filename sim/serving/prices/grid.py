@@ -12,6 +12,7 @@ import numpy as np
 from numba.extending import register_jitable
 
 from opbyte.core.ops import Array
+from opbyte.sim.serving.prices.batch import Batch, heads_of, tokens_of
 
 _AXES = 4
 
@@ -63,39 +64,26 @@ def attention_at(
 
 
 @register_jitable
-def grid_cost(
-    table: GridTable,
-    new: Array,
-    past: Array,
-    pieces: int,
-    decodes: float,
-    context: float,
-    busy: Array,
-    logits: float = 0.0,
-) -> tuple[float, float]:
+def grid_cost(table: GridTable, batch: Batch, busy: Array) -> tuple[float, float]:
     """Return the seconds of one step, and NaN for joules and traffic, which no such table has.
 
     Pieces of prompts add up; what decodes cost beside them is what they add to the largest piece.
 
     Args:
-        new, past: Tokens of each piece of a prompt and of its past, the first `pieces` of each.
-        decodes: Sequences that compute one token.
-        context: Tokens that all of those attend to.
+        batch: What is computed.
         busy: Of the device, added to, and traffic if it is longer than (1,).
-        logits: Positions whose logits are needed, beyond one of each sequence.
     """
-    tokens = decodes
+    new, past, decodes = batch.new, batch.past, batch.decodes
     total = largest = behind = 0.0
-    for i in range(pieces):
-        tokens += new[i]
+    for i in range(batch.pieces):
         total += attention_at(table, new[i], past[i], 0.0, 0.0)
         if new[i] > largest:
             largest, behind = new[i], past[i]
     if decodes > 0.0:
-        total += attention_at(table, largest, behind, decodes, context / decodes)
-        if pieces:
+        total += attention_at(table, largest, behind, decodes, batch.context / decodes)
+        if batch.pieces:
             total -= attention_at(table, largest, behind, 0.0, 0.0)
-    total += table.dense[int(tokens)] + table.head[int(decodes + logits) + pieces]
+    total += table.dense[int(tokens_of(batch))] + table.head[heads_of(batch)]
     busy[0] += total
     busy[1:] = np.nan
     return float(total), np.nan

@@ -16,7 +16,9 @@ import numpy as np
 import numpy.typing as npt
 from numba.extending import register_jitable
 
+from opbyte.core.loops import part
 from opbyte.core.ops import Array
+from opbyte.sim.serving.prices.batch import Batch, decodes_of, heads_of, tokens_of
 from opbyte.sim.serving.prices.layout import BUSY, JOULES, SECONDS, StepTable, forget
 from opbyte.sim.serving.prices.step_table import pieces_cost, step_cost
 
@@ -45,11 +47,7 @@ def layers_cost(
     table: LayerTable,
     part: int,
     rest: int,
-    new: Array,
-    past: Array,
-    pieces: int,
-    decodes: float,
-    context: float,
+    batch: Batch,
     busy: Array,
 ) -> tuple[float, float]:
     """Return path and joules of the layers of a part, or of the others; add to `table.step.busy`.
@@ -61,11 +59,9 @@ def layers_cost(
     step, counts, runs = table.step, table.counts[part, rest], table.runs[part, rest]
     held = step.busy
     resources = held.shape[0] - runs.shape[0]
-    total = decodes
-    for i in range(pieces):
-        total += new[i]
+    total = tokens_of(batch)
     tokens = int(total)
-    seconds, joules = pieces_cost(step, runs, new, past, pieces, decodes, context, total)
+    seconds, joules = pieces_cost(step, runs, batch, total)
     for b in range(counts.shape[0]):
         if counts[b] > 0.0:
             fixed = table.blocks[b, tokens]
@@ -79,50 +75,26 @@ def layers_cost(
 
 
 @register_jitable
-def group_cost(
-    table: LayerTable,
-    group: int,
-    groups: int,
-    new: Array,
-    past: Array,
-    pieces: int,
-    decodes: float,
-    context: float,
-    busy: Array,
-    logits: float = 0.0,
-) -> tuple[float, float]:
-    """Return the seconds of an iteration and the dynamic joules of all devices.
-
-    Args:
-        group: Which group of layers the pieces run on, the first one is 0.
-        groups: How many there are; 0 for all layers together.
-        new, past, pieces, decodes, context, busy, logits: As for `step_cost`.
-    Raises:
-        ValueError: If the iteration is empty, has more tokens or sequences than the table, or the
-            layers are not divided so.
-    """
-    step = table.step
-    if groups == 0 or pieces == 0:
-        return step_cost(step, new, past, pieces, decodes, context, busy, logits)
-    total = decodes
-    for i in range(pieces):
-        total += new[i]
-    heads = pieces + int(decodes + logits)
-    if total >= step.fixed.shape[0] or heads >= step.head.shape[0] or total < pieces + decodes:
+def _group_cost(table: LayerTable, batch: Batch, busy: Array) -> tuple[float, float]:
+    """Return the same of an iteration whose pieces run on one group."""
+    step, group, groups = table.step, batch.group, batch.groups
+    total, heads = tokens_of(batch), heads_of(batch)
+    least = batch.pieces + batch.decodes
+    if total >= step.fixed.shape[0] or heads >= step.head.shape[0] or total < least:
         raise ValueError("an iteration has no token, or more tokens or sequences than its table")
     if not 0 <= group < groups < table.first.shape[0] or table.first[groups] < 0:
         raise ValueError("the table does not divide the layers into so many groups")
     part, held = table.first[groups] + group, step.busy
     resources = held.shape[0] - step.runs.shape[0]
     # Whoever gets logits: pieces only where their last layer is.
-    heads = heads if group == groups - 1 else int(decodes + logits)
+    heads = heads if group == groups - 1 else int(batch.decodes + batch.logits)
     for r in range(resources):
         held[r] = step.head[heads, BUSY + r]
     for r in range(resources, busy.shape[0]):
         busy[r] += step.head[heads, BUSY + r]
-    seconds, joules = layers_cost(table, part, 0, new, past, pieces, decodes, context, busy)
-    if decodes > 0.0:
-        others = layers_cost(table, part, 1, new, past, 0, decodes, context, busy)
+    seconds, joules = layers_cost(table, part, 0, batch, busy)
+    if batch.decodes > 0.0:
+        others = layers_cost(table, part, 1, decodes_of(batch), busy)
         seconds, joules = seconds + others[0], joules + others[1]
     forget(step.masks)
     seconds = max(seconds + step.head[heads, SECONDS], step.host)
@@ -133,16 +105,14 @@ def group_cost(
     return float(seconds), float(joules)
 
 
-@register_jitable
-def whole_cost(
-    table: LayerTable,
-    new: Array,
-    past: Array,
-    pieces: int,
-    decodes: float,
-    context: float,
-    busy: Array,
-    logits: float = 0.0,
-) -> tuple[float, float]:
-    """Return seconds and joules of an iteration of all layers, see `step_cost`."""
-    return step_cost(table.step, new, past, pieces, decodes, context, busy, logits)
+@part
+def layer_cost(table: LayerTable, batch: Batch, busy: Array) -> tuple[float, float]:
+    """Return the seconds of an iteration and the dynamic joules of all devices: see `step_cost`.
+
+    Raises:
+        ValueError: If the iteration is empty, has more tokens or sequences than the table, or the
+            layers are not divided so.
+    """
+    if batch.groups == 0 or batch.pieces == 0:
+        return step_cost(table.step, batch, busy)
+    return _group_cost(table, batch, busy)

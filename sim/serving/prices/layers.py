@@ -9,10 +9,11 @@ import numpy as np
 
 from opbyte.core.errors import ConfigError, UncoveredError
 from opbyte.core.ops import Array
+from opbyte.sim.serving.prices.batch import Batch
 from opbyte.sim.serving.prices.build import Cost, StepPrices
 from opbyte.sim.serving.prices.layer_table import LayerTable
 from opbyte.sim.serving.prices.layout import StepTable
-from opbyte.sim.serving.prices.step import group_cost, tell
+from opbyte.sim.serving.prices.step import flat_cost, tell
 from opbyte.sim.serving.stamped import compiled
 
 
@@ -38,7 +39,7 @@ class LayerPrices:
 
     Attributes:
         whole: Prices of iterations of all layers.
-        table: For `step_prices.group_cost`. Calls write to scratch arrays in it.
+        table: For `step_cost`. Calls write to scratch arrays in it.
     """
 
     whole: StepPrices
@@ -109,7 +110,6 @@ class LayerPrices:
         summed = tell(self, decodes, context)
         new, past = np.array(chunks, np.float64).reshape(-1, 2).T.copy()
         busy = np.zeros(len(self.resources))
-        seconds, joules = compiled(group_cost)(
-            self.table, group, groups, new, past, len(new), float(decodes), summed, busy
-        )
+        batch = Batch(new, past, len(new), float(decodes), summed, 0.0, group, groups)
+        seconds, joules = compiled(flat_cost)(self.table, busy, *batch)
         return Cost(seconds, joules, dict(zip(self.resources, busy.tolist(), strict=True)))

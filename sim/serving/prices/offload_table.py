@@ -17,6 +17,7 @@ import numpy.typing as npt
 from numba.extending import register_jitable
 
 from opbyte.core.ops import Array
+from opbyte.sim.serving.prices.batch import Batch, heads_of, tokens_of
 from opbyte.sim.serving.prices.graph_table import (
     WITHOUT_DECODES,
     WITHOUT_PROMPTS,
@@ -99,34 +100,18 @@ def _waits(
 
 
 @register_jitable
-def offload_cost(
-    table: OffloadTable,
-    new: Array,
-    past: Array,
-    pieces: int,
-    decodes: float,
-    context: float,
-    busy: Array,
-    logits: float = 0.0,
-) -> tuple[float, float]:
-    """Return the seconds of an iteration and the dynamic joules of all devices.
+def offload_cost(table: OffloadTable, batch: Batch, busy: Array) -> tuple[float, float]:
+    """Return the seconds of an iteration and the dynamic joules of all devices: see `step_cost`.
 
-    Args:
-        new, past, pieces, decodes, context, busy, logits: As for `step_table.step_cost`.
     Raises:
         ValueError: If the iteration is empty, or has more tokens or sequences than the table.
     """
     graph, every = table.graph, table.busy.shape[0]
     held = graph.busy
     held[:] = 0.0
-    seconds, joules = batch_cost(
-        graph, new, past, pieces, decodes, decodes, context, logits, busy[every:]
-    )
+    seconds, joules = batch_cost(graph, batch, batch.decodes, busy[every:])
     forget(graph.masks)
-    total = decodes
-    for i in range(pieces):
-        total += new[i]
-    tokens, kind = int(total), kind_of(pieces, decodes)
+    tokens, kind = int(tokens_of(batch)), kind_of(batch)
     alone = 1 if kind == WITHOUT_DECODES else 0
     gates, misses = table.gates[kind], table.misses[1 if kind == WITHOUT_PROMPTS else 0, tokens]
     for b in range(graph.runs.shape[0]):
@@ -135,7 +120,7 @@ def offload_cost(
             used = graph.used[b, r] + graph.held[alone, b, tokens, r]
             table.lasts[b] = max(table.lasts[b], used)
         table.leads[b] = start_of(graph, gates[b]) if gates[b] >= 0 else 0.0
-    played, waits = _waits(table, alone, gates, misses, tokens, pieces + int(decodes + logits))
+    played, waits = _waits(table, alone, gates, misses, tokens, heads_of(batch))
     seconds = max(seconds, graph.host, played + waits)
     copies = misses.sum()
     for r in range(every):

@@ -7,14 +7,15 @@ from typing import Any, Protocol
 
 import numpy as np
 from numba import types
-from numba.extending import overload
+from numba.extending import overload, register_jitable
 
 from opbyte.core.errors import UncoveredError
 from opbyte.core.ops import Array
-from opbyte.sim.serving.prices import layer_table, step_table
+from opbyte.sim.serving.prices import step_table
+from opbyte.sim.serving.prices.batch import Batch
 from opbyte.sim.serving.prices.graph_table import GraphTable, graph_cost
 from opbyte.sim.serving.prices.grid import GridTable, grid_cost
-from opbyte.sim.serving.prices.layer_table import LayerTable
+from opbyte.sim.serving.prices.layer_table import LayerTable, layer_cost
 from opbyte.sim.serving.prices.layout import attend, forget
 from opbyte.sim.serving.prices.offload_table import OffloadTable, offload_cost
 from opbyte.sim.serving.prices.step_table import StepTable
@@ -103,28 +104,19 @@ def tell(prices: Prices, decodes: float, context: float | Sequence[float] | Arra
     return float(each.sum())
 
 
-def step_cost(
-    table: Any,
-    new: Array,
-    past: Array,
-    pieces: int,
-    decodes: float,
-    context: float,
-    busy: Array,
-    logits: float = 0.0,
-) -> tuple[float, float]:
-    """Return the seconds and joules of one step, and add to the busy seconds of each resource.
+def step_cost(table: Any, batch: Batch, busy: Array) -> tuple[float, float]:
+    """Return the seconds and joules of one step.
 
     Args:
         table: Of prices.
-        new, past: Tokens of each piece of a prompt and of its past, the first `pieces` of each.
-        decodes: Sequences that compute one token.
-        context: Tokens that all of those attend to, the new ones too.
-        busy: (resources,), added to.
-        logits: Positions whose logits are needed, beyond one of each piece and decode.
+        batch: What is computed.
+        busy: Busy seconds of every resource are added to it, in the order of `Prices.resources`,
+            (resources,). If it is longer, bytes of `TRAFFIC` too.
+    Raises:
+        ValueError: If the step is empty, has more tokens or sequences than the table, or the
+            table does not divide the layers into its groups.
     """
-    price = _KINDS[type(table)]
-    return price(table, new, past, pieces, decodes, context, busy, logits)  # type: ignore[no-any-return]
+    return _KINDS[type(table)](table, batch, busy)  # type: ignore[no-any-return]
 
 
 #: Class of a table -> its price.
@@ -133,81 +125,24 @@ _KINDS: dict[type, Any] = {
     GraphTable: graph_cost,
     OffloadTable: offload_cost,
     StepTable: step_table.step_cost,
-    LayerTable: layer_table.whole_cost,
+    LayerTable: layer_cost,
 }
 
 
-@overload(step_cost, strict=False)
-def _compiled(
-    table: Any,
-    new: Any,  # noqa: ARG001
-    past: Any,  # noqa: ARG001
-    pieces: Any,  # noqa: ARG001
-    decodes: Any,  # noqa: ARG001
-    context: Any,  # noqa: ARG001
-    busy: Any,  # noqa: ARG001
-    logits: Any = 0.0,  # noqa: ARG001
-) -> Any:
+@overload(step_cost, strict=False, jit_options={"forceinline": True})
+def _compiled(table: Any, batch: Any, busy: Any) -> Any:  # noqa: ARG001
     """Return the price of a kind of table."""
-    return _KINDS.get(table.instance_class) if isinstance(table, types.NamedTuple) else None
+    price = _KINDS.get(table.instance_class) if isinstance(table, types.NamedTuple) else None
+    if price is None:
+        return None
+
+    def of_kind(table: Any, batch: Batch, busy: Array) -> tuple[float, float]:
+        return price(table, batch, busy)  # type: ignore[no-any-return]
+
+    return of_kind
 
 
-def group_cost(
-    table: Any,
-    group: int,
-    groups: int,
-    new: Array,
-    past: Array,
-    pieces: int,
-    decodes: float,
-    context: float,
-    busy: Array,
-    logits: float = 0.0,
-) -> tuple[float, float]:
-    """Return the price of one step whose pieces run on one group of layers, decodes on all.
-
-    Args:
-        table: Of prices; one that is not divided has all layers in every step.
-        group: Which group, the first one is 0.
-        groups: How many there are, 0 for all layers together.
-        new, past, pieces, decodes, context, busy, logits: As for `step_cost`.
-    """
-    if isinstance(table, LayerTable):
-        return layer_table.group_cost(
-            table, group, groups, new, past, pieces, decodes, context, busy, logits
-        )
-    return step_cost(table, new, past, pieces, decodes, context, busy, logits)
-
-
-@overload(group_cost, strict=False)
-def _compiled_group(
-    table: Any,
-    group: Any,  # noqa: ARG001
-    groups: Any,  # noqa: ARG001
-    new: Any,  # noqa: ARG001
-    past: Any,  # noqa: ARG001
-    pieces: Any,  # noqa: ARG001
-    decodes: Any,  # noqa: ARG001
-    context: Any,  # noqa: ARG001
-    busy: Any,  # noqa: ARG001
-    logits: Any = 0.0,  # noqa: ARG001
-) -> Any:
-    """Return the price of a kind of table."""
-    if isinstance(table, types.NamedTuple) and table.instance_class is LayerTable:
-        return layer_table.group_cost
-
-    def undivided(
-        table: Any,
-        group: int,  # noqa: ARG001
-        groups: int,  # noqa: ARG001
-        new: Array,
-        past: Array,
-        pieces: int,
-        decodes: float,
-        context: float,
-        busy: Array,
-        logits: float = 0.0,
-    ) -> tuple[float, float]:
-        return step_cost(table, new, past, pieces, decodes, context, busy, logits)
-
-    return undivided
+@register_jitable
+def flat_cost(table: Any, busy: Array, *batch: Any) -> tuple[float, float]:
+    """Return the same, given the fields of a batch: Python hands these over faster than a tuple."""
+    return step_cost(table, Batch(*batch), busy)

@@ -20,6 +20,7 @@ from numba.extending import register_jitable
 
 from opbyte.core.ops import Array
 from opbyte.hw_models.compute.gpu.attention import NEW, PAIRS, READS, SEQUENCES, call_seconds
+from opbyte.sim.serving.prices.batch import Batch, heads_of, tokens_of
 from opbyte.sim.serving.prices.layout import (
     AROUND,
     B_BUSY,
@@ -66,11 +67,7 @@ __all__ = ["StepTable", "pieces_cost", "step_cost"]
 def _lanes(
     table: StepTable,
     runs: Array,
-    new: Array,
-    past: Array,
-    pieces: int,
-    decodes: float,
-    context: float,
+    batch: Batch,
     total: float,
 ) -> float:
     """Return the joules of operators that segments have of their own.
@@ -78,6 +75,8 @@ def _lanes(
     Adds what they keep busy, and the longest segment to the path of each layer.
     """
     lanes, held = table.lanes, table.busy
+    pieces, decodes, context = batch.pieces, batch.decodes, batch.context
+    new, past = batch.new, batch.past
     resources, width = held.shape[0] - runs.shape[0], len(LANE_FEATURES)
     joules = 0.0
     for b in range(runs.shape[0]):
@@ -130,11 +129,7 @@ def _lanes(
 def pieces_cost(  # noqa: C901 (see its first comment)
     table: StepTable,
     runs: Array,
-    new: Array,
-    past: Array,
-    pieces: int,
-    decodes: float,
-    context: float,
+    batch: Batch,
     total: float,
 ) -> tuple[float, float]:
     """Return the path and the joules of what depends on the pieces; add to `table.busy`.
@@ -147,6 +142,8 @@ def pieces_cost(  # noqa: C901 (see its first comment)
     base, slopes, features, held, rows = (
         table.base, table.slopes, table.features, table.busy, table.rows
     )  # fmt: skip
+    new, past, pieces = batch.new, batch.past, batch.pieces
+    decodes, context = batch.decodes, batch.context
     tokens, resources = int(total), held.shape[0] - runs.shape[0]
     seconds = joules = 0.0
     count = pieces + 1 if decodes > 0.0 else pieces
@@ -206,7 +203,7 @@ def pieces_cost(  # noqa: C901 (see its first comment)
         held[int(table.operators[v, O_UNIT])] += times * lasts
         held[resources + b] += lasts
     if table.lanes.shape[0] > 0:
-        joules += _lanes(table, runs, new, past, pieces, decodes, context, total)
+        joules += _lanes(table, runs, batch, total)
     for b in range(runs.shape[0]):
         around = table.paths[b, tokens, AROUND] + held[resources + b]
         seconds += runs[b] * max(table.paths[b, tokens, BESIDE], around)
@@ -214,37 +211,20 @@ def pieces_cost(  # noqa: C901 (see its first comment)
 
 
 @register_jitable
-def step_cost(
-    table: StepTable,
-    new: Array,
-    past: Array,
-    pieces: int,
-    decodes: float,
-    context: float,
-    busy: Array,
-    logits: float = 0.0,
-) -> tuple[float, float]:
+def step_cost(table: StepTable, batch: Batch, busy: Array) -> tuple[float, float]:
     """Return the seconds of an iteration and the dynamic joules of all devices.
 
     Args:
         table: `StepPrices.table`.
-        new: Tokens of each piece of a prompt, (at least `pieces`,).
-        past: Tokens that the cache already holds of each piece's sequence, the same shape.
-        pieces: Pieces of prompts.
-        decodes: Sequences that decode, each one token.
-        context: Tokens that these attend to, summed, the new ones included. Under windows and
-            chunks their mean counts, unless `attend` said before what each attends to.
+        batch: What is computed.
         busy: Busy seconds of every resource are added to it, in the order of
             `StepPrices.resources`, (resources,). If it is longer, bytes of `TRAFFIC` too.
-        logits: Positions whose logits are needed, beyond one of each piece and decode.
     Raises:
         ValueError: If the iteration is empty, or has more tokens or sequences than the table.
     """
     fixed, head, held, runs = table.fixed, table.head, table.busy, table.runs
-    total = decodes
-    for i in range(pieces):
-        total += new[i]
-    tokens, sequences = int(total), pieces + int(decodes + logits)
+    total, sequences = tokens_of(batch), heads_of(batch)
+    tokens = int(total)
     if tokens <= 0 or tokens >= fixed.shape[0] or sequences >= head.shape[0]:
         raise ValueError("an iteration has no token, or more tokens or sequences than its table")
     resources = held.shape[0] - runs.shape[0]
@@ -252,7 +232,7 @@ def step_cost(
         held[r] = fixed[tokens, BUSY + r] + head[sequences, BUSY + r]
     for r in range(resources, busy.shape[0]):
         busy[r] += fixed[tokens, BUSY + r] + head[sequences, BUSY + r]
-    seconds, joules = pieces_cost(table, runs, new, past, pieces, decodes, context, total)
+    seconds, joules = pieces_cost(table, runs, batch, total)
     seconds += fixed[tokens, SECONDS] + head[sequences, SECONDS]
     joules += fixed[tokens, JOULES] + head[sequences, JOULES]
     seconds = max(seconds, table.host)

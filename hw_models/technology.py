@@ -1,0 +1,114 @@
+"""Rates of a memory's ports, from the command timing of its technology.
+
+At the pins, C channels of peak rate p deliver a share e of it, which the DRAM command kernel finds
+(`opbyte.hw_models.memory.rates`):
+
+    bandwidth = C p        efficiency = e
+
+A bandwidth that is given stands for another command clock: all times scale alike and e stays. An
+efficiency that is given stands, as where it was measured with more around the DRAM than DRAM.
+Ports inside the stack read banks side by side (`opbyte.hw_models.stack`); what their `stack` does
+not give, the technology does.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from opbyte.core.parameters import Parameter
+from opbyte.hw_models.memory.rates import DEFAULT, Access, refresh_share, share, standard_called
+from opbyte.hw_models.stack import Stack
+
+if TYPE_CHECKING:
+    from opbyte.hw_models.machine import Memory, Port
+    from opbyte.hw_models.memory.standards import Standard
+
+__all__ = ["pins_of", "standard_of", "with_rates"]
+
+
+def standard_of(memory: Memory) -> Standard | None:
+    """Return the command timing of a memory's technology, None where none is known."""
+    if memory.kind != "dram" or memory.technology is None:
+        return None
+    return standard_called(memory.technology)
+
+
+def pins_of(memory: Memory) -> str | None:
+    """Return the port at the pins: `access.port`, or the only port without a `stream`."""
+    if memory.access is not None and memory.access.port is not None:
+        return memory.access.port
+    outside = [name for name, port in memory.ports.items() if port.stream is None]
+    return outside[0] if len(outside) == 1 else None
+
+
+def with_rates(memory: Memory) -> Memory:
+    """Return a memory whose ports have the rates that follow from its command timing.
+
+    Raises:
+        ValueError: If timing is needed that no technology of that name has.
+    """
+    standard = standard_of(memory)
+    if standard is None and (memory.channels is not None or memory.access is not None):
+        raise ValueError(
+            f"`channels` and `access` need a DRAM `technology` whose command timing is known, got "
+            f"{memory.technology}. give one of `opbyte list memories`"
+        )
+    ports: dict[str, Port] = {**memory.ports, **_inside(memory, standard)}
+    pins = pins_of(memory)
+    if pins is not None and (pins not in ports or ports[pins].stream is not None):
+        known = ", ".join(n for n, p in ports.items() if p.stream is None) or "none"
+        raise ValueError(f"`access.port` must be a port without a `stream`: {known}; got {pins}")
+    if pins is None and memory.channels is not None and any(not p.stream for p in ports.values()):
+        raise ValueError("several ports could be at the pins of `channels`. name `access.port`")
+    if standard is not None and pins is not None:
+        ports[pins] = ports[pins].model_copy(update=_at_pins(memory, ports[pins], standard))
+    return memory.model_copy(update={"ports": ports})
+
+
+def _inside(memory: Memory, standard: Standard | None) -> dict[str, Port]:
+    """Return the ports with a `stream`, with the rates that follow from the stack's clocks."""
+    streams = {n: (p, p.stream) for n, p in memory.ports.items() if p.stream is not None}
+    if not streams:
+        return {}
+    if memory.stack is None and (standard is None or memory.channels is None):
+        raise ValueError(
+            f"port '{next(iter(streams))}' has a `stream`, which needs a `stack`. give one, or "
+            "`channels` of a technology"
+        )
+    stack = (memory.stack or Stack()).completed(standard, memory.channels)
+    return {
+        name: port.model_copy(
+            update={
+                "bandwidth": port.bandwidth or stream.rate(stack),
+                "efficiency": port.efficiency or stream.efficiency(stack),
+            }
+        )
+        for name, (port, stream) in streams.items()
+    }
+
+
+def _at_pins(memory: Memory, port: Port, standard: Standard) -> dict[str, Any]:
+    """Return bandwidth and efficiency of the port at the pins, as far as they are not given."""
+    found: dict[str, Any] = {}
+    if port.bandwidth is None and memory.channels is not None:
+        clock = 1.0 if memory.stack is None else memory.stack.speed(standard)
+        text = f"{standard.source}; {memory.channels} channels of {standard.name}"
+        rate = memory.channels * standard.peak_bytes_per_s * clock
+        found["bandwidth"] = Parameter(rate, "bytes_per_s", text)
+    if port.efficiency is None and (port.bandwidth is not None or found):
+        access = memory.access or DEFAULT
+        part = share(standard, access)
+        most = max(part, refresh_share(standard, access))
+        found["efficiency"] = Parameter(part, "ratio", _computed(standard, access), (part, most))
+    return found
+
+
+def _computed(standard: Standard, access: Access) -> str:
+    """Return where a computed share comes from, and what it rests on."""
+    streams = "a stream" if access.streams == 1 else f"{access.streams} streams"
+    what = f"{streams} of {access.read_pct} % reads on {standard.name}, DRAM command kernel"
+    mapping = access.mapping if isinstance(access.mapping, str) else ", ".join(access.mapping)
+    controller = f"{mapping}, {access.scheduler}, {access.read_queue} reads wait, {access.refresh}"
+    if access.source is not None:
+        return f"{access.source}; {what}"
+    return f"assumed: the controller ({controller}); {what}; at most what refresh leaves"
