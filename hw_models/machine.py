@@ -47,6 +47,7 @@ from opbyte.core.parameters import (
 )
 from opbyte.core.registry import nearest
 from opbyte.hw_models.aim import BankCommands, CommandEnergy, Pnm
+from opbyte.hw_models.cpu import Cpu
 from opbyte.hw_models.gates import with_gates
 from opbyte.hw_models.kernel import Kernel
 from opbyte.hw_models.link.parameters import Collectives, Flit
@@ -190,6 +191,8 @@ class Unit(_Frozen):
     """Units of a device's controller: kind `pnm`."""
     serial: Serial | None = None
     """Dot products of weights that come bit by bit: kind `bit_serial`."""
+    cpu: Cpu | None = None
+    """Threads on cores, and the kernels of a library: kind `cpu`."""
     spatial: Spatial | None = None
     """What PEs and lanes do beside products: kind `spatial_array`."""
     source: str | None = None
@@ -206,6 +209,7 @@ class Unit(_Frozen):
             ("pnm", "pnm"),
             ("spatial", "spatial_array"),
             ("serial", "bit_serial"),
+            ("cpu", "cpu"),
             ("lut", "lut_core"),
         ):
             if getattr(self, block) is not None and self.kind != kind:

@@ -20,6 +20,7 @@ from opbyte.core.ops import Array
 from opbyte.core.placed import PlacedOps
 from opbyte.hw_models.price import Demand
 from opbyte.sim.attention_block import BACK, THERE
+from opbyte.sim.dependency import dependent_durations
 
 #: Kinds of rows between the product of q, k and v and the way to the attention group.
 _BEFORE = frozenset({"norm", "rotary"})
@@ -28,6 +29,8 @@ _BEFORE = frozenset({"norm", "rotary"})
 def path_durations(demand: Demand) -> Array:
     """Return what each operator adds to the longest path, (ops, points)."""
     placed, duration = demand.placed, demand.duration
+    if placed.dependency:
+        return dependent_durations(demand)
     if not placed.head_overlap:
         return duration
     along = duration.copy()

@@ -15,6 +15,7 @@ from opbyte.core.placed import MOVED, PlacedOps, SharedArray, Transfer, written_
 from opbyte.hw_models.machine import Machine
 from opbyte.sim.attention_block import THERE
 from opbyte.sim.groups import Groups
+from opbyte.sim.kv_select import selected
 from opbyte.sim.networks import Networks
 from opbyte.sim.operators import Operators
 from opbyte.sim.policies import decided
@@ -224,6 +225,8 @@ class Placer:
         Raises:
             UncoveredError: If no model covers what the mapping asks for.
         """
+        if self.mapping.kv_select is not None:
+            table = selected(table, self.mapping.kv_select)
         alone = [kind in COLLECTIVES or kind == TRANSFER for kind in table.kinds]
         rules = [-1 if a else self._rule_of(x) for a, x in zip(alone, table.labels, strict=True)]
         op_of = self._fuse(table, rules)
@@ -287,6 +290,7 @@ class Placer:
             together=self.groups.sets,
             artifact=self.mapping.artifact,
             head_overlap=self.mapping.overlap == "head",
+            dependency=self.mapping.overlap == "dependency",
             pages=self._pages(units),
             einsums=self.mapping.einsums,
         )

@@ -247,7 +247,7 @@ def run_phase(placer: Placer, phase: Phase, fidelity: str) -> PhaseRun:
                 f"{placer.machine.name}: the event kernel has no {pipeline.replicas} replicas that "
                 "staggered batches visit in turn. use two batches, or the fidelity analytic"
             )
-        if demand.placed.head_overlap:
+        if demand.placed.head_overlap or demand.placed.dependency:
             raise UncoveredError(
                 f"{placer.machine.name}: the event kernel does not cut operators into heads that "
                 "follow each other. use `overlap: none`, or the fidelity analytic"

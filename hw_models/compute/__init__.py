@@ -3,6 +3,7 @@
 from opbyte.hw_models.compute import (
     aim,
     bit_serial,
+    cpu,
     dataflow,
     gpu,
     lut,
@@ -18,6 +19,7 @@ from opbyte.hw_models.compute import (
 __all__ = [
     "aim",
     "bit_serial",
+    "cpu",
     "dataflow",
     "gpu",
     "lut",

@@ -291,6 +291,24 @@ class Einsums(_Frozen):
         return self
 
 
+class KvSelect(_Frozen):
+    """Decode attention that is exact on some of the cached tokens only.
+
+    Attributes:
+        kind: `lop`: leading-one prediction. A product with the leading ones of every key says which
+            tokens are kept (VitaLLM, arXiv 2604.27396).
+        keep: Share K / M of the cached tokens with exact attention.
+        bits: Of an element of the leading ones (sign and position), read for every key; 0 where
+            they stay on the chip.
+        work: Of an exact product, what one with leading ones costs: one partial product of four.
+    """
+
+    kind: Literal["lop"]
+    keep: Ratio
+    bits: float = Field(4.0, ge=0.0, le=16.0)
+    work: float = Field(0.25, ge=0.0, le=1.0)
+
+
 class Mapping(_Frozen):
     """A mapping, as written.
 
@@ -309,7 +327,9 @@ class Mapping(_Frozen):
             meanwhile: the run takes the longer of both. Left out where a graph is replayed.
         overlap: What runs at the same time; `copy` copies the next model while one runs;
             `q_first` sends queries before keys and values to the group that runs attention;
-            `head` has the heads of a layer follow each other through both groups.
+            `head` has the heads of a layer follow each other through both groups; `dependency`
+            has them follow each other through the units of a device, so that norms, softmax and
+            attention hide behind linear tiles.
         pipeline: Batches that take turns on the groups of a mapping that has two, or that follow
             each other through the stages of one.
         assist: Products that the group of decode attention takes a share of while it has no
@@ -317,6 +337,7 @@ class Mapping(_Frozen):
         coverage: Share of a tier's capacity that tensors may take.
         serial: Of several units of a device one works at a time.
         einsums: Of fused attention on units of kind `spatial_array`.
+        kv_select: Cached tokens that decode attention is exact on; without it all.
         artifact: Simulator whose conventions are reproduced, its defects included, so that its
             published numbers can be compared; left out: the physical values.
     """
@@ -335,7 +356,7 @@ class Mapping(_Frozen):
     routes: dict[str, Route] = Field(default_factory=dict)
     pipeline: Annotated[Pipeline | Continuous, Field(discriminator="kind")] | None = None
     assist: Assist | None = None
-    kv_select: dict[str, Any] | None = None
+    kv_select: KvSelect | None = None
     coverage: Ratio | None = None
     serial: bool = False
     einsums: Einsums | None = None
@@ -401,8 +422,9 @@ class Mapping(_Frozen):
         two = self.attention is not None
         known = {"all", ATTENTION} if "all" in self.parallel else {"dense", ATTENTION}
         shapes = [split.degrees for split in self.parallel.values()]
+        ahead = ("q_first", "head") if two else ("dependency",)
         wishes = {
-            "overlap": self.overlap not in ("none", "copy", *(("q_first", "head") if two else ())),
+            "overlap": self.overlap not in ("none", "copy", *ahead),
             "pipeline": self.pipeline is not None and two != (self.pipeline.kind == "staggered"),
             "assist without a group for attention, or with a pipeline": self.assist is not None
             and (not two or self.pipeline is not None),
@@ -411,7 +433,7 @@ class Mapping(_Frozen):
             "parallel.heads of other operators": any(
                 s.heads is not None for c, s in self.parallel.items() if c != ATTENTION
             ),
-            "kv_select": self.kv_select is not None,
+            "kv_select beside a group for attention": self.kv_select is not None and two,
             "parallel of one operator class": bool(set(self.parallel) - known),
             "parallel.zero": any(s.zero for s in self.parallel.values()),
             "routes": bool(self.routes),

@@ -117,6 +117,7 @@ class PlacedOps:
         runs: 1 where an operator runs; an operator that may run on several units has one for each,
             of which those that are not chosen are 0. (ops, 1 or points).
         head_overlap: Heads follow each other through the groups.
+        dependency: Heads follow each other through the units of a device.
         pages: Bytes that lie together of each class that lies in pages at random places, by
             (unit, column of `MOVED`).
         einsums: How fused attention is mapped on a spatial array.
@@ -149,6 +150,7 @@ class PlacedOps:
     together: Together = Together()
     artifact: str | None = None
     head_overlap: bool = False
+    dependency: bool = False
     pages: dict[tuple[int, int], float] = field(default_factory=dict)
     einsums: Einsums | None = None
 

@@ -1,6 +1,7 @@
 """Collections of facts from papers, whose values can stand in for those of our own files.
 
-A collection has a list `results` of `{id, value, ...}`; ids begin with the source's name.
+A collection has a list `results` of `{id, value, ...}`; ids begin with the source's name. Sources
+of few numbers are sections of one file, `others.yaml`, with `points` or `results` of `id: value`.
 """
 
 from __future__ import annotations
@@ -47,6 +48,31 @@ def read_facts(path: Path) -> dict[str, Value]:
                 if (value := _value(each)) is not None
             }
     return known
+
+
+def section_facts(path: Path, name: str) -> dict[str, Value] | None:
+    """Return the numeric results of a section of a file of several sources; None without one.
+
+    Two numbers in a row are two values, `id.1` and `id.2`.
+    """
+    section = _section(load_document(path, any_keys=True).data, name)
+    if section is None:
+        return None
+    entries = section.get("points") or section.get("results")
+    known: dict[str, Value] = {}
+    for key, raw in (entries if isinstance(entries, dict) else {}).items():
+        each = (
+            {f"{key}.{i}": x for i, x in enumerate(raw, 1)} if isinstance(raw, list) else {key: raw}
+        )
+        known |= {k: v for k, x in each.items() if (v := _value(x)) is not None}
+    return known
+
+
+def _section(data: Any, name: str) -> dict[str, Any] | None:
+    """Return the mapping of that name, at the top of a file or one level below."""
+    inside = [x for x in data.values() if isinstance(x, dict)]
+    found = [x[name] for x in (data, *inside) if isinstance(x.get(name), dict)]
+    return found[0] if found else None
 
 
 def _apart(key: str, raw: Any) -> dict[str, Any]:

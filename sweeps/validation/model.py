@@ -320,11 +320,12 @@ def _hardware(name: str, side: Side) -> list[Knob]:
     Each of them costs a played work a table of prices. There only those are tried whose class is
     not the best, and that move an iteration's price.
     """
-    # Counts of channels, banks and tables are a structure: there is no tenth of a bank.
+    # Counts of channels, banks, tables and threads are a structure: there is no tenth of a bank.
     knobs = [
         k
         for k in _parameters(name, side.machine)
-        if ".organisation." not in k.name and not (".lut." in k.name and k.dimension == "count")
+        if ".organisation." not in k.name
+        and not (k.dimension == "count" and (".lut." in k.name or ".cpu." in k.name))
     ]
     if side.played is None:
         return knobs

@@ -17,7 +17,7 @@ import numpy as np
 from opbyte.core.config import Document, load_document
 from opbyte.core.errors import OpbyteError
 from opbyte.core.ops import Array
-from opbyte.sweeps.validation.facts import read_facts, with_facts
+from opbyte.sweeps.validation.facts import Value, read_facts, section_facts, with_facts
 from opbyte.sweeps.validation.model import (
     STEP,
     Comparison,
@@ -101,6 +101,21 @@ def sources_of(folder: Path | None = None) -> list[str]:
     return published_catalog(folder).names()
 
 
+def _facts(name: str, folder: Path) -> dict[str, Value] | None:
+    """Return the facts that a folder has of a source; None where its file is one of ours.
+
+    Raises:
+        ConfigError: If it has neither a file nor a section of `others.yaml` of that name.
+    """
+    catalog = published_catalog(folder)
+    if name not in catalog.names() and "others" in catalog.names():
+        found = section_facts(catalog.find("others"), name)
+        if found is not None:
+            return found
+    path = catalog.find(name)
+    return None if _is_published(path) else read_facts(path)
+
+
 def validate_source(name: str, folder: Path | None = None) -> list[Verdict]:
     """Return a verdict for every point of a source.
 
@@ -115,9 +130,8 @@ def validate_source(name: str, folder: Path | None = None) -> list[Verdict]:
         ConfigError: If the file itself is wrong.
     """
     source = Path(name).stem
-    facts = None
-    if folder is not None and not _is_published(published_catalog(folder).find(name)):
-        facts = read_facts(published_catalog(folder).find(name))
+    facts = None if folder is None else _facts(name, folder)
+    if facts is not None:
         folder = None
     published, document = load_published(name, folder)
     unmatched: list[str] = []

@@ -18,9 +18,11 @@ PROMISED = {
 }
 #: Small chips around a core, and bare cores.
 CORES = {
-    *("lut-generator", "lut-tile"),
+    *("lut-generator", "lut-tile", "vitallm", "tellme-kv260"),
     *("bitmod", "bitmod-fp16", "bitmod-ant", "bitmod-olive"),
 }
+#: Cores of processors, without what is around them.
+CPUS = {"m2-ultra-cpu", "agx-orin-cpu", "raspberry-pi-5", "surface-book-3"}
 #: Chips and cards of any size, not devices of a node.
 COMPUTE_IN_MEMORY = {"ianus", "neupims", "pim-gpt", "gddr6-aim", "hbm-pim", "upmem-2556"}
 SPATIAL = {
@@ -102,7 +104,7 @@ def test_what_is_assumed_has_a_reason_and_a_range(name: str) -> None:
             assert p.range[0] < p.range[1], path
 
 
-def test_fitted_are_the_fill_link_commands_of_ianus_dram_dies_and_calls_of_the_a100() -> None:
+def test_fitted_are_the_fill_link_ianus_dram_dies_cpus_and_calls_of_the_a100() -> None:
     fitted = {
         (name, path)
         for name in CATALOG.names()
@@ -120,7 +122,10 @@ def test_fitted_are_the_fill_link_commands_of_ianus_dram_dies_and_calls_of_the_a
         for dtype in ("fp16", "bf16")
     }
     assert energy <= kernels
-    kernels -= commands | energy
+    # One share of the cores' instructions for each CPU and library of kernels.
+    threads = {(cpu, f"cpu.{unit}.efficiency") for cpu in CPUS for unit in ("lookup", "unpack")}
+    assert threads <= kernels
+    kernels -= commands | energy | threads
     a100 = {"a100-sxm-40gb", "a100-sxm-80gb", "a100-sxm-host", "dgx-a100"}
     assert {name for name, _ in kernels} == a100
     blocks = ("gpu.sm.kernel.", "nvlink.collectives.")
@@ -208,7 +213,7 @@ def test_every_machine_has_area_price_and_power(name: str) -> None:
     machine = load_machine(name)
     known = ("gpu", "rdu", "h100", "h20", "device")
     devices = sum(n for part, n in machine.counts.items() if part.split(".")[-1] in known)
-    if name in COMPUTE_IN_MEMORY | CORES | SPATIAL:
+    if name in COMPUTE_IN_MEMORY | CORES | CPUS | SPATIAL:
         assert machine_area_m2(machine) > 0
         assert machine_price_usd(machine) > 0
         assert machine_power_w(machine) > 0

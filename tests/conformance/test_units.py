@@ -12,12 +12,18 @@ from opbyte.hw_models.compute.base import UNITS
 from opbyte.hw_models.machine import CATALOG, Machine, load_machine
 
 kinds = pytest.mark.parametrize("kind", UNITS.names())
+#: Without cores of a CPU, whose products follow from instructions and whose seconds hold streams.
+others = pytest.mark.parametrize("kind", [k for k in UNITS.names() if k != "cpu"])
 SHAPES = [(1, 1, 1), (1, 4096, 4096), (7, 129, 33), (2048, 4096, 512), (1, 1, 100000)]
 
 
 ARRAY = {"array": [16, 16], "clock": "1 GHz"}
 #: What a kind can not do without.
-BLOCKS = {"bit_serial": {"serial": {"weights": "l2", "inputs": "l2"}}}
+CPU = {"threads": 1, "slots": 2, "instructions": {"bf16": 0.25}, "prepare": 1}
+BLOCKS = {
+    "bit_serial": {"serial": {"weights": "l2", "inputs": "l2"}},
+    "cpu": {"cpu": {**CPU, "stream": "20 GB/s", "handoff": "50 ns"}},
+}
 
 
 def unit(kind: str, **more: Any) -> Machine:
@@ -69,14 +75,14 @@ def test_whole_tiles_take_no_longer_than_their_operations(kind: str) -> None:
     assert demand(unit(kind), gemm(64, 64, 64)).compute[0, 0] == pytest.approx(plain, rel=1e-12)
 
 
-@kinds
+@others
 def test_rows_without_operations_take_no_time(kind: str) -> None:
     priced = demand(unit(kind), ("append", "kv_append", {"flops": 0.0, "kv_write": 100.0}))
     assert priced.compute[0, 0] == 0
     assert priced.duration[0, 0] > 0
 
 
-@kinds
+@others
 def test_without_any_rate_every_row_is_refused(kind: str) -> None:
     empty = unit(kind, peak={}, vector=None)
     for row in (gemm(8, 8, 8), ("norm", "norm", {"flops": 1.0})):
