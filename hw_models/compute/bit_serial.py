@@ -56,8 +56,9 @@ class BitSerial:
             elif not product:
                 seconds.append(useful / unit.vector_rate(table.kinds[row]))
             elif ideal:
-                rate = peak_rate(unit, table.dtypes[row]) * _serial(unit).dot
-                seconds.append(useful * _passes(stored_bits(table, row), unit) / rate)
+                _serial(unit)
+                passes = _passes(stored_bits(table, row), unit)
+                seconds.append(useful * passes / peak_rate(unit, table.dtypes[row]))
             else:
                 seconds.append(product_run(table, row, unit).cycles / unit.get("clock"))
         return np.stack(np.broadcast_arrays(*seconds)) if seconds else np.zeros((0, 1))
@@ -83,9 +84,11 @@ class BitSerial:
             runs.append(run)
             again.append(moved)
         causes = sorted({cause for one in again for cause in one})
+        # Instances that work together as one device share its products.
+        rate = unit.get("clock") * placed.spans[placed.units.index(unit.path)]
         return KernelPrices(
             placed.op_of[rows],
-            _stacked(run.cycles for run in runs) / unit.get("clock"),
+            _stacked(run.cycles for run in runs) / rate,
             None,
             moved={c: _stacked(one.get(c, np.zeros(1)) for one in again) for c in causes},
         )
@@ -111,10 +114,12 @@ def product_run(table: OpTable, row: int, unit: UnitView) -> Run:
 def stored_bits(table: OpTable, row: int) -> Any:
     """Return the bits of what a product multiplies its tokens by, as stored, scales included.
 
-    Keys and values that come from no cache have the bits of the product's own arithmetic.
+    Keys and values that come from no cache have the bits of the product's own arithmetic. A product
+    with weights may read the cache beside them (MLA's `kv_up`): that is its input.
     """
     elements = np.maximum(table["groups"][row] * table["n"][row] * table["k"][row], 1.0)
-    stored = table["weight"][row] + table["expert"][row] + table["kv_read"][row]
+    weights = table["weight"][row] + table["expert"][row]
+    stored = np.where(weights > 0, weights, table["kv_read"][row])
     return np.where(stored > 0, 8.0 * stored / elements, 8.0 * bytes_of(table.dtypes[row], 1.0))
 
 
@@ -142,7 +147,10 @@ def _run(m: Any, n: Any, k: Any, groups: Any, bits: tuple[Any, Any], unit: UnitV
 def _passes(bits: Any, unit: UnitView) -> Any:
     """Return the cycles of one weight: its whole bits, without its share of a scale's."""
     taken = unit.get("serial.bits")
-    return np.ones(1) if taken is None else np.maximum(np.ceil(np.floor(bits) / taken), 1.0)
+    if taken is None:
+        return np.ones(1)
+    # Bytes over elements may be a rounding error below the bits.
+    return np.maximum(np.ceil(np.floor(bits + 1e-9) / taken), 1.0)
 
 
 def _joules(run: Run, unit: UnitView) -> Any:
@@ -164,9 +172,12 @@ def _again(table: OpTable, row: int, unit: UnitView) -> Bytes:
     inputs = m * k * bytes_of(table.dtypes[row], 1.0)
     weights = n * k * stored_bits(table, row) / 8.0
     again_w, again_i = _refetched(weights, inputs, unit)
-    cached = (table["kv_read"][row] > 0).any()
-    kept = "expert" if (table["expert"][row] > 0).any() else "kv_read" if cached else "weight"
-    return {(kept, "re-read"): groups * again_w, ("activation", "re-read"): groups * again_i}
+    classes = ("weight", "expert", "kv_read")
+    # Keys and values that no cache holds are activations.
+    kept = next((c for c in classes if (table[c][row] > 0).any()), "activation")
+    moved: Bytes = {("activation", "re-read"): groups * again_i}
+    moved[kept, "re-read"] = moved.get((kept, "re-read"), 0.0) + groups * again_w
+    return moved
 
 
 def _refetched(weights: Any, inputs: Any, unit: UnitView) -> tuple[Any, Any]:

@@ -189,6 +189,8 @@ class Systolic:
 def peak_rate(unit: UnitView, dtype: str) -> Any:
     """Return the matrix rate, operations/s: `peak`, or 2 * rows * columns * clock * instances.
 
+    A unit of a bit-serial array multiplies `serial.dot` pairs at a time.
+
     Raises:
         UncoveredError: Without array or clock, or for a dtype that neither `peak` nor `dtypes` has.
     """
@@ -202,7 +204,8 @@ def peak_rate(unit: UnitView, dtype: str) -> Any:
             "another `precision` for the work"
         )
     assert config.array is not None
-    return 2.0 * config.array[0] * config.array[1] * unit.get("clock") * config.instances
+    dot = 1 if config.serial is None else config.serial.dot
+    return 2.0 * config.array[0] * config.array[1] * dot * unit.get("clock") * config.instances
 
 
 def _config(unit: UnitView) -> Unit:

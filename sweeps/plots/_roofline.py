@@ -15,6 +15,8 @@ from matplotlib.lines import Line2D
 from opbyte.core.dtypes import lookup as dtype_of
 from opbyte.core.errors import ConfigError
 from opbyte.core.mapping import Mapping as SoftwareMapping
+from opbyte.hw_models.compute.base import UnitView
+from opbyte.hw_models.compute.systolic import peak_rate
 from opbyte.hw_models.machine import Machine, load_machine
 from opbyte.sim.place import Placer
 from opbyte.sim.result import PhaseRun, Result
@@ -200,9 +202,14 @@ def _peak(machine: Machine, unit: str, dtypes: frozenset[str]) -> float:
     wanted = (
         dtypes | {dtype_of(d).compute for d in dtypes} if dtypes else frozenset({"bf16", "fp16"})
     )
+    config = machine.unit(unit).config
+    if not config.peak:
+        # Arrays whose rate follows from their clock.
+        view, able = UnitView(machine, unit), wanted.intersection(config.dtypes)
+        return max((float(np.ravel(peak_rate(view, d))[0]) for d in able), default=0.0)
     rates = [machine.values.get(f"{unit}.peak.{d}", 0.0) for d in wanted]
     if not dtypes and not any(rates):
-        rates = [machine.values[f"{unit}.peak.{d}"] for d in machine.unit(unit).config.peak]
+        rates = [machine.values[f"{unit}.peak.{d}"] for d in config.peak]
     return max((float(np.ravel(r)[0]) for r in rates), default=0.0)
 
 

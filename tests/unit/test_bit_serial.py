@@ -82,6 +82,18 @@ def test_what_neither_buffer_holds_is_read_again_the_cheaper_way():
     assert moved["activation", "re-read"].sum() == 0.0
 
 
+def test_what_is_read_again_counts_as_what_it_is():
+    long = {"heads": 1, "kv_heads": 1, "head_dim": 256, "dtype": "fp16", "batch": 1}
+    work = {"kind": "attention_prefill", "q_tokens": 4096, "kv_tokens": 4096, **long}
+    for causal, kept in ((True, "kv_read"), (False, "activation")):
+        moved = (
+            ob.simulate("bitmod-fp16", {**work, "causal": causal}).outcome.phases[0].demand.moved
+        )
+        again = {c for (c, cause), v in moved.items() if cause == "re-read" and v.any()}
+        assert again <= {kept, "activation"}
+        assert again
+
+
 def test_small_products_are_read_once():
     moved = demand("bitmod", ob.Gemm(m=64, n=512, k=512, dtype="fp16")).moved
     assert not any(v.any() for (_, cause), v in moved.items() if cause == "re-read")
@@ -106,6 +118,27 @@ def test_fewer_bits_are_never_slower_and_cost_no_more_energy():
         ]
         assert np.all(np.diff([r.seconds for r in results]) >= 0)
         assert np.all(np.diff([r.joules for r in results]) > 0)
+
+
+def test_energy_is_that_of_the_array_at_every_fidelity_and_in_fused_operators():
+    work = ob.Decode(model("bitmod3"), 1, 256)
+    joules = [ob.simulate("bitmod", work, fidelity=f).joules for f in ("bound", "analytic")]
+    assert joules[0] == pytest.approx(joules[1], rel=1e-3)
+    own = ob.load_machine("bitmod").mapping()
+    fused = ob.simulate("bitmod", work, own.model_copy(update={"fusion": "attention"}))
+    # Scores stay on the chip.
+    assert 0.99 * joules[1] < fused.joules < joules[1]
+
+
+def test_a_product_with_weights_takes_passes_by_its_weights_whatever_it_reads_from_the_cache():
+    mla = ob.load_model("deepseek-v3").with_precision(weight="int4", activation="fp16", kv="fp16")
+    fast = {"chip.dram.capacity": "2 TB", "chip.dram.phy.bandwidth": "100 TB/s"}
+    machine = ob.load_machine("bitmod").replace(fast)
+    rate = [
+        seconds(ob.simulate(machine, ob.Prefill(mla, 1, tokens)), "kv_up") / tokens
+        for tokens in (256, 16384)
+    ]
+    assert rate[0] == pytest.approx(rate[1])
 
 
 def test_artifact_counts_attention_heads_times_in_prefill_and_too_few_keys_in_decoding():

@@ -423,6 +423,45 @@ def test_a_unit_without_what_a_plan_needs_is_refused(lacking):
         ob.simulate(machine, attention(1024))
 
 
+def test_the_clock_is_the_one_rate_of_products_and_of_attention():
+    slow = load_machine("fusemax-cloud").replace({"chip.dram.phy.bandwidth": "1 PB/s"})
+    fast = slow.replace({"chip.pe.clock": "1880 MHz", "chip.pe.vector": "481.28 GFLOP/s"})
+    for work in (attention(4096), ob.Gemm(m=4096, n=4096, k=4096, dtype="fp16")):
+        for fidelity in ("bound", "analytic", "event"):
+            seconds = [ob.simulate(m, work, fidelity=fidelity).seconds for m in (slow, fast)]
+            assert seconds[1] == pytest.approx(seconds[0] / 2, rel=1e-6)
+
+
+def test_a_peak_says_the_rate_of_its_dtype():
+    machine = load_machine("fusemax-cloud")
+    given = machine.replace(
+        {
+            "chip.pe.dtypes": [],
+            "chip.pe.peak": {"fp16": "123.20768 TFLOP/s", "int8": "246.41536 TFLOP/s"},
+        }
+    )
+    assert ob.simulate(given, attention(4096)).seconds == pytest.approx(
+        ob.simulate(machine, attention(4096)).seconds
+    )
+    view = UnitView(given, "chip.pe")
+    assert arrays_of(view, "int8").clock == pytest.approx(2 * arrays_of(view, "fp16").clock)
+
+
+@pytest.mark.parametrize("fidelity", ["bound", "analytic"])
+def test_arithmetic_that_the_array_has_not_is_refused_at_every_fidelity(fidelity):
+    for dtype in ("fp32", "int8"):
+        with pytest.raises(UncoveredError, match=f"no arithmetic for {dtype}"):
+            ob.simulate("fusemax-cloud", attention(1024, dtype=dtype), fidelity=fidelity)
+
+
+@pytest.mark.parametrize("fidelity", ["bound", "analytic"])
+def test_several_arrays_are_refused(fidelity):
+    machine = load_machine("fusemax-cloud").replace({"chip.pe.instances": 2})
+    for work in (attention(1024), ob.Gemm(m=64, n=64, k=64, dtype="fp16")):
+        with pytest.raises(UncoveredError, match="is one array, got instances: 2"):
+            ob.simulate(machine, work, fidelity=fidelity)
+
+
 def test_tensors_elsewhere_are_refused():
     machine = load_machine("fusemax-cloud")
     place = {"kv": {"in": {"chip.buffer": 1.0}}, "activation": {"in": {"chip.dram": 1.0}}}

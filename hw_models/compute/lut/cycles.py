@@ -1,9 +1,10 @@
 """Cycles of a product on one core or several: refills, edge tiles, fill and drain.
 
 For each row of activations, for each block of outputs that the accumulators hold, for each tile of
-`tables * mu` activations the tables are filled, then read for `readers` outputs a cycle. With one
-set of tables reads wait for the fill, S_b cycles; with two the next tables fill meanwhile. The last
-sums leave the read pipeline after its S_r stages:
+`tables * mu` activations the tables are filled, then read for `readers` outputs a cycle. Blocks
+are as few as the accumulators allow and as equal as can be, so that more of them cost no time. With
+one set of tables reads wait for the fill, S_b cycles; with two the next tables fill meanwhile. The
+last sums leave the read pipeline after its S_r stages:
 
     one set    builds * S_b + reads + S_r - 1
     two sets   S_b + sum of max(reads of one, S_b), the last one's reads alone, + S_r - 1
@@ -66,18 +67,17 @@ def _alone(made: Structure, m: Any, n: Any, k: Any) -> Cycles:
     """Return the cycles of one core."""
     core = made.core
     tiles = np.ceil(k / core.rows)
-    held = np.minimum(core.held, n)
-    whole = np.floor(n / held)
-    rest = n - whole * held
-    blocks = whole + (rest > 0)
+    turns = np.ceil(n / core.readers)
+    blocks = np.ceil(turns / np.floor(core.held / core.readers))
+    size = np.floor(turns / blocks)
+    larger = turns - blocks * size
     fill, drain = made.build_stages, made.read_stages - 1.0
-    long = core.serial * np.ceil(held / core.readers)
-    short = core.serial * np.ceil(rest / core.readers)
-    builds, reads = m * blocks * tiles, m * tiles * (whole * long + short)
-    last = np.where(rest > 0, short, long)
-    step_long, step_short = np.maximum(long, fill), np.maximum(short, fill)
-    meanwhile = m * tiles * (whole * step_long + (rest > 0) * step_short)
-    meanwhile = meanwhile - np.maximum(last, fill) + last
+    short, long = core.serial * size, core.serial * (size + 1.0)
+    builds, reads = m * blocks * tiles, m * tiles * core.serial * turns
+    step_short, step_long = np.maximum(short, fill), np.maximum(long, fill)
+    meanwhile = m * tiles * ((blocks - larger) * step_short + larger * step_long)
+    # Nothing is filled beside the last reads.
+    meanwhile = meanwhile - step_short + short
     total = np.where(core.buffers > 1, fill + meanwhile, builds * fill + reads) + drain
     return Cycles(total, builds, reads, (builds, reads))
 
@@ -91,10 +91,11 @@ def walk(core: Core, build_stages: int, read_stages: int, m: int, n: int, k: int
     readers, held = int(core.readers), int(max(core.accumulators, core.readers))
     serial, double = int(core.serial), core.buffers > 1
     jobs = []
+    turns, tiles = -(-n // readers), -(-k // int(core.rows))
+    blocks = -(-turns // (held // readers))
     for _ in range(m):
-        for first in range(0, n, held):
-            tiles = -(-k // int(core.rows))
-            jobs += tiles * [serial * -(-min(held, n - first) // readers)]
+        for block in range(blocks):
+            jobs += tiles * [serial * (turns // blocks + (block < turns % blocks))]
     clock = 0
     filling, ready, reading, done = build_stages, 0, 0, 0
     started = 1

@@ -15,8 +15,9 @@ b_r grows by a bit for each level of the tree, unless `reduce_bits` fixes it (32
 floating point reduces in a chain. Accumulators beyond one for each reader are SRAM. Control, keys
 and what brings activations are in no kind.
 
-A path longer than a clock is cut by registers as wide as what it carries. A sum is added to in one
-cycle, which limits the clock.
+A path longer than a clock is cut by registers: as wide as a table where it is filled, as wide as a
+sum where it is read. What waits for its turn in a chain of adders is not held there, so that cuts
+of a long chain are counted at their least. A sum is added to in one cycle, which limits the clock.
 """
 
 from __future__ import annotations

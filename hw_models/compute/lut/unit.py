@@ -16,7 +16,7 @@ from opbyte.hw_models.compute.lut.structure import Structure, structure
 from opbyte.hw_models.cost.primitives import Primitives
 from opbyte.hw_models.lut import Lut
 
-#: Number formats whose every value a core's activations hold.
+#: Number formats that a core's activations take: those that fit, and fp16 rounded to bf16.
 HOLDS = {
     "int8": ("int8",),
     "int16": ("int16", "int8"),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from opbyte.hw_models.compute.spatial.arrays import ARRAY, LANES, Arrays, Plan, Shape
+from opbyte.hw_models.compute.spatial.arrays import ARRAY, LANES, Arrays, Plan, Shape, point_cycles
 from opbyte.hw_models.compute.spatial.cascade import Cascade
 
 
@@ -27,11 +28,14 @@ def product_cycles(m: Any, n: Any, k: Any, array: tuple[int, int]) -> Any:
     return np.minimum.reduce([np.asarray(third * tiles) for third, tiles in laid])
 
 
-def score_cycles(cascade: Cascade, arrays: Arrays) -> float:
-    """Return the lane operations of one score: all Einsums of a softmax that walk the keys."""
-    return sum(
-        arrays.point_cycles(LANES, e) for e in cascade.einsums if not e.product and "M" in e.walks
-    )
+def score_cycles(cascade: Cascade, lanes: Mapping[str, Any], *, pipelined: bool) -> Any:
+    """Return the lane operations of one score: all Einsums of a softmax that walk the keys.
+
+    Args:
+        lanes: Operation -> cycles on a lane, floats or (points,).
+    """
+    walked = [e for e in cascade.einsums if not e.product and "M" in e.walks]
+    return sum(point_cycles(e, lanes, pipelined=pipelined) for e in walked)
 
 
 def apart(cascade: Cascade, arrays: Arrays, shape: Shape) -> Plan:

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
+
+import numpy as np
 
 from opbyte.hw_models.compute.spatial.cascade import Cascade, Einsum
 
 #: Keys of `Arrays.cycles` and `Arrays.joules`: the two-dimensional array and the lanes beside it.
 ARRAY, LANES = "array", "lanes"
+
+
+def point_cycles(einsum: Einsum, table: Mapping[str, Any], *, pipelined: bool) -> Any:
+    """Return the cycles of one point: of all its operations, or of the slowest one.
+
+    Args:
+        table: Operation -> cycles, floats or (points,).
+    """
+    each = [table[o] for o in einsum.does]
+    return functools.reduce(np.maximum, each) if pipelined else sum(each)
 
 
 @dataclass(frozen=True)
@@ -61,9 +76,7 @@ class Arrays:
 
     def point_cycles(self, array: str, einsum: Einsum) -> float:
         """Return the cycles of one point on one PE or lane."""
-        table = dict(dict(self.cycles)[array])
-        each = [table[o] for o in einsum.does]
-        return max(each) if self.pipelined else sum(each)
+        return float(point_cycles(einsum, dict(dict(self.cycles)[array]), pipelined=self.pipelined))
 
     def point_joules(self, array: str, einsum: Einsum) -> float:
         """Return the energy of one point, NaN where an operation's is unknown."""

@@ -7,8 +7,8 @@ two of their ranks across the array, and everything else runs on the lanes.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from functools import lru_cache
+from collections.abc import Callable, Iterator
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -67,7 +67,7 @@ class SpatialArray:
             if not useful.any():
                 seconds.append(np.zeros(1))
             elif is_product and ideal:
-                seconds.append(useful / peak_rate(unit, table.dtypes[row]))
+                seconds.append(useful / (cycle_rate(unit, table.dtypes[row]) * _per_cycle(unit)))
             elif is_product:
                 seconds.append(_product_seconds(table, row, unit))
             elif table.kinds[row] == "softmax" and unit.machine.unit(unit.path).config.spatial:
@@ -90,14 +90,13 @@ class SpatialArray:
         home = unit.home_port()
         assert home is not None
         points = max(placed.table.points, unit.machine.points)
-        arrays = [
-            _arrays(unit, home, placed.instances[placed.resources.index(home)], point)
-            for point in range(points)
-        ]
+        share = placed.instances[placed.resources.index(home)]
         kernels = np.array([op for op, _ in found])
         seconds, joules = np.zeros((2, len(found), points))
         again = {cause: np.zeros((len(found), points)) for cause in _CAUSES}
+        facts_of = _facts(unit, share, points)
         for i, (_, rows) in enumerate(found):
+            arrays = facts_of(placed.table.dtypes[rows[0]])
             for point, (facts, shape) in enumerate(_each(placed.table, rows, arrays)):
                 one = plan(placed.einsums, facts, shape, unit.buffer() or unit.path)
                 seconds[i, point], joules[i, point] = one.seconds, sum(one.joules.values())
@@ -120,10 +119,11 @@ class SpatialArray:
         if fused:
             _check(placed, unit)
         share = placed.instances[placed.resources.index(home)] if home else 1.0
-        facts = [arrays_of(unit, share)] if fused or alone else []
+        facts_of = _facts(unit, share, 1)
         found = []
         for rows in fused + alone:
             ops = np.unique(placed.op_of[rows])
+            facts = facts_of(placed.table.dtypes[rows[0]])
             arrays, shape = next(_each(placed.table, rows, facts))
             einsums = placed.einsums if len(ops) == 1 else None
             found.append((ops, plan(einsums, arrays, shape, unit.buffer() or unit.path), shape))
@@ -162,6 +162,11 @@ def _check(placed: PlacedOps, unit: UnitView) -> None:
             f"Known: {', '.join(CASCADES)}"
         )
     u = placed.units.index(unit.path)
+    if placed.spans[u] != 1:
+        raise UncoveredError(
+            f"{name}: a cascade of Einsums is planned for one array, and {placed.spans[u]:g} of "
+            f"'{unit.path}' work together as one device. leave out `together`, or give fusion: none"
+        )
     for column in ("kv_read", "activation"):
         way = placed.routes[u, MOVED.index(column)]
         if home not in placed.resources or way[placed.resources.index(home)] < 1.0:
@@ -192,19 +197,52 @@ def _each(table: OpTable, rows: Rows, arrays: list[Arrays]) -> Iterator[tuple[Ar
         )  # fmt: skip
 
 
-def arrays_of(unit: UnitView, instances: float = 1.0, point: int = 0) -> Arrays:
-    """Return the facts of a unit at one design point.
+def _facts(unit: UnitView, instances: float, points: int) -> Callable[[str], list[Arrays]]:
+    """Return what gives the facts of a unit for a dtype, at each design point."""
+
+    @cache
+    def facts(dtype: str) -> list[Arrays]:
+        return [arrays_of(unit, dtype, instances, point) for point in range(points)]
+
+    return facts
+
+
+def cycle_rate(unit: UnitView, dtype: str) -> Any:
+    """Return the cycles of the array in a second: the clock, or what its `peak` comes to.
 
     Raises:
-        UncoveredError: If it lacks an array, a clock, a buffer, lanes or a `spatial` block.
+        UncoveredError: If it has no array or clock, not the dtype, or more than one instance.
+    """
+    config = unit.machine.unit(unit.path).config
+    if config.instances > 1:
+        raise UncoveredError(
+            f"{unit.machine.name}: unit '{unit.path}' of kind spatial_array is one array, got "
+            f"instances: {config.instances}. give the part a `count` instead"
+        )
+    return peak_rate(unit, dtype) / _per_cycle(unit)
+
+
+def _per_cycle(unit: UnitView) -> float:
+    """Return the operations of the whole array in a cycle."""
+    array = unit.machine.unit(unit.path).config.array
+    return 2.0 * math.prod(array or (1, 1))
+
+
+def arrays_of(
+    unit: UnitView, dtype: str = "fp16", instances: float = 1.0, point: int = 0
+) -> Arrays:
+    """Return the facts of a unit at one design point.
+
+    Args:
+        dtype: Arithmetic of the products.
+        instances: Of the port, for each device.
+    Raises:
+        UncoveredError: If it lacks an array, a clock, a buffer, lanes or a `spatial` block, is at
+            no memory's port, or as `cycle_rate`.
     """
     home = unit.home_port()
     if home is None:
         raise UncoveredError(f"{unit.machine.name}: unit '{unit.path}' is at no memory's port")
-    return _arrays(unit, home, instances, point)
-
-
-def _arrays(unit: UnitView, home: str, instances: float, point: int) -> Arrays:
     config, values = unit.machine.unit(unit.path).config, unit.machine.values
     needs = {
         "array": config.array, "clock": config.clock, "spatial": config.spatial,
@@ -232,7 +270,8 @@ def _arrays(unit: UnitView, home: str, instances: float, point: int) -> Arrays:
     stored = [at(values.get(f"{memory}.{port}.energy")) for port in ports]
     rate = at(values.get(f"{home}.bandwidth")) * at(values.get(f"{home}.efficiency", 1.0))
     return Arrays(
-        config.array[0], config.array[1], at(unit.get("clock")),
+        config.array[0], config.array[1],
+        at(cycle_rate(unit, dtype) * unit.get("efficiency", 1.0)),
         at(unit.vector_rate("softmax")), at(unit.buffer_bytes()), rate * instances,
         ((ARRAY, table("array")), (LANES, table("lanes"))), config.spatial.pipelined,
         ((ARRAY, table("array_energy")), (LANES, table("lanes_energy"))),
@@ -243,11 +282,10 @@ def _arrays(unit: UnitView, home: str, instances: float, point: int) -> Arrays:
 
 def _product_seconds(table: OpTable, row: int, unit: UnitView) -> Array:
     """Return the seconds of a row's products, (1,) or (points,)."""
-    rate = peak_rate(unit, table.dtypes[row]) * unit.get("efficiency", 1.0)
+    cycle = 1.0 / (cycle_rate(unit, table.dtypes[row]) * unit.get("efficiency", 1.0))
     array = unit.machine.unit(unit.path).config.array
     assert array is not None
     m, n, k, groups, useful = (table[c][row] for c in ("m", "n", "k", "groups", "flops"))
-    cycle = 2.0 * array[0] * array[1] / rate
     full = 2.0 * groups * m * n * k
     share = np.divide(useful, full, out=np.ones_like(full * useful), where=full > 0)
     seconds: Array = groups * product_cycles(m, n, k, array) * np.minimum(share, 1.0) * cycle
@@ -256,8 +294,9 @@ def _product_seconds(table: OpTable, row: int, unit: UnitView) -> Array:
 
 def _softmax_seconds(table: OpTable, row: int, unit: UnitView) -> Array:
     """Return the seconds of a softmax on the lanes: its Einsums, for each of its scores."""
-    home = unit.home_port()
-    facts = _arrays(unit, str(home), 1.0, 0)
+    pipelined = unit.machine.unit(unit.path).config.spatial.pipelined
+    lanes = {o: unit.get(f"spatial.lanes.{o}") for o in OPERATIONS}
     scores = table["out_bytes"][row] / bytes_of(table.dtypes[row], 1.0)
-    seconds: Array = scores * score_cycles(_PLAIN, facts) / unit.vector_rate("softmax")
+    each = score_cycles(_PLAIN, lanes, pipelined=pipelined)
+    seconds: Array = scores * each / unit.vector_rate("softmax")
     return seconds
