@@ -87,6 +87,18 @@ CHECKPOINTS = {
         },
         1_311_625_216,
     ),
+    "phi-1.5": (
+        {
+            "model_type": "phi",
+            "hidden_size": 2048,
+            "intermediate_size": 8192,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 32,
+            "vocab_size": 51200,
+            "partial_rotary_factor": 0.5,
+        },
+        1_418_270_720,
+    ),
     "opt-350m": (
         {
             "model_type": "opt",

@@ -89,6 +89,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "opt": Family(gpt.opt),
         "bloom": Family(gpt.bloom),
         "falcon": Family(gpt.falcon),
+        "phi": Family(gpt.phi),
         "t5": Family(t5.t5),
         "switch_transformers": Family(t5.switch),
         "nemotron_h": Family(hybrid.nemotron_h),

@@ -1,4 +1,4 @@
-"""Older decoders with layer norms: GPT-2 and GPT-3, OPT, BLOOM, Falcon.
+"""Older decoders with layer norms: GPT-2 and GPT-3, OPT, BLOOM, Falcon, Phi.
 
 Shapes follow the modeling code of the transformers library.
 """
@@ -107,3 +107,19 @@ def falcon(f: Fields) -> Model:
     ffn = DenseFfn(width, matrices=2, bias=bias)
     layer = Layer(mixer, ffn, norms=norms, norm_bias=True, parallel=parallel)
     return assemble(f, [layer] * layers, hidden, f.size("vocab_size"), tied=True, norm_bias=True)
+
+
+def phi(f: Fields) -> Model:
+    """Phi-1, Phi-1.5, Phi-2: one norm before attention and FFN in parallel, biases everywhere."""
+    hidden = f.size("hidden_size")
+    heads = f.size("num_attention_heads", most=100_000)
+    layers = f.size("num_hidden_layers", most=MOST_LAYERS)
+    kv_heads = f.size("num_key_value_heads", default=heads, most=100_000)
+    check_groups(f, ("num_key_value_heads", "num_attention_heads"), heads, kv_heads)
+    f.only("qk_layernorm", (False,), why="norms of queries and keys are unsupported here")
+    head_dim = divided(f, "hidden_size", hidden, "num_attention_heads", heads)
+    mixer = Attention(heads, kv_heads, head_dim, qkv_bias=True, out_bias=True)
+    ffn = DenseFfn(f.size("intermediate_size"), matrices=2, bias=True)
+    layer = Layer(mixer, ffn, norms=1, norm_bias=True, parallel=True)
+    vocab = f.size("vocab_size")
+    return assemble(f, [layer] * layers, hidden, vocab, tied=False, norm_bias=True, head_bias=True)

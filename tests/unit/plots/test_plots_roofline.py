@@ -51,3 +51,13 @@ def test_a_roofline_simulates_works():
     ax = plots.roofline("dgx-h100", DECODE)
     assert ax.collections
     assert_readable(ax)
+
+
+@pytest.mark.parametrize(
+    ("name", "rate"),
+    [("fusemax-cloud", 2 * 256 * 256 * 940e6), ("bitmod", 2 * 1024 * 4 * 1e9)],
+)
+def test_arrays_whose_rate_follows_from_their_clock_have_a_roof(name, rate):
+    machine = ob.load_machine(name)
+    roofs = roofs_of(machine, machine.mapping(), frozenset({"fp16"}))
+    assert {r.peak for r in roofs} == {pytest.approx(rate)}
