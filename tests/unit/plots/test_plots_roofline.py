@@ -60,4 +60,5 @@ def test_a_roofline_simulates_works():
 def test_arrays_whose_rate_follows_from_their_clock_have_a_roof(name, rate):
     machine = ob.load_machine(name)
     roofs = roofs_of(machine, machine.mapping(), frozenset({"fp16"}))
-    assert {r.peak for r in roofs} == {pytest.approx(rate)}
+    assert roofs
+    assert all(r.peak == pytest.approx(rate) for r in roofs)
