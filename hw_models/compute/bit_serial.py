@@ -72,6 +72,8 @@ class BitSerial:
         """Return the prices of products that run alone, with what they read again."""
         table = placed.table
         rows = placed.single(ops)
+        if placed.artifact == "bitmod":
+            _check_artifact(placed, ops, rows, unit)
         rows = rows[is_matrix(table, rows)]
         if not rows.size:
             return None
@@ -190,6 +192,16 @@ def _refetched(weights: Any, inputs: Any, unit: UnitView) -> tuple[Any, Any]:
     again_i = (np.ceil(weights / held_w) - 1.0).clip(0.0) * inputs
     fewer = again_w < again_i
     return np.where(fewer, again_w, 0.0), np.where(fewer, 0.0, again_i)
+
+
+def _check_artifact(placed: PlacedOps, ops: Rows, alone: Rows, unit: UnitView) -> None:
+    """Refuse fused attention, of which the artifact counts nothing."""
+    rows = np.setdiff1d(np.flatnonzero(np.isin(placed.op_of, ops)), alone)
+    if any(placed.table.kinds[row] in ("score", "context") for row in rows):
+        raise UncoveredError(
+            f"{unit.machine.name}: `artifact: bitmod` counts attention as single products, and "
+            f"the mapping fuses it on '{unit.path}'. give fusion: none, or leave out `artifact`"
+        )
 
 
 def _artifact(placed: PlacedOps, row: int, unit: UnitView) -> tuple[Run, Bytes]:

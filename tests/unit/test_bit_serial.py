@@ -154,6 +154,12 @@ def test_artifact_counts_attention_heads_times_in_prefill_and_too_few_keys_in_de
         assert linear["artifact"] == linear["default"]
 
 
+def test_the_artifact_knows_no_fused_attention():
+    own = ob.load_machine("bitmod").mapping("artifact").model_copy(update={"fusion": "attention"})
+    with pytest.raises(UncoveredError, match="counts attention as single products"):
+        ob.simulate("bitmod", ob.Decode(model(), 1, 256), own)
+
+
 def test_all_positions_may_be_scored():
     last, every = (
         ob.simulate("bitmod", ob.Prefill(model(), 1, 256, logits=which)).breakdown

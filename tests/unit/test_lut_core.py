@@ -230,6 +230,7 @@ def test_faster_clocks_take_more_registers() -> None:
 @pytest.mark.parametrize(
     ("field", "value", "words"),
     [
+        ("clock", float("inf"), "above 0"),
         ("mu", 0, "mu must be a whole number from 1 to 12, got 0"),
         ("mu", 13, "from 1 to 12, got 13"),
         ("mu", np.array([1, 2.5]), r"from 1 to 12, got 2\.5"),

@@ -102,7 +102,8 @@ class Core:
         self._whole("out_bits", self.number.bits, 128)
         self._whole("reduce_bits", 0, 128)
         self._whole("instances", 1)
-        if not np.all(np.asarray(self.clock, float) > 0):
+        clock = np.asarray(self.clock, float)
+        if not np.all((clock > 0) & np.isfinite(clock)):
             raise ConfigError.one("", "clock", "a core's clock is above 0", self.clock)
 
     def _whole(self, name: str, least: int, most: float = np.inf, remedy: str = "") -> None:
