@@ -7,6 +7,8 @@ import pytest
 
 from opbyte.core.errors import CapacityError, ConfigError, UncoveredError, WorkloadError
 from opbyte.core.mapping import Mapping, load_mapping
+from opbyte.hw_models.compute.base import UnitView
+from opbyte.hw_models.compute.systolic import peak_rate
 from opbyte.hw_models.machine import CATALOG, Machine, load_machine
 from opbyte.sim.simulate import COMMON, evaluate, metrics_of, resolve_mapping, simulate
 from opbyte.workloads.coe import CompositionOfExperts
@@ -325,10 +327,8 @@ def test_every_machine_prices_llama_or_says_why_not(name: str, kind: str, fideli
     rate = next(v for p, v in machine.values.items() if p.startswith(port) and "bandw" in p)
     peak = machine.values.get(f"{unit.path}.peak.bf16")
     if peak is None:
-        rows, columns = unit.config.array
         passes = 16.0 / (machine.values.get(f"{unit.path}.serial.bits") or 16.0)
-        rate_of_one = unit.config.serial.dot * machine.values[f"{unit.path}.clock"] / passes
-        peak = 2.0 * rows * columns * rate_of_one
+        peak = peak_rate(UnitView(machine, unit.path), "bf16") / passes
     # Each weight that is used is read once, and each parameter multiplies once for each token.
     tokens = 1 if kind == "decode" else 1024
     weights = 2 * (LLAMA.parameters - LLAMA.vocab * LLAMA.hidden) / (devices * rate)
