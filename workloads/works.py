@@ -145,8 +145,19 @@ class _Reading:
         sources = dict.fromkeys(values, str(whole)) if whole is not None else {}
         try:
             return self.cls(**values, sources={**sources, **self.sources}, ranges=self.ranges)
+        except ConfigError as error:
+            raise ConfigError(self._placed(p) for p in error.problems) from None
         except WorkloadError as error:
             raise WorkloadError(f"{self.document.where(self.at)}: {error}") from None
+
+    def _placed(self, problem: Problem) -> Problem:
+        """Return a problem of the whole work at the field whose text it quotes."""
+        if problem.where:
+            return problem
+        texts = [n for n, v in self.data.items() if isinstance(v, str) and n != "kind"]
+        path = (*self.at, *[n for n in texts if repr(self.data[n]) in problem.rule][:1])
+        where, dotted = self.document.where(path), ".".join(map(str, path))
+        return Problem(where, dotted, problem.rule, problem.value, problem.remedy)
 
     def _problem(self, path: _Path, rule: str, value: object = "", remedy: str = "") -> None:
         full = (*self.at, *path)

@@ -43,13 +43,13 @@ def explore(frame: pd.DataFrame, objectives: Mapping[str, str], axes: list[str])
     ):
         part = frame.iloc[rows]
         figure.add_scatter(
-            x=numbers(part, x),
-            y=numbers(part, y),
+            x=numbers(part, x) * quantity(x).scale,
+            y=numbers(part, y) * quantity(y).scale,
             mode="markers",
             name=name,
             marker={"color": color, "size": size},
             text=[setting(row, axes) for _, row in part.iterrows()],
-            hovertemplate="%{text}<br>%{x:.4~s}, %{y:.4~s}<extra></extra>",
+            hovertemplate=f"%{{text}}<br>%{{x:.4{_ticks(x)}}}, %{{y:.4{_ticks(y)}}}<extra></extra>",
         )
     figure.update_layout(
         template="plotly_white",
@@ -62,13 +62,16 @@ def explore(frame: pd.DataFrame, objectives: Mapping[str, str], axes: list[str])
         wide = span_of(numbers(frame, column)[fine]) > LOG_FROM
         # Of a logarithmic axis plotly labels 1, 2 and 5 of a decade.
         scale = {"type": "log", "dtick": "D2"} if wide else {}
-        update(title=_title(column), tickformat="~s", **scale)
+        update(title=_title(column), tickformat=_ticks(column), **scale)
     config = {"displaylogo": False, "responsive": True}
     return str(figure.to_html(full_html=False, include_plotlyjs=True, config=config))
 
 
 def _title(column: str) -> str:
     q = quantity(column)
-    # Values are SI in the hover text, so the axis names the unit that the column is stored in.
-    unit = "m²" if q.unit == "mm²" else q.unit
-    return f"{q.label} ({unit})" if unit else q.label
+    return f"{q.label} ({q.unit})" if q.unit else q.label
+
+
+def _ticks(column: str) -> str:
+    # A prefix before a unit that has one already, or is squared, would be read wrongly.
+    return "~s" if quantity(column).scale == 1 else "~g"

@@ -328,6 +328,15 @@ def test_values_of_several_decades_are_explored_on_a_logarithmic_axis():
     assert '"type":"log"' not in layout.split('"yaxis"')[1]
 
 
+def test_explored_areas_are_square_millimetres_without_prefixes():
+    values = {"seconds": [1e-3, 2e-3], "area_m2": [4e-9, 3e-6], "status": ["ok"] * 2}
+    text = explore(pd.DataFrame(values), {"seconds": "min", "area_m2": "min"}, [])
+    vertical = text[text.rindex('"yaxis"') :]
+    assert '"tickformat":"~g"' in vertical
+    assert "mm\\u00b2" in vertical
+    assert "%{y:.4~g}" in text
+
+
 def test_without_the_extra_the_error_says_what_to_install(results, monkeypatch):
     real = builtins.__import__
 

@@ -101,6 +101,10 @@ def test_trace_beside_its_file(tmp_path):
         ("kind: mixed\nmodel: llama-3.1-8b\nchunks: [[1]]", ["w.yaml:3:", "[new, past]"]),
         ("kind: coe\nrouter: llama-2-7b\nexperts: {model: llama-2-7b, count: 3, chose: zipf}",
          ["w.yaml:3:", "a set of experts has no key 'chose'"]),
+        ("kind: gemm\nm: 1\nn: 8\nk: 8\ndtype: fp9",
+         ["w.yaml:5:1: dtype: no number format is called 'fp9'", "Did you mean 'fp8'?"]),
+        ("kind: gemm\nm: 1\nn: 8\nk: 8\ndtype: fp16\nweight_dtype: fp9",
+         ["w.yaml:6:1: weight_dtype: no number format is called 'fp9'"]),
     ],
 )  # fmt: skip
 def test_mistakes_are_located(text, messages):

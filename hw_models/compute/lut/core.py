@@ -112,7 +112,8 @@ class Core:
         wrong = ~((given >= least) & (given <= most) & (given == np.floor(given)))
         if wrong.any():
             limits = f"at least {least}" if most == np.inf else f"from {least} to {most:g}"
-            bad = float(given[wrong][0]) if given.ndim else value
+            first = float(given[wrong][0]) if given.ndim else value
+            bad = int(first) if isinstance(first, float) and first.is_integer() else first
             rule = f"{name} must be a whole number {limits}"
             raise ConfigError.one("", name, rule, bad, remedy)
         object.__setattr__(self, name, given if given.ndim else float(given))
