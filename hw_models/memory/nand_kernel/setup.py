@@ -6,7 +6,6 @@ that class; packets after PCIe (header, sequence number, CRC and framing around 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -277,8 +276,3 @@ def job_of(
         m_plane,
         (mvpns // total % device.pages).astype(ints),
     )
-
-
-def bits(number: float) -> float:
-    """Return log2, for entry sizes."""
-    return math.log2(number)
