@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, model_validator
 
 from opbyte.core.catalog import Catalog
 from opbyte.core.config import load_document, validate
@@ -48,7 +48,7 @@ class Pcie(_Frozen):
     lanes: PositiveInt = 4
     payload: PositiveInt = 128
     """Most bytes of a packet's payload."""
-    header: PositiveInt = 28
+    header: NonNegativeInt = 28
     """Bytes around each payload."""
 
 
@@ -141,7 +141,8 @@ class FlashDevice(_Frozen):
     host: Host = Host()
     energy: Energy | None = None
     whole_ns: bool = False
-    """Repeat another simulator's rounding of cycles to whole ns and its time of the write buffer."""
+    """Repeat another simulator's bus cycles in whole ns, cut off (none above 1 GHz), and its time
+    of the write buffer: for comparisons with it alone."""
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -150,13 +151,18 @@ class FlashDevice(_Frozen):
         page = self.page.value
         if page != int(page) or int(page) % SECTOR:
             raise ValueError(f"`page` must be a multiple of {SECTOR} B, got {page:g} B")
-        if self.whole_ns and self.channel_rate.value > 1e9 * self.channel_width:
-            raise ValueError(
-                "`whole_ns` has no time for transfers above 1 GHz: that simulator's cycle is then "
-                f"0. got {self.channel_rate}"
-            )
         if not 0 < self.overprovisioning.value < 1:
             raise ValueError("`overprovisioning` must lie between 0 and 1")
+        if not self.logical_pages or self.blocks < 2:
+            raise ValueError("`blocks` and `pages` leave no page to the host")
+        lasting = {
+            "page": self.page, "read": self.read, "program": self.program, "erase": self.erase,
+            "channel_rate": self.channel_rate, "pcie.rate": self.pcie.rate,
+            "buffer.rate": self.buffer.rate, "mapping.read": self.mapping.read,
+        }  # fmt: skip
+        for name, value in lasting.items():
+            if not 0 < value.value < float("inf"):
+                raise ValueError(f"`{name}` must be above 0, got {value}")
         return self
 
     @cached_property

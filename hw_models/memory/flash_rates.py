@@ -14,10 +14,16 @@ from typing import Any
 
 from opbyte.core.catalog import SUFFIXES
 from opbyte.core.errors import ConfigError
+from opbyte.core.parameters import Parameter
 from opbyte.hw_models.memory.flash_devices import CATALOG, SECTOR, FlashDevice, load_flash
 
-__all__ = ["PAGES", "TABLE", "computed", "device_called", "digest", "page_rate", "peak",
-           "stream_rate"]  # fmt: skip
+__all__ = [
+    "PAGES", "TABLE", "computed", "device_called", "digest", "inside_of", "page_rate", "peak",
+    "stream_rate",
+]  # fmt: skip
+
+#: Link of what reads flash without one, bytes/s: no channel comes near it.
+_NO_LINK = 1e13
 
 TABLE = Path(__file__).parent / "flash_rates.json"
 #: Bytes of a request of a stream, and requests that the host keeps outstanding.
@@ -36,6 +42,19 @@ def device_called(technology: str) -> FlashDevice | None:
 @functools.lru_cache(maxsize=64)
 def _of_catalog(name: str) -> FlashDevice | None:
     return load_flash(name) if name in CATALOG.names() else None
+
+
+def inside_of(device: FlashDevice) -> FlashDevice:
+    """Return the device as what sits at its channels sees it: no link, no host."""
+    none = Parameter(0.0, "seconds", "no host")
+    rate = Parameter(_NO_LINK, "bytes_per_s", "no link")
+    return device.model_copy(
+        update={
+            "name": f"{device.name} inside",
+            "pcie": device.pcie.model_copy(update={"rate": rate, "header": 0}),
+            "host": device.host.model_copy(update={"command": none, "firmware": none}),
+        }
+    )
 
 
 def peak(device: FlashDevice) -> float:
@@ -65,8 +84,13 @@ def page_rate(device: FlashDevice, page: int) -> float:
 
 def digest(device: FlashDevice) -> str:
     """Return a short hash of all that decides rates."""
-    data = device.model_dump(exclude={"name", "description", "source", "energy", "cycles"})
-    return hashlib.sha256(repr(data).encode()).hexdigest()[:16]
+    from opbyte.hw_models.memory.nand_kernel.setup import numbers_of
+
+    decides = (
+        numbers_of(device, depth=1), device.allocation, device.layout, device.blocks,
+        device.overprovisioning.value,
+    )  # fmt: skip
+    return hashlib.sha256(repr(decides).encode()).hexdigest()[:16]
 
 
 @functools.lru_cache(maxsize=1)
@@ -81,12 +105,14 @@ def _rate(device: FlashDevice, page: int | None) -> float:
         known = held["rates"].get("stream" if page is None else f"page {page}")
         if known is not None:
             return float(known)
-    return _computed(device.model_dump_json(), page)
+    key = (digest(device), page)
+    if key not in _FOUND:
+        _FOUND[key] = computed(device, page)
+    return _FOUND[key]
 
 
-@functools.lru_cache(maxsize=512)
-def _computed(text: str, page: int | None) -> float:
-    return computed(FlashDevice.model_validate_json(text), page)
+#: Rates that were computed in this process, by device and page.
+_FOUND: dict[tuple[str, int | None], float] = {}
 
 
 def computed(device: FlashDevice, page: int | None = None) -> float:
