@@ -125,10 +125,12 @@ class FlashDevice(_Frozen):
     """Planes of a die read or program side by side, at the same page of their blocks."""
     cache_read: bool = False
     """A second register: the array reads on while data leave."""
+    commands_first: bool = True
+    """A channel sends commands to idle arrays before it moves data that wait."""
     die_interleave: bool = True
     """Dies of a chip work side by side."""
     allocation: str = "CWDP"
-    """Levels that consecutive pages go round, the fastest first: channel, way (chip), die, plane."""
+    """Levels that consecutive pages go round, fastest first: channel, way (chip), die, plane."""
     layout: Literal["touch", "sequential"] = "sequential"
     """Pages of a block in the order of logical pages, or in that of first use."""
     overprovisioning: Ratio
@@ -167,26 +169,32 @@ class FlashDevice(_Frozen):
 
     @cached_property
     def page_bytes(self) -> int:
+        """Bytes of a page."""
         return int(self.page.value)
 
     @property
     def targets_per_channel(self) -> int:
+        """What takes one command at a time: chips, or dies where those work side by side."""
         return self.chips * (self.dies if self.die_interleave else 1)
 
     @property
     def dies_per_target(self) -> int:
+        """Dies that take turns."""
         return 1 if self.die_interleave else self.dies
 
     @property
     def most_planes(self) -> int:
+        """Planes that one command may use."""
         return self.planes if self.multiplane else 1
 
     @property
     def total_planes(self) -> int:
+        """Planes of the device."""
         return self.channels * self.chips * self.dies * self.planes
 
     @property
     def physical_pages(self) -> int:
+        """Pages of the device, spare ones included."""
         return self.total_planes * self.blocks * self.pages
 
     @property

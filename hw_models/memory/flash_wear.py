@@ -50,7 +50,8 @@ class Worn:
     @property
     def sustained_bytes_per_s(self) -> float:
         """Most bytes/s that the host can write for ever: arrays, channels and link, whichever is
-        slowest. A bound: nothing waits."""
+        slowest. A bound: nothing waits.
+        """
         d, wa = self.device, self.write_amplification
         page = float(d.page_bytes)
         per_page = (
@@ -151,10 +152,10 @@ def worn(
     plane = device.blocks * device.pages
     logical = int(plane * (1.0 - device.overprovisioning.value) * fill)
     if logical < 1 or plane - logical < (SPARE + 2) * device.pages:
-        raise CapacityError(
-            f"{device.name}: {logical} of {plane} pages of a plane hold data, which leaves fewer "
-            f"than the {SPARE + 2} blocks that collecting needs"
-        )
+        kept = logical + (SPARE + 2) * device.pages
+        what = f"data and the {SPARE + 2} blocks of each plane that collecting needs"
+        size = device.total_planes * device.page_bytes
+        raise CapacityError(what, device.name, kept * size, plane * size)
     from opbyte.hw_models.memory.nand_kernel.collect import collect
 
     rng = np.random.default_rng(seed)

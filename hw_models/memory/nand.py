@@ -16,7 +16,6 @@ import numpy.typing as npt
 
 from opbyte.core.errors import CapacityError, ConfigError, UncoveredError, WorkloadError
 from opbyte.core.registry import lookup_error
-from opbyte.core.units import format_quantity
 from opbyte.hw_models.memory.flash_devices import SECTOR, FlashDevice, load_flash
 from opbyte.hw_models.memory.flash_wear import Wear, Worn, worn
 from opbyte.hw_models.memory.nand_kernel.setup import Counts, job_of, numbers_of
@@ -98,9 +97,7 @@ class FlashResult:
             )
         bits = 8 * self.device.page_bytes
         reads, programs = self.counts.reads, self.counts.programs
-        return bits * (
-            reads * energy.read_per_bit.value + programs * energy.program_per_bit.value
-        )
+        return bits * (reads * energy.read_per_bit.value + programs * energy.program_per_bit.value)
 
 
 class Flash:
@@ -200,10 +197,7 @@ class Flash:
         """
         available = self.device.capacity_bytes
         if bytes_ > available:
-            raise CapacityError(
-                f"{what} need {format_quantity(bytes_, 'bytes')}, {self.device.name} holds "
-                f"{format_quantity(available, 'bytes')}"
-            )
+            raise CapacityError(what, self.device.name, bytes_, available)
 
     def _pattern(
         self, name: str, block: int | None, align: int | None, requests: int | None,
@@ -321,7 +315,5 @@ def _from_one(where: str, path: str, value: Any) -> int:
 def _sectors(device: FlashDevice, path: str, value: Any) -> int:
     size = _from_one(device.name, path, value)
     if size % SECTOR:
-        raise ConfigError.one(
-            device.name, path, f"must be whole sectors of {SECTOR} bytes", value
-        )
+        raise ConfigError.one(device.name, path, f"must be whole sectors of {SECTOR} bytes", value)
     return size

@@ -62,7 +62,8 @@ def command(
         bool, typer.Option("--curve", help="Latency against load; --out draws it, too.")
     ] = False,
     block: Annotated[
-        int | None, typer.Option("--block", min=1, help="Flash: bytes of a request; default: a page.")
+        int | None,
+        typer.Option("--block", min=1, help="Flash: bytes of a request; default: a page."),
     ] = None,
     queue_depth: Annotated[
         int | None,

@@ -23,7 +23,7 @@ Sources = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="[SOURCE]...",
-        help="Published sources, default: all; or gpu, pim, attention, ssd: measured, reference rows.",
+        help="Published sources, default: all; or gpu, pim, attention, ssd: rows.",
         show_default=False,
     ),
 ]

@@ -81,8 +81,10 @@ def compared(folder: Path) -> Iterator[Compared | str]:
         raise ConfigError.one(str(path), "", rule, "", "copy it again") from None
     for variant in dict.fromkeys(row["variant"] for row in rows):
         own = [entry for entry in found if entry[0]["variant"] == variant]
-        for at, metric in ((1, "mean latency"), (2, "bandwidth")):
-            yield _compared(variant, metric, [(e[0]["pattern"], e[at]) for e in own])
+        latency = [(row["pattern"], error) for row, error, _ in own]
+        bandwidth = [(row["pattern"], error) for row, _, error in own]
+        yield _compared(variant, "mean latency", latency)
+        yield _compared(variant, "bandwidth", bandwidth)
 
 
 def _compared(variant: str, metric: str, errors: Sequence[tuple[str, float]]) -> Compared:

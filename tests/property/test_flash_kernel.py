@@ -18,6 +18,7 @@ devices = st.fixed_dictionaries(
         "program": st.sampled_from(["75 us", "750 us"]),
         "channel_rate": st.sampled_from(["333 MB/s", "1.4 GB/s"]),
         "multiplane": st.booleans(), "cache_read": st.booleans(), "die_interleave": st.booleans(),
+        "commands_first": st.booleans(),
         "allocation": st.sampled_from(["CWDP", "PDWC", "DCPW"]),
         "layout": st.sampled_from(["touch", "sequential"]), "whole_ns": st.booleans(),
         "overprovisioning": st.just(0.2),

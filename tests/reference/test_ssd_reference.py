@@ -30,6 +30,6 @@ def test_mapping_reads_and_planes(rows):
     for row in rows[::4]:
         found, scale = play(row), float(row["completed"])
         misses = float(row["mapping_reads"])
-        assert found.counts.mapping_reads == pytest.approx(misses, rel=0.05, abs=5), row
+        assert found.counts.mapping_reads == pytest.approx(misses, rel=0.1, abs=5), row
         together = float(row["multiplane_reads"])
         assert abs(found.counts.multiplane - together) <= 0.03 * scale + 0.1 * together, row

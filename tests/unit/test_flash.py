@@ -9,13 +9,14 @@ import opbyte as ob
 from opbyte.core.errors import CapacityError, ConfigError, UncoveredError, WorkloadError
 from opbyte.hw_models.memory.flash_devices import flash_names, load_flash
 from opbyte.hw_models.memory.nand_kernel.setup import buffer_time, link_time, numbers_of
+import itertools
 
 #: One die with one plane on one channel, behind a link and a controller that cost nothing much.
 ONE = {
     "channels": 1, "chips": 1, "dies": 1, "planes": 1, "blocks": 64, "page": "16 KiB",
     "read": "50 us", "program": "400 us", "channel_rate": "1 GB/s", "whole_ns": False,
     "layout": "sequential", "pcie": {"rate": "1000 GB/s"}, "mapping": {"ideal": True},
-    "die_interleave": True, "buffer": {"rate": "1000 GB/s"},
+    "die_interleave": True, "commands_first": True, "buffer": {"rate": "1000 GB/s"},
 }  # fmt: skip
 PAGE = 16384
 #: ONFI times of those devices, seconds: command of a read, data of a page, command of a program.
@@ -32,8 +33,14 @@ def test_the_latency_of_a_single_read_is_the_sum_of_its_steps():
     found = one.stream("random", queue_depth=1, requests=50)
     front = n.doorbell + n.ask + n.entry + link_time(n, PAGE) + n.completion
     expected = front * 1e-12 + COMMAND + 50e-6 + DATA
-    assert found.read_latency == pytest.approx(np.full(50, expected), rel=1e-9)
-    assert n.doorbell == 8000 and n.ask == 8000 and n.entry == 23000 and n.completion == 11000
+    assert found.read_latency[0] == pytest.approx(expected, rel=1e-9)
+    # Later ones ring behind the doorbell of the last completion.
+    later = np.full(49, expected + n.doorbell * 1e-12)
+    assert found.read_latency[1:] == pytest.approx(later, rel=1e-9)
+    assert n.doorbell == 8000
+    assert n.ask == 8000
+    assert n.entry == 23000
+    assert n.completion == 11000
 
 
 def test_a_missing_mapping_entry_costs_one_more_array_read():
@@ -51,8 +58,6 @@ def test_a_die_that_is_never_idle_reads_one_page_per_cycle():
 
 def test_a_cache_register_hides_the_shorter_of_array_and_channel():
     found = drive(cache_read=True).stream("seq", queue_depth=32, requests=2000)
-    # The array's next command waits for the data of the page before.
-    assert PAGE / (COMMAND + 50e-6 + DATA) < found.bandwidth_bytes_per_s
     assert found.bandwidth_bytes_per_s == pytest.approx(PAGE / (COMMAND + 50e-6), rel=0.01)
     slow = drive(cache_read=True, channel_rate="100 MB/s")
     found = slow.stream("seq", queue_depth=32, requests=1000)
@@ -63,6 +68,13 @@ def test_many_dies_fill_a_channel():
     found = drive(chips=8).stream("seq", queue_depth=64, requests=4000)
     assert found.bandwidth_bytes_per_s == pytest.approx(PAGE / (DATA + COMMAND), rel=0.01)
     assert found.bus_share == pytest.approx(DATA / (DATA + COMMAND), rel=0.01)
+
+
+def test_data_before_commands_drive_a_channel_in_convoys():
+    """All dies are read, then all their data move, then all are read again."""
+    found = drive(chips=8, commands_first=False).stream("seq", queue_depth=64, requests=4000)
+    convoy = 8 * (DATA + COMMAND) + 50e-6
+    assert found.bandwidth_bytes_per_s == pytest.approx(8 * PAGE / convoy, rel=0.02)
 
 
 def test_planes_read_in_one_command_where_they_may():
@@ -87,7 +99,8 @@ def test_dies_of_a_chip_side_by_side_or_one_after_the_other():
 def test_writes_settle_at_the_rate_of_programs():
     found = drive().stream("seq", queue_depth=8, requests=1000, read_pct=0)
     assert found.bandwidth_bytes_per_s == pytest.approx(PAGE / (PROGRAM + DATA + 400e-6), rel=0.02)
-    assert found.counts.programs == 1000 and found.counts.reads == 0
+    assert found.counts.programs == 1000
+    assert found.counts.reads == 0
 
 
 def test_a_single_write_ends_in_the_buffer():
@@ -124,7 +137,8 @@ def test_page_operations_are_those_that_were_asked_for(name):
     counts = found.counts
     assert counts.reads - counts.mapping_reads == 4 * found.read_latency.size
     assert counts.programs - counts.mapping_writes == 4 * found.write_latency.size
-    assert found.requests == 500 and 0 < found.bus_share <= 1
+    assert found.requests == 500
+    assert 0 < found.bus_share <= 1
     again = device.stream("random", block=size, queue_depth=16, requests=500, read_pct=60)
     assert np.array_equal(found.read_latency, again.read_latency)
 
@@ -156,11 +170,11 @@ def test_deeper_queues_carry_more_and_take_longer():
     curve = drive(channels=4, chips=2).queue_curve("random", block=4096, requests=3000)
     rates = [r.bandwidth_bytes_per_s for r in curve]
     delays = [r.mean_latency_s for r in curve]
-    assert all(b >= a * 0.99 for a, b in zip(rates, rates[1:], strict=False))
+    assert all(b >= a * 0.99 for a, b in itertools.pairwise(rates))
     assert delays == sorted(delays)
     # Little's law holds in a closed loop.
     for r in curve:
-        assert r.requests_per_s * r.mean_latency_s == pytest.approx(r.queue_depth, rel=0.03)
+        assert r.requests_per_s * r.mean_latency_s == pytest.approx(r.queue_depth, rel=0.05)
 
 
 def test_the_host_stops_sending():
@@ -218,7 +232,7 @@ def test_endurance_is_cycles_times_capacity_over_writes():
 def test_data_that_do_not_fit_are_refused():
     drive_ = ob.flash("instattention-csd")
     drive_.hold(1e9, "KV cache")
-    with pytest.raises(CapacityError, match=r"KV cache need.*instattention-csd holds"):
+    with pytest.raises(CapacityError, match="KV cache do not fit in instattention-csd"):
         drive_.hold(1e15, "KV cache")
 
 

@@ -16,7 +16,9 @@ __all__ = ["collect", "collect_twin"]
 Ints = npt.NDArray[np.int64]
 GREEDY, FIFO, SAMPLED = range(3)
 #: Counters and frontiers: see `_run`.
-HOST, MOVED, ERASES, OPEN, OPEN_AT, MOVE, MOVE_AT, FREE_FIRST, FREE_COUNT, AGE, DRAWN, FAULT = range(12)
+HOST, MOVED, ERASES, OPEN, OPEN_AT, MOVE, MOVE_AT, FREE_FIRST, FREE_COUNT, AGE, DRAWN, FAULT = (
+    range(12)
+)
 _MASK = (1 << 31) - 1
 
 
@@ -24,7 +26,7 @@ _MASK = (1 << 31) - 1
 def _draw(state: Ints, below: int) -> int:
     """Return a number from 0 to below - 1 (Lehmer's generator, modulus 2^31 - 1)."""
     state[DRAWN] = state[DRAWN] * 48271 % _MASK
-    return state[DRAWN] % below
+    return int(state[DRAWN] % below)
 
 
 @part
@@ -95,7 +97,7 @@ def _run(
         state[HOST] += 1
         while state[FREE_COUNT] < spare:
             b = _victim(state, valid, age, policy, draws)
-            if b < 0 or valid[b] == pages and policy == GREEDY:
+            if b < 0 or (valid[b] == pages and policy == GREEDY):
                 state[FAULT] = 1
                 return
             age[b] = -1
@@ -198,7 +200,7 @@ class _Plane:
 
 
 def collect_twin(
-    blocks: int, pages: int, logical: int, ops: Ints, policy: int, spare: int, before: int,
+    blocks: int, pages: int, _logical: int, ops: Ints, policy: int, spare: int, before: int,
     seed: int,
 ) -> tuple[int, int, int]:  # fmt: skip
     """Return what `collect` returns, in plain Python."""

@@ -6,12 +6,61 @@ from typing import TYPE_CHECKING
 
 from opbyte.core.loops import apart, part
 from opbyte.hw_models.memory.nand_kernel.layout import (
-    ASK, BUFFER, BUFFER_FIRST, BUFFER_PAIR, BUFFER_ROW, BUFFER_ROW_TIME, COMMAND, COMPLETION,
-    CORE_FREE, DEPTH_NOW, DOORBELL, ENTERED, ENTRY, FETCH, FETCHED, FIRMWARE, HEADER, INSIDE,
-    L_BUFFERED, LANE_BYTE, LANES, N_BUFFER_HITS, NOW, O_PAGES, O_PIECES, O_REQUESTS, P_BYTES, P_LPN,
-    P_NEXT, P_PAGE, P_REQUEST, PAGE, PAYLOAD, PIECE, Q_AT, Q_BUFFER, Q_BYTES, Q_DONE, Q_END,
-    Q_ENTERED, Q_LEFT, Q_NEXT, Q_WRITE, REQUEST, REQUESTS, RUNG, S_BUFFER, S_CORE, S_DOWN,
-    S_FIRMWARE, S_UP, STALLED, STALLED_LAST, STOP, WHOLE_NS,
+    ASK,
+    BUFFER,
+    BUFFER_FIRST,
+    BUFFER_PAIR,
+    BUFFER_ROW,
+    BUFFER_ROW_TIME,
+    COMMAND,
+    COMPLETION,
+    CORE_FREE,
+    DEPTH_NOW,
+    DOORBELL,
+    ENTERED,
+    ENTRY,
+    FETCH,
+    FETCHED,
+    FIRMWARE,
+    HEADER,
+    INSIDE,
+    L_BUFFERED,
+    LANE_BYTE,
+    LANES,
+    N_BUFFER_HITS,
+    NOW,
+    O_PAGES,
+    O_PIECES,
+    O_REQUESTS,
+    P_BYTES,
+    P_LPN,
+    P_NEXT,
+    P_PAGE,
+    P_REQUEST,
+    PAGE,
+    PAYLOAD,
+    PIECE,
+    Q_AT,
+    Q_BUFFER,
+    Q_BYTES,
+    Q_DONE,
+    Q_END,
+    Q_ENTERED,
+    Q_LEFT,
+    Q_NEXT,
+    Q_WRITE,
+    REQUEST,
+    REQUESTS,
+    RUNG,
+    S_BUFFER,
+    S_CORE,
+    S_DOWN,
+    S_FIRMWARE,
+    S_UP,
+    STALLED,
+    STALLED_LAST,
+    STOP,
+    WHOLE_NS,
 )  # fmt: skip
 from opbyte.hw_models.memory.nand_kernel.pages import translate
 from opbyte.hw_models.memory.nand_kernel.queues import new_piece
@@ -35,19 +84,19 @@ RING, SEEN, TAKE, WRITTEN = range(4)
 @part
 def _link_ps(m: Ints, size: int) -> int:
     packets = -(-size // m[PAYLOAD])
-    return -(-(size + packets * m[HEADER]) // m[LANES]) * m[LANE_BYTE]
+    return int(-(-(size + packets * m[HEADER]) // m[LANES]) * m[LANE_BYTE])
 
 
 @part
 def _buffer_ps(m: Ints, size: int) -> int:
     """Return the time in the write buffer: `setup.buffer_time`."""
     if not m[WHOLE_NS]:
-        return m[BUFFER_FIRST] + size * m[BUFFER_PAIR] // 2
+        return int(m[BUFFER_FIRST] + size * m[BUFFER_PAIR] // 2)
     if size <= m[BUFFER_ROW]:
-        return m[BUFFER_FIRST] + size // 2 * m[BUFFER_PAIR]
+        return int(m[BUFFER_FIRST] + size // 2 * m[BUFFER_PAIR])
     rest = size % m[BUFFER_ROW] * NS // m[BUFFER_PAIR] * NS
     rows = (m[BUFFER_FIRST] + m[BUFFER_ROW_TIME]) * (size // m[BUFFER_ROW] // 2)
-    return rows + m[BUFFER_FIRST] + rest // NS * NS
+    return int(rows + m[BUFFER_FIRST] + rest // NS * NS)
 
 
 @part
@@ -118,13 +167,13 @@ def arrived(m: Ints, r: int, sizes: Ints, lpns: Ints) -> None:
 
 
 @part
-def _piece(m: Ints, i: int, r: int, size: int, lpn: int) -> int:
+def _piece(m: Ints, r: int, size: int, lpn: int) -> int:
     piece, page = new_piece(m), m[O_PAGES] + lpn * PAGE
     at = m[O_PIECES] + piece * PIECE
     for field in range(P_PAGE):
         m[at + field] = m[page + field]
     m[at + P_BYTES], m[at + P_REQUEST], m[at + P_LPN], m[at + P_NEXT] = size, r, lpn, -1
-    return piece
+    return int(piece)
 
 
 @part
@@ -135,7 +184,7 @@ def _read(m: Ints, r: int, sizes: Ints, lpns: Ints) -> None:
         if m[m[O_PAGES] + lpns[i] * PAGE + L_BUFFERED]:
             held += sizes[i]
             continue
-        piece = _piece(m, i, r, sizes[i], lpns[i])
+        piece = _piece(m, r, sizes[i], lpns[i])
         if first < 0:
             first = piece
         else:
@@ -174,7 +223,7 @@ def _take(m: Ints, r: int, sizes: Ints, lpns: Ints) -> None:
         m[m[O_PAGES] + lpns[i] * PAGE + L_BUFFERED] += 1
         m[DEPTH_NOW] += sizes[i]
         total += sizes[i]
-        piece = _piece(m, i, r, sizes[i], lpns[i])
+        piece = _piece(m, r, sizes[i], lpns[i])
         if first < 0:
             first = piece
         else:

@@ -11,8 +11,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from opbyte.core.loops import apart, compiled, part
 from opbyte.hw_models.memory.nand_kernel.front import (
     arrived,
@@ -25,18 +23,70 @@ from opbyte.hw_models.memory.nand_kernel.front import (
     ring_in,
 )
 from opbyte.hw_models.memory.nand_kernel.layout import (
-    C_BUSY, C_KIND, C_MAPPING, C_READS, C_WHO, CACHE_READ, CHANNEL, CHANNELS, COUNTED, DEPTH, FAR,
-    MAPPING_READ, N_BUS, N_PROGRAMS, N_READS, NOW, O_CHANNELS, O_PIECES, O_REQUESTS, O_RINGS,
-    O_TARGETS, O_TIMES, P_BYTES, P_LPN, P_NEXT, P_REQUEST, P_TARGET, PIECE, PROGRAM, Q_DONE,
-    Q_ENTERED, Q_LEFT, R_AT, R_COUNT, R_FIRST, READ, REQUEST, REQUESTS, S_BUFFER, S_CORE, S_DOWN,
-    S_FIRMWARE, S_PROGRAM, S_READ, S_UP, SLOTS, T_BUSY, T_FIRST, T_HELD, T_OUT, T_WRITE, TARGET,
-    WAYS, block_of,
+    C_BUSY,
+    C_KIND,
+    C_MAPPING,
+    C_READS,
+    C_WHO,
+    CACHE_READ,
+    CHANNEL,
+    CHANNELS,
+    COMMANDS_FIRST,
+    COUNTED,
+    DEPTH,
+    FAR,
+    MAPPING_READ,
+    N_BUS,
+    N_PROGRAMS,
+    N_READS,
+    NOW,
+    O_CHANNELS,
+    O_PIECES,
+    O_REQUESTS,
+    O_RINGS,
+    O_TARGETS,
+    O_TIMES,
+    P_BYTES,
+    P_LPN,
+    P_NEXT,
+    P_REQUEST,
+    P_TARGET,
+    PIECE,
+    PROGRAM,
+    Q_DONE,
+    Q_ENTERED,
+    Q_LEFT,
+    R_AT,
+    R_FIRST,
+    READ,
+    REQUEST,
+    REQUESTS,
+    S_BUFFER,
+    S_CORE,
+    S_DOWN,
+    S_PROGRAM,
+    S_READ,
+    S_UP,
+    SLOTS,
+    T_BUSY,
+    T_FIRST,
+    T_HELD,
+    T_OUT,
+    T_WRITE,
+    TARGET,
+    WAYS,
+    block_of,
 )  # fmt: skip
 from opbyte.hw_models.memory.nand_kernel.pages import entries_arrived
 from opbyte.hw_models.memory.nand_kernel.queues import append, pop, release
 from opbyte.hw_models.memory.nand_kernel.rings import drop, push, show
 from opbyte.hw_models.memory.nand_kernel.setup import Counts, Job
-from opbyte.hw_models.memory.nand_kernel.turns import COMMAND_SENT, bus_event, take_turns, transfer_ps
+from opbyte.hw_models.memory.nand_kernel.turns import (
+    COMMAND_SENT,
+    bus_event,
+    take_turns,
+    transfer_ps,
+)
 
 if TYPE_CHECKING:
     from opbyte.hw_models.memory.nand_kernel.layout import Ints
@@ -67,13 +117,17 @@ def start_transfer(m: Ints, c: int, piece: int) -> None:
 
 @part
 def next_transfer(m: Ints, c: int) -> None:
-    """Move the data that have waited longest, mapping pages first; else look for commands."""
+    """Move the data that have waited longest, mapping pages first; before or else, commands."""
     channel = m[O_CHANNELS] + c * CHANNEL
+    if m[COMMANDS_FIRST]:
+        take_turns(m, c)
+        if m[channel + C_BUSY]:
+            return
     if m[channel + C_MAPPING] >= 0:
         start_transfer(m, c, pop(m, channel + C_MAPPING))
     elif m[channel + C_READS] >= 0:
         start_transfer(m, c, pop(m, channel + C_READS))
-    else:
+    elif not m[COMMANDS_FIRST]:
         take_turns(m, c)
 
 
@@ -88,7 +142,7 @@ def data_ready(m: Ints, c: int, target: int) -> None:
         after = m[m[O_PIECES] + piece * PIECE + P_NEXT]
         m[target + T_OUT] += 1
         m[N_READS] += 1
-        if m[channel + C_BUSY]:
+        if m[channel + C_BUSY] or m[COMMANDS_FIRST]:
             append(m, queue, piece)
         else:
             start_transfer(m, c, piece)
@@ -124,7 +178,7 @@ def array_done(m: Ints, t: int, sizes: Ints, lpns: Ints) -> None:
     else:
         data_ready(m, c, target)
     if not m[m[O_CHANNELS] + c * CHANNEL + C_BUSY]:
-        take_turns(m, c)
+        next_transfer(m, c)
 
 
 @part

@@ -29,7 +29,7 @@ def pop(m: Ints, queue: int) -> int:
     """Take the first piece of a chain that has one."""
     piece = m[queue]
     m[queue] = m[m[O_PIECES] + piece * PIECE + P_NEXT]
-    return piece
+    return int(piece)
 
 
 @part
@@ -37,7 +37,7 @@ def new_piece(m: Ints) -> int:
     """Take a piece that is not in use."""
     piece = m[FREE]
     m[FREE] = m[m[O_PIECES] + piece * PIECE + P_NEXT]
-    return piece
+    return int(piece)
 
 
 @part

@@ -6,8 +6,20 @@ from typing import TYPE_CHECKING
 
 from opbyte.core.loops import part
 from opbyte.hw_models.memory.nand_kernel.layout import (
-    CHANNELS, FAR, NOW, O_RINGS, O_TIMES, R_AT, R_COUNT, R_FIRST, R_SIZE, S_BUFFER, S_DOWN, S_UP,
-    SEQ, SLOTS,
+    CHANNELS,
+    FAR,
+    NOW,
+    O_RINGS,
+    O_TIMES,
+    R_AT,
+    R_COUNT,
+    R_FIRST,
+    R_SIZE,
+    S_BUFFER,
+    S_DOWN,
+    S_UP,
+    SEQ,
+    SLOTS,
 )  # fmt: skip
 
 if TYPE_CHECKING:
@@ -33,7 +45,7 @@ def _entered(m: Ints, ring: int, time: int, order: int, kind: int, who: int) -> 
     entry = m[head + R_AT] + 4 * place
     m[entry], m[entry + 1], m[entry + 2], m[entry + 3] = time, order, kind, who
     m[head + R_COUNT] += 1
-    return m[head + R_COUNT]
+    return int(m[head + R_COUNT])
 
 
 @part

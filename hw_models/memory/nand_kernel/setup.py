@@ -48,6 +48,7 @@ class Numbers(NamedTuple):
     cycle_bytes: int
     most_planes: int
     cache_read: int
+    commands_first: int
     ideal: int
     entries: int
     """Mapping entries that the controller holds."""
@@ -144,10 +145,12 @@ class Job:
 
     @property
     def requests(self) -> int:
+        """Number of requests."""
         return len(self.writes)
 
     @property
     def lpns(self) -> int:
+        """Number of logical pages that are used."""
         return len(self.lpn_target)
 
 
@@ -202,6 +205,7 @@ def numbers_of(device: FlashDevice, depth: int, stop_s: float | None = None) -> 
         cycle_bytes=cycle_bytes,
         most_planes=device.most_planes,
         cache_read=int(device.cache_read),
+        commands_first=int(device.commands_first),
         ideal=int(device.mapping.ideal),
         entries=device.mapping_entries,
         mapping_bytes=int(device.mapping.read.value),
@@ -234,9 +238,7 @@ def numbers_of(device: FlashDevice, depth: int, stop_s: float | None = None) -> 
     )
 
 
-def job_of(
-    device: FlashDevice, numbers: Numbers, offsets: Ints, sizes: Ints, writes: Ints
-) -> Job:
+def job_of(device: FlashDevice, numbers: Numbers, offsets: Ints, sizes: Ints, writes: Ints) -> Job:
     """Return a stream of requests as pages.
 
     Args:
@@ -252,8 +254,8 @@ def job_of(
     pages = first[owner] + inside
     begin = np.maximum(offsets[owner], pages * page)
     end = np.minimum(offsets[owner] + sizes[owner], (pages + 1) * page)
-    lpns, lpn = np.unique(pages, return_inverse=True)
-    mvpns, lpn_mvpn = np.unique(lpns // device.entries_per_mapping_page, return_inverse=True)
+    lpns, lpn = _numbered(pages)
+    mvpns, lpn_mvpn = _numbered(lpns // device.entries_per_mapping_page)
     target, die, plane = device.places(lpns)
     m_target, m_die, m_plane = device.places(mvpns)
     total = device.total_planes
@@ -264,15 +266,27 @@ def job_of(
         at.astype(ints),
         writes.astype(ints),
         sizes.astype(ints),
-        lpn.reshape(-1).astype(ints),
+        lpn.astype(ints),
         (end - begin).astype(ints),
         target,
         die,
         plane,
         touched.astype(ints),
-        lpn_mvpn.reshape(-1).astype(ints),
+        lpn_mvpn.astype(ints),
         m_target,
         m_die,
         m_plane,
         (mvpns // total % device.pages).astype(ints),
     )
+
+
+def _numbered(values: Ints) -> tuple[Ints, Ints]:
+    """Return the distinct values in the order of first use, and which one each is.
+
+    In that order the records that the loop needs next lie side by side.
+    """
+    found, first, which = np.unique(values, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(len(order))
+    return found[order], rank[which.reshape(-1)]

@@ -6,11 +6,48 @@ from typing import TYPE_CHECKING
 
 from opbyte.core.loops import apart, part
 from opbyte.hw_models.memory.nand_kernel.layout import (
-    C_BUSY, C_KIND, C_TURN, C_WHO, CHANNEL, CHANNELS, CYCLE, CYCLE_BYTES, MAPPING_READ,
-    MAPPING_WRITE, MOST_PLANES, N_BUS, N_COMMANDS, N_MULTIPLANE, NOW, O_CHANNELS, O_COMMANDS,
-    O_PIECES, O_REQUESTS, O_TARGETS, O_TIMES, P_BYTES, P_DIE, P_NEXT, P_PAGE, P_PLANE, P_REQUEST,
-    P_TARGET, PIECE, Q_WRITE, REQUEST, SEQ, SLOTS, T_BUSY, T_FIRST, T_MAPPING, T_OUT, T_READS,
-    T_WRITE, T_WRITES, TARGET, WAYS,
+    C_BUSY,
+    C_KIND,
+    C_TURN,
+    C_WHO,
+    CHANNEL,
+    CHANNELS,
+    CYCLE,
+    CYCLE_BYTES,
+    MAPPING_READ,
+    MAPPING_WRITE,
+    MOST_PLANES,
+    N_BUS,
+    N_COMMANDS,
+    N_MULTIPLANE,
+    NOW,
+    O_CHANNELS,
+    O_COMMANDS,
+    O_PIECES,
+    O_REQUESTS,
+    O_TARGETS,
+    O_TIMES,
+    P_BYTES,
+    P_DIE,
+    P_NEXT,
+    P_PAGE,
+    P_PLANE,
+    P_REQUEST,
+    P_TARGET,
+    PIECE,
+    Q_WRITE,
+    REQUEST,
+    SEQ,
+    SLOTS,
+    T_BUSY,
+    T_FIRST,
+    T_MAPPING,
+    T_OUT,
+    T_READS,
+    T_WRITE,
+    T_WRITES,
+    TARGET,
+    WAYS,
 )  # fmt: skip
 from opbyte.hw_models.memory.nand_kernel.queues import append
 
@@ -25,7 +62,7 @@ COMMAND_SENT = 0
 @part
 def transfer_ps(m: Ints, size: int) -> int:
     """Return the time of data on a channel."""
-    return size // m[CYCLE_BYTES] * m[CYCLE]
+    return int(size // m[CYCLE_BYTES] * m[CYCLE])
 
 
 @part

@@ -93,9 +93,7 @@ class Twin:
         self.up, self.down = Link(self), Link(self)
         ways = n.ways
         self.targets = [Target(t // ways) for t in range(n.channels * ways)]
-        self.channels = [
-            Channel(list(range(c * ways, (c + 1) * ways))) for c in range(n.channels)
-        ]
+        self.channels = [Channel(list(range(c * ways, (c + 1) * ways))) for c in range(n.channels)]
         self.written = [0] * (n.channels * n.ways * n.dies * n.planes)
         self.page_of = list(job.lpn_page)
         #: Mapping entries: False while on their way, True once there; the oldest use first.
@@ -390,11 +388,16 @@ class Twin:
         self.next_transfer(channel)
 
     def next_transfer(self, channel: Channel) -> None:
+        if self.n.commands_first:
+            self.take_turns(channel)
+            if channel.busy:
+                return
         for queue in (channel.mapping, channel.reads):
             if queue:
                 self.transfer(channel, queue.popleft())
                 return
-        self.take_turns(channel)
+        if not self.n.commands_first:
+            self.take_turns(channel)
 
     def transfer(self, channel: Channel, piece: Piece) -> None:
         channel.busy = True
@@ -411,7 +414,7 @@ class Twin:
         else:
             self.data_ready(channel, target)
         if not channel.busy:
-            self.take_turns(channel)
+            self.next_transfer(channel)
 
     def programmed(self, target: Target) -> None:
         # The die is free once the flushed data have been told.
@@ -426,7 +429,7 @@ class Twin:
         for piece in target.command:
             target.outgoing += 1
             self.counts.reads += 1
-            if channel.busy:
+            if channel.busy or self.n.commands_first:
                 queue.append(piece)
             else:
                 self.transfer(channel, piece)
