@@ -49,8 +49,9 @@ class Worn:
 
     @property
     def sustained_bytes_per_s(self) -> float:
-        """Most bytes/s that the host can write for ever: arrays, channels and link, whichever is
-        slowest. A bound: nothing waits.
+        """Most bytes/s that the host can write for ever.
+
+        Arrays, channels or link, whichever is slowest; a bound, as nothing waits.
         """
         d, wa = self.device, self.write_amplification
         page = float(d.page_bytes)
@@ -188,8 +189,7 @@ def _writes(
         made += lanes
         lengths = lengths + 1
         over = np.flatnonzero(lengths == ends)
-        for lane in over:
-            out.append(-1 - (first[lane] + np.arange(lengths[lane])))
+        out.extend(-1 - (first[lane] + np.arange(lengths[lane])) for lane in over)
         lengths[over] = 0
         ends[over] = rng.integers(1, longest + 1, len(over))
     return np.concatenate(out)

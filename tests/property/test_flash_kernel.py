@@ -39,7 +39,7 @@ def test_equal_times_and_counts(changes, depth, seed, read_pct):
     rng = np.random.default_rng(seed)
     sectors = device.capacity_bytes // 512
     count = int(rng.integers(1, 150))
-    sizes = rng.integers(1, min(64, sectors) + 1, count)
+    sizes = rng.integers(1, min(400 if seed % 2 else 64, sectors) + 1, count)
     at = (rng.random(count) * (sectors - sizes + 1)).astype(np.int64)
     writes = (rng.random(count) * 100 >= read_pct).astype(np.int64)
     stop = 1e-3 if seed % 3 == 0 else None

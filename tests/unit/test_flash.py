@@ -1,5 +1,6 @@
 """Flash devices: closed forms, conservation, laws, wear, refusals."""
 
+import itertools
 import math
 
 import numpy as np
@@ -9,7 +10,6 @@ import opbyte as ob
 from opbyte.core.errors import CapacityError, ConfigError, UncoveredError, WorkloadError
 from opbyte.hw_models.memory.flash_devices import flash_names, load_flash
 from opbyte.hw_models.memory.nand_kernel.setup import buffer_time, link_time, numbers_of
-import itertools
 
 #: One die with one plane on one channel, behind a link and a controller that cost nothing much.
 ONE = {
@@ -101,6 +101,14 @@ def test_writes_settle_at_the_rate_of_programs():
     assert found.bandwidth_bytes_per_s == pytest.approx(PAGE / (PROGRAM + DATA + 400e-6), rel=0.02)
     assert found.counts.programs == 1000
     assert found.counts.reads == 0
+
+
+def test_long_writes_wait_for_room_piece_by_piece():
+    found = ob.flash("mqsim-default").stream(
+        "seq", block=256 << 10, queue_depth=32, requests=60, read_pct=0
+    )
+    assert found.requests == found.write_latency.size == 60
+    assert found.counts.programs == 60 * 32
 
 
 def test_a_single_write_ends_in_the_buffer():

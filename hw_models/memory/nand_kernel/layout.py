@@ -19,8 +19,8 @@ Ints = npt.NDArray[np.int64]
 (
     CHANNELS, WAYS, DIES, PLANES, PAGES, PAGE_BYTES, READ, PROGRAM, CYCLE, CYCLE_BYTES, MOST_PLANES,
     CACHE_READ, COMMANDS_FIRST, IDEAL, ENTRIES, MAPPING_BYTES, BUFFER, BUFFER_ROW, BUFFER_FIRST,
-    BUFFER_PAIR, BUFFER_ROW_TIME, WHOLE_NS, PAYLOAD, HEADER, LANES, LANE_BYTE, ASK, ENTRY, COMPLETION, DOORBELL,
-    COMMAND, FIRMWARE, FETCH, DEPTH, STOP,
+    BUFFER_PAIR, BUFFER_ROW_TIME, WHOLE_NS, PAYLOAD, HEADER, LANES, LANE_BYTE, ASK, ENTRY,
+    COMPLETION, DOORBELL, COMMAND, FIRMWARE, FETCH, DEPTH, STOP,
 ) = range(len(Numbers._fields))  # fmt: skip
 #: Scalars, and where the parts of the block begin.
 (
@@ -83,14 +83,16 @@ def block_of(job: Job) -> Ints:
     pieces = len(job.lpn)
     under_way = min(pieces, min(n.depth, requests) * most + n.buffer // small + most + 1)
     under_way += maps + (pieces if forgets else 0) + 1
-    outstanding = 8 * min(n.depth, requests) + 64
+    # A request has a few messages on its way at once, and a transfer into the buffer per piece.
+    messages = 8 * min(n.depth, requests) + 64
+    transfers = min(pieces, min(n.depth, requests) * most) + min(n.depth, requests) + 1
     sizes = {
         O_TIMES: 2 * slots, O_CHANNELS: n.channels * CHANNEL, O_TARGETS: targets * TARGET,
         O_PIECES: under_way * PIECE, O_PAGES: job.lpns * PAGE, O_MAPS: maps * MAP,
         O_REQUESTS: requests * REQUEST, O_WRITTEN: targets * n.dies * n.planes,
         O_COMMANDS: 2 * (n.planes + 1),
     }  # fmt: skip
-    rings = [targets + 1, targets + 1, *[outstanding] * (RINGS - 2)]
+    rings = [targets + 1, targets + 1, messages, messages, transfers, messages, messages]
     ends = np.concatenate([[HEAD], HEAD + np.cumsum(list(sizes.values()))])
     at = dict(zip((*sizes, O_RINGS), (int(x) for x in ends), strict=True))
     ring_at = at[O_RINGS] + 4 * RINGS + 4 * np.concatenate([[0], np.cumsum(rings)])

@@ -79,8 +79,7 @@ def bus_event(m: Ints, c: int, ps: int, kind: int, who: int) -> None:
 def _join(m: Ints, target: int, queue: int, planes: int) -> int:
     """Move pieces that can share the command from a queue to it; return the planes in use.
 
-    The chosen ones are the chain of T_FIRST; its last is named beside T_HELD's neighbour, so a
-    caller walks it. Planes are bits; the number of chosen pieces is that of bits.
+    The chosen ones are the chain that T_FIRST begins; planes are bits.
     """
     base = m[O_PIECES]
     first = m[target + T_FIRST]

@@ -369,7 +369,7 @@ class Twin:
         """Take the oldest page operation, and those of its die that may join it."""
         head = first[0]
         planes: set[int] = set()
-        chosen = []
+        chosen: list[Piece] = []
         for queue in (first, second):
             for piece in list(queue):
                 if len(chosen) == self.n.most_planes:
