@@ -11,6 +11,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from opbyte.core.errors import SimulationError
 from opbyte.core.loops import apart, compiled, part
 from opbyte.hw_models.memory.nand_kernel.front import (
     arrived,
@@ -34,6 +37,7 @@ from opbyte.hw_models.memory.nand_kernel.layout import (
     COMMANDS_FIRST,
     COUNTED,
     DEPTH,
+    ENTERED,
     FAR,
     MAPPING_READ,
     N_BUS,
@@ -268,9 +272,16 @@ _FILES = tuple(
 
 
 def replay(job: Job) -> tuple[Any, Any, Counts]:
-    """Return when each request entered and was done (-1: never), picoseconds, and counts."""
+    """Return when each request entered and was done (-1: never), picoseconds, and counts.
+
+    Raises:
+        SimulationError: If a request that was sent is never answered.
+    """
     m = block_of(job)
     compiled(_run, _FILES)(m, job.bytes, job.lpn)
     table = m[m[O_REQUESTS] : m[O_REQUESTS] + job.requests * REQUEST].reshape(-1, REQUEST)
+    lost = int(m[ENTERED] - np.count_nonzero(table[:, Q_DONE] >= 0))
+    if lost:
+        raise SimulationError(f"{lost} requests to flash were never answered")
     counts = Counts(*(int(m[at]) for at in COUNTED))
     return table[:, Q_ENTERED].copy(), table[:, Q_DONE].copy(), counts
