@@ -18,9 +18,10 @@ from opbyte.core.errors import UncoveredError
 from opbyte.core.ops import Array
 from opbyte.core.placed import MOVED, PlacedOps, written_name
 from opbyte.hw_models.compute.base import KernelPrices, UnitView
-from opbyte.hw_models.machine import Machine
+from opbyte.hw_models.machine import Machine, Memory
+from opbyte.hw_models.memory.flash_rates import page_rate, stream_rate
 from opbyte.hw_models.memory.rates import page_on_channel, share
-from opbyte.hw_models.technology import pins_of, standard_of
+from opbyte.hw_models.technology import flash_of, pins_of, standard_of
 
 __all__ = ["turning_pages"]
 
@@ -73,6 +74,8 @@ def _slowdown(machine: Machine, resource: str, page: float) -> float:
     access, standard = memory.access, standard_of(memory)
     if memory.kind == "sram" or (access is not None and pins_of(memory) != port):
         return 1.0
+    if memory.kind == "flash":
+        return _flash_slowdown(memory, port, page)
     if standard is None or memory.channels is None or access is None or access.interleave is None:
         raise ValueError(
             f"pages in '{tier}' need `channels`, `access.interleave` and a technology whose "
@@ -80,3 +83,11 @@ def _slowdown(machine: Machine, resource: str, page: float) -> float:
         )
     block = page_on_channel(page, access.interleave.value, memory.channels)
     return max(1.0, share(standard, access) / share(standard, access, block))
+
+
+def _flash_slowdown(memory: Memory, port: str, page: float) -> float:
+    """Return how much longer page reads of flash take than a stream, at least 1."""
+    device = flash_of(memory, port)
+    if device is None:
+        raise ValueError("pages of flash need a `technology` that is a flash device")
+    return max(1.0, stream_rate(device) / page_rate(device, int(page)))

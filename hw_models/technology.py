@@ -9,6 +9,10 @@ A bandwidth that is given stands for another command clock: all times scale alik
 efficiency that is given stands, as where it was measured with more around the DRAM than DRAM.
 Ports inside the stack read banks side by side (`opbyte.hw_models.stack`); what their `stack` does
 not give, the technology does.
+
+A memory of kind `flash` whose technology is a flash device takes its rates from the page kernel
+(`opbyte.hw_models.memory.flash_rates`): its port to the host, and one named `inside` at the
+channels, which no link limits.
 """
 
 from __future__ import annotations
@@ -16,14 +20,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from opbyte.core.parameters import Parameter
+from opbyte.hw_models.memory.flash_rates import device_called, inside_of, peak, stream_rate
 from opbyte.hw_models.memory.rates import DEFAULT, Access, refresh_share, share, standard_called
 from opbyte.hw_models.stack import Stack
 
 if TYPE_CHECKING:
     from opbyte.hw_models.machine import Memory, Port
+    from opbyte.hw_models.memory.flash_devices import FlashDevice
     from opbyte.hw_models.memory.standards import Standard
 
-__all__ = ["pins_of", "standard_of", "with_rates"]
+__all__ = ["INSIDE", "flash_of", "pins_of", "standard_of", "with_rates"]
+
+#: Port of a flash memory at its channels, behind the controller's link to the host.
+INSIDE = "inside"
 
 
 def standard_of(memory: Memory) -> Standard | None:
@@ -31,6 +40,18 @@ def standard_of(memory: Memory) -> Standard | None:
     if memory.kind != "dram" or memory.technology is None:
         return None
     return standard_called(memory.technology)
+
+
+def flash_of(memory: Memory, port: str | None = None) -> FlashDevice | None:
+    """Return the flash device of a memory's technology, None where none is known.
+
+    Args:
+        port: Of that port: `inside` has no link.
+    """
+    if memory.kind != "flash" or memory.technology is None:
+        return None
+    device = device_called(memory.technology)
+    return inside_of(device) if device is not None and port == INSIDE else device
 
 
 def pins_of(memory: Memory) -> str | None:
@@ -47,6 +68,9 @@ def with_rates(memory: Memory) -> Memory:
     Raises:
         ValueError: If timing is needed that no technology of that name has.
     """
+    flash = flash_of(memory)
+    if flash is not None:
+        return _with_flash_rates(memory, flash)
     standard = standard_of(memory)
     if standard is None and (memory.channels is not None or memory.access is not None):
         raise ValueError(
@@ -63,6 +87,49 @@ def with_rates(memory: Memory) -> Memory:
     if standard is not None and pins is not None:
         ports[pins] = ports[pins].model_copy(update=_at_pins(memory, ports[pins], standard))
     return memory.model_copy(update={"ports": ports})
+
+
+def _with_flash_rates(memory: Memory, device: FlashDevice) -> Memory:
+    access = memory.access or DEFAULT
+    if memory.channels is not None or memory.stack is not None:
+        raise ValueError(f"`channels` and `stack` are of DRAM: {device.name} has channels itself")
+    if access.model_copy(update={"port": None, "source": None}) != DEFAULT:
+        raise ValueError(f"of `access` only `port` and `source` are for flash ({device.name})")
+    if memory.capacity.value > device.capacity_bytes:
+        raise ValueError(
+            f"`capacity` {memory.capacity} is more than the {device.capacity_bytes / 1e9:.6g} GB "
+            f"of {device.name}"
+        )
+    host = access.port
+    outside = [n for n, p in memory.ports.items() if p.stream is None and n != INSIDE]
+    if host is None and len(outside) == 1:
+        host = outside[0]
+    if host is not None and host not in outside:
+        raise ValueError(f"`access.port` must be one of {', '.join(outside) or 'none'}; got {host}")
+    ports = dict(memory.ports)
+    for name in (host, INSIDE):
+        if name is not None and name in ports:
+            own = inside_of(device) if name == INSIDE else device
+            ports[name] = ports[name].model_copy(update=_at_flash(ports[name], own))
+    return memory.model_copy(update={"ports": ports})
+
+
+def _at_flash(port: Port, device: FlashDevice) -> dict[str, Any]:
+    """Return bandwidth, efficiency and latency of a flash port, as far as they are not given."""
+    found: dict[str, Any] = {}
+    if port.bandwidth is None:
+        text = f"{device.source}; the slower of channels and link"
+        found["bandwidth"] = Parameter(peak(device), "bytes_per_s", text)
+    if port.efficiency is None:
+        part = min(1.0, stream_rate(device) / peak(device))
+        text = f"assumed: a stream of long reads, page kernel of {device.name}; at most all of it"
+        found["efficiency"] = Parameter(part, "ratio", text, (part, 1.0))
+    if port.latency is None:
+        host = device.host
+        first = device.read.value + host.command.value + host.firmware.value
+        text = f"{device.source}; array read, firmware and the host's command"
+        found["latency"] = Parameter(first, "seconds", text)
+    return found
 
 
 def _inside(memory: Memory, standard: Standard | None) -> dict[str, Port]:

@@ -13,6 +13,7 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
     # what to simulate it on
     "load_machine": ("opbyte.hw_models.machine", "load_machine"),
     "memory": ("opbyte.hw_models.memory.dram", "memory"),
+    "flash": ("opbyte.hw_models.memory.nand", "flash"),
     "load_mapping": ("opbyte.core.mapping", "load_mapping"),
     # what to simulate
     "load_model": ("opbyte.workloads.model_loader", "load_model"),
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from opbyte.core.mapping import load_mapping as load_mapping
     from opbyte.hw_models.machine import load_machine as load_machine
     from opbyte.hw_models.memory.dram import memory as memory
+    from opbyte.hw_models.memory.nand import flash as flash
     from opbyte.sim.attention_plan import attention_plan as attention_plan
     from opbyte.sim.batch import simulate_batch as simulate_batch
     from opbyte.sim.serving.capacity import capacity as capacity

@@ -1,8 +1,9 @@
-"""Write the table of shares that `opbyte.hw_models.memory.rates` reads: all shipped memories."""
+"""Write the tables of rates of all shipped memories and flash devices."""
 
 import json
 
-from opbyte.hw_models.memory import rates
+from opbyte.hw_models.memory import flash_rates, rates
+from opbyte.hw_models.memory.flash_devices import flash_names, load_flash
 from opbyte.hw_models.memory.standards import load_standard, memory_names
 
 table = {}
@@ -17,3 +18,12 @@ for name in memory_names():
     }
 rates.TABLE.write_text(json.dumps(table, indent=1) + "\n")
 print(f"wrote {rates.TABLE}: {len(table)} memories")
+
+drives = {}
+for name in flash_names():
+    for device in (load_flash(name), flash_rates.inside_of(load_flash(name))):
+        found = {"stream": flash_rates.computed(device)}
+        found |= {f"page {p}": flash_rates.computed(device, p) for p in flash_rates.PAGES}
+        drives[device.name] = {"digest": flash_rates.digest(device), "rates": found}
+flash_rates.TABLE.write_text(json.dumps(drives, indent=1) + "\n")
+print(f"wrote {flash_rates.TABLE}: {len(drives)} ways into flash")

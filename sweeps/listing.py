@@ -23,7 +23,7 @@ def listed(kind: str | None = None) -> dict[str, Entries]:
     if kind is None:
         return {name: entries() for name, entries in KINDS.items()}
     plural = kind if kind in KINDS else f"{kind}s"
-    plural = {"study": "studies", "memory": "memories"}.get(kind, plural)
+    plural = {"study": "studies", "memory": "memories", "flash": "flash"}.get(kind, plural)
     if plural not in KINDS:
         raise lookup_error("kind of entry", kind, KINDS)
     return {plural: KINDS[plural]()}
@@ -37,6 +37,12 @@ def _machines() -> Entries:
 
 def _memories() -> Entries:
     from opbyte.hw_models.memory.standards import CATALOG
+
+    return _files(CATALOG, lambda data: str(data.get("description", "")))
+
+
+def _flash() -> Entries:
+    from opbyte.hw_models.memory.flash_devices import CATALOG
 
     return _files(CATALOG, lambda data: str(data.get("description", "")))
 
@@ -146,6 +152,7 @@ KINDS: dict[str, Callable[[], Entries]] = {
     "machines": _machines,
     "models": _models,
     "memories": _memories,
+    "flash": _flash,
     "gates": _gates,
     "studies": _studies,
     "works": _works,

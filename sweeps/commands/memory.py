@@ -25,8 +25,9 @@ def command(
         typer.Option("--pattern", help="seq, random, bankint, bgint, rand_1KB, stride4096, ..."),
     ] = "seq",
     requests: Annotated[
-        int, typer.Option("--requests", min=1, help="Bursts that are sent.")
-    ] = 100_000,
+        int | None,
+        typer.Option("--requests", min=1, help="Bursts that are sent: 100,000; requests of flash."),
+    ] = None,
     read_pct: Annotated[
         int, typer.Option("--reads", min=0, max=100, help="Share of reads, per cent.")
     ] = 100,
@@ -60,15 +61,48 @@ def command(
     curve: Annotated[
         bool, typer.Option("--curve", help="Latency against load; --out draws it, too.")
     ] = False,
+    block: Annotated[
+        int | None,
+        typer.Option("--block", min=1, help="Flash: bytes of a request; default: a page."),
+    ] = None,
+    queue_depth: Annotated[
+        int | None,
+        typer.Option("--queue-depth", min=1, help="Flash: requests outstanding; default: 32."),
+    ] = None,
+    wear: Annotated[
+        str | None,
+        typer.Option("--wear", help="Flash: write amplification of seq, random or kv."),
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for figure and table.")] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> int:
-    """Send a stream of requests to one channel of a memory, command by command."""
+    """Send a stream of requests to one channel of a memory, command by command.
+
+    A flash device (`opbyte list flash`) is a whole drive: --block, --queue-depth and --wear are
+    its choices, and --curve goes through queue depths.
+    """
     from opbyte.hw_models.memory.dram import memory
+    from opbyte.sweeps.commands._flash import is_flash, show_flash
     from opbyte.sweeps.console import Output
 
     output = Output(json, quiet)
+    of_flash = {"--block": block, "--queue-depth": queue_depth, "--wear": wear}
+    if is_flash(technology):
+        of_dram = {
+            "--interval": interval != 1, "--mapping": mapping != "RoBaRaCoCh",
+            "--scheduler": scheduler != "FRFCFS", "--refresh": refresh != "AllBank",
+            "--row-policy": row_policy != "Open", "--queue": queue != 32, "--drain": drain,
+            "--sample": sample,
+        }  # fmt: skip
+        _refuse(technology, [name for name, given in of_dram.items() if given], "DRAM")
+        return show_flash(
+            output, technology, settings or [], curve=curve, out=out, wear=wear, pattern=pattern,
+            block=block, queue_depth=queue_depth or 32, requests=requests, read_pct=read_pct,
+            seed=seed,
+        )  # fmt: skip
+    _refuse(technology, [name for name, given in of_flash.items() if given is not None], "flash")
+    requests = 100_000 if requests is None else requests
     channel = memory(technology, **_changes(settings or []))
     choices: dict[str, Any] = {
         "mapping": mapping.split(",") if "," in mapping else mapping,
@@ -88,6 +122,18 @@ def command(
             _draw(output, out, f"{technology}, {pattern}", loads)
     output.data(answer)
     return 0
+
+
+def _refuse(technology: str, given: list[str], kind: str) -> None:
+    """Refuse options that belong to another kind of memory.
+
+    Raises:
+        ConfigError: If there are any.
+    """
+    from opbyte.core.errors import ConfigError
+
+    if given:
+        raise ConfigError.one(technology, given[0], f"is an option of {kind}", "", "leave it out")
 
 
 def _changes(settings: list[str]) -> dict[str, int]:

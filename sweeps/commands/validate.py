@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from opbyte.sweeps.console import Output
     from opbyte.sweeps.validation import Verdict
 
-MEASURED, IN_MEMORY, SPATIAL = "gpu", "pim", "attention"
+MEASURED, IN_MEMORY, SPATIAL, DRIVE = "gpu", "pim", "attention", "ssd"
 NOTES = """mean: mean absolute error; bias: mean signed error, above 0 where we are slower.
 in the fit: never (another file), left out (samples of this file were fitted), fitted.
 Not compared, for want of rows: narrow formats, Blackwell, AMD."""
@@ -23,7 +23,7 @@ Sources = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="[SOURCE]...",
-        help="Published sources, default: all; or gpu, pim, attention: measured, reference rows.",
+        help="Published sources, default: all; or gpu, pim, attention, ssd: rows.",
         show_default=False,
     ),
 ]
@@ -55,7 +55,7 @@ def command(
     open. Exit code 1 if a number that is not open misses its tolerance.
 
     `gpu` compares operators with measured rows, `pim` kernels and systems and `attention` spatial
-    arrays with other simulators'; OPBYTE_REFERENCE locates the rows.
+    arrays with other simulators', `ssd` a drive; OPBYTE_REFERENCE locates the rows.
     """
     from opbyte.sweeps.console import Output
     from opbyte.sweeps.validation import sources_of, validate_source
@@ -71,7 +71,10 @@ def command(
         answer["reference"] = _in_memory(output)
     if SPATIAL in wanted:
         answer["attention"] = _attention(output)
-    wanted = [name for name in wanted if name not in (MEASURED, IN_MEMORY, SPATIAL)]
+    if DRIVE in wanted:
+        answer["ssd"] = _drives(output)
+    of_rows = (MEASURED, IN_MEMORY, SPATIAL, DRIVE)
+    wanted = [name for name in wanted if name not in of_rows]
     if answer and not wanted:
         output.data(answer)
         return 0
@@ -208,6 +211,40 @@ def _attention(output: Output) -> list[dict[str, Any]]:
         ("design", "machine", "mapping", "column", "rows", "mean", "bias", "worst", "bar", ""),
         shown,
         left=4,
+    )
+    return rows
+
+
+def _drives(output: Output) -> list[dict[str, Any]]:
+    """Print rows of another simulator's drive against ours; return the table's rows.
+
+    Raises:
+        ConfigError: If the folder has none of the files.
+    """
+    from opbyte.sweeps.validation.ssd_rows import ORIGIN, compared, ssd_folder
+
+    folder = ssd_folder()
+    rows, shown = [], []
+    for found in compared(folder):
+        if isinstance(found, str):
+            output.note(f"{found} is not there")
+            continue
+        for i, band in enumerate(found.bands):
+            about = {"variant": found.variant, "metric": found.metric, "origin": ORIGIN}
+            rows.append(about | asdict(band) | ({"worst": found.worst} if not i else {}))
+            names = (found.variant, found.metric) if not i else ("", "")
+            worst = f"{found.worst:.2f}" if not i else ""
+            numbers = (band.mape, band.bias, band.median, band.p95)
+            shown.append(
+                (*names, band.band, f"{band.rows:,}", *(f"{x:.2f}" for x in numbers), worst)
+            )
+    if not rows:
+        raise ConfigError.one(str(folder), "", "holds none of the files that are compared", "", "")
+    output.table(
+        f"{ORIGIN}: its rows against ours, errors in percent",
+        ("variant", "metric", "band", "rows", "mean", "bias", "median", "p95", "worst"),
+        shown,
+        left=3,
     )
     return rows
 

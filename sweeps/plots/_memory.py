@@ -1,4 +1,4 @@
-"""A memory channel: read latency against the load."""
+"""A memory channel or a drive: latency against the load."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from opbyte.hw_models.memory.dram import StreamResult
+from opbyte.hw_models.memory.nand import FlashResult
 from opbyte.sweeps.plots._style import axes_for, figure_of, in_style
 
 
@@ -28,6 +29,29 @@ def load_latency(title: str, loads: Sequence[tuple[float, StreamResult]]) -> Fig
     ax.set_ylim(bottom=0)
     ax.set_xlabel("Delivered (GB/s)")
     ax.set_ylabel("Read latency (ns)")
+    ax.set_title(title)
+    ax.legend()
+    return figure_of(ax)
+
+
+@in_style
+def queue_depth(title: str, curve: Sequence[FlashResult]) -> Figure:
+    """Draw mean and 99th percentile of a drive's latency against the delivered rate.
+
+    Args:
+        title: What was measured.
+        curve: Results for growing queue depths, as `Flash.queue_curve` returns them.
+    """
+    ax = axes_for(None)
+    rate = [r.bandwidth_bytes_per_s / 1e9 for r in curve]
+    ax.plot(rate, [r.mean_latency_s * 1e6 for r in curve], marker="o", label="mean")
+    ax.plot(rate, [r.latency_s(99) * 1e6 for r in curve], marker="s", label="99 %")
+    for x, r in zip(rate, curve, strict=True):
+        ax.annotate(f"{r.queue_depth}", (x, r.mean_latency_s * 1e6))
+    ax.set_xlim(left=0)
+    ax.set_yscale("log")
+    ax.set_xlabel("Delivered (GB/s), marked by queue depth")
+    ax.set_ylabel("Latency (us)")
     ax.set_title(title)
     ax.legend()
     return figure_of(ax)
