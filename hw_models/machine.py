@@ -49,6 +49,7 @@ from opbyte.core.registry import nearest
 from opbyte.hw_models.aim import BankCommands, CommandEnergy, Pnm
 from opbyte.hw_models.cpu import Cpu
 from opbyte.hw_models.gates import with_gates
+from opbyte.hw_models.host_path import HostIo
 from opbyte.hw_models.kernel import Kernel
 from opbyte.hw_models.link.parameters import Collectives, Flit
 from opbyte.hw_models.lut import Lut
@@ -89,6 +90,10 @@ class Port(_Frozen):
     where it is known."""
     latency: Seconds | None = None
     """First byte after the request."""
+    write: BytesPerSecond | None = None
+    """Of a storage device: rate of writes, where it is not that of reads."""
+    command: Seconds | None = None
+    """Of a storage device: time that a command takes beside its bytes, one after the other."""
     energy: JoulesPerBit | None = None
     """From the cells to the end of this port."""
     area: AreaPerRate | None = None
@@ -229,6 +234,8 @@ class Part(_Frozen):
     parts: dict[str, Part] = Field(default_factory=dict)
     memory: dict[str, Memory] = Field(default_factory=dict)
     units: dict[str, Unit] = Field(default_factory=dict)
+    io: HostIo | None = None
+    """Of a host: what its software takes on the way to storage devices."""
     area: Area | None = None
     """Die area that no other number explains."""
     node_nm: float | None = Field(None, gt=0)

@@ -387,9 +387,16 @@ class Placer:
         for tier, used in ports_by_memory(self.machine, ports).items():
             self._check_count("memory", tier, self.machine.memory(tier).count)
             for port in used:
-                if self.machine.memory(tier).config.ports[port.rpartition(".")[2]].limit:
+                written = self.machine.memory(tier).config.ports[port.rpartition(".")[2]]
+                if written.limit:
                     text = f"no model honours the limit of '{port}' yet"
                     raise UncoveredError(f"{self.machine.name}: {text}")
+                if written.write is not None or written.command is not None:
+                    raise UncoveredError(
+                        f"{self.machine.name}: units do not read '{port}' of a storage device "
+                        "directly. give what lives there a `cache` in a memory that they are at, "
+                        "under a zigzag pipeline"
+                    )
 
     def instances(self, resource: str) -> float:
         """Return how many instances of a port or link each device of the group has to itself."""

@@ -57,6 +57,11 @@ OFFLOADED = ("prefill", "decode", "generate", "mixed")
 #: that are there; `peak_fast_bytes` is what one instance of the fast memory holds.
 OFFLOAD_METRICS = ("block_s", "copied_bytes", "hit_rate", "peak_fast_bytes")
 
+#: Metrics of work under a zigzag pipeline, of the last phase: bytes of weights that are read for
+#: one step, the seconds of their copies alone and the rate, the time that a cache of neurons takes
+#: beside, and what the memory of the last rule's unit holds.
+BLOCK_METRICS = ("copied_bytes", "copy_s", "copy_rate", "cache_s", "peak_fast_bytes")
+
 Runner = Callable[[Machine, Any, SoftwareMapping, str, int], Outcome]
 #: Work kinds that are more than phases one after the other have a runner of their own.
 RUNNERS: Registry[Runner] = Registry("kind of work with a runner")
@@ -191,6 +196,10 @@ def _run_elsewhere(
     """
     if work.kind in RUNNERS_OF:
         import_module(RUNNERS_OF[work.kind])
+    if mapping.blocks:
+        zigzag = import_module("opbyte.sim.block_schedule")
+        scheduled: Outcome = zigzag.run_zigzag(machine, work, mapping, fidelity)
+        return scheduled
     cached = [name for name, place in mapping.place.items() if place.cache]
     offloads = cached == ["expert.weight"] and work.kind in OFFLOADED
     if work.kind not in RUNNERS.names() and not cached:
@@ -410,4 +419,6 @@ def metrics_of(kind: str, *mappings: SoftwareMapping) -> tuple[str, ...]:
     own = (*(name for name in COMMON if name not in work.undefined), *work.metrics)
     places = [m.place["expert.weight"] for m in mappings if "expert.weight" in m.place]
     offloads = kind in OFFLOADED and any(place.cache for place in places)
+    if any(m.blocks for m in mappings):
+        own = (*own, *(name for name in BLOCK_METRICS if name not in own))
     return (*own, *OFFLOAD_METRICS) if offloads else own

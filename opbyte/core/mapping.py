@@ -16,7 +16,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from opbyte.core.config import Document, load_document, parse_document, validate
 from opbyte.core.parallel import Parallel
-from opbyte.core.parameters import Bytes, BytesPerSecond, Ratio, Seconds
+from opbyte.core.parameters import Bytes, Ratio, Seconds
+from opbyte.core.routes import Neurons, Route
 
 #: Fusion by name, as lists of labels: a run of neighbouring rows with one of the labels is one
 #: operator.
@@ -95,7 +96,8 @@ class Cache(_Frozen):
         via: Link that fills it.
         prefetch: Routed experts that are copied while the MoE block before theirs runs: `none` of
             them, `all` of the next block, or those that its gate, evaluated one block early,
-            names (`next_block_gate`).
+            names (`next_block_gate`). Of other tensors under a `zigzag` pipeline: `all` of the
+            next block's, or `none`.
         reserve: Capacity of the tier that the cache leaves free.
     """
 
@@ -126,6 +128,8 @@ class Placement(_Frozen):
     Attributes:
         page: Bytes that lie together in one instance of a memory; pages are at random places. Left
             out: tensors lie in one piece and are read as streams.
+        format: Number format into which a kernel of its own unpacks them before each use, under a
+            `zigzag` pipeline.
     """
 
     in_: dict[str, float] = Field(alias="in")
@@ -211,21 +215,6 @@ class Assist(_Frozen):
     unit: str
 
 
-class Software(_Frozen):
-    """What software costs on a route."""
-
-    cap: BytesPerSecond | Literal["none"] | None = None
-    per_command: Seconds | None = None
-    source: str | None = None
-
-
-class Route(_Frozen):
-    """Links that a tensor class takes."""
-
-    via: tuple[str, ...]
-    software: Software | None = None
-
-
 class Pipeline(_Frozen):
     """Batches that take turns on two groups of devices.
 
@@ -262,6 +251,24 @@ class Continuous(_Frozen):
 
     kind: Literal["continuous"]
     batches: int | None = Field(None, ge=1)
+
+    @property
+    def replicas(self) -> int:
+        """Return the copies of the group: one."""
+        return 1
+
+
+class Zigzag(_Frozen):
+    """Batches that share one load of each layer's weights: the block schedule of FlexGen.
+
+    All batches pass a layer before the first one passes the next.
+
+    Attributes:
+        batches: Pieces into which the sequences are cut.
+    """
+
+    kind: Literal["zigzag"]
+    batches: int = Field(ge=1)
 
     @property
     def replicas(self) -> int:
@@ -330,13 +337,15 @@ class Mapping(_Frozen):
             `head` has the heads of a layer follow each other through both groups; `dependency`
             has them follow each other through the units of a device, so that norms, softmax and
             attention hide behind linear tiles.
-        pipeline: Batches that take turns on the groups of a mapping that has two, or that follow
-            each other through the stages of one.
+        pipeline: Batches that take turns on the groups of a mapping that has two, that follow
+            each other through the stages of one, or that share loads of weights (`zigzag`).
         assist: Products that the group of decode attention takes a share of while it has no
             attention to run.
         coverage: Share of a tier's capacity that tensors may take.
         serial: Of several units of a device one works at a time.
         einsums: Of fused attention on units of kind `spatial_array`.
+        neurons: Of networks whose weights, `ffn.weight`, are read neuron by neuron under a `zigzag`
+            pipeline.
         kv_select: Cached tokens that decode attention is exact on; without it all.
         artifact: Simulator whose conventions are reproduced, its defects included, so that its
             published numbers can be compared; left out: the physical values.
@@ -354,12 +363,13 @@ class Mapping(_Frozen):
     all_reduce: Literal["library", "direct"] = "library"
     overlap: Literal["none", "copy", "head", "dependency", "q_first"] = "none"
     routes: dict[str, Route] = Field(default_factory=dict)
-    pipeline: Annotated[Pipeline | Continuous, Field(discriminator="kind")] | None = None
+    pipeline: Annotated[Pipeline | Continuous | Zigzag, Field(discriminator="kind")] | None = None
     assist: Assist | None = None
     kv_select: KvSelect | None = None
     coverage: Ratio | None = None
     serial: bool = False
     einsums: Einsums | None = None
+    neurons: Neurons | None = None
     artifact: Literal["bitmod", "cent"] | None = None
     source: str | None = None
 
@@ -413,6 +423,11 @@ class Mapping(_Frozen):
         stages = self.default.pp if self.default else 1
         return self.pipeline.batches or stages
 
+    @property
+    def blocks(self) -> bool:
+        """Return whether batches share loads of weights."""
+        return self.pipeline is not None and self.pipeline.kind == "zigzag"
+
     def not_modelled(self) -> tuple[str, ...]:
         """Return what this mapping asks for that no simulation honours yet.
 
@@ -420,6 +435,7 @@ class Mapping(_Frozen):
         simulation refuses.
         """
         two = self.attention is not None
+        blocks = self.blocks
         known = {"all", ATTENTION} if "all" in self.parallel else {"dense", ATTENTION}
         shapes = [split.degrees for split in self.parallel.values()]
         ahead = ("q_first", "head") if two else ("dependency",)
@@ -434,9 +450,10 @@ class Mapping(_Frozen):
                 s.heads is not None for c, s in self.parallel.items() if c != ATTENTION
             ),
             "kv_select beside a group for attention": self.kv_select is not None and two,
+            "neurons": self.neurons is not None and not blocks,
             "parallel of one operator class": bool(set(self.parallel) - known),
             "parallel.zero": any(s.zero for s in self.parallel.values()),
-            "routes": bool(self.routes),
+            "routes": bool(self.routes) and not blocks,
         }
         for name, place in self.place.items():
             wishes[f"place.{name}.copies"] = place.copies is not None
@@ -444,9 +461,10 @@ class Mapping(_Frozen):
                 place.page is not None and (place.cache is not None or bool(place.spill))
             )
             wishes[f"place.{name}.spill"] = bool(place.spill) and name != "kv"
-            wishes[f"place.{name}.format"] = place.format is not None
+            wishes[f"place.{name}.format"] = place.format is not None and not blocks
             wishes[f"place.{name}.interleave"] = place.interleave is not None
-            if place.cache and place.cache.prefetch != "none" and name != "expert.weight":
+            early = place.cache is not None and place.cache.prefetch != "none"
+            if early and name != "expert.weight" and not blocks:
                 wishes[f"place.{name}.cache.prefetch"] = True
         return tuple(name for name, wished in wishes.items() if wished)
 

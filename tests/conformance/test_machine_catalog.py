@@ -127,7 +127,11 @@ def test_fitted_are_the_fill_link_ianus_dram_dies_cpus_and_calls_of_the_a100() -
     # One share of the cores' instructions for each CPU and library of kernels.
     threads = {(cpu, f"cpu.{unit}.efficiency") for cpu in CPUS for unit in ("lookup", "unpack")}
     assert threads <= kernels
-    kernels -= commands | energy | threads
+    # LLM in a flash: the command of its SSD and the rate of its CPU.
+    flash = {("m1-max", f"device.cpu.peak.{dtype}") for dtype in ("fp16", "fp32")}
+    flash |= {(name, "disk.flash.nvme.command") for name in ("m1-max", "rtx-4090-host")}
+    assert flash <= kernels
+    kernels -= commands | energy | threads | flash
     a100 = {"a100-sxm-40gb", "a100-sxm-80gb", "a100-sxm-host", "dgx-a100"}
     assert {name for name, _ in kernels} == a100
     blocks = ("gpu.sm.kernel.", "nvlink.collectives.")

@@ -16,7 +16,7 @@ from opbyte.sweeps.validation.published import CLASSES
 #: Sources of many rows, or of works that are played in time, take a minute and have own tests.
 PLAYED = {"layered_prefill", "cent"}
 #: Sources whose facts are sections of others.yaml.
-SECTIONS = {"t_mac", "tellme_v1", "tellme_v2"}
+SECTIONS = {"t_mac", "tellme_v1", "tellme_v2", "flexgen"}
 NAMES = [name for name in sources_of() if name not in PLAYED]
 VERDICTS = {(name, v.id): v for name in NAMES for v in validate_source(name)}
 
@@ -489,3 +489,37 @@ def test_our_published_values_are_those_of_the_collected_facts(reference: Path) 
         document = load_document(path, any_keys=True)
         citation = document.data["citation"]
         assert citation.get("venue") or citation["title"]
+
+
+def test_flexgens_values_are_those_of_its_section(reference: Path) -> None:
+    facts = load_document(reference / "published" / "others.yaml", any_keys=True).data["flexgen"]
+    rates, batches = facts["throughput_tok_s"], facts["effective_batch"]
+    names = {"": "FlexGen", ".compressed": "FlexGen_c", "deepspeed.": "DeepSpeed_ZeRO_Inference"}
+    published, _ = load_published("flexgen")
+    for point in published.points:
+        model = point.id.removeprefix("deepspeed.").removesuffix(".compressed")
+        who = names[point.id.replace(model, "")]
+        key = model.upper()
+        assert point.value == rates[who][key], point.id
+        batch = batches[who.removesuffix("_ZeRO_Inference")][key]
+        assert point.experiment.workload.get("batch", 2) == batch, point.id
+
+
+def test_flexgen_is_reproduced_where_nothing_unpublished_decides() -> None:
+    for model in ("opt-6.7b", "opt-175b"):
+        verdict = VERDICTS["flexgen", model]
+        assert verdict.evidence == "assumed"
+        assert abs(verdict.error) < 0.25
+    # The rate of attention on the host, and of kernels that unpack, is not published.
+    assert VERDICTS["flexgen", "opt-30b"].evidence == "open"
+    assert {VERDICTS["flexgen", f"{m}.compressed"].evidence for m in ("opt-6.7b", "opt-175b")} == {
+        "open"
+    }
+
+
+def test_what_rests_on_the_fitted_command_of_the_ssd_is_no_evidence() -> None:
+    mine = {id_: v for (name, id_), v in VERDICTS.items() if name == "llm_in_a_flash"}
+    assert {v.evidence for v in mine.values()} == {"calibrated", "internal", "open"}
+    for row in ("rate.8KiB", "v1.windowing.io", "cpu_all.io", "cpu_speedup", "rtx_speedup"):
+        assert mine[row].evidence == "calibrated", row
+    assert {mine[f"v1.{row}.io"].evidence for row in ("naive", "hybrid")} == {"internal"}

@@ -285,7 +285,7 @@ def test_mixtures_hybrids_and_latent_attention_run(model: str, kind: str) -> Non
 # -- every machine -------------------------------------------------------------------------
 
 WITHOUT_BF16 = (
-    *("t4", "hbm-pim", "neupims", "upmem-2556", "vitallm"),
+    *("t4", "t4-host", "m1-max", "hbm-pim", "neupims", "upmem-2556", "vitallm"),
     *("m2-ultra-cpu", "agx-orin-cpu", "raspberry-pi-5", "surface-book-3"),
 )
 #: Machines whose memory does not hold the model.

@@ -1,0 +1,269 @@
+"""Copies of tensors between tiers, layer by layer: what they cross, and for how long."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping as MappingType
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from opbyte.core.dtypes import lookup
+from opbyte.core.errors import ConfigError
+from opbyte.core.mapping import Placement
+from opbyte.core.ops import Array
+from opbyte.core.placed import BACK, written_name
+from opbyte.hw_models.host_path import path_rate
+from opbyte.hw_models.machine import Machine
+from opbyte.hw_models.price import first_access, resource_rate
+from opbyte.sim.neurons import neuron_bytes
+from opbyte.sim.place import Placer
+from opbyte.workloads.model import Model
+
+
+@dataclass(frozen=True)
+class Stream:
+    """What is copied for each block.
+
+    Attributes:
+        name: Its name.
+        tensor: Its class, as `place` names it.
+        column: Column of `PlacedOps.moved`; empty for the activations between blocks.
+        store: Whether it goes back to where it lives.
+        once: Whether all batches share one copy.
+    """
+
+    name: str
+    tensor: str
+    column: str
+    store: bool = False
+    once: bool = False
+
+
+STREAMS = (
+    Stream("weight", "weight", "weight", once=True),
+    Stream("neurons", "ffn.weight", "", once=True),
+    Stream("kv_load", "kv", "kv_read"),
+    Stream("kv_store", "kv", "kv_write", store=True),
+    Stream("activation_load", "activation", ""),
+    Stream("activation_store", "activation", "", store=True),
+)
+
+
+@dataclass(frozen=True)
+class Use:
+    """One stream of all batches through one way.
+
+    Attributes:
+        name: Its stream, or `cache` for what keeping neurons in place takes.
+        bytes: What is copied, (blocks, 1 or points).
+        seconds: Seconds of full use of each resource, each (blocks, points).
+        alone: Seconds where nothing else runs, (blocks, points).
+        early: It overlaps with other blocks.
+        fills: The first block waits for it.
+    """
+
+    name: str
+    bytes: Array
+    seconds: dict[str, Array]
+    alone: Array
+    early: bool
+    fills: bool
+
+
+@dataclass(frozen=True)
+class _Way:
+    """From one tier of a class to its cache, or back.
+
+    Attributes:
+        name: As in `Use`.
+        share: Share of the bytes that take it.
+        rates: Resource -> bytes/s, each (points,).
+        latency: Seconds before the first byte, (points,).
+        energy: J/byte.
+    """
+
+    name: str
+    stream: Stream
+    share: float
+    rates: dict[str, Array]
+    latency: Any
+    energy: Any
+    early: bool
+
+
+@dataclass(frozen=True)
+class Streams:
+    """The copies of a mapping."""
+
+    machine: Machine
+    ways: tuple[_Way, ...]
+    caches: dict[str, Placement]
+    unpacked: dict[str, tuple[str, float, Array]]
+
+    @classmethod
+    def of(cls, home: Placer, model: Model, *, ideal: bool) -> Streams:
+        """Return the copies of a placer's mapping.
+
+        Args:
+            model: The model, for the formats in which its tensors are stored.
+            ideal: Peak rates, no latencies, no software.
+        """
+        ways, caches, unpacked = [], {}, {}
+        neuron = neuron_bytes(model, home.mapping.neurons)
+        for stream in STREAMS:
+            if stream.name == "neurons" and neuron is None:
+                continue
+            placement = home.tiers(stream.tensor)
+            if placement.cache:
+                caches[stream.tensor] = placement
+                for tier, share in placement.in_.items():
+                    if tier != placement.cache.tier:
+                        way = _way(home, stream, placement, (tier, share), neuron, ideal=ideal)
+                        ways += [way, *_kept(home, way)] if stream.name == "neurons" else [way]
+            if placement.format and stream.column and not stream.store:
+                tier = placement.cache.tier if placement.cache else next(iter(placement.in_))
+                port = f"{tier}.{next(iter(home.machine.memory(tier).config.ports))}"
+                stored = model.precision.kv if stream.tensor == "kv" else model.precision.weight
+                wide = lookup(placement.format).bits_per_element / lookup(stored).bits_per_element
+                rate = np.atleast_1d(resource_rate(home.machine, port, 1.0, ideal=ideal))
+                unpacked[stream.name] = (port, wide, rate)
+        return cls(home.machine, tuple(ways), caches, unpacked)
+
+    def check_crosses(self, tensor: str, via: tuple[str, ...]) -> None:
+        """Refuse a route that no copy of its class takes.
+
+        Raises:
+            ConfigError: If none crosses all its links.
+        """
+        own = [way for way in self.ways if way.stream.tensor == tensor]
+        if not any(set(via) <= {written_name(r) for r in way.rates} for way in own):
+            raise ConfigError.one(
+                "", f"mapping.routes.{tensor}.via", "are links that copies of the class cross",
+                ", ".join(via), f"place {tensor} in a memory behind them, or name others",
+            )  # fmt: skip
+
+    def uses(self, moved: MappingType[str, Array], batches: int) -> list[Use]:
+        """Return the seconds of each copy.
+
+        Args:
+            moved: Bytes of each stream for one batch, each (blocks, points).
+        """
+        found = []
+        for way in self.ways:
+            runs = 1 if way.stream.once else batches
+            size = runs * way.share * moved[way.stream.name]
+            seconds = {r: size / rate for r, rate in way.rates.items()}
+            alone = np.max(np.broadcast_arrays(*seconds.values()), axis=0)
+            alone = alone + np.where(size > 0, runs * way.latency, 0.0)
+            found.append(Use(way.name, size, seconds, alone, way.early, way.stream.once))
+        return found
+
+    def unpacking(self, moved: MappingType[str, Array]) -> dict[str, Array]:
+        """Return port seconds of kernels that unpack compressed tensors, for one batch.
+
+        Such a kernel reads what is stored and writes it in the wider format, which the operator
+        then reads instead: twice the wide bytes in all, of which it counts the stored ones anyway.
+        """
+        total: dict[str, Array] = {}
+        for name, (port, wide, rate) in self.unpacked.items():
+            add(total, {port: 2.0 * wide * moved[name] / rate})
+        return total
+
+    def joules(self, moved: MappingType[str, Array], batches: int) -> Array:
+        """Return the energy of all copies of some bytes for one batch, (points,)."""
+        total: Any = np.zeros(1)
+        for way in self.ways:
+            runs = 1 if way.stream.once else batches
+            total = total + runs * way.share * moved[way.stream.name] * way.energy
+        return np.atleast_1d(total)
+
+    def buffers(self, largest: MappingType[str, Array]) -> dict[str, Array]:
+        """Return the bytes of copies that a cache holds at once.
+
+        Args:
+            largest: Bytes of each stream for the largest block and one batch.
+        """
+        held: dict[str, Array] = {}
+        for way in self.ways:
+            cache = self.caches[way.stream.tensor].cache
+            if way.stream.store or cache is None or way.name == "cache":
+                continue
+            size = (2 if way.early else 1) * way.share * largest[way.stream.name]
+            add(held, {cache.tier: size})
+        return held
+
+    def by_memory(self, used: MappingType[str, Array]) -> dict[str, Array]:
+        """Return seconds by link and by memory: the ports of one memory share its cells."""
+        total: dict[str, Array] = {}
+        for name, seconds in used.items():
+            tier = name.rpartition(".")[0]
+            add(total, {tier if tier in self.machine.memories else name: seconds})
+        return total
+
+
+def _kept(home: Placer, way: _Way) -> list[_Way]:
+    """Return what keeping the window takes: a neuron that leaves gets the last one's place.
+
+    Each fresh neuron is appended where the rows in use end, and one row is moved into the gap of
+    one that left (LLM in a flash, section 3.3): two copies of its bytes, by a thread of the host
+    where its memory holds them. Their energy is not counted.
+    """
+    machine, placement = home.machine, home.tiers(way.stream.tensor)
+    assert placement.cache is not None, "only what is cached is copied"
+    if home.mapping.neurons is None or home.mapping.neurons.kept is None:
+        return []
+    tier, io = placement.cache.tier, host_io(machine)
+    if io and machine.memory(tier).part == io.removesuffix(".io"):
+        rates = {f"{io}.memcpy": np.atleast_1d(machine.values[f"{io}.memcpy"]) / 2.0}
+    else:
+        # Kernels of the device, which read and write its own memory.
+        port = f"{tier}.{next(iter(machine.memory(tier).config.ports))}"
+        rates = {port: np.atleast_1d(resource_rate(machine, port, home.instances(port))) / 4.0}
+    return [replace(way, name="cache", rates=rates, latency=0.0, energy=0.0)]
+
+
+def _way(
+    home: Placer,
+    stream: Stream,
+    placement: Placement,
+    home_share: tuple[str, float],
+    neuron: float | None,
+    *,
+    ideal: bool,
+) -> _Way:
+    (tier, share), machine, cache = home_share, home.machine, placement.cache
+    assert cache is not None, "only what is cached is copied"
+    path = home.path(tier, cache.tier, cache.via)
+    ports, links = (path[0], path[-1]), path[1:-1]
+    rates: dict[str, Array] = {}
+    for resource in path:
+        rate: Any = resource_rate(machine, resource, home.instances(resource), ideal=ideal)
+        if stream.store and resource == path[0]:
+            rate = machine.values.get(f"{resource}.write", rate)
+        full = resource in links and machine.config.links[resource].duplex == "full"
+        rates[resource + BACK if full and stream.store else resource] = np.atleast_1d(rate)
+    route = home.mapping.routes.get(stream.tensor)
+    latency: Any = 0.0 if ideal else first_access(machine, path)
+    if route is not None and route.software is not None and set(route.via) <= set(links):
+        name = f"software.{'+'.join(route.via)}" + (BACK if stream.store else "")
+        if not ideal:
+            rates[name] = path_rate(
+                machine.values, host_io(machine), ports[0], route.software, write=stream.store,
+                neuron=neuron,
+            )  # fmt: skip
+    energies = [8.0 * machine.values.get(f"{written_name(r)}.energy", np.nan) for r in path]
+    early = cache.prefetch == "all"
+    return _Way(stream.name, stream, share, rates, latency, sum(energies), early)
+
+
+def host_io(machine: Machine) -> str:
+    """Return the short path of the host's `io` block, empty where no part has one."""
+    hosts = [path for path in machine.counts if f"{path}.io.command" in machine.values]
+    return f"{hosts[0]}.io" if hosts else ""
+
+
+def add(total: dict[str, Array], more: MappingType[str, Array]) -> None:
+    """Add seconds or bytes to those of the same name."""
+    for name, value in more.items():
+        total[name] = total[name] + value if name in total else value
