@@ -4,24 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict
-
+from opbyte.core.blocks import Block
 from opbyte.core.parameters import Count, Joules, Parameter, Quantity, Seconds, Watts
 
 #: At least one of something.
 _Several = Annotated[Parameter, Quantity("count", least=1.0)]
 
 
-class _Block(BaseModel):
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        arbitrary_types_allowed=True,
-        use_attribute_docstrings=True,
-    )
-
-
-class BankCommands(_Block):
+class BankCommands(Block):
     """Clocks of commands beside MACs: products of two banks, copies, functions, plain access."""
 
     column: _Several
@@ -45,7 +35,7 @@ class BankCommands(_Block):
     source: str | None = None
 
 
-class CommandEnergy(_Block):
+class CommandEnergy(Block):
     """Energy of commands, and power while a channel's rows are open or shut."""
 
     activate: Joules
@@ -71,7 +61,7 @@ class CommandEnergy(_Block):
     source: str | None = None
 
 
-class Pnm(_Block):
+class Pnm(Block):
     """Processing near memory: units of a device's controller, in clocks of `clock`."""
 
     engines: _Several

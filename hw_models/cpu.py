@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from opbyte.core.blocks import Block
 from opbyte.core.parameters import BytesPerSecond, Hertz, Parameter, Quantity, Seconds, Watts
 
 _Several = Annotated[Parameter, Quantity("count", least=1.0)]
 _Mean = Annotated[Parameter, Quantity("factor")]
 
 
-class Cpu(BaseModel):
+class Cpu(Block):
     """Threads, the instructions that a library's kernels take, and what threads wait for."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", arbitrary_types_allowed=True, use_attribute_docstrings=True
-    )
 
     threads: _Several
     """Threads of the program, at most one for each core."""

@@ -12,8 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
+from opbyte.core.blocks import Block
 from opbyte.core.catalog import Catalog
 from opbyte.core.config import Document, load_document, validate
 from opbyte.core.errors import ConfigError
@@ -23,16 +24,7 @@ CATALOG = Catalog("table of gates", Path(__file__).parent / "catalog" / "gates")
 DEFAULT = "gates-45nm"
 
 
-class _Block(BaseModel):
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        arbitrary_types_allowed=True,
-        use_attribute_docstrings=True,
-    )
-
-
-class Gate(_Block):
+class Gate(Block):
     """One gate, or one operator, at the table's own node."""
 
     area: Area
@@ -43,7 +35,7 @@ class Gate(_Block):
     source: str | None = None
 
 
-class SramBit(_Block):
+class SramBit(Block):
     """A bit of SRAM, its share of the periphery included."""
 
     area: Area
@@ -56,7 +48,7 @@ class SramBit(_Block):
     source: str | None = None
 
 
-class Node(_Block):
+class Node(Block):
     """A process node against the table's own."""
 
     area: Factor
@@ -66,7 +58,7 @@ class Node(_Block):
     source: str | None = None
 
 
-class Gates(_Block):
+class Gates(Block):
     """A table of gates."""
 
     kind: Literal["gates"] = "gates"

@@ -23,8 +23,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
+from opbyte.core.blocks import Block
 from opbyte.core.errors import UncoveredError
 from opbyte.core.ops import Array
 from opbyte.core.parameters import Bytes, BytesPerSecond, Seconds
@@ -34,12 +34,8 @@ from opbyte.core.routes import Software
 ACCESS = {"direct": (0, False), "buffered": (1, False), "mapped": (0, True)}
 
 
-class HostIo(BaseModel):
+class HostIo(Block):
     """What one thread of a host takes for input and output."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", arbitrary_types_allowed=True, use_attribute_docstrings=True
-    )
 
     command: Seconds
     """Processor time of one command: system call, file system, block layer, driver, completion."""

@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
-
+from opbyte.core.blocks import Block
 from opbyte.core.parameters import Exponent, Factor, JoulesPerOp, Ratio, Seconds
 
 #: Exponents of norms, which are at least 1, by their path in the block.
 EXPONENTS = frozenset({"overlap", "attention.pairing"})
 
 
-class _Block(BaseModel):
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        arbitrary_types_allowed=True,
-        use_attribute_docstrings=True,
-    )
-
-
-class AttentionKernel(_Block):
+class AttentionKernel(Block):
     """Attention over a paged cache, see `opbyte.hw_models.compute.gpu.attention`."""
 
     softmax: Factor
@@ -45,7 +35,7 @@ class AttentionKernel(_Block):
     source: str | None = None
 
 
-class LatentKernel(_Block):
+class LatentKernel(Block):
     """Decode attention over a latent cache, see `opbyte.hw_models.compute.gpu.latent`."""
 
     trip: Seconds
@@ -57,7 +47,7 @@ class LatentKernel(_Block):
     source: str | None = None
 
 
-class GroupedKernel(_Block):
+class GroupedKernel(Block):
     """Products of experts, see `opbyte.hw_models.compute.gpu.grouped`."""
 
     matrix: Ratio
@@ -69,7 +59,7 @@ class GroupedKernel(_Block):
     source: str | None = None
 
 
-class Kernel(_Block):
+class Kernel(Block):
     """Ten parameters of one dense product, see `opbyte.hw_models.compute.gpu.kernel`.
 
     Two more are the machine's own, under paths that every unit has: the gap between kernels

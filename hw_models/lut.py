@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import field_validator
 
+from opbyte.core.blocks import Block
 from opbyte.core.parameters import Count, Parameter, Quantity
 from opbyte.core.ternary import MOST_MU
 from opbyte.hw_models.gates import Gates
@@ -18,15 +19,8 @@ def _own(value: float, why: str) -> Parameter:
     return Parameter(value, "count", f"{why} unless given")
 
 
-class Lut(BaseModel):
+class Lut(Block):
     """A core that reads sums of activations from tables, or an array that does without."""
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        arbitrary_types_allowed=True,
-        use_attribute_docstrings=True,
-    )
 
     kind: Literal["lut", "multiplier", "dequantise", "bit_serial"] = "lut"
     """Tables (with mu = 1 additions only), or an array of multipliers or of single bits."""

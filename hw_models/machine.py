@@ -16,12 +16,12 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import (
     BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PositiveInt,
     model_validator,
 )
 
+from opbyte.core.blocks import Block
 from opbyte.core.catalog import Catalog
 from opbyte.core.config import Document, load_document, resolve_path, set_values, validate
 from opbyte.core.dtypes import DTYPES
@@ -67,20 +67,11 @@ Result = TypeVar("Result")
 CATALOG = Catalog("machine", Path(__file__).parent / "catalog" / "machines")
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        arbitrary_types_allowed=True,
-        use_attribute_docstrings=True,
-    )
-
-
 def _as_tuple(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
 
-class Port(_Frozen):
+class Port(Block):
     """A way into a memory."""
 
     bandwidth: BytesPerSecond | None = None
@@ -106,7 +97,7 @@ class Port(_Frozen):
     source: str | None = None
 
 
-class Sharing(_Frozen):
+class Sharing(Block):
     """How the ports of one memory share it."""
 
     rule: Literal["sum", "exclusive", "partition"] = "sum"
@@ -114,7 +105,7 @@ class Sharing(_Frozen):
     partitions: int | None = Field(None, ge=1)
 
 
-class Memory(_Frozen):
+class Memory(Block):
     """One capacity behind named ports."""
 
     kind: Literal["sram", "dram", "flash"] = "dram"
@@ -140,7 +131,7 @@ class Memory(_Frozen):
         return with_rates(self)
 
 
-class Unit(_Frozen):
+class Unit(Block):
     """Compute at one or more ports."""
 
     kind: str
@@ -227,7 +218,7 @@ class Unit(_Frozen):
         return self
 
 
-class Part(_Frozen):
+class Part(Block):
     """A piece of hardware that occurs `count` times."""
 
     count: int = Field(1, ge=1)
@@ -261,7 +252,7 @@ class Part(_Frozen):
         return self
 
 
-class Link(_Frozen):
+class Link(Block):
     """A connection of parts or ports; the rate is per end and direction."""
 
     ends: tuple[str, str]
@@ -281,7 +272,7 @@ class Link(_Frozen):
     source: str | None = None
 
 
-class MachineConfig(_Frozen):
+class MachineConfig(Block):
     """A machine file."""
 
     kind: Literal["machine"] = "machine"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import model_validator
 
+from opbyte.core.blocks import Block
 from opbyte.core.parameters import Bytes, Count, JoulesPerBit, Parameter, Quantity
 
 #: At least one of something.
@@ -13,16 +14,7 @@ Several = Annotated[Parameter, Quantity("count", least=1.0)]
 AtLeastOne = Annotated[Parameter, Quantity("factor", least=1.0)]
 
 
-class _Block(BaseModel):
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        arbitrary_types_allowed=True,
-        use_attribute_docstrings=True,
-    )
-
-
-class Organisation(_Block):
+class Organisation(Block):
     """What one instance of the unit (a stack, a chip) is made of."""
 
     channels: Several
@@ -54,7 +46,7 @@ class Organisation(_Block):
     source: str | None = None
 
 
-class CommandTiming(_Block):
+class CommandTiming(Block):
     """Clocks between commands of one channel, named as in JEDEC's standards without `n` or `t`."""
 
     rcd: Count
@@ -94,7 +86,7 @@ class CommandTiming(_Block):
     source: str | None = None
 
 
-class PathEnergy(_Block):
+class PathEnergy(Block):
     """Energy of a bit by where it passes, from the cell outwards."""
 
     activate: JoulesPerBit
@@ -112,7 +104,7 @@ class PathEnergy(_Block):
     source: str | None = None
 
 
-class Pim(_Block):
+class Pim(Block):
     """Compute inside a memory, see `opbyte.hw_models.compute.pim`."""
 
     level: Literal["bank", "bank_group", "buffer"] | None = None

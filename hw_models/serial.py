@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, PositiveInt
+from pydantic import PositiveInt
 
+from opbyte.core.blocks import Block
 from opbyte.core.parameters import Joules, Parameter, Quantity
 
 
-class Serial(BaseModel):
+class Serial(Block):
     """Units that multiply a few weights by a few activations, in one cycle or bit by bit."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", arbitrary_types_allowed=True, use_attribute_docstrings=True
-    )
 
     dot: PositiveInt = 1
     """Weights that a unit multiplies and adds up at a time."""

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import model_validator
 
+from opbyte.core.blocks import Block
 from opbyte.core.parameters import Joules, Parameter, Quantity
 
 Cycles = Annotated[Parameter, Quantity("count", least=1.0)]
-_CONFIG = ConfigDict(
-    frozen=True, extra="forbid", arbitrary_types_allowed=True, use_attribute_docstrings=True
-)
 
 
-class Operations(BaseModel):
+class Operations(Block):
     """Cycles of each operation on one PE or lane; what is left out can not be done."""
-
-    model_config = _CONFIG
 
     mac: Cycles
     add: Cycles | None = None
@@ -27,10 +23,8 @@ class Operations(BaseModel):
     source: str | None = None
 
 
-class OperationEnergy(BaseModel):
+class OperationEnergy(Block):
     """Energy of each operation on one PE or lane, registers aside."""
-
-    model_config = _CONFIG
 
     mac: Joules | None = None
     add: Joules | None = None
@@ -40,10 +34,8 @@ class OperationEnergy(BaseModel):
     source: str | None = None
 
 
-class Spatial(BaseModel):
+class Spatial(Block):
     """PEs of a two-dimensional array, and the lanes beside it, which have the rate `vector`."""
-
-    model_config = _CONFIG
 
     array: Operations
     """Of a PE."""

@@ -23,21 +23,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from opbyte.core.blocks import Block
 from opbyte.core.parameters import Bytes, Hertz, Parameter
 
 if TYPE_CHECKING:
     from opbyte.hw_models.memory.standards import Standard
 
 
-class _Block(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", arbitrary_types_allowed=True, use_attribute_docstrings=True
-    )
-
-
-class Stack(_Block):
+class Stack(Block):
     """Command timing of a memory's pseudo-channels; times are in clocks.
 
     What is not given is the technology's.
@@ -135,7 +130,7 @@ class Clocks:
     ticks: Mapping[str, int]
 
 
-class Stream(_Block):
+class Stream(Block):
     """How a port reads the banks of a pseudo-channel."""
 
     banks: int = Field(ge=1)

@@ -31,6 +31,7 @@ import opbyte as ob
 from opbyte.core.errors import ConfigError
 from opbyte.sweeps.plots import measured_against_simulated, styled
 from opbyte.sweeps.validation import measured
+from opbyte.sweeps.validation.folders import rows_folder
 
 FAST = os.environ.get("FAST") == "1"
 
@@ -161,7 +162,7 @@ with styled():
 OPERATORS = ("gemm", "prefill attention", "decode attention")
 found = []
 try:
-    folder = measured.reference_folder()
+    folder = rows_folder("gpu")
 except ConfigError:
     print("No measured rows here: set OPBYTE_REFERENCE to the folder that holds reference/gpu/.")
 else:

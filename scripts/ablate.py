@@ -24,7 +24,8 @@ from opbyte.hw_models.compute.gpu.latent import LATENT_KERNELS
 from opbyte.hw_models.link import libraries as protocols
 from opbyte.hw_models.machine import Machine, load_machine
 from opbyte.sweeps.calibration import CLASSES, Fit, OperatorClass, fit, read_rows
-from opbyte.sweeps.validation.measured import TABLES, reference_folder
+from opbyte.sweeps.validation.folders import rows_folder
+from opbyte.sweeps.validation.measured import TABLES
 
 MACHINE = "a100-sxm-80gb"
 UNIT, LINK = "gpu.sm", "nvlink"
@@ -209,7 +210,7 @@ def main() -> None:
     unknown = sorted(set(given.names) - set(STUDIES))
     if unknown:
         parser.error(f"no class is called {unknown[0]}. Known: {', '.join(STUDIES)}")
-    folder = reference_folder()
+    folder = rows_folder("gpu")
     frame = read_rows(*(folder / t.file for t in TABLES if t.fitted and t.machine == MACHINE))
     for name in given.names or STUDIES:
         study(name, frame, given.rows, given.seed)

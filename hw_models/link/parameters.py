@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import model_validator
 
+from opbyte.core.blocks import Block
 from opbyte.core.parameters import Bytes, BytesPerSecond, Factor, Ratio, Seconds
 
 
-class Flit(BaseModel):
+class Flit(Block):
     """Unit of flow control of a packet link such as CXL."""
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        arbitrary_types_allowed=True,
-        use_attribute_docstrings=True,
-    )
 
     size: Bytes
     """On the wire."""
@@ -32,19 +26,12 @@ class Flit(BaseModel):
         return self
 
 
-class Collectives(BaseModel):
+class Collectives(Block):
     """Parameters of the calls of a library such as NCCL, see `opbyte.hw_models.link.calls`.
 
     Two more are the link's own: `latency` is the step of a small message, `efficiency` the share
     of the rate that large messages reach (protocol Simple). Shares are of data on the link's rate.
     """
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        arbitrary_types_allowed=True,
-        use_attribute_docstrings=True,
-    )
 
     library: str
     """Whose rules choose between protocols, such as `nccl-ampere`."""

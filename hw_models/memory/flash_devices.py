@@ -11,8 +11,9 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, model_validator
+from pydantic import NonNegativeInt, PositiveInt, model_validator
 
+from opbyte.core.blocks import Block
 from opbyte.core.catalog import Catalog
 from opbyte.core.config import load_document, validate
 from opbyte.core.errors import ConfigError
@@ -34,13 +35,7 @@ LETTERS = {"C": "channels", "W": "chips", "D": "dies", "P": "planes"}
 SECTOR = 512
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", arbitrary_types_allowed=True, use_attribute_docstrings=True
-    )
-
-
-class Pcie(_Frozen):
+class Pcie(Block):
     """The link to the host."""
 
     rate: BytesPerSecond
@@ -52,7 +47,7 @@ class Pcie(_Frozen):
     """Bytes around each payload."""
 
 
-class Mapping(_Frozen):
+class Mapping(Block):
     """The table from logical to physical pages, of which the controller holds a part."""
 
     cache: Bytes = Parameter(2.0 * (1 << 20), "bytes", "assumed: that of a common simulator")
@@ -63,7 +58,7 @@ class Mapping(_Frozen):
     """Bytes of a mapping page that a miss moves."""
 
 
-class Buffer(_Frozen):
+class Buffer(Block):
     """The controller's memory for writes on their way."""
 
     size: Bytes | None = None
@@ -73,7 +68,7 @@ class Buffer(_Frozen):
     row: Bytes = Parameter(8192.0, "bytes", "assumed: DDR3 x16")
 
 
-class Host(_Frozen):
+class Host(Block):
     """What a command costs beside the device."""
 
     command: Seconds = Parameter(0.0, "seconds", "assumed: free, no software")
@@ -84,7 +79,7 @@ class Host(_Frozen):
     """Commands that the device takes from the queue at most."""
 
 
-class Energy(_Frozen):
+class Energy(Block):
     """What page operations cost."""
 
     source: str
@@ -92,7 +87,7 @@ class Energy(_Frozen):
     program_per_bit: JoulesPerBit
 
 
-class FlashDevice(_Frozen):
+class FlashDevice(Block):
     """A drive, or flash inside a computational device."""
 
     kind: Literal["flash"]

@@ -16,8 +16,9 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
 
+from opbyte.core.blocks import Block
 from opbyte.core.catalog import SUFFIXES
 from opbyte.core.errors import ConfigError
 from opbyte.core.parameters import Bytes
@@ -39,12 +40,9 @@ def _as_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-class Access(BaseModel):
+class Access(Block):
     """How a memory's channels are used, and by what controller: the choices of `Dram.stream`."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", arbitrary_types_allowed=True, use_attribute_docstrings=True
-    )
     port: str | None = None
     """The port at the pins; by default the memory's only one without a `stream`."""
     interleave: Bytes | None = None

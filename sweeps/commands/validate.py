@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from opbyte.sweeps.console import Output
     from opbyte.sweeps.validation import Verdict
 
+Rows: TypeAlias = "list[dict[str, Any]]"
+Lines: TypeAlias = "Iterator[tuple[dict[str, Any], tuple[str, ...]]]"
 MEASURED, IN_MEMORY, SPATIAL, DRIVE = "gpu", "pim", "attention", "ssd"
 NOTES = """mean: mean absolute error; bias: mean signed error, above 0 where we are slower.
 in the fit: never (another file), left out (samples of this file were fitted), fitted.
@@ -96,9 +99,10 @@ def _measured(output: Output, plot: Path | None) -> list[dict[str, Any]]:
     Raises:
         ConfigError: If the folder has none of the files.
     """
-    from opbyte.sweeps.validation.measured import TABLES, compare, reference_folder
+    from opbyte.sweeps.validation.folders import rows_folder
+    from opbyte.sweeps.validation.measured import TABLES, compare
 
-    folder = reference_folder()
+    folder = rows_folder("gpu")
     found, rows, shown = {}, [], []
     for table in TABLES:
         compared = compare(table, folder)
@@ -141,111 +145,97 @@ def _measured(output: Output, plot: Path | None) -> list[dict[str, Any]]:
     return rows
 
 
-def _in_memory(output: Output) -> list[dict[str, Any]]:
-    """Print rows of another simulator's kernels and systems against ours; return the table's rows.
+def _in_memory(output: Output) -> Rows:
+    """Print rows of another simulator's kernels and systems against ours; return the rows."""
+    from opbyte.sweeps.validation import pim_rows
 
-    Raises:
-        ConfigError: If the folder has none of the files.
-    """
-    from opbyte.sweeps.validation.pim_rows import ORIGIN, compared, pim_folder
-
-    folder = pim_folder()
-    rows, shown = [], []
-    for found in compared(folder):
-        if isinstance(found, str):
-            output.note(f"{found} is not there")
-            continue
+    def lines(found: pim_rows.Compared) -> Lines:
+        about = {"operator": found.operator, "machine": found.machine, "file": found.file}
         for band in found.bands:
-            about = {"operator": found.operator, "machine": found.machine, "file": found.file}
-            rows.append(about | {"origin": ORIGIN} | asdict(band))
-            whole = band.band == "all"
-            names = (found.operator, found.machine) if whole else ("", "")
+            names = (found.operator, found.machine) if band.band == "all" else ("", "")
             numbers = (band.mape, band.bias, band.median, band.p95)
-            shown.append((*names, band.band, f"{band.rows:,}", *(f"{x:.2f}" for x in numbers)))
-    if not rows:
-        raise ConfigError.one(str(folder), "", "holds none of the files that are compared", "", "")
-    output.table(
-        f"{ORIGIN}: its rows against ours, errors in percent",
-        ("operator", "machine", "band", "rows", "mean", "bias", "median", "p95"),
-        shown,
-        left=3,
-    )
-    return rows
+            yield about | asdict(band), (*names, band.band, f"{band.rows:,}", *_two(numbers))
+
+    columns = ("operator", "machine", "band", "rows", "mean", "bias", "median", "p95")
+    return _simulated(output, "pim", pim_rows, lines, columns, 3)
 
 
-def _attention(output: Output) -> list[dict[str, Any]]:
-    """Print rows of attention on spatial arrays against ours; return the table's rows.
+def _attention(output: Output) -> Rows:
+    """Print rows of attention on spatial arrays against ours; return the rows."""
+    from opbyte.sweeps.validation import attention_rows
 
-    Raises:
-        ConfigError: If the folder has none of the files.
-    """
-    from opbyte.sweeps.validation.attention_rows import (
-        COLUMNS,
-        ORIGIN,
-        attention_folder,
-        compared,
-    )
-
-    folder = attention_folder()
-    rows, shown = [], []
-    for found in compared(folder):
-        if isinstance(found, str):
-            output.note(f"{found} is not there")
-            continue
+    def lines(found: attention_rows.Compared) -> Lines:
         about = {"design": found.design, "machine": found.machine, "mapping": found.mapping}
-        about |= {"file": found.file, "origin": ORIGIN}
+        about |= {"file": found.file}
         for i, band in enumerate(found.bands()):
+            bar = attention_rows.COLUMNS[band.band]
             worst = float(abs(found.errors[band.band]).max())
-            inside = worst <= COLUMNS[band.band]
-            rows.append(about | asdict(band) | {"worst": worst, "ok": inside})
             names = (found.design, found.machine, found.mapping) if not i else ("", "", "")
-            numbers = (band.mape, band.bias, worst, COLUMNS[band.band])
-            text = "" if inside else "open"
-            shown.append(
-                (*names, band.band, f"{band.rows:,}", *(f"{x:.2f}" for x in numbers), text)
+            numbers = _two((band.mape, band.bias, worst, bar))
+            yield (
+                about | asdict(band) | {"worst": worst, "ok": worst <= bar},
+                (*names, band.band, f"{band.rows:,}", *numbers, "" if worst <= bar else "open"),
             )
-    if not rows:
-        raise ConfigError.one(str(folder), "", "holds none of the files that are compared", "", "")
-    output.table(
-        f"{ORIGIN}: its rows against ours, errors in percent",
-        ("design", "machine", "mapping", "column", "rows", "mean", "bias", "worst", "bar", ""),
-        shown,
-        left=4,
-    )
-    return rows
+
+    columns = ("design", "machine", "mapping", "column", "rows", "mean", "bias", "worst", "bar", "")
+    return _simulated(output, "attention", attention_rows, lines, columns, 4)
 
 
-def _drives(output: Output) -> list[dict[str, Any]]:
-    """Print rows of another simulator's drive against ours; return the table's rows.
+def _drives(output: Output) -> Rows:
+    """Print rows of another simulator's drive against ours; return the rows."""
+    from opbyte.sweeps.validation import ssd_rows
 
+    def lines(found: ssd_rows.Compared) -> Lines:
+        about = {"variant": found.variant, "metric": found.metric}
+        for i, band in enumerate(found.bands):
+            names = (found.variant, found.metric) if not i else ("", "")
+            numbers = _two((band.mape, band.bias, band.median, band.p95))
+            worst = f"{found.worst:.2f}" if not i else ""
+            yield (
+                about | asdict(band) | ({"worst": found.worst} if not i else {}),
+                (*names, band.band, f"{band.rows:,}", *numbers, worst),
+            )
+
+    columns = ("variant", "metric", "band", "rows", "mean", "bias", "median", "p95", "worst")
+    return _simulated(output, "ssd", ssd_rows, lines, columns, 3)
+
+
+def _two(numbers: Iterable[float]) -> list[str]:
+    return [f"{x:.2f}" for x in numbers]
+
+
+def _simulated(
+    output: Output,
+    kind: str,
+    module: Any,
+    lines: Callable[[Any], Lines],
+    columns: tuple[str, ...],
+    left: int,
+) -> Rows:
+    """Print rows of another simulator against ours; return them.
+
+    Args:
+        module: Yields what it `compared`, or the name of an absent file, and names its ORIGIN.
+        lines: Rows of what was compared, each with its cells in the table.
+        left: Columns of text.
     Raises:
         ConfigError: If the folder has none of the files.
     """
-    from opbyte.sweeps.validation.ssd_rows import ORIGIN, compared, ssd_folder
+    from opbyte.sweeps.validation.folders import rows_folder
 
-    folder = ssd_folder()
+    folder = rows_folder(kind)
     rows, shown = [], []
-    for found in compared(folder):
+    for found in module.compared(folder):
         if isinstance(found, str):
             output.note(f"{found} is not there")
             continue
-        for i, band in enumerate(found.bands):
-            about = {"variant": found.variant, "metric": found.metric, "origin": ORIGIN}
-            rows.append(about | asdict(band) | ({"worst": found.worst} if not i else {}))
-            names = (found.variant, found.metric) if not i else ("", "")
-            worst = f"{found.worst:.2f}" if not i else ""
-            numbers = (band.mape, band.bias, band.median, band.p95)
-            shown.append(
-                (*names, band.band, f"{band.rows:,}", *(f"{x:.2f}" for x in numbers), worst)
-            )
+        for row, cells in lines(found):
+            rows.append(row | {"origin": module.ORIGIN})
+            shown.append(cells)
     if not rows:
         raise ConfigError.one(str(folder), "", "holds none of the files that are compared", "", "")
-    output.table(
-        f"{ORIGIN}: its rows against ours, errors in percent",
-        ("variant", "metric", "band", "rows", "mean", "bias", "median", "p95", "worst"),
-        shown,
-        left=3,
-    )
+    title = f"{module.ORIGIN}: its rows against ours, errors in percent"
+    output.table(title, columns, shown, left=left)
     return rows
 
 

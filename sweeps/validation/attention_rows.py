@@ -7,7 +7,6 @@ The rows are read from the folder that `OPBYTE_REFERENCE` names. They are anothe
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,22 +64,6 @@ class Compared:
         """Yield the errors of each column."""
         for column, error in self.errors.items():
             yield Band.of(column, error)
-
-
-def attention_folder() -> Path:
-    """Return the folder of the rows.
-
-    Raises:
-        ConfigError: If there is none.
-    """
-    folder = Path(os.environ.get("OPBYTE_REFERENCE", "../shared")) / "reference" / "attention"
-    if not folder.is_dir():
-        raise ConfigError.one(
-            "", "OPBYTE_REFERENCE", "names the folder whose reference/attention/ holds rows",
-            str(folder), "The rows are not part of the package; without them there is nothing to "
-            "compare with.",
-        )  # fmt: skip
-    return folder
 
 
 def compared(folder: Path) -> Iterator[Compared | str]:

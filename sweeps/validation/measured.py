@@ -5,7 +5,6 @@ The rows are read from the folder that `OPBYTE_REFERENCE` names, see `measured_r
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from opbyte.hw_models.machine import Machine, load_machine
 from opbyte.sweeps.bands import Band
 from opbyte.sweeps.validation.measured_rows import TABLES, Table
 
-__all__ = ["TABLES", "Band", "Compared", "Table", "compare", "reference_folder"]
+__all__ = ["TABLES", "Band", "Compared", "Table", "compare"]
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,21 +56,6 @@ class Compared:
         for i in range(len(table.ends) + 1):
             if (inside == i).any():
                 yield Band.of(f"{table.band} {_span(table.ends, i)}", error[inside == i])
-
-
-def reference_folder() -> Path:
-    """Return the folder of measured rows.
-
-    Raises:
-        ConfigError: If there is none.
-    """
-    folder = Path(os.environ.get(FOLDER, "../shared")) / "reference" / "gpu"
-    if not folder.is_dir():
-        raise ConfigError.one(
-            "", FOLDER, "names the folder whose reference/gpu/ holds measured rows", str(folder),
-            "The rows are not part of the package; without them there is nothing to compare with.",
-        )  # fmt: skip
-    return folder
 
 
 def compare(table: Table, folder: Path, machine: Machine | None = None) -> Compared | None:

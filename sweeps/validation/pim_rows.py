@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import csv
 import functools
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -62,22 +61,6 @@ class Compared:
     machine: str
     file: str
     bands: tuple[Band, ...]
-
-
-def pim_folder() -> Path:
-    """Return the folder of the rows.
-
-    Raises:
-        ConfigError: If there is none.
-    """
-    folder = Path(os.environ.get("OPBYTE_REFERENCE", "../shared")) / "reference" / "pim"
-    if not folder.is_dir():
-        raise ConfigError.one(
-            "", "OPBYTE_REFERENCE", "names the folder whose reference/pim/ holds reference rows",
-            str(folder), "The rows are not part of the package; without them there is nothing to "
-            "compare with.",
-        )  # fmt: skip
-    return folder
 
 
 def compared(folder: Path) -> Iterator[Compared | str]:

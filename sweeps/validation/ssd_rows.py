@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import csv
 import functools
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from opbyte.core.errors import ConfigError, OpbyteError
 from opbyte.hw_models.memory.nand import Flash, FlashResult, flash
 from opbyte.sweeps.bands import Band
 
-__all__ = ["FILE", "ORIGIN", "Compared", "compared", "errors_of", "play", "ssd_folder"]
+__all__ = ["FILE", "ORIGIN", "Compared", "compared", "errors_of", "play"]
 
 FILE = "ssd_reference.csv"
 ORIGIN = "MQSim (MIT; CMU-SAFARI)"
@@ -42,22 +41,6 @@ class Compared:
     metric: str
     bands: tuple[Band, ...]
     worst: float
-
-
-def ssd_folder() -> Path:
-    """Return the folder of the rows.
-
-    Raises:
-        ConfigError: If there is none.
-    """
-    folder = Path(os.environ.get("OPBYTE_REFERENCE", "../shared")) / "reference" / "ssd"
-    if not folder.is_dir():
-        raise ConfigError.one(
-            "", "OPBYTE_REFERENCE", "names the folder whose reference/ssd/ holds reference rows",
-            str(folder), "The rows are not part of the package; without them there is nothing to "
-            "compare with.",
-        )  # fmt: skip
-    return folder
 
 
 def compared(folder: Path) -> Iterator[Compared | str]:
