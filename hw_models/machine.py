@@ -48,6 +48,7 @@ from opbyte.core.parameters import (
 from opbyte.core.registry import nearest
 from opbyte.hw_models.aim import BankCommands, CommandEnergy, Pnm
 from opbyte.hw_models.cpu import Cpu
+from opbyte.hw_models.csd import Csd
 from opbyte.hw_models.gates import with_gates
 from opbyte.hw_models.host_path import HostIo
 from opbyte.hw_models.kernel import Kernel
@@ -189,6 +190,8 @@ class Unit(Block):
     """Dot products of weights that come bit by bit: kind `bit_serial`."""
     cpu: Cpu | None = None
     """Threads on cores, and the kernels of a library: kind `cpu`."""
+    csd: Csd | None = None
+    """Attention kernels behind the channels of a drive: kind `csd_engine`."""
     spatial: Spatial | None = None
     """What PEs and lanes do beside products: kind `spatial_array`."""
     source: str | None = None
@@ -207,6 +210,7 @@ class Unit(Block):
             ("serial", "bit_serial"),
             ("cpu", "cpu"),
             ("lut", "lut_core"),
+            ("csd", "csd_engine"),
         ):
             if getattr(self, block) is not None and self.kind != kind:
                 raise ValueError(f"`{block}` needs a unit of kind {kind}. change one")

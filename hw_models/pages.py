@@ -41,6 +41,8 @@ def turning_pages(
     extra = np.zeros((len(placed), len(placed.resources), totals.shape[2]))
     for (u, c), page in placed.pages.items():
         ops = (placed.unit_of == u) & (totals[:, c] > 0).any(axis=1)
+        if u in kernels and kernels[u].paged:
+            ops[kernels[u].ops] = False
         machine, name = views[u].machine, f"{MOVED[c]} in pages of {page:g} B"
         for r in np.flatnonzero(placed.routes[u, c]) if ops.any() else ():
             resource = placed.resources[r]

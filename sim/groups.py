@@ -180,6 +180,17 @@ class Groups:
             return many / self.alike(name)
         return float(self._replicas)
 
+    def wired(self, name: str) -> float:
+        """Return the share that a wire of a link has of what a device of the smaller group sends.
+
+        A point-to-point link from a part between the groups has a wire for each device.
+        """
+        link = self.machine.config.links[name]
+        both = {p: self.devices(p) for p in (self.part, self.attention)}
+        at = [n for p, n in both.items() if any(f"{end}.".startswith(f"{p}.") for end in link.ends)]
+        alone = len(at) == 1 and link.topology == "point-to-point"
+        return min(both.values()) / at[0] if alone else 1.0
+
     def direction(self, name: str, start: str) -> str:
         """Return the resource that stands for a link in the direction away from a part."""
         link = self.machine.config.links[name]

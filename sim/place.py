@@ -123,8 +123,10 @@ class Placer:
         for tensor, size in footprint.items():
             if not np.any(size):
                 continue
+            copies = sum(self.kv_copies) / 2 if tensor == "kv" else 1.0
             for tier, share in self.tiers(tensor).in_.items():
                 part = np.atleast_1d(size) * share * self.crowd(tier) / self._spread(tier, tensor)
+                part = part * copies
                 used[tier] = used.get(tier, 0.0) + part
                 if tensor not in self.holders.setdefault(tier, []):
                     self.holders[tier].append(tensor)
@@ -283,7 +285,7 @@ class Placer:
             resources.index(network) if network else -1,
             local,
             self.mapping.all_reduce == "direct",
-            tuple(_transfer(int(op_of[row]), way, resources) for row, way in ways.items()),
+            tuple(self._transfer(int(op_of[row]), way, resources) for row, way in ways.items()),
             arrays,
             operators.runs,
             span=np.array([self.groups.spanned(u) for u in units]),
@@ -293,7 +295,31 @@ class Placer:
             dependency=self.mapping.overlap == "dependency",
             pages=self._pages(units),
             einsums=self.mapping.einsums,
+            kv_select=self.mapping.kv_select,
+            kv_copies=self.kv_copies,
         )
+
+    @property
+    def kv_copies(self) -> tuple[int, int]:
+        """Return how often keys and values are stored."""
+        copies = self.mapping.place["kv"].copies if "kv" in self.mapping.place else None
+        if isinstance(copies, dict):
+            return copies.get("k", 1), copies.get("v", 1)
+        return (copies or 1,) * 2
+
+    def _transfer(self, op: int, way: list[str], resources: tuple[str, ...]) -> Transfer:
+        """Return a transfer that takes a way."""
+        source, *links, target = (resources.index(r) for r in way)
+        shares = tuple(self.groups.wired(written_name(r)) for r in way[1:-1])
+        return Transfer(op, source, target, tuple(links), shares, self._command)
+
+    @property
+    def _command(self) -> float:
+        """Return what software takes to start a transfer: a command for each attention device."""
+        route = self.mapping.routes.get("kv")
+        if route is None or route.software is None or route.software.per_command is None:
+            return 0.0
+        return float(route.software.per_command.value) * self.groups.devices(self.groups.attention)
 
     def _pages(self, units: tuple[str, ...]) -> dict[tuple[int, int], float]:
         """Return the page of each class that lies in pages, by (unit, column of `MOVED`)."""
@@ -323,9 +349,18 @@ class Placer:
         ends = (self._default_unit, self.unit_of(frozenset({ATTENTION})))
         first, last = (self.hops(next(iter(self.tiers("activation", u).in_)), u)[0] for u in ends)
         links = self.links_between(groups.part, groups.attention)
-        forth = [first, *(groups.direction(x, groups.part) for x in links), last]
-        back = [last, *(groups.direction(x, groups.attention) for x in links[::-1]), first]
+        forth = [first, *self._directed(links, groups.part), last]
+        back = [last, *self._directed(links[::-1], groups.attention), first]
         return {r: forth if THERE in table.labels[r] else back for r in rows}
+
+    def _directed(self, links: list[str], start: str) -> list[str]:
+        """Return the resources of a chain of links in the direction away from a part."""
+        chain = []
+        for name in links:
+            chain.append(self.groups.direction(name, start))
+            ends = [self.ways.part_of(e) for e in self.machine.config.links[name].ends]
+            start = ends[1] if f"{ends[0]}.".startswith(f"{start}.") else ends[0]
+        return chain
 
     def _fuse(self, table: OpTable, rules: list[int]) -> npt.NDArray[np.int64]:
         """Return the operator of each row: neighbours with a common fused label are one.
@@ -424,11 +459,6 @@ def _names(table: OpTable, op_of: npt.NDArray[np.int64], count: int) -> tuple[st
     for op, name in zip(op_of, table.names, strict=True):
         names[op].append(name)
     return tuple("+".join(n) if len(n) < 4 else f"{n[0]}..{n[-1]}" for n in names)
-
-
-def _transfer(op: int, way: list[str], resources: tuple[str, ...]) -> Transfer:
-    source, *links, target = (resources.index(r) for r in way)
-    return Transfer(op, source, target, tuple(links))
 
 
 def _rate(machine: Machine, memory: str) -> float:

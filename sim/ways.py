@@ -77,7 +77,7 @@ class Ways:
             ConfigError: If no chain of links joins them.
         """
         links = self.machine.config.links
-        ends = {name: tuple(self._part_of(e) for e in link.ends) for name, link in links.items()}
+        ends = {name: tuple(self.part_of(e) for e in link.ends) for name, link in links.items()}
         queue: deque[tuple[str, list[str]]] = deque([(start, [])])
         seen = {start}
         while queue:
@@ -97,5 +97,6 @@ class Ways:
             "add a link, or place the tensor elsewhere",
         )
 
-    def _part_of(self, end: str) -> str:
+    def part_of(self, end: str) -> str:
+        """Return the part that an end of a link is, or whose memory has the port that it is."""
         return end if end in self.machine.counts else end.rpartition(".")[0].rpartition(".")[0]

@@ -52,6 +52,7 @@ class KernelPrices:
         free: Of the seconds, those at whose end something else is waited for, while the unit may
             run other work, (kernels, 1 or points).
         moved: Bytes beside the compulsory ones, by tensor class and cause, (kernels, 1 or points).
+        paged: Reads of pages at random places are part of the seconds.
     """
 
     ops: Rows
@@ -61,6 +62,7 @@ class KernelPrices:
     holds: bool = False
     free: Array | None = None
     moved: Mapping[tuple[str, str], Array] = field(default_factory=dict)
+    paged: bool = False
 
 
 class CountedModel(UnitModel, Protocol):

@@ -5,8 +5,8 @@ receiver, all at once:
 
     t = sum of link latencies + max(bytes / rate of each resource)
 
-The latency is one way, and holds whatever starts the copy (half of a measured round trip). Where
-nothing is sent there is none.
+The latency is one way, and holds whatever starts the copy (half of a measured round trip); software
+that says what a command costs adds that. Where nothing is sent there is none.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ def with_transfers(placed: PlacedOps, crossing: Array, latencies: Array) -> tupl
         written = table["out_bytes"][row]
         crossing[one.op, one.source] = moved[one.op] - written
         crossing[one.op, one.target] = written
-        for link in one.links:
-            crossing[one.op, link] = table["payload"][row]
-            seconds[one.op] += np.where(table["payload"][row] > 0.0, latencies[link], 0.0)
+        sends = table["payload"][row] > 0.0
+        seconds[one.op] += np.where(sends, one.command, 0.0)
+        for link, share in zip(one.links, one.shares, strict=True):
+            crossing[one.op, link] = share * table["payload"][row]
+            seconds[one.op] += np.where(sends, latencies[link], 0.0)
     return crossing, seconds

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from opbyte.core.config import Document, load_document, parse_document, validate
+from opbyte.core.kv_select import KvSelect
 from opbyte.core.parallel import Parallel
 from opbyte.core.parameters import Bytes, Ratio, Seconds
 from opbyte.core.routes import Neurons, Route
@@ -298,24 +299,6 @@ class Einsums(_Frozen):
         return self
 
 
-class KvSelect(_Frozen):
-    """Decode attention that is exact on some of the cached tokens only.
-
-    Attributes:
-        kind: `lop`: leading-one prediction. A product with the leading ones of every key says which
-            tokens are kept (VitaLLM, arXiv 2604.27396).
-        keep: Share K / M of the cached tokens with exact attention.
-        bits: Of an element of the leading ones (sign and position), read for every key; 0 where
-            they stay on the chip.
-        work: Of an exact product, what one with leading ones costs: one partial product of four.
-    """
-
-    kind: Literal["lop"]
-    keep: Ratio
-    bits: float = Field(4.0, ge=0.0, le=16.0)
-    work: float = Field(0.25, ge=0.0, le=1.0)
-
-
 class Mapping(_Frozen):
     """A mapping, as written.
 
@@ -449,14 +432,16 @@ class Mapping(_Frozen):
             "parallel.heads of other operators": any(
                 s.heads is not None for c, s in self.parallel.items() if c != ATTENTION
             ),
-            "kv_select beside a group for attention": self.kv_select is not None and two,
+            "kv_select: lop beside a group for attention": two
+            and self.kv_select is not None
+            and self.kv_select.kind == "lop",
             "neurons": self.neurons is not None and not blocks,
             "parallel of one operator class": bool(set(self.parallel) - known),
             "parallel.zero": any(s.zero for s in self.parallel.values()),
-            "routes": bool(self.routes) and not blocks,
+            "routes": bool(self.routes) and not blocks and not (two and set(self.routes) == {"kv"}),
         }
         for name, place in self.place.items():
-            wishes[f"place.{name}.copies"] = place.copies is not None
+            wishes[f"place.{name}.copies"] = place.copies is not None and not (two and name == "kv")
             wishes[f"place.{name}.page of what has a cache or spills"] = (
                 place.page is not None and (place.cache is not None or bool(place.spill))
             )

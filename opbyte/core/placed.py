@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from opbyte.core.kv_select import KvSelect
 from opbyte.core.mapping import Einsums
 from opbyte.core.ops import Array, OpTable
 
@@ -41,12 +42,16 @@ class Transfer:
         op: Its operator, which is one row of the table.
         source, target: Resources: the ports that are read and written.
         links: Resources in between.
+        shares: Of the payload, what one wire of each link carries.
+        command: Seconds of the software that starts it, one way.
     """
 
     op: int
     source: int
     target: int
     links: tuple[int, ...]
+    shares: tuple[float, ...]
+    command: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -121,6 +126,8 @@ class PlacedOps:
         pages: Bytes that lie together of each class that lies in pages at random places, by
             (unit, column of `MOVED`).
         einsums: How fused attention is mapped on a spatial array.
+        kv_select: Cached tokens that decode attention is exact on; None for all.
+        kv_copies: How often keys and values are stored. The second copy of keys lies by channel.
     """
 
     table: OpTable
@@ -153,6 +160,8 @@ class PlacedOps:
     dependency: bool = False
     pages: dict[tuple[int, int], float] = field(default_factory=dict)
     einsums: Einsums | None = None
+    kv_select: KvSelect | None = None
+    kv_copies: tuple[int, int] = (1, 1)
 
     def __len__(self) -> int:
         """Return the number of fused operators."""

@@ -12,8 +12,10 @@ from opbyte.hw_models.compute.base import UNITS
 from opbyte.hw_models.machine import CATALOG, Machine, load_machine
 
 kinds = pytest.mark.parametrize("kind", UNITS.names())
-#: Without cores of a CPU, whose products follow from instructions and whose seconds hold streams.
-others = pytest.mark.parametrize("kind", [k for k in UNITS.names() if k != "cpu"])
+#: Without those whose products follow from a block of their own: instructions, multipliers.
+others = pytest.mark.parametrize(
+    "kind", [k for k in UNITS.names() if k not in ("cpu", "csd_engine")]
+)
 SHAPES = [(1, 1, 1), (1, 4096, 4096), (7, 129, 33), (2048, 4096, 512), (1, 1, 100000)]
 
 
@@ -22,6 +24,9 @@ ARRAY = {"array": [16, 16], "clock": "1 GHz"}
 CPU = {"threads": 1, "slots": 2, "instructions": {"bf16": 0.25}, "prepare": 1}
 BLOCKS = {
     "bit_serial": {"serial": {"weights": "l2", "inputs": "l2"}},
+    "csd_engine": {
+        "csd": {"kernels": 2, "width": 8, "exponentials": 1, "filter": "8 B", "sort": 1}
+    },
     "cpu": {"cpu": {**CPU, "stream": "20 GB/s", "handoff": "50 ns"}},
 }
 

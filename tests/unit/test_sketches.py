@@ -87,6 +87,8 @@ def test_instinfer_and_flexgen_are_one_machine_with_two_mappings() -> None:
     assert software is not None
     assert getattr(software.cap, "value", None) == pytest.approx(1.33e9)
     assert (software.source or "").startswith("calibrated:")
+    assert ours.not_modelled() == ()
+    assert flexgen.not_modelled() == ("routes",)
 
 
 def test_cxl_host_computes_at_the_memory_of_another_part() -> None:
@@ -130,7 +132,6 @@ def test_pregated_experts_are_prefetched() -> None:
     ("number", "wish"),
     [
         (3, "overlap"),
-        (5, "routes"),
         (6, "parallel.zero"),
         (7, "place.weight.format"),
     ],
