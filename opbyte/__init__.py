@@ -14,6 +14,7 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
     "load_machine": ("opbyte.hw_models.machine", "load_machine"),
     "memory": ("opbyte.hw_models.memory.dram", "memory"),
     "flash": ("opbyte.hw_models.memory.nand", "flash"),
+    "sparse_pages": ("opbyte.hw_models.compute.csd.layout", "sparse_pages"),
     "load_mapping": ("opbyte.core.mapping", "load_mapping"),
     # what to simulate
     "load_model": ("opbyte.workloads.model_loader", "load_model"),
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     from opbyte.core.errors import UncoveredError as UncoveredError
     from opbyte.core.errors import WorkloadError as WorkloadError
     from opbyte.core.mapping import load_mapping as load_mapping
+    from opbyte.hw_models.compute.csd.layout import sparse_pages as sparse_pages
     from opbyte.hw_models.machine import load_machine as load_machine
     from opbyte.hw_models.memory.dram import memory as memory
     from opbyte.hw_models.memory.nand import flash as flash

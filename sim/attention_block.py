@@ -23,6 +23,8 @@ from opbyte.core.ops import NUMERIC, TRANSFER, Array, BlockBuilder, OpTable
 
 #: Label of transfers to the attention group, and back.
 THERE, BACK = "there", "back"
+#: Label of what brings prompts into the cache, which the next layer need not wait for.
+BEHIND = "behind"
 #: Labels of rows that are of decodes, of prompts, or of both.
 DECODE, PREFILL, MIXED = "decode", "prefill", "mixed"
 #: Kinds of rows between the product of q, k and v and attention, which `q_first` cuts in two.
@@ -147,7 +149,7 @@ class Block:
         numbers |= {"side_bytes": own, "weight": np.zeros(1)}
         return self._row(table, twin, table.names[twin], inputs, numbers, ATTENTION, *words)
 
-    def _append(self, row: int, sent: int, share: Any, whose: str) -> int:
+    def _append(self, row: int, sent: int, share: Any, whose: str, *more: str) -> int:
         """Add the cache write of the tokens that prompts, or decodes, have."""
         numbers = _numbers(self.sides.attention, self.twins[row])
         parts = {
@@ -157,7 +159,7 @@ class Block:
         parts["groups"] = np.round(parts["groups"])
         name = "kv_append" if whose == DECODE else "prompts_append"
         table, twin = self.sides.attention, self.twins[row]
-        words = (ATTENTION, whose)
+        words = (ATTENTION, whose, *more)
         return self._row(table, twin, name, [sent], {**numbers, **parts}, *words)
 
     # -- prompts ---------------------------------------------------------------------------
@@ -187,9 +189,10 @@ class Block:
                 self.block.wait(new, other)
             self.at[row] = new
         share = self._share(self.prompts)
-        sent = self._send("send_prompts", self._written() * share, *ready, whose=PREFILL)
+        size = np.atleast_1d(self._written() * share)
+        sent = self._transfer("send_prompts", THERE, ready, size, PREFILL, BEHIND)
         for row in self.appends:
-            self._append(row, sent, share, PREFILL)
+            self._append(row, sent, share, PREFILL, BEHIND)
 
     def _new(self, score: int) -> Array:
         """Return the new tokens of a piece, whose score row has heads of a group and tokens."""
@@ -217,11 +220,13 @@ class Block:
         both = queries_bytes(table, [*self.decodes, *self.prompts])
         return queries_bytes(table, rows) / both
 
-    def _send(self, name: str, size: Array, *after: int, whose: str = DECODE) -> int:
-        """Add a transfer to the attention group."""
-        return self._transfer(name, THERE, after, size, whose)
+    def _send(self, name: str, size: Array, *after: int) -> int:
+        """Add a transfer of decodes to the attention group."""
+        return self._transfer(name, THERE, after, size, DECODE)
 
-    def _transfer(self, name: str, way: str, after: Sequence[int], size: Array, whose: str) -> int:
+    def _transfer(
+        self, name: str, way: str, after: Sequence[int], size: Array, whose: str, *more: str
+    ) -> int:
         """Add a transfer of `size` bytes in all, when other rows have ended.
 
         Each device sends, or receives, its part; the smaller group's cards are the bottleneck.
@@ -229,7 +234,7 @@ class Block:
         devices = self.sides.devices
         senders, receivers = devices if way == THERE else devices[::-1]
         row = self.block.add(
-            name, TRANSFER, dtype=self.sides.model.dtypes[self.rows[0]], labels=(way, whose),
+            name, TRANSFER, dtype=self.sides.model.dtypes[self.rows[0]], labels=(way, whose, *more),
             flops=0.0, payload=size / min(devices), participants=float(min(devices)),
             side_bytes=size / senders, out_bytes=size / receivers,
         )  # fmt: skip

@@ -13,7 +13,8 @@ from opbyte.core.mapping import ATTENTION, Mapping, Placement
 from opbyte.core.ops import CLASS_OF, COLLECTIVES, REPLICAS, TRANSFER, Array, OpTable
 from opbyte.core.placed import MOVED, PlacedOps, SharedArray, Transfer, written_name
 from opbyte.hw_models.machine import Machine
-from opbyte.sim.attention_block import THERE
+from opbyte.sim.attention_block import BEHIND, THERE
+from opbyte.sim.attention_route import command_seconds
 from opbyte.sim.groups import Groups
 from opbyte.sim.kv_select import selected
 from opbyte.sim.networks import Networks
@@ -66,6 +67,7 @@ class Placer:
         self._routes: dict[tuple[str, str], dict[str, float]] = {}
         self.ways = Ways(machine)
         self.networks = Networks(machine, mapping.degrees, self.groups)
+        self.command = command_seconds(self.ways, mapping, self.groups)
 
     def _check_count(self, noun: str, path: str, count: int) -> None:
         """Refuse what each device has several of: nothing spreads work or tensors over them yet."""
@@ -297,7 +299,16 @@ class Placer:
             einsums=self.mapping.einsums,
             kv_select=self.mapping.kv_select,
             kv_copies=self.kv_copies,
+            left=self._left(table, op_of),
         )
+
+    def _left(self, table: OpTable, op_of: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_] | None:
+        """Return the operators that the next layer does not wait for, None where it waits."""
+        if self.mapping.overlap != "kv_write":
+            return None
+        left = np.zeros(int(op_of[-1]) + 1, bool)
+        left[op_of[[BEHIND in labels for labels in table.labels]]] = True
+        return left
 
     @property
     def kv_copies(self) -> tuple[int, int]:
@@ -311,15 +322,7 @@ class Placer:
         """Return a transfer that takes a way."""
         source, *links, target = (resources.index(r) for r in way)
         shares = tuple(self.groups.wired(written_name(r)) for r in way[1:-1])
-        return Transfer(op, source, target, tuple(links), shares, self._command)
-
-    @property
-    def _command(self) -> float:
-        """Return what software takes to start a transfer: a command for each attention device."""
-        route = self.mapping.routes.get("kv")
-        if route is None or route.software is None or route.software.per_command is None:
-            return 0.0
-        return float(route.software.per_command.value) * self.groups.devices(self.groups.attention)
+        return Transfer(op, source, target, tuple(links), shares, self.command)
 
     def _pages(self, units: tuple[str, ...]) -> dict[tuple[int, int], float]:
         """Return the page of each class that lies in pages, by (unit, column of `MOVED`)."""

@@ -24,7 +24,10 @@ from opbyte.hw_models.price import Demand, price
 from opbyte.sim.analytic import analytic_step
 from opbyte.sim.assist import assisted, with_copies
 from opbyte.sim.attention_group import pooled_footprint, pooled_phases
+from opbyte.sim.behind import behind_step
 from opbyte.sim.fill import check_turns, filled, fills, largest_batch, smallest, with_turns
+from opbyte.sim.in_storage import with_token_groups
+from opbyte.sim.kv_share import kv_metrics
 from opbyte.sim.place import Placer
 from opbyte.sim.result import Outcome, PhaseRun, Result
 from opbyte.workloads.works import WORKS, Work, work_from
@@ -61,6 +64,10 @@ OFFLOAD_METRICS = ("block_s", "copied_bytes", "hit_rate", "peak_fast_bytes")
 #: one step, the seconds of their copies alone and the rate, the time that a cache of neurons takes
 #: beside, and what the memory of the last rule's unit holds.
 BLOCK_METRICS = ("copied_bytes", "copy_s", "copy_rate", "cache_s", "peak_fast_bytes")
+
+#: Metrics of decode attention on a group of its own, of the last phase: the share of its time, and
+#: the seconds, in which the cache is read, written and asked, and nothing else runs.
+KV_METRICS = ("kv_s", "kv_share")
 
 Runner = Callable[[Machine, Any, SoftwareMapping, str, int], Outcome]
 #: Work kinds that are more than phases one after the other have a runner of their own.
@@ -163,7 +170,10 @@ def evaluate(
     phases = pooled_phases(work, mapping) if two else work.lowered(mapping.degrees)
     runs = [run_phase(placer, p, fidelity) for p in phases]
     occupancy = with_copies(placer, placer.occupancy(held), [r.copied for r in runs])
+    occupancy = with_token_groups(placer, occupancy, runs)
     metrics = combine(placer, runs, work.tokens)
+    if two:
+        metrics |= kv_metrics(runs[-1])
     kept: tuple[str, ...] = ()
     if work.fills:
         kept = ("batch_max", "kv_bytes")
@@ -256,12 +266,19 @@ def run_phase(placer: Placer, phase: Phase, fidelity: str) -> PhaseRun:
                 f"{placer.machine.name}: the event kernel has no {pipeline.replicas} replicas that "
                 "staggered batches visit in turn. use two batches, or the fidelity analytic"
             )
+        if demand.placed.behind.any():
+            raise UncoveredError(
+                f"{placer.machine.name}: the event kernel starts a layer when the one before has "
+                "ended. use another overlap than kv_write, or the fidelity analytic"
+            )
         if demand.placed.head_overlap or demand.placed.dependency:
             raise UncoveredError(
                 f"{placer.machine.name}: the event kernel does not cut operators into heads that "
                 "follow each other. use `overlap: none`, or the fidelity analytic"
             )
         step, timeline = event_step(demand, microbatches)
+    elif demand.placed.behind.any():
+        step = behind_step(demand)
     else:
         # The artifact takes all stages for equally long: only the path of one batch counts.
         turning = 1 if placer.mapping.artifact == "cent" else microbatches
@@ -419,6 +436,8 @@ def metrics_of(kind: str, *mappings: SoftwareMapping) -> tuple[str, ...]:
     own = (*(name for name in COMMON if name not in work.undefined), *work.metrics)
     places = [m.place["expert.weight"] for m in mappings if "expert.weight" in m.place]
     offloads = kind in OFFLOADED and any(place.cache for place in places)
+    if kind in OFFLOADED and any(m.attention for m in mappings):
+        own = (*own, *KV_METRICS)
     if any(m.blocks for m in mappings):
         own = (*own, *(name for name in BLOCK_METRICS if name not in own))
     return (*own, *OFFLOAD_METRICS) if offloads else own

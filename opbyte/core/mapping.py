@@ -317,6 +317,7 @@ class Mapping(_Frozen):
             meanwhile: the run takes the longer of both. Left out where a graph is replayed.
         overlap: What runs at the same time; `copy` copies the next model while one runs;
             `q_first` sends queries before keys and values to the group that runs attention;
+            `kv_write` writes keys and values of prompts there while the next layer runs;
             `head` has the heads of a layer follow each other through both groups; `dependency`
             has them follow each other through the units of a device, so that norms, softmax and
             attention hide behind linear tiles.
@@ -344,7 +345,7 @@ class Mapping(_Frozen):
     launch: str = "hardware"
     host: Seconds | None = None
     all_reduce: Literal["library", "direct"] = "library"
-    overlap: Literal["none", "copy", "head", "dependency", "q_first"] = "none"
+    overlap: Literal["none", "copy", "head", "dependency", "q_first", "kv_write"] = "none"
     routes: dict[str, Route] = Field(default_factory=dict)
     pipeline: Annotated[Pipeline | Continuous | Zigzag, Field(discriminator="kind")] | None = None
     assist: Assist | None = None
@@ -411,6 +412,11 @@ class Mapping(_Frozen):
         """Return whether batches share loads of weights."""
         return self.pipeline is not None and self.pipeline.kind == "zigzag"
 
+    @property
+    def units(self) -> tuple[str, ...]:
+        """Return every unit that a rule names, once."""
+        return tuple(dict.fromkeys(unit for rule in self.run for unit in rule.units))
+
     def not_modelled(self) -> tuple[str, ...]:
         """Return what this mapping asks for that no simulation honours yet.
 
@@ -421,9 +427,11 @@ class Mapping(_Frozen):
         blocks = self.blocks
         known = {"all", ATTENTION} if "all" in self.parallel else {"dense", ATTENTION}
         shapes = [split.degrees for split in self.parallel.values()]
-        ahead = ("q_first", "head") if two else ("dependency",)
+        ahead = ("q_first", "head", "kv_write") if two else ("dependency",)
         wishes = {
             "overlap": self.overlap not in ("none", "copy", *ahead),
+            "overlap: kv_write of staggered batches": self.overlap == "kv_write"
+            and self.pipeline is not None,
             "pipeline": self.pipeline is not None and two != (self.pipeline.kind == "staggered"),
             "assist without a group for attention, or with a pipeline": self.assist is not None
             and (not two or self.pipeline is not None),

@@ -128,6 +128,7 @@ class PlacedOps:
         einsums: How fused attention is mapped on a spatial array.
         kv_select: Cached tokens that decode attention is exact on; None for all.
         kv_copies: How often keys and values are stored. The second copy of keys lies by channel.
+        left: Whether the next layer does not wait for an operator, (ops,); None where it does.
     """
 
     table: OpTable
@@ -162,10 +163,16 @@ class PlacedOps:
     einsums: Einsums | None = None
     kv_select: KvSelect | None = None
     kv_copies: tuple[int, int] = (1, 1)
+    left: npt.NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         """Return the number of fused operators."""
         return len(self.names)
+
+    @property
+    def behind(self) -> npt.NDArray[np.bool_]:
+        """Return whether the next layer does not wait for an operator, (ops,)."""
+        return np.zeros(len(self), bool) if self.left is None else self.left
 
     @property
     def spans(self) -> Array:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from opbyte.core.errors import UncoveredError
+from opbyte.core.kv_select import KvSelect
 from opbyte.core.placed import MOVED, PlacedOps
 from opbyte.hw_models.compute.base import UnitView
 from opbyte.hw_models.compute.csd.drive import Drive
@@ -16,6 +18,51 @@ from opbyte.hw_models.compute.csd.rates import ELEMENT, gemv_rate, rate, softmax
 
 #: Seconds of each stage, by name.
 Stages = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Cached:
+    """The cache that a score or context row reads.
+
+    Attributes:
+        tokens: In it, (1 or points,).
+        layout: Pages of one head; None where the mapping says no page.
+    """
+
+    tokens: Any
+    layout: Layout | None
+
+
+def cached(placed: PlacedOps, unit: str, row: int) -> Cached:
+    """Return the cache that a score or context row on a unit reads."""
+    table, select = placed.table, placed.kv_select
+    score = table.kinds[row] == "score"
+    width, tokens = table["k" if score else "n"][row], table["n" if score else "k"][row]
+    share = 1.0
+    if select is not None:
+        tokens = tokens / (select.keep.value + (select.look_work if score else 0.0))
+        share = select.keep.value + (select.looked(8.0 * ELEMENT) if score else 0.0)
+    page = placed.pages.get((placed.units.index(unit), MOVED.index("kv_read")))
+    if page is None:
+        return Cached(tokens, None)
+    size = table["kv_read"][row] / (tokens * width * share * table["groups"][row])
+    return Cached(tokens, Layout(page, float(np.max(width)), float(np.max(size))))
+
+
+def group_tokens(placed: PlacedOps, unit: str, append: int) -> int:
+    """Return the new tokens that wait for a page of the cache that a row writes."""
+    layout = _of_append(placed, unit, append)
+    return 1 if layout is None else layout.tokens
+
+
+def _of_append(placed: PlacedOps, unit: str, append: int) -> Layout | None:
+    """Return the pages of the cache that decodes append to; None where nothing reads it here."""
+    table = placed.table
+    for row in np.flatnonzero(table.block_of == table.block_of[append]).tolist():
+        here = placed.unit_of[placed.op_of[row]] == placed.units.index(unit)
+        if table.kinds[row] == "score" and here:
+            return cached(placed, unit, row).layout
+    return None
 
 
 @dataclass(frozen=True)
@@ -32,6 +79,21 @@ class Attention:
     unit: UnitView
     drive: Drive
 
+    @cached_property
+    def _select(self) -> KvSelect | None:
+        """Return how tokens are chosen, None where all count.
+
+        Raises:
+            UncoveredError: If not by channels.
+        """
+        select = self.placed.kv_select
+        if select is not None and select.channels is None:
+            raise UncoveredError(
+                f"{self.unit.machine.name}: '{self.unit.path}' chooses tokens by channels of their "
+                f"keys, got kv_select: {select.kind}. use sparf"
+            )
+        return select
+
     def seconds(self, op: int, stages: Stages) -> Any:
         """Return the seconds of one operator whose heads follow each other through the stages."""
         used = np.stack(np.broadcast_arrays(*(np.atleast_1d(s) for s in stages.values())))
@@ -39,7 +101,7 @@ class Attention:
         rows = np.flatnonzero(self.placed.op_of == op)
         heads = np.maximum(self.placed.table["groups"][rows].min(axis=0), 1.0)
         reads = np.any(self.placed.table["kv_read"][rows] > 0)
-        looks = 2.0 if self.placed.kv_select is not None else 1.0
+        looks = 2.0 if self._select is not None else 1.0
         first = self.drive.latency * looks if reads else 0.0
         return np.atleast_1d(first + longest + (used.sum(axis=0) - longest) / heads)
 
@@ -47,142 +109,112 @@ class Attention:
 
     def stages(self, row: int) -> Stages:
         """Return the seconds for which a row uses each stage."""
-        table = self.placed.table
-        kind = table.kinds[row]
+        table, kind = self.placed.table, self.placed.table.kinds[row]
         if kind == "kv_append":
             return self._append(row)
         if kind == "softmax":
-            own = softmax_seconds(table, row, self.unit)
-            return {"softmax": own, "dram": 2.0 * table["out_bytes"][row] / self.drive.dram}
-        gemv = table["flops"][row] / gemv_rate(self.unit, table.dtypes[row])
+            scores = 2.0 * table["out_bytes"][row] / self.drive.dram
+            return {"softmax": softmax_seconds(table, row, self.unit), "dram": scores}
+        found: Stages = {"gemv": table["flops"][row] / gemv_rate(self.unit, table.dtypes[row])}
         read = table["kv_read"][row] + sum(self.moved(row).values())
-        found: Stages = {"gemv": gemv}
-        select = self.placed.kv_select
-        found["flash"] = read / self.drive.stream if select is None else self._at_random(row)
-        if select is not None and kind == "score":
-            scores = self._tokens(row) * table["m"][row] * table["groups"][row]
+        found["flash"] = read / self.drive.stream if self._select is None else self._chosen(row)
+        if self._select is not None and kind == "score":
+            tokens = cached(self.placed, self.unit.path, row).tokens
+            scores = tokens * table["m"][row] * table["groups"][row]
             found["argtopk"] = scores / rate(self.unit, "sort")
             found["dram"] = 2.0 * ELEMENT * scores / self.drive.dram
-        channels = 1.0 if self.drive.device is None else float(self.drive.device.channels)
-        found["filter"] = read / (channels * rate(self.unit, "filter"))
+        found["filter"] = read / (self.drive.channels * rate(self.unit, "filter"))
         return found
 
     def moved(self, row: int) -> dict[tuple[str, str], Any]:
         """Return the bytes that a row moves beside the compulsory ones, by class and cause."""
-        table = self.placed.table
-        kind = table.kinds[row]
+        table, kind = self.placed.table, self.placed.table.kinds[row]
         if kind == "kv_append":
             return self._copies(row)
-        if kind not in ("score", "context") or self._page is None:
+        if kind not in ("score", "context"):
             return {}
-        more = sum(self._read(row)) * table["groups"][row] - table["kv_read"][row]
+        if self._select is None:
+            found = cached(self.placed, self.unit.path, row)
+            if found.layout is None:
+                return {}
+            pages = found.layout.by_token(found.tokens)
+        else:
+            pages = sum(self._pages(row))
+        more = pages * table["groups"][row] - table["kv_read"][row]
         return {("kv_read", "page"): np.maximum(more, 0.0)}
 
-    def _read(self, row: int) -> tuple[Any, Any]:
-        """Return the bytes of whole pages that a row reads of one head of a sequence.
+    # -- sparse attention ------------------------------------------------------------------
+
+    def _pages(self, row: int) -> tuple[Any, Any, Any]:
+        """Return the bytes of pages that a sparse row reads of one head of a sequence.
 
         Returns:
-            What is read as a stream, and pages by token and by channel at random places.
+            By token: keys that the first look takes in order, and what holds a kept token. By
+            channel.
         """
-        layout, tokens = self._layout(row), self._tokens(row)
-        select = self.placed.kv_select
-        if select is None:
-            return layout.by_token(tokens), 0.0
+        select = self._select
+        assert select is not None, "asked only where tokens are chosen"
+        assert select.channels is not None, "checked before"
+        found = self._in_pages(row)
+        layout, tokens = found.layout, found.tokens
+        assert layout is not None, "checked before"
         exact = touched(tokens, select.keep.value, layout.tokens, select.run) * layout.group_bytes
         if self.placed.table.kinds[row] == "context":
-            return 0.0, exact
-        assert select.channels is not None, "only sparf comes here"
+            return 0.0, exact, 0.0
         if self.placed.kv_copies[0] < 2:
-            return layout.by_token(tokens), exact
+            return layout.by_token(tokens), exact, 0.0
         # New keys that are not written by channel yet are met by token.
         late = np.minimum(self.unit.get("csd.hold") / 2.0, tokens)
-        looked = layout.by_channel(tokens, select.channels.value * layout.width)
-        return 0.0, exact + looked + layout.by_token(late)
+        channels = select.channels.value * layout.width
+        return layout.by_token(late), exact, layout.by_channel(tokens, channels)
 
-    def _at_random(self, row: int) -> Any:
+    def _chosen(self, row: int) -> Any:
         """Return the seconds of a sparse row's pages.
 
         Where most pages by token are asked for, all of them come sooner as a stream.
         """
-        layout, groups = self._layout(row), self.placed.table["groups"][row]
-        streamed, scattered = self._read(row)
-        select = self.placed.kv_select
-        assert select is not None, "only sparf comes here"
-        tokens = self._tokens(row)
-        exact = touched(tokens, select.keep.value, layout.tokens, select.run) * layout.group_bytes
-        rate = self.drive.pages(layout.page)
-        chosen = np.minimum(exact / rate, layout.by_token(tokens) / self.drive.stream)
-        return groups * (streamed / self.drive.stream + chosen + (scattered - exact) / rate)
+        found = self._in_pages(row)
+        assert found.layout is not None, "checked before"
+        in_order, exact, channels = self._pages(row)
+        scattered = self.drive.pages(found.layout.page)
+        every = found.layout.by_token(found.tokens) / self.drive.stream
+        one = in_order / self.drive.stream + channels / scattered
+        return self.placed.table["groups"][row] * (one + np.minimum(exact / scattered, every))
+
+    def _in_pages(self, row: int) -> Cached:
+        """Return the cache of a row.
+
+        Raises:
+            UncoveredError: If nothing says in which pages it lies.
+        """
+        found = cached(self.placed, self.unit.path, row)
+        if found.layout is None:
+            raise UncoveredError(
+                f"{self.unit.machine.name}: '{self.placed.table.names[row]}': what sparse "
+                "attention reads depends on pages. give `place.kv.page`"
+            )
+        return found
+
+    # -- writes ----------------------------------------------------------------------------
 
     def _copies(self, row: int) -> dict[tuple[str, str], Any]:
-        """Return what writes of keys by channel add."""
+        """Return what further copies of keys and values add to a write."""
         keys, values = self.placed.kv_copies
-        written = self.placed.table["kv_write"][row]
-        half = written / 2.0
+        half = self.placed.table["kv_write"][row] / 2.0
         found = {("kv_write", "copy"): half * (keys - 1 + values - 1)}
-        if keys > 1 and self._page is not None:
-            new = "prefill" not in self.placed.table.labels[row]
-            times = self._of_score(row).rewritten(self.unit.get("csd.hold")) if new else 1.0
-            found["kv_write", "page"] = half * (times - 1.0)
+        if keys > 1 and "prefill" not in self.placed.table.labels[row]:
+            layout = _of_append(self.placed, self.unit.path, row)
+            if layout is not None:
+                again = half * (layout.rewritten(self.unit.get("csd.hold")) - 1.0)
+                # A page that is written anew is read before.
+                found["kv_write", "page"] = found["kv_read", "page"] = again
         return found
 
     def _append(self, row: int) -> Stages:
         """Return the stages of a cache write: into the DRAM, when pages are full on to flash."""
-        written = self.placed.table["kv_write"][row]
-        programmed = written + sum(self._copies(row).values())
+        written, more = self.placed.table["kv_write"][row], self._copies(row)
+        read = more.pop(("kv_read", "page"), 0.0)
         return {
             "dram": 2.0 * written / self.drive.dram,
-            "flash": programmed / self.drive.writes,
+            "flash": (written + sum(more.values())) / self.drive.writes + read / self.drive.stream,
         }
-
-    # -- shapes ----------------------------------------------------------------------------
-
-    def _tokens(self, row: int) -> Any:
-        """Return the tokens in the cache that a score or context row is about."""
-        table = self.placed.table
-        select = self.placed.kv_select
-        if table.kinds[row] == "score":
-            more = 1.0 if select is None else select.keep.value + select.look_work
-            return table["n"][row] / more
-        return table["k"][row] / (1.0 if select is None else select.keep.value)
-
-    @property
-    def _page(self) -> float | None:
-        """Return the page that the mapping gives, None without one."""
-        unit = self.placed.units.index(self.unit.path)
-        return self.placed.pages.get((unit, MOVED.index("kv_read")))
-
-    def _layout(self, row: int) -> Layout:
-        """Return how the cache of a score or context row lies in pages.
-
-        Raises:
-            UncoveredError: If the mapping does not say it.
-        """
-        table = self.placed.table
-        page = self._page
-        if page is None:
-            raise UncoveredError(
-                f"{self.unit.machine.name}: '{table.names[row]}': sparse attention reads pages. "
-                "give `place.kv.page`"
-            )
-        width = table["k" if table.kinds[row] == "score" else "n"][row]
-        tokens = self._tokens(row) * table["groups"][row]
-        share = 1.0
-        if self.placed.kv_select is not None:
-            select = self.placed.kv_select
-            share = select.keep.value
-            if table.kinds[row] == "score":
-                share = share + select.looked(8.0 * ELEMENT)
-        element = table["kv_read"][row] / (tokens * width * share)
-        return Layout(page, float(width.max()), float(element.max()))
-
-    def _of_score(self, append: int) -> Layout:
-        """Return the layout of the cache that a row appends to."""
-        table = self.placed.table
-        here = np.flatnonzero(table.block_of == table.block_of[append])
-        units = self.placed.units.index(self.unit.path)
-        mine = [
-            r for r in here
-            if table.kinds[r] == "score" and self.placed.unit_of[self.placed.op_of[r]] == units
-        ]  # fmt: skip
-        return self._layout(int(mine[0]))

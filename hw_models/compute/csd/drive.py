@@ -69,6 +69,11 @@ class Drive:
         cells = planes * device.page.value / each
         return np.minimum(device.channels * device.channel_rate.value, cells)
 
+    @property
+    def channels(self) -> float:
+        """Return the channels, one where the technology is a name only."""
+        return 1.0 if self.device is None else float(self.device.channels)
+
     def known(self, what: str) -> Any:
         """Return the flash device.
 

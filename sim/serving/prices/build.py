@@ -217,7 +217,10 @@ def _check(machine: Machine, model: Model, mapping: SoftwareMapping, most: tuple
     index = any(getattr(layer.mixer, "index_topk", 0) for layer in model.layers)
     # Of a model without experts the pricing itself says what is wrong.
     copied = offloads(mapping) and any(getattr(layer.ffn, "experts", 0) for layer in model.layers)
+    stored = [u for u in mapping.units if machine.unit(u).config.kind == "csd_engine"]
     refused = {
+        f"{', '.join(stored)} read whole pages of each sequence, which a mean context leaves out. "
+        "simulate steps as decode works": bool(stored),
         f"max_tokens and max_sequences must be at least 1, got {most}. raise them": min(most) < 1,
         f"{model.name} has an encoder, which reads prompts whole. simulate its prefill and decode "
         "instead": bool(model.encoder),
