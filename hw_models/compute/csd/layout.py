@@ -73,9 +73,10 @@ class Layout:
         """Return the bytes of pages that one head of a sequence takes.
 
         Args:
-            twice: Keys are stored by channel, too.
+            twice: Keys are stored by channel, too. Short columns share pages.
         """
-        columns = self.by_channel(tokens, self.width) if twice else 0.0
+        elements = np.asarray(tokens, float) * self.width
+        columns = np.ceil(elements / self.column) * self.page if twice else 0.0
         return 2.0 * self.by_token(tokens) + columns
 
     def rewritten(self, hold: Any) -> Any:
