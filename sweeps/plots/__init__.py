@@ -9,6 +9,7 @@ from opbyte.sweeps.plots._pareto import pareto
 from opbyte.sweeps.plots._roofline import roofline
 from opbyte.sweeps.plots._sensitivity import sensitivity
 from opbyte.sweeps.plots._serving import serving
+from opbyte.sweeps.plots._sparse import sparse_gain
 from opbyte.sweeps.plots._study import study_figures, study_plots
 from opbyte.sweeps.plots._style import save, styled
 from opbyte.sweeps.plots._timeline import timeline
@@ -26,6 +27,7 @@ __all__ = [
     "save",
     "sensitivity",
     "serving",
+    "sparse_gain",
     "study_figures",
     "study_plots",
     "styled",
