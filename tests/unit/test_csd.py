@@ -98,6 +98,19 @@ def test_dense_attention_takes_its_pages_and_a_head_of_the_rest(context):
     assert row["csd.flash.inside_bytes"] == LAYERS * pages
 
 
+def test_the_formula_is_what_heads_take_one_after_the_other():
+    rng = np.random.default_rng(5)
+    for _ in range(20):
+        heads, used = int(rng.integers(1, 200)), rng.random(int(rng.integers(1, 6)))
+        free = np.zeros(len(used))
+        for _ in range(heads):
+            ready = 0.0
+            for stage, seconds in enumerate(used / heads):
+                ready = free[stage] = max(free[stage], ready) + seconds
+        expected = used.max() + (used.sum() - used.max()) / heads
+        assert free[-1] == pytest.approx(expected, rel=1e-9)
+
+
 @pytest.mark.parametrize("run", [None, 16.0, 1000.0])
 def test_sparse_attention_reads_channels_then_pages_of_kept_tokens(run):
     select = sparse(run=run)
