@@ -236,7 +236,7 @@ class Comparison:
         """
         assert gap.parameter is not None
         side, _, name = gap.parameter.partition(".")
-        known = {k.path: k for k in self._every_knob()}
+        known = {k.path: k for k in self.every_knob()}
         if side == "machine":
             name = self.ours.machine.path(name)
         elif side == "baseline" and self.baseline is not None:
@@ -252,7 +252,8 @@ class Comparison:
         low, high = (parse(x, knob.dimension) for x in gap.range)
         return replace(knob, range=(low, high))
 
-    def _every_knob(self) -> list[Knob]:
+    def every_knob(self) -> list[Knob]:
+        """Return every parameter, whether it could matter or not."""
         knobs = _parameters("machine", self.ours.machine)
         if self.baseline is not None and not self.one_machine:
             knobs += _parameters("baseline", self.baseline.machine)
@@ -273,9 +274,9 @@ class Summary:
     def values(self, columns: Mapping[Knob, Array]) -> Array:
         """Return the point's value for each entry of the columns, (points,) or (1,)."""
         # Parameters of one name may have other values in other parts: they are knobs of their own.
-        own = [{k.path: k.value for k in part.knobs()} for part in self.parts]
+        own = [{k.path: k.value for k in part.every_knob()} for part in self.parts]
         values = [
-            part.values({k: v for k, v in columns.items() if mine.get(k.path, k.value) == k.value})
+            part.values({k: v for k, v in columns.items() if mine.get(k.path) == k.value})
             for part, mine in zip(self.parts, own, strict=True)
         ]
         each = np.stack(np.broadcast_arrays(*values))
