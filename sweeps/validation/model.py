@@ -37,6 +37,7 @@ MOVES = 0.005
 STEP = 0.10
 #: Comparisons of a number beyond which three of them say which parameters matter.
 MANY = 8
+_COST = re.compile(r"usd|carbon|site\.")
 _EXPRESSION = re.compile(r"^value:\s*(.+)$")
 
 
@@ -326,6 +327,8 @@ def _hardware(name: str, side: Side) -> list[Knob]:
         k
         for k in _parameters(name, side.machine)
         if ".organisation." not in k.name
+        # Prices and carbon of energy move what has them in its name, and nothing else.
+        and not (k.name.startswith("site.") and not _COST.search(side.metric))
         and not (k.dimension == "count" and (".lut." in k.name or ".cpu." in k.name))
     ]
     if side.played is None:
