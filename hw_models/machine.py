@@ -58,6 +58,7 @@ from opbyte.hw_models.memory.rates import Access
 from opbyte.hw_models.pim import Pim
 from opbyte.hw_models.relatives import with_relatives
 from opbyte.hw_models.serial import Serial
+from opbyte.hw_models.site import Site, with_site
 from opbyte.hw_models.spatial import Spatial
 from opbyte.hw_models.stack import Stack, Stream
 from opbyte.hw_models.technology import with_rates
@@ -289,6 +290,8 @@ class MachineConfig(Block):
     """What the system costs beside its parts."""
     static_power: Watts | None = None
     """Power of everything that is no part: fans, host, network."""
+    site: Site
+    """Where it stands and is made; the catalog's values for those that are not given."""
     source: str | None = None
 
     @model_validator(mode="after")
@@ -472,7 +475,7 @@ def _read(source: str | Path) -> Document:
 
 
 def _build(document: Document) -> Machine:
-    document = with_gates(with_relatives(document, _read))
+    document = with_site(with_gates(with_relatives(document, _read)))
     config = validate(MachineConfig, document)
     parameters = dict(_collect(config, "", config.source))
     values = {path: p.value for path, p in parameters.items()}

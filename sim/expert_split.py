@@ -47,19 +47,21 @@ class Queue:
         np.put_along_axis(rank, order, places, axis=0)
         return cls(rank.astype(np.float64), _shares(ordered), _shares(ordered > 0))
 
-    def part(self, first: Array, *, rest: bool) -> Part:
+    def part(self, first: Array, rest: Array) -> Part:
         """Return the first experts of each point, or the rest.
 
         Args:
             first: How many, (points,).
+            rest: Where it is the rest, (points,).
         """
         at = first.astype(np.int64)[None]
         picks = np.take_along_axis(self.picks, at, axis=0)[0]
         experts = np.take_along_axis(self.experts, at, axis=0)[0]
-        members = self.rank < first
-        if rest:
-            return Part(~members, 1.0 - picks, 1.0 - experts)
-        return Part(members, picks, experts)
+        return Part(
+            (self.rank < first) != rest,
+            np.where(rest, 1.0 - picks, picks),
+            np.where(rest, 1.0 - experts, experts),
+        )
 
     def repeated(self, times: int) -> Queue:
         """Return the queue with every point several times."""
@@ -88,7 +90,7 @@ def divide(
         )
     fast = faster_port(placer.machine, policy)
     mine = np.concatenate([copies.of(int(op)) for op in ops])
-    near = {int(op) for op in mine if copies.candidate[op] == fast}
+    near = np.broadcast_to(copies.candidate[mine][:, None] == fast, (len(mine), points))
     chain = _only(copies.operators, mine)
     queue = Queue.of(next(iter(chain.table.spreads[r] for r in chain.table.spreads)), points)
     choices = len(queue.picks)
@@ -96,9 +98,9 @@ def divide(
     step = max(_CHUNK // choices, 1)
     for start in range(0, points, step):
         at = np.arange(start, min(start + step, points))
-        took = _priced(placer, chain, queue, near, mine, at, policy)
+        took = _priced(placer, chain, queue, near[:, at], at, policy)
         first[at] = np.argmin(took, axis=0)
-    return {int(op): queue.part(first, rest=int(op) not in near) for op in mine}
+    return {int(op): queue.part(first, ~near[i]) for i, op in enumerate(mine)}
 
 
 def _only(operators: Operators, ops: Ints) -> Operators:
@@ -141,24 +143,24 @@ def _priced(
     placer: Placer,
     chain: Operators,
     queue: Queue,
-    near: set[int],
-    mine: Ints,
+    near: Array,
     at: Ints,
     policy: CoProcess,
 ) -> Array:
     """Return what the policy makes shortest for every number of experts, (choices, points).
 
     Args:
-        near: Copies on the unit at the faster port.
+        near: Whether a copy is on the unit at the faster port, (copies, points).
         at: Points that are looked at.
     """
     choices = len(queue.picks)
     wide = Queue(*(x[:, at] for x in (queue.rank, queue.picks, queue.experts))).repeated(choices)
     first = np.tile(np.arange(choices, dtype=np.float64), len(at))
     column = np.repeat(at, choices)
-    parts = {i: wide.part(first, rest=int(op) not in near) for i, op in enumerate(mine)}
+    both = np.repeat(near, choices, axis=1)
+    parts = {i: wide.part(first, ~own) for i, own in enumerate(both)}
     trial = cut(_at_points(chain, column), parts)
-    runs = np.stack([parts[i].picks > 0 for i in range(len(mine))]).astype(np.float64)
+    runs = np.stack([parts[i].picks > 0 for i in range(len(near))]).astype(np.float64)
     machine = placer.machine
     values = {p: v[column] for p, v in machine.values.items() if np.size(v) > 1}
     demand = price(
@@ -166,17 +168,17 @@ def _priced(
         machine.with_values(values) if values else machine,
         ideal=policy.by == "op_per_byte",
     )
-    both = np.array([int(op) in near for op in mine])
     longest = (
         _longest(demand, both) if policy.by == "greedy_tokens" else demand.duration.sum(axis=0)
     )
     return np.reshape(longest, (len(at), choices)).T
 
 
-def _longest(demand: Demand, near: Any) -> Array:
+def _longest(demand: Demand, near: Array) -> Array:
     """Return the longest of both units' sums and of what keeps a resource busy, (points,)."""
     duration = demand.duration
-    longest = np.maximum(duration[near].sum(axis=0), duration[~near].sum(axis=0))
+    mine = np.where(near, duration, 0.0).sum(axis=0)
+    longest = np.maximum(mine, np.where(near, 0.0, duration).sum(axis=0))
     return np.asarray(np.maximum(longest, demand.busy.sum(axis=0).max(axis=0, initial=0.0)))
 
 
@@ -203,8 +205,8 @@ def _at_points(operators: Operators, column: Ints) -> Operators:
     )
 
 
-def faster_port(machine: Machine, policy: CoProcess) -> int:
-    """Return which of a policy's units is at the faster port.
+def faster_port(machine: Machine, policy: CoProcess) -> Ints:
+    """Return which of a policy's units is at the faster port, (points,) or (1,).
 
     Raises:
         UncoveredError: If one is at no port of a memory that is no SRAM.
@@ -217,5 +219,6 @@ def faster_port(machine: Machine, policy: CoProcess) -> int:
                 f"{machine.name}: unit '{path}' is at no port of a DRAM, so `{policy.by}` can not "
                 "tell which unit is nearer to memory. use by: fastest"
             )
-        rates.append(float(np.max(resource_rate(machine, home, 1.0))))
-    return int(np.argmax(rates))
+        rates.append(np.atleast_1d(resource_rate(machine, home, 1.0)))
+    fastest: Ints = np.argmax(np.stack(np.broadcast_arrays(*rates)), axis=0)
+    return fastest

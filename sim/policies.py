@@ -117,5 +117,4 @@ def _beyond(machine: Machine, operators: Operators, mine: Ints, policy: CoProces
     moved: Any = sum(v[op] for c, v in operators.moved.items() if c != "internal")
     high = flops >= (policy.threshold or 0.0) * moved
     fast = faster_port(machine, policy)
-    return np.stack([np.where(high, 1.0, 0.0) if u == fast else np.where(high, 0.0, 1.0)
-                     for u in range(2)])  # fmt: skip
+    return np.stack([np.where(fast == u, high, ~high).astype(np.float64) for u in range(2)])

@@ -18,6 +18,7 @@ from opbyte.core.mapping import Split, load_mapping
 from opbyte.core.ops import Array, Phase
 from opbyte.core.registry import Registry
 from opbyte.hw_models.cost.area import machine_area_m2
+from opbyte.hw_models.cost.carbon import machine_carbon_kg
 from opbyte.hw_models.cost.money import machine_price_usd
 from opbyte.hw_models.machine import Machine, load_machine
 from opbyte.hw_models.price import Demand, price
@@ -47,11 +48,19 @@ COMMON = (
     "joules_per_token",
     "area_m2",
     "price_usd",
+    "carbon_kg",
     "usd_per_mtoken",
+    "tco_usd_per_mtoken",
+    "carbon_g_per_mtoken",
 )
-#: Seconds over which a machine's price is written off. Three years, as cloud operators book
-#: servers (assumed: published accounts use three to six).
-WRITE_OFF_S = 3 * 365.25 * 86400
+#: What a machine itself costs, whatever it does.
+COSTS = {
+    "area_m2": machine_area_m2,
+    "price_usd": machine_price_usd,
+    "carbon_kg": machine_carbon_kg,
+}
+#: Values of its site that decide what a token costs.
+SITE = ("life", "busy", "overhead", "electricity", "grid")
 
 #: Kinds of work whose routed experts a mapping may cache (`opbyte.sim.expert_offload`).
 OFFLOADED = ("prefill", "decode", "generate", "mixed")
@@ -321,11 +330,18 @@ def combine(placer: Placer, runs: list[PhaseRun], tokens: Any) -> dict[str, Arra
 
 
 def with_costs(machine: Machine, metrics: dict[str, Array]) -> dict[str, Array]:
-    """Return metrics with area and price, NaN where the machine does not give them."""
-    for name, cost in (("area_m2", machine_area_m2), ("price_usd", machine_price_usd)):
+    """Return metrics with costs and carbon, NaN where the machine does not give them."""
+    for name, cost in COSTS.items():
         metrics[name] = machine.remembered(name, partial(_cost, machine, cost))
-    per_second = metrics["price_usd"] / WRITE_OFF_S
-    metrics["usd_per_mtoken"] = 1e6 * per_second / metrics["tokens_per_s"]
+    site = {name: machine.values[f"site.{name}"] for name in SITE}
+    # A token takes a part of the machine's life, and its joules as many more of the site.
+    part = 1.0 / (site["life"] * site["busy"] * metrics["tokens_per_s"])
+    joules = metrics["joules_per_token"] * site["overhead"]
+    metrics["usd_per_mtoken"] = 1e6 * metrics["price_usd"] * part
+    energy = 1e6 * joules * site["electricity"]
+    metrics["tco_usd_per_mtoken"] = metrics["usd_per_mtoken"] + energy
+    grams = metrics["carbon_kg"] * part + joules * site["grid"]
+    metrics["carbon_g_per_mtoken"] = 1e9 * grams
     return metrics
 
 
@@ -377,7 +393,7 @@ def feasible(placer: Placer, outcome: Outcome, keep: tuple[str, ...] = ()) -> Ou
     """Return the outcome with the points marked that do not fit, their metrics NaN.
 
     Args:
-        keep: Metrics that hold whether or not the work fits, besides area and price.
+        keep: Metrics that hold whether or not the work fits, besides what the machine costs.
     """
     bad: Any = np.zeros(1, bool)
     reasons = []
@@ -389,7 +405,7 @@ def feasible(placer: Placer, outcome: Outcome, keep: tuple[str, ...] = ()) -> Ou
     if not reasons:
         return outcome
     metrics = {n: np.where(bad, np.nan, v) for n, v in outcome.metrics.items()}
-    for name in ("area_m2", "price_usd", *keep):
+    for name in (*COSTS, *keep):
         metrics[name] = outcome.metrics[name]
     overflow = [
         (placer.holders.get(t, ["tensors"]), t, outcome.occupancy[t], placer.capacity(t))

@@ -25,7 +25,8 @@ METRIC_DIMENSIONS: Mapping[str, str] = {
     "area_m2": "area",
     "price_usd": "dollars",
     "joules_per_token": "joules",
-    "usd_per_mtoken": "dollars",
+    "carbon_kg": "kilograms",
+    **dict.fromkeys(("usd_per_mtoken", "tco_usd_per_mtoken"), "dollars"),
     "flops_per_s": "ops_per_s",
 }
 #: What stands behind the name of a time of requests.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from opbyte.sim.simulate import unplayable
 from opbyte.sweeps.console import Output, plain, shown
 from opbyte.sweeps.constraints import metric_dimension
 from opbyte.sweeps.design import Design, Side
-from opbyte.sweeps.study import Experiment, changed, with_kind
+from opbyte.sweeps.study import Experiment, changed, not_another, with_kind
 
 if TYPE_CHECKING:
     from opbyte.sim.result import Result
@@ -64,7 +65,7 @@ def load_experiment(
     Raises:
         ConfigError: With every problem of the file.
     """
-    document = load_document(source)
+    document = load_document(source, check=partial(not_another, kind="experiment"))
     if settings:
         document = changed(document, settings, "")
     one = validate(Experiment, with_kind(document, "experiment"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -239,7 +240,7 @@ def load_study(
         document = Document(dict(source), {}, "study")
     else:
         path = Path(source) if Path(source).is_dir() else STUDIES.find(source)
-        document = load_document(path, find=STUDIES.path)
+        document = load_document(path, find=STUDIES.path, check=partial(not_another, kind="study"))
     if settings:
         document = changed(document, settings, "base")
     study = validate(Study, with_kind(document, "study"))
@@ -252,13 +253,23 @@ def with_kind(document: Document, kind: str) -> Document:
     Raises:
         ConfigError: If it is of another kind, or of none.
     """
+    not_another(document, kind)
+    if document.data.get("kind") is None:
+        where = document.where(("kind",))
+        raise ConfigError.one(where, "", "the key 'kind' is missing", "", f"Write `kind: {kind}`.")
+    return document
+
+
+def not_another(document: Document, kind: str) -> None:
+    """Refuse a document that says to be of another kind.
+
+    Raises:
+        ConfigError: If it does.
+    """
     found = document.data.get("kind")
-    if found == kind:
-        return document
-    where = document.where(("kind",))
-    remedy = f"Write `kind: {kind}`."
-    if found is None:
-        raise ConfigError.one(where, "", "the key 'kind' is missing", "", remedy)
+    if found is None or found == kind:
+        return
+    where, remedy = document.where(("kind",)), f"Write `kind: {kind}`."
     uses = {
         "study": "Use `opbyte sweep`.",
         "experiment": "Use `opbyte run`.",

@@ -91,15 +91,19 @@ class Continuous(ModelWork):
         Raises:
             WorkloadError: If iterations with more than `MOST` prompts are common.
         """
-        batch, chance = np.atleast_1d(self.batch), np.atleast_1d(1.0 / self.output)
+        batch, chance = np.broadcast_arrays(*np.atleast_1d(self.batch, 1.0 / self.output))
         each = [(1.0 - chance) ** batch]
+        ended = np.zeros(batch.shape, bool)
         for k in range(MOST):
             rest = 1.0 - np.sum(each, axis=0)
-            if np.all(rest < REST):
-                each[-1] = each[-1] + rest
+            # A point's last number of prompts is its own, whatever the others have.
+            last = (rest < REST) & ~ended
+            each[-1] = np.where(last, each[-1] + rest, each[-1])
+            ended = ended | last
+            if ended.all():
                 return np.stack(each)
             odds = chance / (1.0 - chance) / (k + 1)
-            each.append(each[-1] * np.maximum(batch - k, 0.0) * odds)
+            each.append(np.where(ended, 0.0, each[-1] * np.maximum(batch - k, 0.0) * odds))
         raise WorkloadError(
             f"{self.kind}: more than {MOST} prompts in an iteration are common. lower batch, or "
             "raise output"
@@ -143,10 +147,18 @@ class Continuous(ModelWork):
 
     def footprint(self, parallel: Parallel) -> dict[str, Number]:
         """Return the bytes of each tensor class on the fullest device, every request at its end."""
-        last = self.lowered(parallel)[-1]
-        tokens = tokens_of(self._iteration(len(self.chances) - 1, parallel).segments)
         held = [(replica(self.batch, parallel), self.input + self.output)]
-        return footprint(
-            self.model, parallel, last.table, cached=held,
-            residual=residual_bytes(self.model, tokens),
-        )  # fmt: skip
+        phases = self.lowered(parallel)
+        most = (self.chances > 0.0).sum(axis=0) - 1
+        found: dict[str, Number] = {}
+        for k in np.unique(most):
+            tokens = tokens_of(self._iteration(int(k), parallel).segments)
+            bytes_of = footprint(
+                self.model, parallel, phases[k].table, cached=held,
+                residual=residual_bytes(self.model, tokens),
+            )  # fmt: skip
+            if most.size == 1:
+                return bytes_of
+            for name, size in bytes_of.items():
+                found[name] = np.where(most == k, size, found.get(name, 0.0))
+        return found

@@ -40,6 +40,7 @@ WAFERS: tuple[tuple[float, float, float], ...] = (
     (180.0, 1020.0, 500e-6),
     (250.0, 900.0, 500e-6),
 )
+_WAFERS = tuple(np.array(column) for column in zip(*WAFERS, strict=True))
 _WAFER_MM = 300.0
 _CLUSTERS = 3.0
 _MM2 = 1e-6
@@ -90,27 +91,41 @@ def die_price_usd(area_m2: Number, node_nm: float) -> Number:
     Raises:
         UncoveredError: For a node outside of the table, or a die that no wafer holds.
     """
-    nodes, prices, defects = (np.array(column) for column in zip(*WAFERS, strict=True))
-    if not nodes[0] <= node_nm <= nodes[-1]:
-        raise UncoveredError(
-            f"wafers have prices from {nodes[0]:g} to {nodes[-1]:g} nm, none for {node_nm:g} nm. "
-            "give the part a price"
-        )
-    x = np.log(node_nm)
-    wafer = float(np.exp(np.interp(x, np.log(nodes), np.log(prices))))
-    density = float(np.interp(x, np.log(nodes), defects))
+    nodes, prices, _ = _WAFERS
+    good = die_yield(area_m2, node_nm)
+    wafer = float(np.exp(np.interp(np.log(node_nm), np.log(nodes), np.log(prices))))
     mm2 = np.asarray(area_m2, dtype=np.float64) / _MM2
-    if some(mm2 <= 0.0):
-        raise UncoveredError("a die has an area above zero. give the part an area or a price")
     gross = np.pi * (_WAFER_MM / 2.0) ** 2 / mm2 - np.pi * _WAFER_MM / np.sqrt(2.0 * mm2)
     if some(gross < 1.0):
         raise UncoveredError(
             f"a die of {float(np.max(mm2)):.0f} mm2 does not fit on a 300 mm wafer. "
             "split it with the part's `dies`"
         )
-    good = (1.0 + mm2 * density / _CLUSTERS) ** -_CLUSTERS
     price: Number = wafer / (gross * good)
     return price
+
+
+def die_yield(area_m2: Number, node_nm: float) -> Number:
+    """Return the share of dies that work, (1 + A D / 3)^-3; shape of `area_m2`.
+
+    Args:
+        area_m2: Area of the die, m^2.
+        node_nm: Process node, 5 to 250 nm; defects D between nodes are interpolated over log(node).
+    Raises:
+        UncoveredError: For a node outside of the table, or a die without an area.
+    """
+    nodes, _, defects = _WAFERS
+    if not nodes[0] <= node_nm <= nodes[-1]:
+        raise UncoveredError(
+            f"wafers have prices from {nodes[0]:g} to {nodes[-1]:g} nm, none for {node_nm:g} nm. "
+            "give the part a price"
+        )
+    density = float(np.interp(np.log(node_nm), np.log(nodes), defects))
+    mm2 = np.asarray(area_m2, dtype=np.float64) / _MM2
+    if some(mm2 <= 0.0):
+        raise UncoveredError("a die has an area above zero. give the part an area or a price")
+    found: Number = (1.0 + mm2 * density / _CLUSTERS) ** -_CLUSTERS
+    return found
 
 
 def _part(

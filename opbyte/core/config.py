@@ -50,7 +50,11 @@ Finder = Callable[[str], Path]
 
 
 def load_document(
-    path: str | os.PathLike[str], find: Finder | None = None, *, any_keys: bool = False
+    path: str | os.PathLike[str],
+    find: Finder | None = None,
+    *,
+    any_keys: bool = False,
+    check: Callable[[Document], object] | None = None,
 ) -> Document:
     """Read a YAML or JSON file, and the files that it extends.
 
@@ -58,11 +62,15 @@ def load_document(
         path: The file.
         find: Gives the file of a catalog name, for `extends: name`.
         any_keys: Take keys such as `5` as texts; otherwise they are errors.
+        check: Is shown the file before those that it extends; it raises if it is a wrong one.
 
     Raises:
         ConfigError: If it can not be read or breaks a rule; with all problems of the file.
     """
-    return _load(Path(path), find, (), any_keys=any_keys)
+    document = _parse(read_text(Path(path)), str(path), any_keys=any_keys)
+    if check is not None:
+        check(document)
+    return _extended(document, find, (_identity(Path(path)),))
 
 
 def parse_document(text: str, name: str = "<text>", find: Finder | None = None) -> Document:
@@ -73,13 +81,6 @@ def parse_document(text: str, name: str = "<text>", find: Finder | None = None) 
     """
     _check_size(len(text), name)
     return _extended(_parse(text, name), find, (_identity(Path(name)),))
-
-
-def _load(
-    path: Path, find: Finder | None, chain: tuple[str, ...], *, any_keys: bool = False
-) -> Document:
-    document = _parse(read_text(path), str(path), any_keys=any_keys)
-    return _extended(document, find, (*chain, _identity(path)))
 
 
 def _identity(path: Path) -> str:
@@ -233,7 +234,7 @@ def _extended(document: Document, find: Finder | None, chain: tuple[str, ...]) -
     if len(chain) >= _LONGEST_CHAIN:
         rule = f"at most {_LONGEST_CHAIN} files may extend each other"
         raise ConfigError.one(where, "extends", rule)
-    base = _load(path, find, chain)
+    base = _extended(_parse(read_text(path), str(path)), find, (*chain, _identity(path)))
     kinds = base.data.get("kind"), document.data.get("kind", base.data.get("kind"))
     if kinds[0] is not None and kinds[0] != kinds[1]:
         rule = f"a file of kind {show(kinds[1])} can not extend one of kind {show(kinds[0])}"

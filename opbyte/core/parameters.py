@@ -31,12 +31,15 @@ __all__ = [
     "Count",
     "Dollars",
     "DollarsPerByte",
+    "DollarsPerJoule",
     "Exponent",
     "Factor",
     "Hertz",
     "Joules",
     "JoulesPerBit",
     "JoulesPerOp",
+    "KilogramsPerByte",
+    "KilogramsPerJoule",
     "OpsPerSecond",
     "Parameter",
     "Quantity",
@@ -277,6 +280,9 @@ OpsPerSecond = Annotated[Parameter, Quantity("ops_per_s")]
 Hertz = Annotated[Parameter, Quantity("hertz")]
 Watts = Annotated[Parameter, Quantity("watts")]
 Joules = Annotated[Parameter, Quantity("joules")]
+DollarsPerJoule = Annotated[Parameter, Quantity("dollars_per_joule")]
+KilogramsPerByte = Annotated[Parameter, Quantity("kilograms_per_byte")]
+KilogramsPerJoule = Annotated[Parameter, Quantity("kilograms_per_joule")]
 JoulesPerBit = Annotated[Parameter, Quantity("joules_per_bit")]
 JoulesPerOp = Annotated[Parameter, Quantity("joules_per_op")]
 Area = Annotated[Parameter, Quantity("area")]

@@ -19,10 +19,10 @@ from opbyte.core.registry import lookup_error, nearest
 
 __all__ = ["DIMENSIONS", "Dimension", "dimension", "format_quantity", "parse"]
 
-# Exponents of (byte, second, operation, joule, square metre, dollar, transfer).
+# Exponents of (byte, second, operation, joule, square metre, dollar, transfer, kilogram).
 _Powers = tuple[int, ...]
 _Unit = tuple[Fraction, _Powers]
-_NONE: _Powers = (0,) * 7
+_NONE: _Powers = (0,) * 8
 
 _DECIMAL = {
     "f": -15, "p": -12, "n": -9, "u": -6, "m": -3, "": 0,
@@ -76,6 +76,10 @@ DIMENSIONS: Mapping[str, Dimension] = MappingProxyType(
         "area": Dimension("area", "814 mm2", ("um2", "mm2")),
         "dollars": Dimension("price", "12 USD", ("USD",)),
         "dollars_per_byte": Dimension("price per byte", "12 USD/GB", ("USD/GB",)),
+        "dollars_per_joule": Dimension("price of energy", "0.1 USD/kWh", ("USD/kWh",)),
+        "kilograms": Dimension("mass", "12 kg", _scaled("g", "u m - k M")),
+        "kilograms_per_byte": Dimension("mass per byte", "65 g/GB", ("g/GB",)),
+        "kilograms_per_joule": Dimension("mass per energy", "480 g/kWh", ("g/kWh",)),
         "area_per_byte": Dimension("area per byte", "0.3 mm2/MiB", ("mm2/MiB",)),
         "area_per_rate": Dimension("area per bandwidth", "11 mm2/(TB/s)", ("mm2/(TB/s)",)),
         "area_per_ops": Dimension(
@@ -89,32 +93,36 @@ DIMENSIONS: Mapping[str, Dimension] = MappingProxyType(
 
 _POWERS: Mapping[_Powers, tuple[str, ...]] = MappingProxyType(
     {
-        (1, 0, 0, 0, 0, 0, 0): ("bytes",),
-        (1, -1, 0, 0, 0, 0, 0): ("bytes_per_s",),
-        (0, 1, 0, 0, 0, 0, 0): ("seconds",),
-        (0, -1, 1, 0, 0, 0, 0): ("ops_per_s",),
-        (0, -1, 0, 0, 0, 0, 0): ("hertz",),
-        (0, -1, 0, 1, 0, 0, 0): ("watts",),
-        (0, 0, 0, 1, 0, 0, 0): ("joules",),
-        (-1, 0, 0, 1, 0, 0, 0): ("joules_per_bit",),
-        (0, 0, -1, 1, 0, 0, 0): ("joules_per_op",),
-        (0, 0, 0, 0, 1, 0, 0): ("area",),
-        (0, 0, 0, 0, 0, 1, 0): ("dollars",),
-        (-1, 0, 0, 0, 0, 1, 0): ("dollars_per_byte",),
-        (-1, 0, 0, 0, 1, 0, 0): ("area_per_byte",),
-        (-1, 1, 0, 0, 1, 0, 0): ("area_per_rate",),
-        (0, 1, -1, 0, 1, 0, 0): ("area_per_ops",),
+        (1, 0, 0, 0, 0, 0, 0, 0): ("bytes",),
+        (1, -1, 0, 0, 0, 0, 0, 0): ("bytes_per_s",),
+        (0, 1, 0, 0, 0, 0, 0, 0): ("seconds",),
+        (0, -1, 1, 0, 0, 0, 0, 0): ("ops_per_s",),
+        (0, -1, 0, 0, 0, 0, 0, 0): ("hertz",),
+        (0, -1, 0, 1, 0, 0, 0, 0): ("watts",),
+        (0, 0, 0, 1, 0, 0, 0, 0): ("joules",),
+        (-1, 0, 0, 1, 0, 0, 0, 0): ("joules_per_bit",),
+        (0, 0, -1, 1, 0, 0, 0, 0): ("joules_per_op",),
+        (0, 0, 0, 0, 1, 0, 0, 0): ("area",),
+        (0, 0, 0, 0, 0, 1, 0, 0): ("dollars",),
+        (-1, 0, 0, 0, 0, 1, 0, 0): ("dollars_per_byte",),
+        (-1, 0, 0, 0, 1, 0, 0, 0): ("area_per_byte",),
+        (-1, 1, 0, 0, 1, 0, 0, 0): ("area_per_rate",),
+        (0, 1, -1, 0, 1, 0, 0, 0): ("area_per_ops",),
+        (0, 0, 0, -1, 0, 1, 0, 0): ("dollars_per_joule",),
+        (0, 0, 0, 0, 0, 0, 0, 1): ("kilograms",),
+        (-1, 0, 0, 0, 0, 0, 0, 1): ("kilograms_per_byte",),
+        (0, 0, 0, -1, 0, 0, 0, 1): ("kilograms_per_joule",),
         _NONE: ("ratio", "factor", "count"),
     }
 )
 
-_BYTE, _SECOND, _OP, _JOULE, _METRE2, _DOLLAR, _TRANSFER = (
-    tuple(int(i == axis) for i in range(7)) for axis in range(7)
+_BYTE, _SECOND, _OP, _JOULE, _METRE2, _DOLLAR, _TRANSFER, _KILOGRAM = (
+    tuple(int(i == axis) for i in range(8)) for axis in range(8)
 )
-_HERTZ: _Powers = (0, -1, 0, 0, 0, 0, 0)
-_WATT: _Powers = (0, -1, 0, 1, 0, 0, 0)
-_BYTE_RATE: _Powers = (1, -1, 0, 0, 0, 0, 0)
-_OP_RATE: _Powers = (0, -1, 1, 0, 0, 0, 0)
+_HERTZ: _Powers = (0, -1, 0, 0, 0, 0, 0, 0)
+_WATT: _Powers = (0, -1, 0, 1, 0, 0, 0, 0)
+_BYTE_RATE: _Powers = (1, -1, 0, 0, 0, 0, 0, 0)
+_OP_RATE: _Powers = (0, -1, 1, 0, 0, 0, 0, 0)
 
 
 def _symbols() -> dict[str, _Unit]:
@@ -140,6 +148,9 @@ def _symbols() -> dict[str, _Unit]:
     add("s", one, _SECOND, small)
     table["min"] = (Fraction(60), _SECOND)
     table["h"] = (Fraction(3600), _SECOND)
+    table["day"] = table["days"] = (Fraction(86400), _SECOND)
+    table["year"] = table["years"] = (Fraction(36525 * 864), _SECOND)
+    add("g", Fraction(1, 1000), _KILOGRAM, "u m k M")
     add("FLOP FLOPs flop flops OP OPs op ops", one, _OP, large)
     add("FLOPS OPS", one, _OP_RATE, large)
     add("J", one, _JOULE, f"{small} k M G")

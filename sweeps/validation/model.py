@@ -37,6 +37,7 @@ MOVES = 0.005
 STEP = 0.10
 #: Comparisons of a number beyond which three of them say which parameters matter.
 MANY = 8
+_COST = re.compile(r"usd|carbon|site\.")
 _EXPRESSION = re.compile(r"^value:\s*(.+)$")
 
 
@@ -236,7 +237,7 @@ class Comparison:
         """
         assert gap.parameter is not None
         side, _, name = gap.parameter.partition(".")
-        known = {k.path: k for k in self._every_knob()}
+        known = {k.path: k for k in self.every_knob()}
         if side == "machine":
             name = self.ours.machine.path(name)
         elif side == "baseline" and self.baseline is not None:
@@ -252,7 +253,8 @@ class Comparison:
         low, high = (parse(x, knob.dimension) for x in gap.range)
         return replace(knob, range=(low, high))
 
-    def _every_knob(self) -> list[Knob]:
+    def every_knob(self) -> list[Knob]:
+        """Return every parameter, whether it could matter or not."""
         knobs = _parameters("machine", self.ours.machine)
         if self.baseline is not None and not self.one_machine:
             knobs += _parameters("baseline", self.baseline.machine)
@@ -273,9 +275,9 @@ class Summary:
     def values(self, columns: Mapping[Knob, Array]) -> Array:
         """Return the point's value for each entry of the columns, (points,) or (1,)."""
         # Parameters of one name may have other values in other parts: they are knobs of their own.
-        own = [{k.path: k.value for k in part.knobs()} for part in self.parts]
+        own = [{k.path: k.value for k in part.every_knob()} for part in self.parts]
         values = [
-            part.values({k: v for k, v in columns.items() if mine.get(k.path, k.value) == k.value})
+            part.values({k: v for k, v in columns.items() if mine.get(k.path) == k.value})
             for part, mine in zip(self.parts, own, strict=True)
         ]
         each = np.stack(np.broadcast_arrays(*values))
@@ -325,6 +327,8 @@ def _hardware(name: str, side: Side) -> list[Knob]:
         k
         for k in _parameters(name, side.machine)
         if ".organisation." not in k.name
+        # Prices and carbon of energy move what has them in its name, and nothing else.
+        and not (k.name.startswith("site.") and not _COST.search(side.metric))
         and not (k.dimension == "count" and (".lut." in k.name or ".cpu." in k.name))
     ]
     if side.played is None:

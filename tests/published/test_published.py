@@ -249,6 +249,13 @@ def test_a_number_may_be_the_mean_of_several_experiments(tmp_path: Path) -> None
     assert _verdict(tmp_path, mean).simulated == pytest.approx(sum(each) / 2)
     geomean = point("x", experiment=setup(64), over={"m": [64, 4096]}, reduce="geomean")
     assert _verdict(tmp_path, geomean).simulated == pytest.approx((each[0] * each[1]) ** 0.5)
+    # One part's size has a source and so counts; the others keep their own.
+    sourced = {"workload": {"m": {"value": 64, "source": "assumed: drawn", "range": [64, 128]}}}
+    parts = [{"experiment": sourced}, {"experiment": setup(4096)}]
+    ranged = _verdict(tmp_path, point("x", experiment=setup(64), mean=parts))
+    assert ranged.simulated == pytest.approx(sum(each) / 2)
+    ends = [(e + each[1]) / 2 for e in (each[0], 2 * each[0])]
+    assert (ranged.low, ranged.high) == pytest.approx(ends, rel=0.05)
     most = point("x", experiment=setup(64), over={"m": [64, 4096]}, reduce="max")
     assert _verdict(tmp_path, most).simulated == pytest.approx(each[1])
     with pytest.raises(ConfigError, match="two values or more"):

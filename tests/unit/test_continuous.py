@@ -72,7 +72,18 @@ def test_points_of_one_evaluation_equal_each_alone():
     for i, batch in enumerate(batches):
         alone = ob.simulate(machine, work(float(batch)))
         assert together["tbt_p50"][i] == pytest.approx(alone.tbt_p50, rel=1e-12)
-        assert together["seconds"][i] == pytest.approx(alone.seconds, rel=2e-3)
+        assert together["seconds"][i] == pytest.approx(alone.seconds, rel=1e-12)
+        assert together["tpot"][i] == pytest.approx(alone.tpot, rel=1e-12)
+
+
+def test_what_points_hold_is_what_each_holds_alone():
+    parallel = Parallel()
+    batches = np.array([1.0, 8.0, 100.0, 300.0])
+    together = work(batches).footprint(parallel)
+    for i, batch in enumerate(batches):
+        for name, size in work(float(batch)).footprint(parallel).items():
+            held = np.broadcast_to(together[name], batches.shape)
+            assert held[i] == pytest.approx(size, rel=1e-12), name
 
 
 def test_an_idle_server_decodes_a_request_after_the_other():

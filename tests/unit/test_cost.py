@@ -6,12 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opbyte.core.errors import UncoveredError
+from opbyte.core.errors import ConfigError, UncoveredError
 from opbyte.hw_models.cost import (
     area_table,
     by_part,
+    carbon_table,
+    die_carbon_kg,
     die_price_usd,
     machine_area_m2,
+    machine_carbon_kg,
     machine_power_w,
     machine_price_usd,
     power_table,
@@ -19,6 +22,7 @@ from opbyte.hw_models.cost import (
     scale_energy,
 )
 from opbyte.hw_models.machine import Machine, load_machine
+from opbyte.sim.simulate import simulate
 
 MM2 = 1e-6
 
@@ -231,3 +235,54 @@ def test_catalog_energy_starts_at_scaled_arithmetic() -> None:
     allowed = load_machine("a100-sxm-80gb").parameters["gpu.sm.energy.bf16"].range
     assert allowed is not None
     assert allowed[0] == pytest.approx(low, rel=0.02)
+
+
+def test_carbon_of_a_die_is_energy_gases_and_materials_over_the_yield() -> None:
+    # 7 nm, ACT v2: 2.15 kWh, 350 and 500 g per cm2; 226 mm2 on a grid of 642 g/kWh.
+    good = (1 + 226 * 0.0015 / 3) ** -3
+    kilograms = 2.26 * (2.15 * 0.642 + 0.350 + 0.500) / good
+    assert die_carbon_kg(226 * MM2, 7, 0.642 / 3.6e6) == pytest.approx(kilograms)
+    finer, coarser = (float(die_carbon_kg(100 * MM2, n, 0.642 / 3.6e6)) for n in (5, 28))
+    assert finer > coarser > 0
+
+
+@pytest.mark.parametrize("node", [3, 40])
+def test_carbon_of_a_node_that_is_not_listed_is_refused(node: float) -> None:
+    with pytest.raises(UncoveredError, match=f"none for {node} nm"):
+        die_carbon_kg(100 * MM2, node, 1e-7)
+
+
+def test_carbon_counts_dies_and_bytes_and_broadcasts() -> None:
+    machine = load_machine("h100-sxm-80gb")
+    rows = {(i.part, i.what): i.each for i in carbon_table(machine)}
+    assert rows["gpu", "hbm"] == pytest.approx(machine.values["gpu.hbm.capacity"] * 65e-12)
+    assert machine_carbon_kg(machine) == pytest.approx(sum(rows.values()))
+    grids = np.array([0.1, 0.642]) / 3.6e6
+    swept = machine_carbon_kg(machine.with_values({"site.fab_grid": grids}))
+    assert swept[0] < swept[1] == pytest.approx(machine_carbon_kg(machine))
+
+
+def test_a_token_costs_its_share_of_the_making_and_its_energy() -> None:
+    work = {"kind": "decode", "model": "llama-3.1-8b", "batch": 32, "context": 4096}
+    machine = load_machine("h100-sxm-80gb")
+    changes = {"site.life": "2 years", "site.busy": 0.5, "site.electricity": "0.36 USD/kWh",
+               "site.overhead": 1.5, "site.grid": "36 g/kWh"}  # fmt: skip
+    r = simulate(machine.replace(changes), work)
+    share = 1e6 / (2 * 365.25 * 86400 * 0.5 * r.tokens_per_s)
+    assert r.usd_per_mtoken == pytest.approx(r.price_usd * share)
+    energy = 1e6 * r.joules_per_token * 1.5
+    assert r.tco_usd_per_mtoken == pytest.approx(r.usd_per_mtoken + energy * 1e-7)
+    assert r.carbon_g_per_mtoken == pytest.approx(1e3 * (r.carbon_kg * share + energy * 1e-8))
+    assert simulate(machine, work).seconds == r.seconds
+
+
+def test_a_site_keeps_the_values_that_are_not_given_and_refuses_others() -> None:
+    data = load_machine("h100-sxm-80gb").document.data
+    own = {**data, "site": {"grid": "24 g/kWh"}}
+    values = load_machine(own).values
+    assert values["site.grid"] == pytest.approx(24e-3 / 3.6e6)
+    assert values["site.life"] == pytest.approx(3 * 365.25 * 86400)
+    with pytest.raises(ConfigError, match=r"site: no key is called 'grids'"):
+        load_machine({**data, "site": {"grids": "24 g/kWh"}})
+    with pytest.raises(ConfigError, match="site"):
+        load_machine({**data, "site": "iceland"})

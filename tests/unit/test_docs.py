@@ -29,7 +29,7 @@ def run(command, folder):
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=600,  # a fresh checkout compiles its loops here
     )
 
 

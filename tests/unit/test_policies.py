@@ -268,6 +268,23 @@ def test_points_decide_alone(loads, by):
     np.testing.assert_allclose(seconds(hardware, experts(counts)), each, rtol=1e-9)
 
 
+@given(loads, st.sampled_from(["greedy_tokens", "fastest", "op_per_byte"]), st.booleans())
+def test_points_decide_alone_which_unit_is_nearer(counts, by, limited):
+    """The port that is the faster one at some points is the slower at others."""
+    limit = {"threshold": 4.0} if limited and by == "op_per_byte" else {}
+    hardware = machine(**split(by, **limit))
+    rates = np.array([50e9, 400e9, 100.1e9])
+    names = ("dev.hbm.near.bandwidth", "dev.hbm.far.bandwidth")
+    values = dict(zip(names, (rates, rates[[1, 0, 2]]), strict=True))
+    table = experts(counts)
+    together = seconds(hardware.with_values(values), table)
+    alone = [
+        seconds(hardware.with_values({n: np.array([v[i]]) for n, v in values.items()}), table)[0]
+        for i in range(3)
+    ]
+    np.testing.assert_allclose(together, alone, rtol=1e-9)
+
+
 @given(loads, st.sampled_from(["greedy_tokens", "fastest", "op_per_byte"]))
 def test_bound_analytic_and_event_keep_their_order(counts, by):
     hardware, table = machine(**split(by)), experts(counts)

@@ -1,0 +1,64 @@
+"""The `site` block: what energy costs and emits where a machine stands, and where it is made.
+
+It is a table of the catalog as a machine's own values: paths such as `site.electricity` change it,
+and each has a source and a range.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from opbyte.core.blocks import Block
+from opbyte.core.catalog import Catalog
+from opbyte.core.config import Document, load_document
+from opbyte.core.parameters import (
+    DollarsPerJoule,
+    Factor,
+    KilogramsPerByte,
+    KilogramsPerJoule,
+    Ratio,
+    Seconds,
+)
+
+_FOLDER = Catalog("site", Path(__file__).parent / "catalog" / "sites")
+
+
+class Site(Block):
+    """Prices and carbon of energy, and how long a machine is of use."""
+
+    electricity: DollarsPerJoule
+    overhead: Factor
+    """Energy of the whole site over that of its machines."""
+    grid: KilogramsPerJoule
+    """Carbon dioxide (equivalent) of the site's electricity."""
+    life: Seconds
+    """Time over which a machine's making is written off."""
+    busy: Ratio
+    """Share of its life for which it runs such work."""
+    fab_grid: KilogramsPerJoule
+    """Carbon of the electricity where logic dies are made."""
+    dram: KilogramsPerByte
+    """Carbon of making a byte of DRAM."""
+    flash: KilogramsPerByte
+    """Carbon of making a byte of flash."""
+    source: str | None = None
+
+
+def with_site(document: Document) -> Document:
+    """Return a machine document with a whole `site`; values that it has not are the catalog's.
+
+    A name in its place (`site: mine.yaml`) is no site: the values are few, give those that differ.
+    """
+    own = document.data.get("site", {})
+    if not isinstance(own, dict):
+        return document
+    return replace(document, data={**document.data, "site": {**_default(), **own}})
+
+
+@cache
+def _default() -> dict[str, Any]:
+    data = load_document(_FOLDER.path("site")).data
+    return {name: data[name] for name in Site.model_fields if name in data}
