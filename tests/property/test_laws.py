@@ -251,9 +251,9 @@ def test_prices_are_finite_and_positive(machine: Machine, table: OpTable) -> Non
         ({"gpu.hbm.phy.bandwidth": None}, {"kind": "gemm", "m": 1, "n": 1, "k": 1}, "bandwidth"),
         ({"gpu.sm.launch": {"other": "1 us"}}, {"kind": "gemm", "m": 1, "n": 1, "k": 1}, "launch"),
         (
-            {"gpu.sm.kind": "csd_engine", "gpu.sm.kernel": None},
+            {"gpu.sm.kind": "analog_array", "gpu.sm.kernel": None},
             {"kind": "gemm", "m": 1, "n": 1, "k": 1},
-            "csd_engine",
+            "analog_array",
         ),
     ],
 )
