@@ -26,6 +26,7 @@ from opbyte.sim.analytic import analytic_step
 from opbyte.sim.assist import assisted, with_copies
 from opbyte.sim.attention_group import pooled_footprint, pooled_phases
 from opbyte.sim.fill import check_turns, filled, fills, largest_batch, smallest, with_turns
+from opbyte.sim.neurons import check_resident, sparse
 from opbyte.sim.place import Placer
 from opbyte.sim.result import Outcome, PhaseRun, Result
 from opbyte.workloads.works import WORKS, Work, work_from
@@ -65,6 +66,10 @@ OFFLOADED = ("prefill", "decode", "generate", "mixed")
 #: the last phase; `copied_bytes` go to one device; `hit_rate` is the share of the experts asked for
 #: that are there; `peak_fast_bytes` is what one instance of the fast memory holds.
 OFFLOAD_METRICS = ("block_s", "copied_bytes", "hit_rate", "peak_fast_bytes")
+
+#: Metrics of work whose neurons lie in a cache: bytes that a token reads and the seconds of it, the
+#: share of the neurons asked for that are there, and those of networks and of the rest alone.
+CLUSTER_METRICS = ("copied_bytes", "copy_s", "copy_rate", "hit_rate", "network_s", "peak_fast_bytes")
 
 #: Metrics of work under a zigzag pipeline, of the last phase: bytes of weights that are read for
 #: one step, the seconds of their copies alone and the rate, the time that a cache of neurons takes
@@ -170,6 +175,9 @@ def evaluate(
     check_turns(placer, work)
     held = footprint(work)
     phases = pooled_phases(work, mapping) if two else work.lowered(mapping.degrees)
+    if mapping.neurons is not None:
+        check_resident(work, placer)
+        phases = tuple(replace(p, table=sparse(p.table, mapping.neurons)) for p in phases)
     runs = [run_phase(placer, p, fidelity) for p in phases]
     occupancy = with_copies(placer, placer.occupancy(held), [r.copied for r in runs])
     metrics = combine(placer, runs, work.tokens)
@@ -209,7 +217,11 @@ def _run_elsewhere(
         zigzag = import_module("opbyte.sim.block_schedule")
         scheduled: Outcome = zigzag.run_zigzag(machine, work, mapping, fidelity)
         return scheduled
-    cached = [name for name, place in mapping.place.items() if place.cache]
+    if mapping.clusters:
+        clusters = import_module("opbyte.sim.neuron_clusters")
+        clustered: Outcome = clusters.run_clusters(machine, work, mapping, fidelity)
+        return clustered
+    cached = list(mapping.cached)
     offloads = cached == ["expert.weight"] and work.kind in OFFLOADED
     if work.kind not in RUNNERS.names() and not cached:
         return None
@@ -435,6 +447,8 @@ def metrics_of(kind: str, *mappings: SoftwareMapping) -> tuple[str, ...]:
     own = (*(name for name in COMMON if name not in work.undefined), *work.metrics)
     places = [m.place["expert.weight"] for m in mappings if "expert.weight" in m.place]
     offloads = kind in OFFLOADED and any(place.cache for place in places)
+    if any(m.clusters for m in mappings):
+        return (*own, *(name for name in CLUSTER_METRICS if name not in own))
     if any(m.blocks for m in mappings):
         own = (*own, *(name for name in BLOCK_METRICS if name not in own))
     return (*own, *OFFLOAD_METRICS) if offloads else own
