@@ -112,7 +112,7 @@ class _Stage:
                  "misses": float(self.misses[step].sum())}
             )  # fmt: skip
 
-    def _experts(self, step: int, i: int, last: int) -> Process:
+    def _experts(self, step: int, i: int, last: int) -> Generator[simpy.Event, Any, float]:
         """Run the experts of a block, and return how long they waited."""
         pieces, rest = self.there[step, i], float(self.blocks.rest[i, 0])
         each, waited = 0.0, 0.0

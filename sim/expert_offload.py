@@ -33,7 +33,7 @@ from opbyte.core.mapping import Mapping as SoftwareMapping
 from opbyte.core.ops import Array, Phase
 from opbyte.hw_models.machine import Machine
 from opbyte.sim.copies import Copy, copy_of
-from opbyte.sim.expert_blocks import Blocks, blocks_of
+from opbyte.sim.expert_blocks import blocks_of
 from opbyte.sim.expert_misses import expected_misses, played_misses
 from opbyte.sim.expert_waits import block_waits
 from opbyte.sim.neurons import check_resident, sparse
@@ -121,9 +121,7 @@ def reading(placer: Placer, fast: str) -> Placer:
     """Return the placer by which experts run: from the fast memory."""
     there = Placement.model_validate({"in": {fast: 1.0}})
     place = {**placer.mapping.place, "expert.weight": there}
-    return Placer(
-        placer.machine, placer.mapping.model_copy(update={"place": place, "routes": {}})
-    )
+    return Placer(placer.machine, placer.mapping.model_copy(update={"place": place, "routes": {}}))
 
 
 def _covered(placer: Placer, model: Model) -> MoeFfn:

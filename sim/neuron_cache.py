@@ -15,8 +15,6 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-import numpy as np
-
 from opbyte.core.errors import UncoveredError
 from opbyte.core.ops import Array
 from opbyte.workloads.routing import Routing
@@ -35,7 +33,7 @@ def uses(neurons: int, used: float, top: float, share: float) -> Array:
     Raises:
         UncoveredError: If no power law has that quantile.
     """
-    count = max(int(round(top * neurons)), 1)
+    count = max(round(top * neurons), 1)
 
     def probabilities(power: float) -> Array:
         return Routing("zipf", power).inclusion(neurons, used * neurons)
@@ -80,5 +78,7 @@ def missed_share(probability: Array, slots: float) -> float:
         high *= 2.0
     for _ in range(80):
         middle = 0.5 * (low + high)
-        low, high = (middle, high) if window_shares(probability, middle)[0] < slots else (low, middle)
+        low, high = (
+            (middle, high) if window_shares(probability, middle)[0] < slots else (low, middle)
+        )
     return window_shares(probability, 0.5 * (low + high))[1]

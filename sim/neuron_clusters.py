@@ -33,9 +33,10 @@ from opbyte.core.routes import Neurons
 from opbyte.hw_models.machine import Machine
 from opbyte.hw_models.price import Demand, first_access, price, resource_rate
 from opbyte.sim.analytic import Step, block_paths, held
+from opbyte.sim.cluster_times import Reads, Times, network_ops, times
 from opbyte.sim.copies import software_rate
 from opbyte.sim.neuron_cache import missed_share
-from opbyte.sim.neurons import network, neuron_bytes, one_network, popularity, scaled, sparse
+from opbyte.sim.neurons import neuron_bytes, one_network, popularity, scaled, sparse
 from opbyte.sim.place import Placer
 from opbyte.sim.result import Outcome, PhaseRun
 from opbyte.sim.simulate import combine, feasible
@@ -67,17 +68,6 @@ class _Use:
     held: Array
 
 
-@dataclass(frozen=True)
-class _Reads:
-    """The reads of one layer: bytes, seconds, J, and busy seconds by resource, (points,) each."""
-
-    bytes: Array
-    seconds: Array
-    start: Array
-    joules: Array
-    busy: dict[str, Array]
-
-
 def run_clusters(machine: Machine, work: ModelWork, mapping: Mapping, fidelity: str) -> Outcome:
     """Return the outcome of decode steps whose neurons are read from a slow memory.
 
@@ -94,14 +84,14 @@ def run_clusters(machine: Machine, work: ModelWork, mapping: Mapping, fidelity: 
     cold = _demand(placer, _cold_table(phase.table, neurons, use), None, ideal=ideal)
     unit = neurons.hot.unit if neurons.hot else None
     hot = _demand(placer, scaled(phase.table, max(use.hot, 1e-12)), unit, ideal=ideal)
-    times = _times(placer, phase, cold, hot, neurons, reads, bool(use.hot), ideal=ideal)
-    run = _run(phase, cold, hot, times, reads, bool(use.hot))
+    time = times(placer, cold, hot, neurons, reads, bool(use.hot), ideal=ideal)
+    run = _run(phase, cold, hot, time, reads, bool(use.hot))
     reader = _reader(placer, unit=None)
     metrics = combine(reader, [run], work.tokens)
-    layers = float(times.counts.sum())
+    layers = float(time.counts.sum())
     extra = layers * reads.joules
     if use.hot:
-        ops = _network_ops(hot)
+        ops = network_ops(hot)
         each = placer.devices * hot.placed.repeats[ops, None]
         metrics["flops"] = metrics["flops"] + (hot.flops[ops] * each).sum(axis=0)
         extra = extra + (hot.joules[ops] * each).sum(axis=0)
@@ -109,7 +99,6 @@ def run_clusters(machine: Machine, work: ModelWork, mapping: Mapping, fidelity: 
     metrics["watts"] = metrics["joules"] / metrics["seconds"]
     metrics["joules_per_token"] = metrics["joules"] / work.tokens
     metrics["tpot"] = metrics["seconds"]
-    wanted = use.asked + 0.0
     fast = placer.tiers(use.tensor).cache.tier  # type: ignore[union-attr]
     occupancy = _occupancy(placer, work, use, fast)
     seconds = layers * (reads.start + reads.seconds)
@@ -117,8 +106,8 @@ def run_clusters(machine: Machine, work: ModelWork, mapping: Mapping, fidelity: 
         "copied_bytes": layers * reads.bytes,
         "copy_s": seconds,
         "copy_rate": layers * reads.bytes / np.where(seconds > 0, seconds, np.nan),
-        "hit_rate": 1.0 - use.missed / wanted if wanted else np.ones(1),
-        "network_s": (times.network * times.counts[:, None]).sum(axis=0),
+        "hit_rate": 1.0 - use.missed / use.asked if use.asked else np.ones(1),
+        "network_s": (time.network * time.counts[:, None]).sum(axis=0),
         "peak_fast_bytes": np.atleast_1d(occupancy[fast]),
     }
     keep = ("copied_bytes", "peak_fast_bytes")
@@ -176,10 +165,10 @@ def _use(placer: Placer, work: ModelWork, model: Model, neurons: Neurons) -> _Us
     ffn, probability = one_network(model), popularity(neurons, model)
     tensor = "expert.weight" if isinstance(ffn, MoeFfn) else "ffn.weight"
     count = len(probability)
-    first = int(round(neurons.hot.share.value * count)) if neurons.hot else 0
+    first = round(neurons.hot.share.value * count) if neurons.hot else 0
     working = ffn.top_k / ffn.experts if isinstance(ffn, MoeFfn) else 1.0
     asked = float(probability[first:].sum()) / count
-    held, networks, others = _held(placer, work, model, neurons)
+    _, networks, others = _held(placer, work, model, neurons)
     cache = placer.tiers(tensor).cache
     assert cache is not None, "checked before"
     reserve = cache.reserve.value if cache.reserve else 0.0
@@ -227,9 +216,7 @@ def _occupancy(placer: Placer, work: ModelWork, use: _Use, fast: str) -> dict[st
     return used
 
 
-def _reads(
-    placer: Placer, model: Model, neurons: Neurons, use: _Use, *, ideal: bool
-) -> _Reads:
+def _reads(placer: Placer, model: Model, neurons: Neurons, use: _Use, *, ideal: bool) -> Reads:
     """Return the reads of one layer."""
     machine, placement = placer.machine, placer.tiers(use.tensor)
     assert placement.cache is not None, "checked before"
@@ -251,7 +238,7 @@ def _reads(
     seconds = np.max(np.broadcast_arrays(*busy.values()), axis=0)
     start = np.where(size > 0, 0.0 if ideal else first_access(machine, path), 0.0)
     energy = sum(8.0 * machine.values.get(f"{r}.energy", np.nan) for r in path)
-    return _Reads(size, seconds, start, np.atleast_1d(size * energy), busy)
+    return Reads(size, seconds, start, np.atleast_1d(size * energy), busy)
 
 
 def _cold_table(table: OpTable, neurons: Neurons, use: _Use) -> OpTable:
@@ -277,115 +264,17 @@ def _demand(placer: Placer, table: OpTable, unit: str | None, *, ideal: bool) ->
     return price(reader.place(table), reader.machine, ideal=ideal)
 
 
-def _network_ops(demand: Demand) -> Any:
-    """Return the operators that are products of networks, in the order in which they run."""
-    rows = np.flatnonzero(network(demand.placed.table))
-    return np.unique(demand.placed.op_of[rows])
-
-
-@dataclass(frozen=True)
-class _Times:
-    """Seconds of each block, (blocks, points), and how often it runs, (blocks,)."""
-
-    rest: Array
-    network: Array
-    counts: Array
-    order: Array
-
-
-def _times(
-    placer: Placer,
-    phase: Phase,
-    cold: Demand,
-    hot: Demand,
-    neurons: Neurons,
-    reads: _Reads,
-    any_hot: bool,
-    *,
-    ideal: bool,
-) -> _Times:
-    """Return the time of each block."""
-    ops = _network_ops(cold)
-    blocks = len(phase.table.blocks)
-    counts = np.bincount(phase.table.order, minlength=blocks).astype(float)
-    seconds = cold.duration
-    points = max(seconds.shape[1], reads.seconds.shape[0])
-    paths = np.broadcast_to(block_paths(cold, seconds), (blocks, points)).copy()
-    own = np.zeros((blocks, points))
-    np.add.at(own, cold.placed.block_of[ops], seconds[ops])
-    cells = _cell_seconds(placer, cold, hot, any_hot, ideal=ideal)
-    found, has = np.zeros((blocks, points)), np.zeros(blocks, bool)
-    for block in np.unique(cold.placed.block_of[ops]):
-        mine = ops[cold.placed.block_of[ops] == block]
-        has[block] = True
-        late = np.broadcast_to(reads.start + reads.seconds, points)
-        busy = np.maximum(seconds[mine], cells[mine])
-        if any_hot:
-            busy = np.maximum(busy, hot.duration[mine])
-        if neurons.overlap == "none":
-            found[block] = busy.sum(axis=0) + late
-        elif neurons.overlap == "cluster":
-            total = [seconds[mine].sum(axis=0), cells[mine].sum(axis=0)]
-            if any_hot:
-                total.append(hot.duration[mine].sum(axis=0))
-            last = np.where(late > 0, late + total[0] / neurons.clusters, 0.0)
-            found[block] = np.max(np.broadcast_arrays(*total, last), axis=0)
-        else:
-            found[block] = _matrices(phase.table, cold, mine, busy, seconds, neurons, reads)
-    counts_of = np.where(has, counts, 0.0)
-    return _Times(paths - own, found, counts_of, phase.table.order)
-
-
-def _matrices(
-    table: OpTable,
-    cold: Demand,
-    ops: Any,
-    busy: Array,
-    seconds: Array,
-    neurons: Neurons,
-    reads: _Reads,
-) -> Array:
-    """Return the time of a network whose matrices wait for each other."""
-    total: Any = 0.0
-    columns = ("weight", "expert")
-    share = np.array(
-        [sum(float(table[c][cold.placed.op_of == op].sum()) for c in columns) for op in ops]
-    )
-    share = share / share.sum()
-    if neurons.bundle:
-        share = np.eye(len(ops))[0]
-    for i in range(len(ops)):
-        late = np.where(share[i] > 0, reads.start + share[i] * reads.seconds, 0.0)
-        last = np.where(late > 0, late + seconds[ops[i]] / neurons.clusters, 0.0)
-        total = total + np.maximum(busy[i], last)
-    return np.asarray(total)
-
-
-def _cell_seconds(
-    placer: Placer, cold: Demand, hot: Demand, any_hot: bool, *, ideal: bool
-) -> Array:
-    """Return the seconds of products in the fast memory that both units read, (ops, points)."""
-    machine = placer.machine
-    total: Any = np.zeros((len(cold.placed), 1))
-    for demand in (cold, hot) if any_hot else (cold,):
-        for i, name in enumerate(demand.placed.resources):
-            if name.rpartition(".")[0] in machine.memories:
-                rate = resource_rate(machine, name, placer.instances(name), ideal=ideal)
-                total = total + demand.bytes[:, i] / np.atleast_1d(rate)
-    return np.asarray(total)
-
-
 def _run(
-    phase: Phase, cold: Demand, hot: Demand, times: _Times, reads: _Reads, any_hot: bool
+    phase: Phase, cold: Demand, hot: Demand, time: Times, reads: Reads, any_hot: bool
 ) -> PhaseRun:
     """Return the phase with its reads and hot products."""
-    counts = np.bincount(times.order, minlength=len(times.rest))[:, None]
-    total = (counts * (times.rest + times.network)).sum(axis=0)
-    layers = times.counts.sum()
+    counts = np.bincount(time.order, minlength=len(time.rest))[:, None]
+    total = (counts * (time.rest + time.network)).sum(axis=0)
+    layers = time.counts.sum()
     repeats = cold.placed.repeats[:, None]
     busy = {n: (s * repeats).sum(axis=0) for n, s in held(cold, cold.duration)}
     if any_hot:
-        ops = _network_ops(hot)
+        ops = network_ops(hot)
         for name, seconds in held(hot, hot.duration):
             more = (seconds[ops] * hot.placed.repeats[ops, None]).sum(axis=0)
             busy[name] = busy.get(name, 0.0) + more
@@ -399,4 +288,3 @@ def _run(
         "joules": float(layers * reads.joules[0]),
     }
     return PhaseRun(phase.name, cold, Step(total, total, busy), phase.repeats, None, 1, (row,))
-

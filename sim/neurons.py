@@ -42,7 +42,7 @@ def sparse(table: OpTable, neurons: Neurons | None) -> OpTable:
     total = total + (table["expert"] * table.repeats[:, None]).sum(axis=0)
     changed = scaled(table, neurons.used.value, full_gate=neurons.known_by == "gate")
     columns = {name: np.array(column) for name, column in changed.columns.items()}
-    first = [r for r in np.flatnonzero(network(table)) if table.names[r] in _FIRST]
+    first = [int(r) for r in np.flatnonzero(network(table)) if table.names[r] in _FIRST]
     if first and neurons.predicted:
         extra = neurons.predicted * total / table.repeats[first].sum()
         for row in first:
@@ -50,10 +50,9 @@ def sparse(table: OpTable, neurons: Neurons | None) -> OpTable:
             columns["weight"][row] += extra
             columns["flops"][row] += extra * table["flops"][row] / dense
     if neurons.head is not None:
-        for row, name in enumerate(table.names):
-            if name == "lm_head":
-                for column in (*_SCALED, "n"):
-                    columns[column][row] *= neurons.head.value
+        head = [row for row, name in enumerate(table.names) if name == "lm_head"]
+        for column in (*_SCALED, "n"):
+            columns[column][head] *= neurons.head.value
     return replace(table, columns=columns)
 
 
@@ -165,8 +164,9 @@ def neuron_bytes(model: Model, neurons: Neurons | None) -> float | None:
     if neurons is None:
         return None
     ffn = one_network(model)
-    kind = "expert" if isinstance(ffn, MoeFfn) else "ffn"
-    one = model.precision.weight_bytes(kind, model.hidden) * (ffn.matrices if neurons.bundle else 1)
+    precision = model.precision
+    one = precision.weight_bytes("expert" if isinstance(ffn, MoeFfn) else "ffn", model.hidden)
+    one = one * (ffn.matrices if neurons.bundle else 1)
     if neurons.align is None:
         return one * (0.5 if neurons.second is not None else 1.0)
     whole = np.ceil(one / neurons.align.value) * neurons.align.value
@@ -195,7 +195,7 @@ def ffn_bytes(table: OpTable) -> Array:
 def network(table: OpTable) -> npt.NDArray[np.bool_]:
     """Return which rows are products of dense networks or routed experts, (rows,)."""
     found = [
-        {"ffn", "dense"} <= x and "router" not in x or {"ffn", "grouped_gemm"} <= x
+        ({"ffn", "dense"} <= x and "router" not in x) or {"ffn", "grouped_gemm"} <= x
         for x in table.labels
     ]
     return np.array(found)

@@ -69,7 +69,14 @@ OFFLOAD_METRICS = ("block_s", "copied_bytes", "hit_rate", "peak_fast_bytes")
 
 #: Metrics of work whose neurons lie in a cache: bytes that a token reads and the seconds of it, the
 #: share of the neurons asked for that are there, and those of networks and of the rest alone.
-CLUSTER_METRICS = ("copied_bytes", "copy_s", "copy_rate", "hit_rate", "network_s", "peak_fast_bytes")
+CLUSTER_METRICS = (
+    "copied_bytes",
+    "copy_s",
+    "copy_rate",
+    "hit_rate",
+    "network_s",
+    "peak_fast_bytes",
+)
 
 #: Metrics of work under a zigzag pipeline, of the last phase: bytes of weights that are read for
 #: one step, the seconds of their copies alone and the rate, the time that a cache of neurons takes

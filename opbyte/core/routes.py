@@ -68,10 +68,10 @@ class Popularity(_Frozen):
 
     @model_validator(mode="after")
     def _fits(self) -> Popularity:
-        if not 0 < self.top.value <= self.share.value < 1:
+        if not self.top.value <= self.share.value < 1:
             raise ValueError(
-                "the most used neurons have no less than their share of uses: 0 < top <= share < 1,"
-                f" got {self.top.value:g} and {self.share.value:g}"
+                "the most used neurons have no less than their share of uses: top <= share < 1, got "
+                f"{self.top.value:g} and {self.share.value:g}"
             )
         return self
 
@@ -130,11 +130,9 @@ class Neurons(_Frozen):
 
     @model_validator(mode="after")
     def _fits(self) -> Neurons:
-        if not 0 < self.used.value <= 1:
-            raise ValueError(f"a token uses some neurons: 0 < used <= 1, got {self.used.value:g}")
-        if self.fresh is not None and not 0 < self.fresh.value <= self.used.value:
+        if self.fresh is not None and self.fresh.value > self.used.value:
             raise ValueError(
-                f"a token uses no fewer neurons than it reads: 0 < fresh <= used <= 1, got "
+                f"a token uses no fewer neurons than it reads: fresh <= used, got "
                 f"{self.fresh.value:g} and {self.used.value:g}"
             )
         if self.fresh is not None and self.popularity is not None:

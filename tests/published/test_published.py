@@ -16,7 +16,10 @@ from opbyte.sweeps.validation.published import CLASSES
 #: Sources of many rows, or of works that are played in time, take a minute and have own tests.
 PLAYED = {"layered_prefill", "cent"}
 #: Sources whose facts are sections of others.yaml.
-SECTIONS = {"t_mac", "tellme_v1", "tellme_v2", "flexgen"}
+SECTIONS = {
+    "t_mac", "tellme_v1", "tellme_v2", "flexgen", "powerinfer2", "smallthinker",
+    "powerinfer_cpu_points",
+}  # fmt: skip
 NAMES = [name for name in sources_of() if name not in PLAYED]
 VERDICTS = {(name, v.id): v for name in NAMES for v in validate_source(name)}
 
