@@ -70,8 +70,8 @@ class Popularity(_Frozen):
     def _fits(self) -> Popularity:
         if not self.top.value <= self.share.value < 1:
             raise ValueError(
-                "the most used neurons have no less than their share of uses: top <= share < 1, got "
-                f"{self.top.value:g} and {self.share.value:g}"
+                "the most used neurons have no less than their share of uses: top <= share < 1, "
+                f"got {self.top.value:g} and {self.share.value:g}"
             )
         return self
 
