@@ -179,8 +179,9 @@ def _use(placer: Placer, work: ModelWork, model: Model, neurons: Neurons) -> _Us
         names = [*placer.holders.get(cache.tier, []), f"hot neurons of {tensor}"]
         room = float(np.min(placer.capacity(cache.tier)))
         raise CapacityError(names, cache.tier, float(need), room)
-    missed = np.array([missed_share(probability[first:], s * count / max(count - first, 1))
-                       * (count - first) / count for s in slots])  # fmt: skip
+    cold, of_point = count - first, np.unique(slots, return_inverse=True)
+    shares = [missed_share(probability[first:], s * count / max(cold, 1)) for s in of_point[0]]
+    missed = np.array(shares)[of_point[1]] * cold / count
     kept = np.minimum(first / count + np.maximum(slots, 0.0), 1.0) * networks
     placer.holders.clear()
     return _Use(tensor, first / count, asked / working, missed, asked, count, np.atleast_1d(kept))

@@ -240,6 +240,7 @@ def _run_elsewhere(
             f"{text} here. use another mapping, or decode and serve works whose weights all fit"
         )
     if work.kind in RUNNERS.names():
+        _check_played(machine, work, mapping)
         return RUNNERS.lookup(work.kind)(machine, work, mapping, fidelity, seed)
     if offloads:
         offload = import_module("opbyte.sim.expert_offload")
@@ -247,6 +248,27 @@ def _run_elsewhere(
         return offloaded
     refuse_caches(machine, work, mapping)
     return None
+
+
+def _check_played(machine: Machine, work: Work, mapping: SoftwareMapping) -> None:
+    """Refuse what a mapping asks of weights that works with runners of their own do not honour.
+
+    Raises:
+        UncoveredError: If it does.
+    """
+    caches = [place.cache for place in mapping.place.values() if place.cache]
+    wishes = {
+        "neurons": mapping.neurons is not None,
+        "routes": bool(mapping.routes),
+        "slots of a cache": any(cache.slots is not None for cache in caches),
+        "waits: expert": any(cache.waits == "expert" for cache in caches),
+        "prefetch: pre_attention": any(cache.prefetch == "pre_attention" for cache in caches),
+    }
+    for name in (name for name, wished in wishes.items() if wished):
+        raise UncoveredError(
+            f"mapping '{mapping.name}' of {machine.name}: a {work.kind} work has no model of {name}"
+            " here. leave it out, or use prefill and decode works"
+        )
 
 
 def refuse_caches(machine: Machine, work: Work, mapping: SoftwareMapping) -> None:

@@ -39,9 +39,6 @@ def served_experts(placer: Placer, work: Serve, *, divides: bool) -> Experts | N
         "caches that go to the memory below (preempt: swap)": scheduling.preempt == "swap",
         "contents below the cache (spill)": placer.tiers("kv").spill,
         "the bound that knows the future (evict: belady)": cache.evict == "belady",
-        "a router before attention (prefetch: pre_attention)": cache.prefetch == "pre_attention",
-        "experts that run as they arrive (waits: expert)": cache.waits == "expert",
-        "software on the way (routes)": placer.mapping.routes,
     }
     for what, asked in refused.items():
         if asked:

@@ -10,9 +10,10 @@ from offloaded import COPY, LAYERS, PICKS, SIZE, START, decode, layers_of, machi
 
 from opbyte.core.errors import ConfigError, UncoveredError
 from opbyte.core.mapping import Placement
-from opbyte.hw_models.machine import Machine
+from opbyte.hw_models.machine import Machine, load_machine
 from opbyte.sim.simulate import simulate
-from opbyte.workloads.phases import Decode, Generate
+from opbyte.workloads.phases import Generate
+from opbyte.workloads.serve import Serve
 
 
 def mapped(made: Machine, **changes: Any) -> Any:
@@ -156,23 +157,20 @@ def test_experts_of_the_next_block_do_not_run_as_they_arrive(prefetch: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("cache", "text"),
-    [({"prefetch": "pre_attention"}, "router before attention"), ({"waits": "expert"}, "arrive")],
+    ("changes", "text"),
+    [
+        ({"cache": {"prefetch": "pre_attention"}}, "no model of prefetch: pre_attention"),
+        ({"cache": {"waits": "expert"}}, "no model of waits: expert"),
+        ({"cache": {"slots": 8}}, "no model of slots of a cache"),
+        ({"neurons": gated(0.4)}, "no model of neurons"),
+    ],
 )
-def test_a_server_refuses_what_its_tables_do_not_have(cache: dict[str, str], text: str) -> None:
-    import opbyte as ob
-
-    model = Decode("mixtral-8x7b", 1, 64).model
-    place = {
-        "weight": {"in": {"gpu.hbm": 1.0}},
-        "kv": {"in": {"gpu.hbm": 1.0}},
-        "expert.weight": {
-            "in": {"host.dram": 1.0},
-            "cache": {"tier": "gpu.hbm", "via": "pcie", "evict": "none", **cache},
-        },
-    }
-    mapping = {"groups": {"gpus": "gpu"}, "place": place, "fusion": "attention",
-               "run": [{"ops": "all", "unit": "gpu.sm"}], "launch": "hardware"}  # fmt: skip
-    work = ob.Serve(model, "sample-chat", rate=0.05)
+def test_a_server_refuses_what_its_tables_do_not_have(changes: dict[str, Any], text: str) -> None:
+    machine = load_machine("a100-sxm-host")
+    mapping = machine.mapping("served")
+    place = dict(mapping.place)
+    cache = {"tier": "gpu.hbm", "via": "pcie", "evict": "none", **changes.pop("cache", {})}
+    place["expert.weight"] = Placement.model_validate({"in": {"host.dram": 1.0}, "cache": cache})
+    work = Serve("mixtral-8x7b", "sample-chat", rate=0.05)  # type: ignore[arg-type]
     with pytest.raises(UncoveredError, match=text):
-        simulate("a100-sxm-host", work, mapping)
+        simulate(machine, work, mapping.model_copy(update={"place": place, **changes}))
