@@ -33,7 +33,7 @@ from opbyte.sim.head_overlap import path_durations
 from opbyte.sim.neurons import ffn_bytes, fresh, one_network, resolved, sparse
 from opbyte.sim.place import Placer
 from opbyte.sim.result import Outcome, PhaseRun
-from opbyte.sim.simulate import combine, feasible
+from opbyte.sim.simulate import add_energy, combine, feasible
 from opbyte.workloads.ffn import MoeFfn
 from opbyte.workloads.model import Model
 from opbyte.workloads.model_work import ModelWork
@@ -90,9 +90,7 @@ def run_zigzag(machine: Machine, work: ModelWork, mapping: Mapping, fidelity: st
     joules: Any = 0.0
     for phase, one in zip(phases, blocks, strict=True):
         joules = joules + _joules(one, streams, mapping.batches) * np.atleast_1d(phase.repeats)
-    metrics["joules"] = metrics["joules"] + joules
-    metrics["watts"] = metrics["joules"] / metrics["seconds"]
-    metrics["joules_per_token"] = metrics["joules"] / work.tokens
+    metrics = add_energy(machine, metrics, joules, work.tokens)
     for name, phase_name in work.phase_metrics.items():
         metrics[name] = next(r.step.seconds for r in runs if r.name == phase_name)
     metrics |= work.summary({r.name: r.step.seconds for r in runs})

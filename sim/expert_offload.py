@@ -39,7 +39,7 @@ from opbyte.sim.expert_waits import block_waits
 from opbyte.sim.neurons import check_resident, sparse
 from opbyte.sim.place import Placer
 from opbyte.sim.result import Outcome, PhaseRun
-from opbyte.sim.simulate import combine, feasible, run_phase
+from opbyte.sim.simulate import add_energy, combine, feasible, run_phase
 from opbyte.workloads.ffn import MoeFfn
 from opbyte.workloads.model import Model
 from opbyte.workloads.model_work import ModelWork
@@ -96,7 +96,7 @@ def run_offloaded(
     wanted = _total(played, [p.wanted for p in played])
     occupancy = _occupancy(placer, work, experts)
     if not experts.resident:
-        _add_energy(metrics, copies * experts.copy.joules, work.tokens)
+        metrics = add_energy(machine, metrics, copies * experts.copy.joules, work.tokens)
     metrics |= {
         "block_s": played[-1].block_s,
         "copied_bytes": copies * experts.copy.bytes,
@@ -329,9 +329,3 @@ def _total(played: list[Played], each: list[Array]) -> Array:
     parts = [v * np.atleast_1d(p.run.repeats) for p, v in zip(played, each, strict=True)]
     total: Array = np.sum(np.broadcast_arrays(*parts), axis=0)
     return total
-
-
-def _add_energy(metrics: dict[str, Array], joules: Array, tokens: Any) -> None:
-    metrics["joules"] = metrics["joules"] + joules
-    metrics["watts"] = metrics["joules"] / metrics["seconds"]
-    metrics["joules_per_token"] = metrics["joules"] / tokens

@@ -39,7 +39,7 @@ from opbyte.sim.neuron_cache import missed_share
 from opbyte.sim.neurons import neuron_bytes, one_network, popularity, scaled, sparse
 from opbyte.sim.place import Placer
 from opbyte.sim.result import Outcome, PhaseRun
-from opbyte.sim.simulate import combine, feasible
+from opbyte.sim.simulate import add_energy, combine, feasible
 from opbyte.workloads.ffn import MoeFfn
 from opbyte.workloads.model import Model
 from opbyte.workloads.model_work import ModelWork
@@ -93,11 +93,12 @@ def run_clusters(machine: Machine, work: ModelWork, mapping: Mapping, fidelity: 
     if use.hot:
         ops = network_ops(hot)
         each = placer.devices * hot.placed.repeats[ops, None]
+        moved = metrics["flops"] / metrics["op_per_byte"]
         metrics["flops"] = metrics["flops"] + (hot.flops[ops] * each).sum(axis=0)
+        read = (hot.bytes[ops].sum(axis=1) * each).sum(axis=0)
+        metrics["op_per_byte"] = metrics["flops"] / (moved + read)
         extra = extra + (hot.joules[ops] * each).sum(axis=0)
-    metrics["joules"] = metrics["joules"] + extra
-    metrics["watts"] = metrics["joules"] / metrics["seconds"]
-    metrics["joules_per_token"] = metrics["joules"] / work.tokens
+    metrics = add_energy(machine, metrics, extra, work.tokens)
     metrics["tpot"] = metrics["seconds"]
     fast = placer.tiers(use.tensor).cache.tier  # type: ignore[union-attr]
     occupancy = _occupancy(placer, work, use, fast)

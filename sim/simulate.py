@@ -353,6 +353,15 @@ def combine(placer: Placer, runs: list[PhaseRun], tokens: Any) -> dict[str, Arra
     )
 
 
+def add_energy(
+    machine: Machine, metrics: dict[str, Array], joules: Any, tokens: Any
+) -> dict[str, Array]:
+    """Return metrics with more energy, and the costs that follow from it."""
+    total = metrics["joules"] + joules
+    changed = {"joules": total, "watts": total / metrics["seconds"]}
+    return with_costs(machine, {**metrics, **changed, "joules_per_token": total / tokens})
+
+
 def with_costs(machine: Machine, metrics: dict[str, Array]) -> dict[str, Array]:
     """Return metrics with costs and carbon, NaN where the machine does not give them."""
     for name, cost in COSTS.items():

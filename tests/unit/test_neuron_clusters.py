@@ -133,6 +133,11 @@ def test_hot_neurons_are_never_read_and_run_beside_the_others() -> None:
     # LRU keeps the most used ones anyway, nearly.
     assert hot.copied_bytes == pytest.approx(cold.copied_bytes, rel=0.1)
     assert hot.flops > cold.flops
+    assert 0.5 * cold.op_per_byte < hot.op_per_byte < 2 * cold.op_per_byte
+    energy = hot.tco_usd_per_mtoken - hot.usd_per_mtoken
+    machine = load_machine("oneplus-12")
+    price = machine.values["site.electricity"] * machine.values["site.overhead"]
+    assert energy == pytest.approx(1e6 * hot.joules_per_token * price, rel=1e-9)
     assert hot.peak_fast_bytes == pytest.approx(cold.peak_fast_bytes, rel=1e-9)
     busy = hot.resources.set_index("resource")["busy_s"]
     assert busy["phone.npu"] > cold.resources.set_index("resource")["busy_s"]["phone.npu"]
