@@ -310,5 +310,9 @@ def test_the_breakdown_adds_up_and_copies_have_their_energy() -> None:
     # The host's memory, PCIe and the GPU's memory, J/bit.
     spent = 8 * late.copied_bytes * (9e-12 + 11.4e-12 + 15e-12)
     assert copies["joules"] == pytest.approx(spent, rel=1e-9)
+    site = load_machine("t4-host").values
+    price = site["site.electricity"] * site["site.overhead"]
+    energy = late.tco_usd_per_mtoken - late.usd_per_mtoken
+    assert energy == pytest.approx(1e6 * late.joules_per_token * price, rel=1e-9)
     idle = (late.joules - own.joules - spent) / (late.seconds - own.seconds)
     assert idle == pytest.approx(12.0, rel=1e-6)
