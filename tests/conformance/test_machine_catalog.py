@@ -26,7 +26,7 @@ CORES = {
 #: Cores of processors, without what is around them.
 CPUS = {
     *("m2-ultra-cpu", "agx-orin-cpu", "raspberry-pi-5", "surface-book-3"),
-    *("oneplus-12", "oneplus-13", "i9-13900k", "i9-14900"),
+    *("oneplus-12", "oneplus-13", "oneplus-ace-2", "i9-13900k", "i9-14900"),
 }
 #: Chips and cards of any size, not devices of a node.
 COMPUTE_IN_MEMORY = {"ianus", "neupims", "pim-gpt", "gddr6-aim", "hbm-pim", "upmem-2556"}
