@@ -529,7 +529,12 @@ def test_flexgen_is_reproduced_where_nothing_unpublished_decides() -> None:
 
 def test_what_rests_on_the_fitted_command_of_the_ssd_is_no_evidence() -> None:
     mine = {id_: v for (name, id_), v in VERDICTS.items() if name == "llm_in_a_flash"}
-    assert {v.evidence for v in mine.values()} == {"calibrated", "internal", "open"}
+    # Bytes that follow from the popularity of another model's neurons rest on that alone.
+    assumed = {"v1.windowing.read.popularity", "v1.windowing.dram.popularity"}
+    assert {k for k, v in mine.items() if v.evidence == "assumed"} == assumed
+    assert {v.evidence for k, v in mine.items() if k not in assumed} == {
+        "calibrated", "internal", "open",
+    }  # fmt: skip
     for row in ("rate.8KiB", "v1.windowing.io", "cpu_all.io", "cpu_speedup", "rtx_speedup"):
         assert mine[row].evidence == "calibrated", row
     assert {mine[f"v1.{row}.io"].evidence for row in ("naive", "hybrid")} == {"internal"}
