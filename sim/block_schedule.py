@@ -24,15 +24,18 @@ import numpy as np
 from opbyte.core.errors import ConfigError, UncoveredError
 from opbyte.core.mapping import Mapping, Placement
 from opbyte.core.ops import Array, OpTable, Phase
+from opbyte.core.routes import Neurons
 from opbyte.hw_models.machine import Machine
 from opbyte.hw_models.price import Demand, price
 from opbyte.sim.analytic import Step, block_paths, held
 from opbyte.sim.copy_streams import STREAMS, Streams, Use, add
 from opbyte.sim.head_overlap import path_durations
-from opbyte.sim.neurons import ffn_bytes, fresh, sparse
+from opbyte.sim.neurons import ffn_bytes, fresh, one_network, resolved, sparse
 from opbyte.sim.place import Placer
 from opbyte.sim.result import Outcome, PhaseRun
-from opbyte.sim.simulate import combine, feasible
+from opbyte.sim.simulate import add_energy, combine, feasible
+from opbyte.workloads.ffn import MoeFfn
+from opbyte.workloads.model import Model
 from opbyte.workloads.model_work import ModelWork
 
 #: Kinds of work whose phases run layer by layer.
@@ -65,6 +68,8 @@ def run_zigzag(machine: Machine, work: ModelWork, mapping: Mapping, fidelity: st
     """
     _check(machine, work, mapping, fidelity)
     ideal = fidelity == "bound"
+    neurons = resolved(mapping.neurons, work.model)  # type: ignore[attr-defined]
+    mapping = mapping.model_copy(update={"neurons": neurons})
     home, reads = Placer(machine, mapping), Placer(machine, _reading(mapping))
     phases = work.lowered(mapping.degrees)
     _check_tensors(home, [p.table for p in phases])
@@ -85,9 +90,7 @@ def run_zigzag(machine: Machine, work: ModelWork, mapping: Mapping, fidelity: st
     joules: Any = 0.0
     for phase, one in zip(phases, blocks, strict=True):
         joules = joules + _joules(one, streams, mapping.batches) * np.atleast_1d(phase.repeats)
-    metrics["joules"] = metrics["joules"] + joules
-    metrics["watts"] = metrics["joules"] / metrics["seconds"]
-    metrics["joules_per_token"] = metrics["joules"] / work.tokens
+    metrics = add_energy(machine, metrics, joules, work.tokens)
     for name, phase_name in work.phase_metrics.items():
         metrics[name] = next(r.step.seconds for r in runs if r.name == phase_name)
     metrics |= work.summary({r.name: r.step.seconds for r in runs})
@@ -145,15 +148,35 @@ def _check(machine: Machine, work: ModelWork, mapping: Mapping, fidelity: str) -
     if mapping.neurons is not None and work.kind != "decode":
         text = "neurons are read token by token, by decode works"
         raise UncoveredError(f"{where}: {text}. use another mapping for a {work.kind} work")
+    _check_neurons(mapping.neurons, work.model, where)  # type: ignore[attr-defined]
     for name, place in mapping.place.items():
         if place.cache is None:
             continue
-        if place.cache.evict != "none" or place.cache.prefetch == "next_block_gate":
+        if place.cache.evict != "none" or place.cache.prefetch not in ("none", "all"):
             text = f"place.{name}.cache under zigzag has evict: none and prefetch: none or all"
             raise UncoveredError(f"{where}: {text}, every tensor is used once a pass")
-        if place.cache.reserve is not None or place.spill:
-            text = f"place.{name} under zigzag has no `reserve` and no `spill`"
+        if place.cache.reserve is not None or place.cache.slots is not None or place.spill:
+            text = f"place.{name} under zigzag has no `reserve`, `slots` or `spill`"
             raise UncoveredError(f"{where}: {text}. give shares of the tiers")
+
+
+def _check_neurons(neurons: Neurons | None, model: Model, where: str) -> None:
+    """Refuse neurons that are read in a way that zigzag blocks do not have."""
+    if neurons is None:
+        return
+    if isinstance(one_network(model), MoeFfn):
+        text = "zigzag blocks read neurons of dense networks"
+        raise UncoveredError(f"{where}: {text}. give expert.weight a cache with evict: lru instead")
+    if neurons.fresh is None and neurons.popularity is None:
+        text = "neurons that are read need `fresh`, or `popularity` and `window`"
+        raise UncoveredError(f"{where}: {text}. give one")
+    for name in ("hot", "second"):
+        if getattr(neurons, name) is not None:
+            text = f"zigzag blocks have no model of neurons.{name}"
+            raise UncoveredError(f"{where}: {text}. use evict: lru without a pipeline")
+    if neurons.overlap != "none":
+        text = "zigzag blocks wait for neurons (overlap: none)"
+        raise UncoveredError(f"{where}: {text}. use evict: lru without a pipeline")
 
 
 def _check_routes(machine: Machine, mapping: Mapping) -> None:
@@ -284,7 +307,7 @@ def _occupancy(
         held_bytes["ffn.weight"] = network
         held_bytes["weight"] = weights - network
         neurons = mapping.neurons
-        kept = neurons.predictor.value * weights
+        kept = neurons.predicted * weights
         kept = kept + (neurons.kept.value * network if neurons.kept else 0.0)
     used = home.occupancy(held_bytes)
 

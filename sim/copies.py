@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from opbyte.core.errors import UncoveredError
+from opbyte.core.errors import ConfigError, UncoveredError
 from opbyte.core.mapping import Placement
 from opbyte.core.ops import Array
+from opbyte.hw_models.host_path import path_rate
+from opbyte.hw_models.machine import Machine
 from opbyte.hw_models.price import first_access, resource_rate
 from opbyte.sim.place import Placer
 from opbyte.sim.result import PhaseRun
@@ -26,6 +28,7 @@ class Copy:
         path: Ports and links that a copy crosses; empty where both memories are one.
         bytes: Size on one device, (points,).
         seconds: Time when nothing else uses the way, (points,).
+        start: Time before the first of several that are asked for together, (points,).
         joules: Energy, whole machine, (points,).
         busy: Seconds of full use of each resource of the way, each (points,).
     """
@@ -37,6 +40,7 @@ class Copy:
     seconds: Array
     joules: Array
     busy: Mapping[str, Array]
+    start: Any = 0.0
 
 
 @dataclass(frozen=True)
@@ -51,9 +55,11 @@ def copy_of(placer: Placer, tensor: str, size: Any, *, ideal: bool) -> Copy:
     """Return one copy of `size` bytes for each device, where a tensor class is placed and cached.
 
     The slowest port or link sets the rate; before the first byte passes the latency of the way.
+    With software on the way, which keeps commands in flight, only the first copy waits for it.
 
     Raises:
         UncoveredError: If the tensors are spread over several memories.
+        ConfigError: If a route is not theirs, or names no link of their way.
     """
     machine, placement = placer.machine, placer.tiers(tensor)
     if len(placement.in_) != 1:
@@ -69,12 +75,50 @@ def copy_of(placer: Placer, tensor: str, size: Any, *, ideal: bool) -> Copy:
         r: size / np.atleast_1d(resource_rate(machine, r, placer.instances(r), ideal=ideal))
         for r in path
     }
+    software = software_rate(placer, tensor, path)
+    if software and not ideal:
+        busy |= {name: size / rate for name, rate in software.items()}
     seconds = np.max(np.broadcast_arrays(*busy.values()), axis=0) if busy else np.zeros(1)
-    if not ideal:
-        seconds = seconds + first_access(machine, path)
+    start: Any = 0.0 if ideal else first_access(machine, path)
+    if not software:
+        seconds, start = seconds + start, 0.0
     energy = sum(8.0 * machine.values.get(f"{r}.energy", np.nan) for r in path)
     joules = np.atleast_1d(size * placer.devices * energy)
-    return Copy(home, fast, path, size, np.atleast_1d(seconds), joules, busy)
+    return Copy(home, fast, path, size, np.atleast_1d(seconds), joules, busy, start)
+
+
+def software_rate(
+    placer: Placer, tensor: str, path: tuple[str, ...], neuron: float | None = None
+) -> dict[str, Array]:
+    """Return the rate of the software on a copy's way, by the name of its resource.
+
+    Args:
+        neuron: Bytes of one request, where requests are neurons.
+    Raises:
+        ConfigError: If a route is of another class, or names no link of the way.
+    """
+    machine, found = placer.machine, {}
+    for name, route in placer.mapping.routes.items():
+        place = f"mapping.routes.{name}"
+        if name != tensor:
+            rule = "is the way of a class with a `cache`"
+            raise ConfigError.one("", place, rule, name, f"classes that have one: {tensor}")
+        if not set(route.via) <= set(path[1:-1]) or not route.via:
+            rule = "must name links that copies cross"
+            links = ", ".join(path[1:-1]) or "none"
+            raise ConfigError.one("", f"{place}.via", rule, ", ".join(route.via), f"known: {links}")
+        if route.software is None:
+            text = "says what software does on the way"
+            raise ConfigError.one("", place, text, name, "give `software`, or leave the route out")
+        rate = path_rate(machine.values, host_io(machine), path[0], route.software, neuron=neuron)
+        found[f"software.{'+'.join(route.via)}"] = rate
+    return found
+
+
+def host_io(machine: Machine) -> str:
+    """Return the short path of the host's `io` block, empty where no part has one."""
+    hosts = [path for path in machine.counts if f"{path}.io.command" in machine.values]
+    return f"{hosts[0]}.io" if hosts else ""
 
 
 def _path(placer: Placer, placement: Placement, home: str, fast: str) -> list[str]:

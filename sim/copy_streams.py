@@ -16,6 +16,7 @@ from opbyte.core.placed import BACK, written_name
 from opbyte.hw_models.host_path import path_rate
 from opbyte.hw_models.machine import Machine
 from opbyte.hw_models.price import first_access, resource_rate
+from opbyte.sim.copies import host_io
 from opbyte.sim.neurons import neuron_bytes
 from opbyte.sim.place import Placer
 from opbyte.workloads.model import Model
@@ -255,12 +256,6 @@ def _way(
     energies = [8.0 * machine.values.get(f"{written_name(r)}.energy", np.nan) for r in path]
     early = cache.prefetch == "all"
     return _Way(stream.name, stream, share, rates, latency, sum(energies), early)
-
-
-def host_io(machine: Machine) -> str:
-    """Return the short path of the host's `io` block, empty where no part has one."""
-    hosts = [path for path in machine.counts if f"{path}.io.command" in machine.values]
-    return f"{hosts[0]}.io" if hosts else ""
 
 
 def add(total: dict[str, Array], more: MappingType[str, Array]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +23,9 @@ class Blocks:
         before: From the end of the layer with experts before (or the start of the iteration) to
             the start of this one, (blocks, points).
         lead: From its start to that of its experts: mixer, gate, choice, (blocks, points).
+        ahead: Of the lead, what a router that reads the layer's input leaves, (blocks, points).
         rest: From there to its end, without copies, (blocks, points).
+        work: Of the rest, the experts' own operators, (blocks, points).
         after: From the end of the last one to the end of the iteration, (points,).
         tokens: Tokens that pass each, (blocks, points).
         distinct: Different experts that they are expected to choose, (blocks, points).
@@ -30,7 +33,9 @@ class Blocks:
 
     before: Array
     lead: Array
+    ahead: Array
     rest: Array
+    work: Array
     after: Array
     tokens: Array
     distinct: Array
@@ -75,6 +80,7 @@ def blocks_of(run: PhaseRun) -> Blocks:
         raise UncoveredError(f"{run.name}: no layer of experts runs")
     ops = {block: int(demand.placed.op_of[row]) for block, row in first.items()}
     spans, leads = _played(run.timeline, ops) if run.timeline else _priced(demand, ops)
+    choosing, own = _seconds(demand, _is_choice), _seconds(demand, _is_expert)
     ends = np.cumsum(spans, axis=0)
     done = np.concatenate([np.zeros((1, ends.shape[1])), ends[at]])
     rows = [first[b] for b in table.order[at]]
@@ -82,7 +88,9 @@ def blocks_of(run: PhaseRun) -> Blocks:
     return Blocks(
         before=ends[at] - spans[at] - done[:-1],
         lead=leads[at],
+        ahead=np.maximum(leads[at] - choosing[table.order[at]], 0.0),
         rest=spans[at] - leads[at],
+        work=np.minimum(own[table.order[at]], spans[at] - leads[at]),
         after=ends[-1] - done[-1],
         tokens=np.stack(np.broadcast_arrays(*tokens)),
         distinct=table["groups"][rows],
@@ -95,6 +103,25 @@ def first_expert_rows(table: OpTable) -> dict[int, int]:
     for row in sorted(table.spreads):
         first.setdefault(int(table.block_of[row]), row)
     return first
+
+
+def _is_choice(table: OpTable, row: int) -> bool:
+    return table.names[row] in ("router", "top_k")
+
+
+def _is_expert(table: OpTable, row: int) -> bool:
+    return row in table.spreads or table.names[row] == "expert_activation"
+
+
+def _seconds(demand: Demand, chosen: Callable[[OpTable, int], bool]) -> Array:
+    """Return the time of the operators of each block that hold chosen rows, (blocks, points)."""
+    placed, duration = demand.placed, demand.duration
+    table = placed.table
+    ops = {int(placed.op_of[row]) for row in range(len(table.names)) if chosen(table, row)}
+    total = np.zeros((len(table.blocks), duration.shape[1]))
+    for op in ops:
+        total[placed.block_of[op]] += duration[op]
+    return total
 
 
 def _priced(demand: Demand, ops: dict[int, int]) -> tuple[Array, Array]:

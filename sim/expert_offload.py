@@ -6,12 +6,16 @@ With w_i the time from the start of block i's experts to the start of block i+1'
 that block i misses and c the time of one copy, an iteration lasts as long without copies, and
 
     prefetch: none              + m_i c                          for every block
+    prefetch: pre_attention     + max(0, m_i c - a_i)            for every block, a_i from the
+                                                                 router to the experts' start
     prefetch: next_block_gate   + m_1 c, max(0, m_i c - w_(i-1)) for the first, for every other
     prefetch: all               + max(0, m_i c - w_(i-1))        for every block, w of the last one
                                                                  before the first
 
-(R. Hwang et al., Pre-gated MoE, ISCA 2024: on demand, pre-gated, and SE-MoE's prefetching). `all`
-copies every expert of a block that is not there. The link serves one block's copies at a time.
+(R. Hwang et al., Pre-gated MoE, ISCA 2024: on demand, pre-gated, and SE-MoE's prefetching; Y. Song
+et al., SmallThinker, arXiv 2507.20984: the router before attention). `all` copies every expert of a
+block that is not there. The link serves one block's copies at a time. `sim/expert_waits.py` has the
+equations, and those of experts that run as they arrive.
 `analytic` takes the expected misses of a block, `event` draws experts and plays the two streams.
 """
 
@@ -29,11 +33,13 @@ from opbyte.core.mapping import Mapping as SoftwareMapping
 from opbyte.core.ops import Array, Phase
 from opbyte.hw_models.machine import Machine
 from opbyte.sim.copies import Copy, copy_of
-from opbyte.sim.expert_blocks import Blocks, blocks_of
+from opbyte.sim.expert_blocks import blocks_of
 from opbyte.sim.expert_misses import expected_misses, played_misses
+from opbyte.sim.expert_waits import block_waits
+from opbyte.sim.neurons import check_resident, sparse
 from opbyte.sim.place import Placer
 from opbyte.sim.result import Outcome, PhaseRun
-from opbyte.sim.simulate import combine, feasible, run_phase
+from opbyte.sim.simulate import add_energy, combine, feasible, run_phase
 from opbyte.workloads.ffn import MoeFfn
 from opbyte.workloads.model import Model
 from opbyte.workloads.model_work import ModelWork
@@ -90,7 +96,7 @@ def run_offloaded(
     wanted = _total(played, [p.wanted for p in played])
     occupancy = _occupancy(placer, work, experts)
     if not experts.resident:
-        _add_energy(metrics, copies * experts.copy.joules, work.tokens)
+        metrics = add_energy(machine, metrics, copies * experts.copy.joules, work.tokens)
     metrics |= {
         "block_s": played[-1].block_s,
         "copied_bytes": copies * experts.copy.bytes,
@@ -115,7 +121,7 @@ def reading(placer: Placer, fast: str) -> Placer:
     """Return the placer by which experts run: from the fast memory."""
     there = Placement.model_validate({"in": {fast: 1.0}})
     place = {**placer.mapping.place, "expert.weight": there}
-    return Placer(placer.machine, placer.mapping.model_copy(update={"place": place}))
+    return Placer(placer.machine, placer.mapping.model_copy(update={"place": place, "routes": {}}))
 
 
 def _covered(placer: Placer, model: Model) -> MoeFfn:
@@ -164,7 +170,7 @@ def experts_of(
     most = [np.minimum(ffn.experts, np.ceil(t) * ffn.top_k) for t in tokens]
     if cache.prefetch == "all":
         most = [np.full(1, float(ffn.experts))]
-    ahead = 1.0 if cache.prefetch == "none" else 2.0
+    ahead = 1.0 if cache.prefetch in ("none", "pre_attention") else 2.0
     everything = float(layers * ffn.experts)
     working = np.minimum(ahead * np.max(np.broadcast_arrays(*most), axis=0), everything)
     slots = working
@@ -176,6 +182,8 @@ def experts_of(
         spare = np.atleast_1d(placer.capacity(copy.fast) - others.get(copy.fast, 0.0)) / crowd
         spare = spare - _reserve(cache)
         slots = np.clip(np.floor(spare / copy.bytes), working, everything)
+        if cache.slots is not None:
+            slots = np.clip(float(cache.slots), working, everything)
     placer.holders.clear()
     return Experts(ffn, layers, cache, copy, slots, working)
 
@@ -245,6 +253,9 @@ def _phase(
         empty = experts.cache.model_copy(update={"evict": "none"})
         experts = replace(experts, cache=empty)
     routing = work.routing
+    if placer.mapping.neurons is not None:
+        check_resident(work, placer)
+        phase = replace(phase, table=sparse(phase.table, placer.mapping.neurons))
     if getattr(work, "chunks", ()):
         # Tokens of prompts take none of the experts that the iteration before took.
         routing = replace(routing, locality=0.0)
@@ -257,14 +268,14 @@ def _phase(
         from opbyte.sim.expert_events import play_all
 
         drawn = played_misses(routing, experts, blocks, seed)
-        seconds, block_s, frame, trace = play_all(run, blocks, experts, [m for m, _ in drawn])
+        seconds, block_s, frame, trace = play_all(run, blocks, experts, drawn)
         misses, wanted = (
             np.array([np.mean([each[1:].sum(axis=1).mean() for each in x])])
             for x in zip(*drawn, strict=True)
         )
     else:
         each, asked = expected_misses(routing, experts, blocks.distinct, blocks.tokens)
-        waits = block_waits(blocks, each * experts.copy.seconds, experts.cache.prefetch)
+        waits = block_waits(blocks, each, asked, experts.copy, experts.cache)
         seconds = blocks.seconds + waits.sum(axis=0)
         block_s = blocks.layer.mean(axis=0) + waits.mean(axis=0)
         misses, wanted = each.sum(axis=0), asked.sum(axis=0)
@@ -302,21 +313,6 @@ def _copies(run: PhaseRun, copy: Copy, count: Array, waited: Array) -> dict[str,
     }
 
 
-def block_waits(blocks: Blocks, serial: Array, prefetch: str) -> Array:
-    """Return how long the experts of each block wait for copies, (blocks, points).
-
-    Args:
-        serial: Seconds of each block's copies, (blocks, points).
-    """
-    if prefetch == "none":
-        return serial
-    windows = np.concatenate([blocks.last_window[None], blocks.windows])
-    waits = np.maximum(serial - windows, 0.0)
-    if prefetch == "next_block_gate":
-        waits[0] = np.broadcast_to(serial[0], waits[0].shape)
-    return np.asarray(waits)
-
-
 def _check_way(run: PhaseRun, copy: Copy) -> None:
     """Refuse operators that use the link or the slow memory themselves."""
     placed = run.demand.placed
@@ -333,9 +329,3 @@ def _total(played: list[Played], each: list[Array]) -> Array:
     parts = [v * np.atleast_1d(p.run.repeats) for p, v in zip(played, each, strict=True)]
     total: Array = np.sum(np.broadcast_arrays(*parts), axis=0)
     return total
-
-
-def _add_energy(metrics: dict[str, Array], joules: Array, tokens: Any) -> None:
-    metrics["joules"] = metrics["joules"] + joules
-    metrics["watts"] = metrics["joules"] / metrics["seconds"]
-    metrics["joules_per_token"] = metrics["joules"] / tokens

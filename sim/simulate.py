@@ -29,6 +29,7 @@ from opbyte.sim.behind import behind_step
 from opbyte.sim.fill import check_turns, filled, fills, largest_batch, smallest, with_turns
 from opbyte.sim.in_storage import with_token_groups
 from opbyte.sim.kv_share import kv_metrics
+from opbyte.sim.neurons import check_resident, sparse
 from opbyte.sim.place import Placer
 from opbyte.sim.result import Outcome, PhaseRun, Result
 from opbyte.workloads.works import WORKS, Work, work_from
@@ -68,6 +69,17 @@ OFFLOADED = ("prefill", "decode", "generate", "mixed")
 #: the last phase; `copied_bytes` go to one device; `hit_rate` is the share of the experts asked for
 #: that are there; `peak_fast_bytes` is what one instance of the fast memory holds.
 OFFLOAD_METRICS = ("block_s", "copied_bytes", "hit_rate", "peak_fast_bytes")
+
+#: Metrics of work whose neurons lie in a cache: bytes that a token reads and the seconds of it, the
+#: share of the neurons asked for that are there, and those of networks and of the rest alone.
+CLUSTER_METRICS = (
+    "copied_bytes",
+    "copy_s",
+    "copy_rate",
+    "hit_rate",
+    "network_s",
+    "peak_fast_bytes",
+)
 
 #: Metrics of work under a zigzag pipeline, of the last phase: bytes of weights that are read for
 #: one step, the seconds of their copies alone and the rate, the time that a cache of neurons takes
@@ -177,6 +189,9 @@ def evaluate(
     check_turns(placer, work)
     held = footprint(work)
     phases = pooled_phases(work, mapping) if two else work.lowered(mapping.degrees)
+    if mapping.neurons is not None:
+        check_resident(work, placer)
+        phases = tuple(replace(p, table=sparse(p.table, mapping.neurons)) for p in phases)
     runs = [run_phase(placer, p, fidelity) for p in phases]
     occupancy = with_copies(placer, placer.occupancy(held), [r.copied for r in runs])
     occupancy = with_token_groups(placer, occupancy, runs)
@@ -219,7 +234,11 @@ def _run_elsewhere(
         zigzag = import_module("opbyte.sim.block_schedule")
         scheduled: Outcome = zigzag.run_zigzag(machine, work, mapping, fidelity)
         return scheduled
-    cached = [name for name, place in mapping.place.items() if place.cache]
+    if mapping.clusters:
+        clusters = import_module("opbyte.sim.neuron_clusters")
+        clustered: Outcome = clusters.run_clusters(machine, work, mapping, fidelity)
+        return clustered
+    cached = list(mapping.cached)
     offloads = cached == ["expert.weight"] and work.kind in OFFLOADED
     if work.kind not in RUNNERS.names() and not cached:
         return None
@@ -231,6 +250,7 @@ def _run_elsewhere(
             f"{text} here. use another mapping, or decode and serve works whose weights all fit"
         )
     if work.kind in RUNNERS.names():
+        _check_played(machine, work, mapping)
         return RUNNERS.lookup(work.kind)(machine, work, mapping, fidelity, seed)
     if offloads:
         offload = import_module("opbyte.sim.expert_offload")
@@ -238,6 +258,27 @@ def _run_elsewhere(
         return offloaded
     refuse_caches(machine, work, mapping)
     return None
+
+
+def _check_played(machine: Machine, work: Work, mapping: SoftwareMapping) -> None:
+    """Refuse what a mapping asks of weights that works with runners of their own do not honour.
+
+    Raises:
+        UncoveredError: If it does.
+    """
+    caches = [place.cache for place in mapping.place.values() if place.cache]
+    wishes = {
+        "neurons": mapping.neurons is not None,
+        "routes": bool(mapping.routes),
+        "slots of a cache": any(cache.slots is not None for cache in caches),
+        "waits: expert": any(cache.waits == "expert" for cache in caches),
+        "prefetch: pre_attention": any(cache.prefetch == "pre_attention" for cache in caches),
+    }
+    for name in (name for name, wished in wishes.items() if wished):
+        raise UncoveredError(
+            f"mapping '{mapping.name}' of {machine.name}: a {work.kind} work has no model of {name}"
+            " here. leave it out, or use prefill and decode works"
+        )
 
 
 def refuse_caches(machine: Machine, work: Work, mapping: SoftwareMapping) -> None:
@@ -327,6 +368,15 @@ def combine(placer: Placer, runs: list[PhaseRun], tokens: Any) -> dict[str, Arra
             "joules_per_token": joules / tokens,
         },
     )
+
+
+def add_energy(
+    machine: Machine, metrics: dict[str, Array], joules: Any, tokens: Any
+) -> dict[str, Array]:
+    """Return metrics with more energy, and the costs that follow from it."""
+    total = metrics["joules"] + joules
+    changed = {"joules": total, "watts": total / metrics["seconds"]}
+    return with_costs(machine, {**metrics, **changed, "joules_per_token": total / tokens})
 
 
 def with_costs(machine: Machine, metrics: dict[str, Array]) -> dict[str, Array]:
@@ -454,6 +504,8 @@ def metrics_of(kind: str, *mappings: SoftwareMapping) -> tuple[str, ...]:
     offloads = kind in OFFLOADED and any(place.cache for place in places)
     if kind in OFFLOADED and any(m.attention for m in mappings):
         own = (*own, *KV_METRICS)
+    if any(m.clusters for m in mappings):
+        return (*own, *(name for name in CLUSTER_METRICS if name not in own))
     if any(m.blocks for m in mappings):
         own = (*own, *(name for name in BLOCK_METRICS if name not in own))
     return (*own, *OFFLOAD_METRICS) if offloads else own

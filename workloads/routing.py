@@ -119,6 +119,10 @@ class Routing:
         return counts[:, np.ravel(point)]
 
     def hit_probability(self, experts: int, picks: int) -> Array:
+        """Return the probability that one token visits each expert, see `inclusion`."""
+        return self.inclusion(experts, picks)
+
+    def inclusion(self, experts: int, picks: float) -> Array:
         """Return the probability that one token visits each expert, (experts,), summing to picks.
 
         The k picks are taken as a Poisson-like design with inclusion probabilities proportional

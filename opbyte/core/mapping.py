@@ -97,16 +97,31 @@ class Cache(_Frozen):
         via: Link that fills it.
         prefetch: Routed experts that are copied while the MoE block before theirs runs: `none` of
             them, `all` of the next block, or those that its gate, evaluated one block early,
-            names (`next_block_gate`). Of other tensors under a `zigzag` pipeline: `all` of the
-            next block's, or `none`.
+            names (`next_block_gate`). `pre_attention`: while the mixer of their own layer runs,
+            whose router reads the layer's input. Of other tensors under a `zigzag` pipeline: `all`
+            of the next block's, or `none`.
+        waits: What waits for copies of routed experts: the `block`, until all are there, or each
+            `expert`, those that are there running first.
         reserve: Capacity of the tier that the cache leaves free.
+        slots: Routed experts that it keeps, of all layers; by default as many as fit.
     """
 
     tier: str
     evict: Literal["lru", "belady", "none"] = "lru"
     via: str | None = None
-    prefetch: Literal["none", "all", "next_block_gate"] = "none"
+    prefetch: Literal["none", "all", "next_block_gate", "pre_attention"] = "none"
+    waits: Literal["block", "expert"] = "block"
     reserve: Bytes | None = None
+    slots: int | None = Field(None, ge=1)
+
+    @model_validator(mode="after")
+    def _waits(self) -> Cache:
+        if self.waits == "expert" and self.prefetch not in ("none", "pre_attention"):
+            raise ValueError(
+                "experts that run as they arrive (`waits: expert`) are those of the block at work: "
+                f"prefetch: none or pre_attention, got {self.prefetch}"
+            )
+        return self
 
 
 class Spill(_Frozen):
@@ -328,8 +343,9 @@ class Mapping(_Frozen):
         coverage: Share of a tier's capacity that tensors may take.
         serial: Of several units of a device one works at a time.
         einsums: Of fused attention on units of kind `spatial_array`.
-        neurons: Of networks whose weights, `ffn.weight`, are read neuron by neuron under a `zigzag`
-            pipeline.
+        neurons: Of networks of which a token uses a part of the neurons. Where their weights,
+            `ffn.weight` or `expert.weight`, have a cache in front of a slow memory they are read
+            neuron by neuron: under a `zigzag` pipeline, or with `popularity` and `evict: lru`.
         kv_select: Cached tokens that decode attention is exact on; without it all.
         artifact: Simulator whose conventions are reproduced, its defects included, so that its
             published numbers can be compared; left out: the physical values.
@@ -417,6 +433,17 @@ class Mapping(_Frozen):
         """Return every unit that a rule names, once."""
         return tuple(dict.fromkeys(unit for rule in self.run for unit in rule.units))
 
+    @property
+    def cached(self) -> tuple[str, ...]:
+        """Return the tensor classes with a cache."""
+        return tuple(name for name, place in self.place.items() if place.cache)
+
+    @property
+    def clusters(self) -> bool:
+        """Return whether neurons lie in a cache of those used last."""
+        popular = self.neurons is not None and self.neurons.popularity is not None
+        return popular and not self.blocks and bool(self.cached)
+
     def not_modelled(self) -> tuple[str, ...]:
         """Return what this mapping asks for that no simulation honours yet.
 
@@ -443,10 +470,11 @@ class Mapping(_Frozen):
             "kv_select: lop beside a group for attention": two
             and self.kv_select is not None
             and self.kv_select.kind == "lop",
-            "neurons": self.neurons is not None and not blocks,
             "parallel of one operator class": bool(set(self.parallel) - known),
             "parallel.zero": any(s.zero for s in self.parallel.values()),
-            "routes": bool(self.routes) and not blocks and not (two and set(self.routes) == {"kv"}),
+            "routes": bool(self.routes)
+            and not (blocks or self.cached)
+            and not (two and set(self.routes) == {"kv"}),
         }
         for name, place in self.place.items():
             wishes[f"place.{name}.copies"] = place.copies is not None and not (two and name == "kv")

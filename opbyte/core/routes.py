@@ -54,29 +54,100 @@ class Route(_Frozen):
     software: Software | None = None
 
 
+class Popularity(_Frozen):
+    """How unequally neurons are used: a power law through one published quantile.
+
+    Attributes:
+        top: Share of the neurons, the most used ones.
+        share: Their share of all uses.
+    """
+
+    top: Ratio
+    share: Ratio
+    source: str | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> Popularity:
+        if not self.top.value <= self.share.value < 1:
+            raise ValueError(
+                "the most used neurons have no less than their share of uses: top <= share < 1, "
+                f"got {self.top.value:g} and {self.share.value:g}"
+            )
+        return self
+
+
+class Hot(_Frozen):
+    """The most used neurons: always in the fast memory, computed densely by a unit of their own.
+
+    Attributes:
+        share: Their share of all neurons.
+        unit: Short path of the unit; the others run where `run` says, at the same time.
+    """
+
+    share: Ratio
+    unit: str
+
+
 class Neurons(_Frozen):
     """Networks of which each token uses a part of the inner neurons, read where it is not there.
 
     Attributes:
-        used: Share of a layer's neurons that a predictor names for a token.
-        fresh: Share that is not among those kept, and is read for each token.
-        kept: Share that the fast memory keeps, those of a window of tokens; by default none.
+        used: Share of a network's neurons that a token uses; of routed experts, of those at work.
+        known_by: What names them: a `predictor` beforehand, or the product with the `gate` matrix,
+            which runs in full.
         predictor: Bytes of the predictors as a share of the model's weights; they stay there.
-        bundle: A neuron's row of the first matrix and its column of the second lie together.
+        head: Share of the vocabulary whose logits are computed.
+        fresh: Share that is not among those kept, and is read for each token, as published.
+        kept: Share that the fast memory keeps, those of a window of tokens; by default none.
+        popularity: What fresh and kept neurons follow from instead: with `window`, or with a cache
+            of the neurons used last (`evict: lru`) in what the tier has left.
+        window: Tokens whose neurons are kept.
+        bundle: The rows and columns of a neuron lie together.
+        second: A bundle is read in two halves, the second one for this share of the neurons, whose
+            gate turned out not to be zero.
+        align: Requests are multiples of it.
+        hot: Neurons that run densely on another unit.
+        overlap: What reads overlap with: nothing (`none`), the product with the same matrix
+            (`matrix`), or the whole network (`cluster`), cluster after cluster.
+        clusters: Pieces into which the neurons in use are cut; the last one to arrive runs alone.
     """
 
     used: Ratio
-    fresh: Ratio
+    known_by: Literal["predictor", "gate"] = "predictor"
+    predictor: Ratio | None = None
+    head: Ratio | None = None
+    fresh: Ratio | None = None
     kept: Ratio | None = None
-    predictor: Ratio
+    popularity: Popularity | None = None
+    window: int | None = Field(None, ge=1)
     bundle: bool = False
+    second: Ratio | None = None
+    align: Bytes | None = None
+    hot: Hot | None = None
+    overlap: Literal["none", "matrix", "cluster"] = "none"
+    clusters: int = Field(1, ge=1)
     source: str | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> Neurons:
-        if not 0 < self.fresh.value <= self.used.value <= 1:
+        if self.fresh is not None and self.fresh.value > self.used.value:
             raise ValueError(
-                f"a token uses no fewer neurons than it reads: 0 < fresh <= used <= 1, got "
+                f"a token uses no fewer neurons than it reads: fresh <= used, got "
                 f"{self.fresh.value:g} and {self.used.value:g}"
             )
+        if self.fresh is not None and self.popularity is not None:
+            raise ValueError("`fresh` and `kept` are published, or follow from `popularity`")
+        if self.kept is not None and self.fresh is None:
+            raise ValueError("`kept` belongs to `fresh`. give both, or `popularity` and `window`")
+        if self.window is not None and self.popularity is None:
+            raise ValueError("what a `window` keeps follows from `popularity`. give it")
+        if self.second is not None and not self.bundle:
+            raise ValueError("`second` halves a bundle. give `bundle: true`")
+        if self.known_by == "gate" and self.predictor is not None:
+            raise ValueError("neurons known by their gate need no `predictor`. leave it out")
         return self
+
+    @property
+    def predicted(self) -> float:
+        """Return the bytes of the predictors as a share of the model's weights."""
+        return self.predictor.value if self.predictor else 0.0

@@ -24,7 +24,10 @@ CORES = {
     *("bitmod", "bitmod-fp16", "bitmod-ant", "bitmod-olive"),
 }
 #: Cores of processors, without what is around them.
-CPUS = {"m2-ultra-cpu", "agx-orin-cpu", "raspberry-pi-5", "surface-book-3"}
+CPUS = {
+    *("m2-ultra-cpu", "agx-orin-cpu", "raspberry-pi-5", "surface-book-3"),
+    *("oneplus-12", "oneplus-13", "oneplus-ace-2", "i9-13900k", "i9-14900"),
+}
 #: Chips and cards of any size, not devices of a node.
 COMPUTE_IN_MEMORY = {"ianus", "neupims", "pim-gpt", "gddr6-aim", "hbm-pim", "upmem-2556"}
 SPATIAL = {

@@ -10,8 +10,11 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from strategies import logs
 
+from opbyte.core.mapping import Cache
+from opbyte.core.ops import Array
+from opbyte.sim.copies import Copy
 from opbyte.sim.expert_blocks import Blocks
-from opbyte.sim.expert_offload import block_waits
+from opbyte.sim.expert_waits import block_waits
 from opbyte.sim.residency import LruSet, belady_misses
 from opbyte.sim.result import Result
 from opbyte.sim.simulate import simulate
@@ -57,19 +60,48 @@ def blocks(draw: st.DrawFn) -> Blocks:
     times = st.lists(logs(1e-6, 1e-2), min_size=count, max_size=count).map(np.array)
     before, lead, rest = (draw(times)[:, None] for _ in range(3))
     ones = np.ones((count, 1))
-    return Blocks(before, lead, rest, np.array([draw(logs(1e-6, 1e-2))]), ones, ones)
+    ahead, work = (draw(st.floats(0.0, 1.0)) for _ in range(2))
+    after = np.array([draw(logs(1e-6, 1e-2))])
+    return Blocks(before, lead, ahead * lead, rest, work * rest, after, ones, EXPERTS * ones)
+
+
+def waiting(
+    b: Blocks, misses: Array, prefetch: str, waits: str = "block", each: float = 1.0
+) -> Array:
+    """Return the waits of blocks that miss some of eight experts, whose copies take `each`."""
+    one = np.ones(1)
+    copy = Copy("slow", "fast", (), one, each * one, one, {})
+    cache = Cache.model_validate({"tier": "fast", "prefetch": prefetch, "waits": waits})
+    return block_waits(b, misses[:, None], np.full((len(misses), 1), EXPERTS), copy, cache)
 
 
 @given(blocks(), st.data())
 def test_early_copies_are_never_later_at_equal_bytes(b: Blocks, data: Any) -> None:
     size = len(b.lead)
     serial = data.draw(st.lists(logs(1e-7, 1e-1), min_size=size, max_size=size).map(np.array))
-    waits = [block_waits(b, serial[:, None], policy) for policy in POLICIES]
+    waits = [waiting(b, serial, policy) for policy in POLICIES]
     on_demand, gated, early = waits
     assert (gated <= on_demand).all()
     assert (early <= gated).all()
     for policy, wait in zip(POLICIES, waits, strict=True):
-        assert (block_waits(b, 1.1 * serial[:, None], policy) >= wait).all()
+        assert (waiting(b, 1.1 * serial, policy) >= wait).all()
+
+
+@given(blocks(), st.data())
+def test_a_router_before_attention_and_experts_one_by_one_never_wait_longer(
+    b: Blocks, data: Any
+) -> None:
+    size = len(b.lead)
+    misses = data.draw(st.lists(st.floats(0.0, 8.0), min_size=size, max_size=size).map(np.array))
+    late, early = (waiting(b, misses, p, each=1e-3) for p in ("none", "pre_attention"))
+    assert (early <= late).all()
+    assert (late - early <= b.lead + 1e-12).all()
+    for prefetch, whole in (("none", late), ("pre_attention", early)):
+        apart = waiting(b, misses, prefetch, "expert", 1e-3)
+        # A share of a miss waits as one does: never less than as a share of its time.
+        assert (apart <= np.maximum(whole, 1e-3 * np.minimum(misses, 1.0)[:, None]) + 1e-12).all()
+        assert (whole - apart <= b.work + 1e-12).all() or (misses < 1.0).any()
+        assert (waiting(b, 1.1 * misses, prefetch, "expert", 1e-3) >= apart - 1e-12).all()
 
 
 def run(

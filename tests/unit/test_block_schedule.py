@@ -10,6 +10,7 @@ import pytest
 from opbyte.core.errors import CapacityError, ConfigError, UncoveredError
 from opbyte.core.mapping import load_mapping
 from opbyte.hw_models.machine import Machine, load_machine
+from opbyte.sim.neuron_cache import uses, window_shares
 from opbyte.sim.place import Placer
 from opbyte.sim.result import Result
 from opbyte.sim.simulate import evaluate, simulate
@@ -215,6 +216,35 @@ def test_a_window_trades_memory_for_reads() -> None:
     assert run(work, neurons(), "m1-max").flops < 0.6 * run(work, "default", "m1-max").flops
 
 
+def test_a_window_of_tokens_keeps_and_reads_what_their_popularity_says() -> None:
+    popular = {"fresh": None, "kept": None, "window": 5, "popularity": {"top": 0.26, "share": 0.8}}
+    chosen = neurons(**popular)
+    chosen["neurons"] = {k: v for k, v in chosen["neurons"].items() if v is not None}
+    kept, fresh = window_shares(uses(WIDTH, 0.1, 0.26, 0.8), 5)
+    found = run(decode(1), chosen, "m1-max")
+    given = run(decode(1), neurons(fresh=fresh, kept=kept), "m1-max")
+    assert found.seconds == pytest.approx(given.seconds, rel=1e-12)
+    assert found.peak_fast_bytes == pytest.approx(given.peak_fast_bytes, rel=1e-12)
+    longer = {**chosen["neurons"], "window": 20}
+    assert run(decode(1), {**chosen, "neurons": longer}, "m1-max").copied_bytes < found.copied_bytes
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"fresh": None}, "need `fresh`, or `popularity` and `window`"),
+        ({"fresh": None, "popularity": {"top": 0.26, "share": 0.8}}, "for a `window` of tokens"),
+        ({"overlap": "cluster"}, "overlap: none"),
+        ({"hot": {"share": 0.1, "unit": "device.cpu"}}, r"no model of neurons\.hot"),
+    ],
+)
+def test_what_zigzag_blocks_do_not_read_is_refused(changes: dict[str, Any], text: str) -> None:
+    chosen = neurons(**{"kept": None, **changes})
+    chosen["neurons"] = {k: v for k, v in chosen["neurons"].items() if v is not None}
+    with pytest.raises(UncoveredError, match=text):
+        run(decode(1), chosen, "m1-max")
+
+
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
@@ -280,5 +310,9 @@ def test_the_breakdown_adds_up_and_copies_have_their_energy() -> None:
     # The host's memory, PCIe and the GPU's memory, J/bit.
     spent = 8 * late.copied_bytes * (9e-12 + 11.4e-12 + 15e-12)
     assert copies["joules"] == pytest.approx(spent, rel=1e-9)
+    site = load_machine("t4-host").values
+    price = site["site.electricity"] * site["site.overhead"]
+    energy = late.tco_usd_per_mtoken - late.usd_per_mtoken
+    assert energy == pytest.approx(1e6 * late.joules_per_token * price, rel=1e-9)
     idle = (late.joules - own.joules - spent) / (late.seconds - own.seconds)
     assert idle == pytest.approx(12.0, rel=1e-6)

@@ -68,6 +68,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "qwen2_moe": Family(moe.qwen2_moe),
         "qwen3": Family(llama.qwen3),
         "qwen3_moe": Family(moe.qwen3_moe),
+        "smallthinker": Family(moe.smallthinker),
         "qwen3_vl_text": Family(llama.qwen3),
         "qwen3_vl_moe_text": Family(moe.qwen3_moe),
         "mimo": Family(llama.mimo),

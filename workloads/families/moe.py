@@ -86,6 +86,37 @@ def qwen3_moe(f: Fields) -> Model:
     return assemble(f, stack, s.hidden, s.vocab, tied=False)
 
 
+def _marked(f: Fields, key: str, layers: int) -> list[bool]:
+    """Return a list of zeros and ones, one for each layer, as flags."""
+    listed = f.get(key)
+    if listed is None:
+        return [False] * layers
+    good = isinstance(listed, list) and len(listed) == layers
+    good = good and all(entry in (0, 1) for entry in listed)
+    f.check(good, key, f"a list of {layers} zeros and ones is due", listed)
+    return [bool(entry) for entry in listed] if good else [False] * layers
+
+
+def smallthinker(f: Fields) -> Model:
+    """SmallThinker: experts with ReLU gates, whose router reads the input of the layer.
+
+    Which layers rotate positions changes no size; where the router stands is a matter of time,
+    see `prefetch: pre_attention` of a mapping.
+    """
+    s = read_sizes(f, head_dim=128)
+    f.ignore("rope_layout", "moe_primary_router_apply_softmax", "norm_topk_prob", "model_name")
+    experts = f.size("moe_num_primary_experts", most=1_000_000)
+    top_k = f.size("moe_num_active_primary_experts", most=1_000_000)
+    if top_k > experts and f.sound("moe_num_active_primary_experts", "moe_num_primary_experts"):
+        rule = f"a token can visit at most all {experts} experts"
+        f.fault("moe_num_active_primary_experts", rule, top_k, "Lower it.")
+    ffn = MoeFfn(experts, top_k, f.size("moe_ffn_hidden_size"))
+    window = f.size("sliding_window_size", "sliding_window", default=4096)
+    slides = _marked(f, "sliding_window_layout", s.layers)
+    windows = [window if slide else 0 for slide in slides]
+    return assemble(f, uniform(attention(s), ffn, windows), s.hidden, s.vocab, tied=True)
+
+
 def gpt_oss(f: Fields) -> Model:
     """gpt-oss 20B and 120B: biases everywhere, attention sinks, every second layer slides."""
     s = read_sizes(f, head_dim=64)
