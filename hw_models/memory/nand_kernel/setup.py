@@ -335,8 +335,8 @@ def job_of(
         memory = np.zeros(1, np.int32)
         known = touched >= 0
     else:
-        each = len(memory) // total
-        known = memory[plane * each + F_VALID + 4 * device.blocks + local] >= 0
+        stretch = len(memory) // total
+        known = memory[plane * stretch + F_VALID + 4 * device.blocks + local] >= 0
     ints = np.int64
     return Job(
         numbers,
@@ -365,7 +365,8 @@ def _below(bits: Ints) -> Ints:
 def _plane(device: FlashDevice, pages: Ints) -> Ints:
     """Return planes of pages, counted through all targets."""
     target, die, plane = device.places(pages)
-    return (target * device.dies_per_target + die) * device.planes + plane
+    found: Ints = (target * device.dies_per_target + die) * device.planes + plane
+    return found
 
 
 def _numbered(values: Ints) -> tuple[Ints, Ints]:

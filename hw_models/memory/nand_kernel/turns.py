@@ -193,10 +193,12 @@ def _collecting_choice(m: Ints, target: int, free: bool) -> int:
     reads, moves = m[q + 2 * READS] >= 0, m[q + 2 * MOVE_READS] >= 0
     writes, back = m[q + 2 * WRITES] >= 0, m[q + 2 * MOVE_WRITES] >= 0
     erases = m[q + 2 * ERASES] >= 0
-    urgent = m[FLASH_FIRST] or m[target + T_URGENT] > 0
+    first = m[FLASH_FIRST] > 0
     if m[q + 2 * MAPPING_READS] >= 0:
-        return _pair(MAPPING_READS, MOVE_READS if urgent and moves else READS)
-    if urgent:
+        return _pair(MAPPING_READS, MOVE_READS if first and moves else READS)
+    if reads and not first:
+        return _pair(READS, MOVE_READS)
+    if first or m[target + T_URGENT] > 0 or not writes:
         if moves:
             return _pair(MOVE_READS, READS)
         if back:
@@ -205,13 +207,7 @@ def _collecting_choice(m: Ints, target: int, free: bool) -> int:
             return _pair(ERASES, ERASES) if free else -1
     if reads:
         return _pair(READS, MOVE_READS)
-    if writes:
-        return _pair(WRITES, MOVE_WRITES) if free else -1
-    if moves:
-        return _pair(MOVE_READS, READS)
-    if back:
-        return _pair(MOVE_WRITES, WRITES) if free else -1
-    return _pair(ERASES, ERASES) if erases and free else -1
+    return _pair(WRITES, MOVE_WRITES) if writes and free else -1
 
 
 @part

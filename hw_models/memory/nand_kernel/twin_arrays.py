@@ -97,8 +97,11 @@ class Arrays:
         ]
         planes = n.channels * n.ways * n.dies * n.planes
         self.written = [0] * planes
-        memory = job.memory.reshape(planes, -1) if n.collects else []
-        self.collected = [Collected(Plane(f)) for f in memory]
+        each = len(job.memory) // planes
+        self.collected = [
+            Collected(Plane(job.memory[p * each : (p + 1) * each]))
+            for p in range(planes * n.collects)
+        ]
         self.counts = Counts()
 
     # What the controller does with what has arrived.
@@ -158,15 +161,16 @@ class Arrays:
     def choice(self, target: Target) -> tuple[str, ...]:
         """Return the queue to serve and one that may join, from what waits."""
         waits = {name for name, queue in target.queues.items() if queue}
-        urgent = self.n.flash_first or target.urgent
-        moving = [("move reads", "reads"), ("move writes", "writes"), ("erases",)]
-        order: list[tuple[str, ...]] = [
-            ("reads", "move reads"), ("writes", "move writes"), *moving,
+        first = self.n.flash_first
+        moving: list[tuple[str, ...]] = [
+            ("move reads", "reads"), ("move writes", "writes"), ("erases",),
         ]  # fmt: skip
-        if urgent:
-            order = [*moving, *order]
+        reads, writes = ("reads", "move reads"), ("writes", "move writes")
+        order = [reads, *moving, writes] if target.urgent else [reads, writes, *moving]
+        if first:
+            order = [*moving, reads, writes]
         if "mapping" in waits:
-            return ("mapping", "move reads" if urgent and "move reads" in waits else "reads")
+            return ("mapping", "move reads" if first and "move reads" in waits else "reads")
         found = next((names for names in order if names[0] in waits), ())
         if found and found[0] in CHANGES:
             if target.outgoing:
