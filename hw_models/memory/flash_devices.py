@@ -65,6 +65,8 @@ class Buffer(Block):
 
     size: Bytes | None = None
     """Writes on their way to flash at most; default: a page for each plane."""
+    answers: bool = True
+    """Writes are answered when they are in the buffer; else, when they are on flash."""
     rate: BytesPerSecond = Parameter(3.2e9, "bytes_per_s", "assumed: DDR3-1600 x16")
     latency: Seconds = Parameter(26e-9, "seconds", "assumed: tRCD + tCL")
     row: Bytes = Parameter(8192.0, "bytes", "assumed: DDR3 x16")

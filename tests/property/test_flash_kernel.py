@@ -39,7 +39,9 @@ devices = st.fixed_dictionaries(
         "mapping": st.fixed_dictionaries(
             {"ideal": st.booleans(), "cache": st.sampled_from(["64 B", "512 B", "1 MiB"])}
         ),
-        "buffer": st.sampled_from([{"rate": "200 MB/s"}, {"rate": "3 GB/s", "size": "16 KiB"}]),
+        "buffer": st.sampled_from(
+            [{"rate": "200 MB/s"}, {"rate": "3 GB/s", "size": "16 KiB"}, {"answers": False}]
+        ),
         "host": st.sampled_from([{}, {"command": "1 us", "firmware": "3 us", "fetch": 3}]),
     }
 )  # fmt: skip

@@ -131,6 +131,17 @@ def test_reads_wait_for_collecting_unless_they_go_first():
     assert host.counts.erases > 0
 
 
+def test_writes_that_are_answered_from_flash():
+    """Without the buffer a write ends with its program; reads of it wait for nothing else."""
+    found = drive(buffer={"answers": False}).stream([0], is_write=True, queue_depth=1)
+    assert found.mean_write_latency_s == pytest.approx(PROGRAM + DATA + 400e-6, abs=1e-6)
+    many = drive(buffer={"answers": False}).stream(
+        "seq", queue_depth=8, requests=300, read_pct=0, fill=1.0
+    )
+    assert many.write_latency.size == 300
+    assert many.write_latency.min() > 400e-6
+
+
 def test_a_part_of_a_page_is_merged_with_the_rest():
     half = {"sizes": PAGE // 2, "is_write": True, "queue_depth": 1}
     for merge, data in (("none", 0.5), ("changed", 0.5), ("whole", 1.0)):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from opbyte.core.loops import apart, part
 from opbyte.hw_models.memory.nand_kernel.layout import (
+    ANSWERS,
     ASK,
     BUFFER,
     BUFFER_FIRST,
@@ -188,7 +189,7 @@ def arrived(m: Ints, r: int, sizes: Ints, lpns: Ints, masks: Ints, f: Memory) ->
     if m[m[O_REQUESTS] + r * REQUEST + Q_WRITE]:
         _up(m, m[ASK], ASK_DATA, r)
     else:
-        _read(m, r, sizes, lpns, masks, f)
+        _pages(m, r, READS, sizes, lpns, masks, f)
 
 
 @part
@@ -204,14 +205,15 @@ def _piece(m: Ints, r: int, i: int, queue: int, sizes: Ints, lpns: Ints, masks: 
 
 
 @part
-def _read(m: Ints, r: int, sizes: Ints, lpns: Ints, masks: Ints, f: Memory) -> None:
+def _pages(m: Ints, r: int, queue: int, sizes: Ints, lpns: Ints, masks: Ints, f: Memory) -> None:
+    """Send all pages of a request to flash, but those that are in the buffer."""
     at = m[O_REQUESTS] + r * REQUEST
     first, last, held, left = -1, -1, 0, 0
     for i in range(m[at + Q_AT], m[at + Q_END]):
         if m[m[O_PAGES] + lpns[i] * PAGE + L_BUFFERED]:
             held += sizes[i]
             continue
-        piece = _piece(m, r, i, READS, sizes, lpns, masks)
+        piece = _piece(m, r, i, queue, sizes, lpns, masks)
         if first < 0:
             first = piece
         else:
@@ -229,6 +231,9 @@ def _read(m: Ints, r: int, sizes: Ints, lpns: Ints, masks: Ints, f: Memory) -> N
 @apart
 def write(m: Ints, r: int, sizes: Ints, lpns: Ints, masks: Ints, f: Memory) -> None:
     """Take the data of a write."""
+    if not m[ANSWERS]:
+        _pages(m, r, WRITES, sizes, lpns, masks, f)
+        return
     at = m[O_REQUESTS] + r * REQUEST
     m[at + Q_LEFT] = m[at + Q_END] - m[at + Q_AT]
     _take(m, r, sizes, lpns, masks, f)

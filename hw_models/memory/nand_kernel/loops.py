@@ -30,6 +30,7 @@ from opbyte.hw_models.memory.nand_kernel.front import (
     write,
 )
 from opbyte.hw_models.memory.nand_kernel.layout import (
+    ANSWERS,
     C_BUSY,
     C_KIND,
     C_MAPPING,
@@ -201,7 +202,10 @@ def programmed(m: Ints, t: int, sizes: Ints, lpns: Ints, masks: Ints, f: Memory)
             resume_writes(m, wiped(m, lpn, f), f)
         else:
             m[N_PROGRAMS] += 1
-            if request >= 0:
+            if request >= 0 and not m[ANSWERS]:
+                m[m[O_REQUESTS] + request * REQUEST + Q_LEFT] -= 1
+                finished(m, request)
+            elif request >= 0:
                 flushed(m, size, lpn, sizes, lpns, masks, f)
             elif request == MOVE:
                 m[N_READS] += m[COPYBACK]

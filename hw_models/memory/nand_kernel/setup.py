@@ -65,6 +65,8 @@ class Numbers(NamedTuple):
     """Bytes of a mapping page that a miss reads."""
     buffer: int
     """Bytes of writes that may be on their way to flash."""
+    answers: int
+    """Whether writes are answered from the buffer."""
     buffer_row: int
     buffer_first: int
     buffer_pair: int
@@ -255,6 +257,7 @@ def numbers_of(
         entries=device.mapping_entries,
         mapping_bytes=int(device.mapping.read.value),
         buffer=device.buffer_bytes,
+        answers=int(device.buffer.answers),
         buffer_row=int(device.buffer.row.value),
         buffer_first=ps(device.buffer.latency.value),
         buffer_pair=ps(2.0 / device.buffer.rate.value),

@@ -118,7 +118,7 @@ class Twin(Arrays):
         ps = link_time(self.n, size)
         self.up.send(self.n.ask, lambda: self.down.send(ps, lambda: self.write(r)))
 
-    def piece_read(self, request: int) -> None:
+    def piece_done(self, request: int) -> None:
         self.left[request] -= 1
         self.finished(request)
 
@@ -154,6 +154,11 @@ class Twin(Arrays):
         self.translate(pieces)
 
     def write(self, r: int) -> None:
+        if not self.n.answers:
+            pieces = range(self.job.request_at[r], self.job.request_at[r + 1])
+            self.left[r] = len(pieces)
+            self.translate([self.piece(i, r, "writes") for i in pieces])
+            return
         self.left[r] = int(self.job.request_at[r + 1] - self.job.request_at[r])
         self.take(r)
         if self.left[r]:
@@ -188,6 +193,9 @@ class Twin(Arrays):
             self.plan(self.now + self.buffer[0][0], BUFFER, self.buffer_passed)
 
     def flushed(self, piece: Piece) -> None:
+        if not self.n.answers:
+            self.piece_done(piece.request)
+            return
         self.depth -= piece.bytes
         self.buffered[piece.lpn] -= 1
         for r in list(self.stalled):

@@ -109,7 +109,7 @@ class Arrays:
     def entries_arrived(self, mvpn: int) -> None:
         raise NotImplementedError
 
-    def piece_read(self, request: int) -> None:
+    def piece_done(self, request: int) -> None:
         raise NotImplementedError
 
     def flushed(self, piece: Piece) -> None:
@@ -327,7 +327,7 @@ class Arrays:
             piece.queue, piece.page = "move writes", piece.goes
             self.enqueue(piece)
         else:
-            self.piece_read(piece.request)
+            self.piece_done(piece.request)
         target.outgoing -= 1
         if not target.outgoing:
             if target.held:
