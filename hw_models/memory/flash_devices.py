@@ -33,6 +33,8 @@ Ints = npt.NDArray[np.int64]
 #: Levels that a logical page number is spread over, by letter.
 LETTERS = {"C": "channels", "W": "chips", "D": "dies", "P": "planes"}
 SECTOR = 512
+#: Chips or dies of a channel that the loop tells apart.
+MOST_TARGETS = 62
 
 
 class Pcie(Block):
@@ -63,6 +65,8 @@ class Buffer(Block):
 
     size: Bytes | None = None
     """Writes on their way to flash at most; default: a page for each plane."""
+    answers: bool = True
+    """Writes are answered when they are in the buffer; else, when they are on flash."""
     rate: BytesPerSecond = Parameter(3.2e9, "bytes_per_s", "assumed: DDR3-1600 x16")
     latency: Seconds = Parameter(26e-9, "seconds", "assumed: tRCD + tCL")
     row: Bytes = Parameter(8192.0, "bytes", "assumed: DDR3 x16")
@@ -77,6 +81,32 @@ class Host(Block):
     """Latency of the device's firmware per command; does not limit the rate."""
     fetch: PositiveInt = 512
     """Commands that the device takes from the queue at most."""
+
+
+class Collection(Block):
+    """Garbage collection: which block is erased, when, and who goes first."""
+
+    policy: Literal["greedy", "fifo", "sampled"] = "greedy"
+    """The block with fewest valid pages, the one written first, or the best of log2(blocks)."""
+    start: Ratio | None = None
+    """Share of a plane's blocks: collecting begins when fewer are free; two blocks without it."""
+    stall: Ratio | None = None
+    """Share of a plane's blocks: writes wait when fewer are free; two blocks without it."""
+    first: Literal["host", "flash"] = "host"
+    """Whose operations a die serves first; those of collecting, where writes of the host wait."""
+    copyback: bool = False
+    """Pages move within their plane, not over the channel and through the controller."""
+
+
+class Suspend(Block):
+    """What a read costs that interrupts a program or an erasure."""
+
+    program: Seconds | None = None
+    """Time until a program gives the arrays free; it is not interrupted without one."""
+    erase: Seconds | None = None
+    """The same of an erasure."""
+    resume: Seconds = Parameter(0.0, "seconds", "assumed: going on costs nothing more")
+    """Time by which what was interrupted takes longer."""
 
 
 class Energy(Block):
@@ -136,6 +166,10 @@ class FlashDevice(Block):
     mapping: Mapping = Mapping()
     buffer: Buffer = Buffer()
     host: Host = Host()
+    merge: Literal["none", "changed", "whole"] = "whole"
+    """The rest of a page that is written in part: lost; read; or read and moved back, too."""
+    collection: Collection = Collection()
+    suspend: Suspend = Suspend()
     energy: Energy | None = None
     whole_ns: bool = False
     """Repeat another simulator's bus cycles in whole ns, cut off (none above 1 GHz), and its time
@@ -152,6 +186,11 @@ class FlashDevice(Block):
             raise ValueError("`overprovisioning` must lie between 0 and 1")
         if not self.logical_pages or self.blocks < 2:
             raise ValueError("`blocks` and `pages` leave no page to the host")
+        start, stall = self.collection.start, self.collection.stall
+        if self.free_blocks(stall) > self.free_blocks(start):
+            raise ValueError("`collection.stall` must not be above `collection.start`")
+        if self.targets_per_channel > MOST_TARGETS:
+            raise ValueError(f"a channel can have {MOST_TARGETS} chips or dies at most")
         lasting = {
             "page": self.page, "read": self.read, "program": self.program, "erase": self.erase,
             "channel_rate": self.channel_rate, "pcie.rate": self.pcie.rate,
@@ -181,6 +220,10 @@ class FlashDevice(Block):
     def most_planes(self) -> int:
         """Planes that one command may use."""
         return self.planes if self.multiplane else 1
+
+    def free_blocks(self, share: Parameter | None) -> int:
+        """Return a share of a plane's blocks, two at least."""
+        return 2 if share is None else max(2, int(share.value * self.blocks))
 
     @property
     def total_planes(self) -> int:

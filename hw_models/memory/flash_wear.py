@@ -16,7 +16,7 @@ from opbyte.core.errors import CapacityError, ConfigError, UncoveredError
 from opbyte.core.registry import lookup_error
 from opbyte.hw_models.memory.flash_devices import FlashDevice
 
-__all__ = ["PATTERNS", "POLICIES", "Wear", "Worn", "worn"]
+__all__ = ["PATTERNS", "POLICIES", "Wear", "Worn", "filled", "worn"]
 
 Ints = npt.NDArray[np.int64]
 PATTERNS = ("seq", "random", "kv")
@@ -25,6 +25,8 @@ DAY = 86_400.0
 YEAR = 365.25 * DAY
 #: Pages of a block that a plane keeps free for collecting, in blocks.
 SPARE = 2
+#: Pages of a device whose blocks are followed; each takes 8 bytes.
+MOST_PAGES = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -152,11 +154,7 @@ def worn(
         raise ConfigError.one(device.name, "sequence", "must be a whole number of pages", sequence)
     plane = device.blocks * device.pages
     logical = int(plane * (1.0 - device.overprovisioning.value) * fill)
-    if logical < 1 or plane - logical < (SPARE + 2) * device.pages:
-        kept = logical + (SPARE + 2) * device.pages
-        what = f"data and the {SPARE + 2} blocks of each plane that collecting needs"
-        size = device.total_planes * device.page_bytes
-        raise CapacityError(what, device.name, kept * size, plane * size)
+    _check_room(device, logical, SPARE)
     from opbyte.hw_models.memory.nand_kernel.collect import collect
 
     rng = np.random.default_rng(seed)
@@ -167,6 +165,49 @@ def worn(
         int(np.count_nonzero(ops >= 0)) // 2, seed,
     )  # fmt: skip
     return Worn(device, host, moved, erases)
+
+
+def filled(device: FlashDevice, fill: float, rounds: float, seed: int) -> npt.NDArray[np.int32]:
+    """Return the blocks of all planes after writes, for a stream that follows.
+
+    The first pages of each plane are written in order, then overwritten at random.
+
+    Args:
+        fill: Share of the logical pages that hold data, from 0 on.
+        rounds: Overwrites, in such pages.
+        seed: Of what is drawn.
+
+    Raises:
+        ConfigError: If a number breaks a rule.
+        CapacityError: If the device is too large, or has too few spare blocks.
+    """
+    for name, value, most in (("fill", fill, 1.0), ("rounds", rounds, 1000.0)):
+        if not 0 <= value <= most:
+            raise ConfigError.one(device.name, name, f"must lie within 0 to {most:g}", value)
+    if device.physical_pages > MOST_PAGES:
+        size = device.page_bytes
+        what = "a device whose blocks are followed (fewer `blocks` or `pages` behave alike)"
+        raise CapacityError(what, "memory", device.physical_pages * size, MOST_PAGES * size)
+    from opbyte.hw_models.memory.nand_kernel.blocks import memory
+    from opbyte.hw_models.memory.nand_kernel.collect import fill as write
+
+    planes, start = device.total_planes, device.free_blocks(device.collection.start)
+    logical = -(-device.logical_pages // planes)
+    _check_room(device, logical, start)
+    policy = POLICIES.index(device.collection.policy)
+    blocks = memory(planes, device.blocks, device.pages, logical, policy, seed)
+    written = int(fill * (device.logical_pages // planes))
+    write(blocks, planes, written, int(rounds * written), start)
+    return blocks
+
+
+def _check_room(device: FlashDevice, logical: int, spare: int) -> None:
+    plane = device.blocks * device.pages
+    if logical < 1 or plane - logical < (spare + 2) * device.pages:
+        kept = logical + (spare + 2) * device.pages
+        what = f"data and the {spare + 2} blocks of each plane that collecting needs"
+        size = device.total_planes * device.page_bytes
+        raise CapacityError(what, device.name, kept * size, plane * size)
 
 
 def _writes(

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from opbyte.core.errors import CapacityError, ConfigError, UncoveredError, WorkloadError
 from opbyte.core.registry import lookup_error
 from opbyte.hw_models.memory.flash_devices import SECTOR, FlashDevice, load_flash
-from opbyte.hw_models.memory.flash_wear import Wear, Worn, worn
+from opbyte.hw_models.memory.flash_wear import Wear, Worn, filled, worn
 from opbyte.hw_models.memory.nand_kernel.setup import Counts, job_of, numbers_of
 
 __all__ = ["PATTERNS", "Flash", "FlashResult", "flash"]
@@ -83,8 +83,15 @@ class FlashResult:
 
     @property
     def page_operations(self) -> int:
-        """Pages that were read or programmed, mapping pages included."""
+        """Pages that were read or programmed, for whatever reason."""
         return self.counts.reads + self.counts.programs
+
+    @property
+    def write_amplification(self) -> float:
+        """Programs over those that the host's writes ask for; NaN without a write."""
+        counts = self.counts
+        host = counts.programs - counts.moved - counts.mapping_writes
+        return counts.programs / host if host else float("nan")
 
     @property
     def joules(self) -> float:
@@ -123,6 +130,8 @@ class Flash:
         read_pct: int | None = None,
         seed: int | None = None,
         stop_s: float | None = None,
+        fill: float | None = None,
+        rounds: float | None = None,
     ) -> FlashResult:
         """Keep requests outstanding until all have been sent, and serve all that were sent.
 
@@ -138,6 +147,9 @@ class Flash:
             read_pct: Reads of a pattern, whole per cent; which ones is drawn. 100 without it.
             seed: Of what is drawn; 1 without it.
             stop_s: When the host stops sending.
+            fill: Share of the pages that hold data before; then blocks are collected. Without it
+                the device is as good as new: no write needs a block to be erased.
+            rounds: How often that was overwritten at random before; 0 without it.
 
         Raises:
             ConfigError: For an unknown pattern, with the nearest, or a number that breaks a rule.
@@ -161,8 +173,20 @@ class Flash:
             raise ConfigError.one(self.device.name, "stop_s", "must be a time above 0", stop_s)
         from opbyte.hw_models.memory.nand_kernel.loops import replay
 
-        job = job_of(self.device, numbers_of(self.device, depth, stop_s), *given)
+        blocks = self._blocks(fill, rounds, 1 if seed is None else seed)
+        numbers = numbers_of(self.device, depth, stop_s, blocks is not None)
+        job = job_of(self.device, numbers, *given, blocks)
         return _result(self.device, depth, given, *replay(job))
+
+    def _blocks(
+        self, fill: float | None, rounds: float | None, seed: int
+    ) -> npt.NDArray[np.int32] | None:
+        if fill is None:
+            if rounds is not None:
+                rule = "needs `fill`, what was overwritten"
+                raise ConfigError.one(self.device.name, "rounds", rule, rounds)
+            return None
+        return filled(self.device, fill, 0.0 if rounds is None else rounds, seed)
 
     def queue_curve(
         self, pattern: str = "random", depths: tuple[int, ...] = DEPTHS, **choices: Any

@@ -38,21 +38,23 @@ def rate(pattern, size, depth, name="mqsim-default"):
     for _ in range(3):
         block = block_of(job)
         start = time.process_time()
-        loop(block, job.bytes, job.lpn)
+        loop(block, job.bytes, job.lpn, job.mask, job.memory)
         done = int(block[N_READS] + block[N_PROGRAMS])
         best = max(best, done / (time.process_time() - start))
     return best
 
 
+#: What is asked of a whole core, page operations per second; a busy machine gives less. Half of
+#: the operations of the last are mapping reads: data pages alone come at half of its rate.
+BARS = {
+    "long reads": 5e6, "reads of 64 KiB": 5e6, "random reads of 64 KiB": 4.5e6,
+    "random reads of 4 KiB": 3.5e6,
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_each(benchmark, case):
-    benchmark.extra_info["page_operations_per_s"] = rate(*CASES[case])
-    benchmark.pedantic(lambda: None)
-
-
-def test_bar(benchmark):
-    """What is asked of a whole core; a busy machine gives less."""
-    found = rate(*CASES["long reads"])
+    found = rate(*CASES[case])
     benchmark.extra_info["page_operations_per_s"] = found
     benchmark.pedantic(lambda: None)
-    assert found > 5e6
+    assert found > BARS[case]

@@ -1,115 +1,225 @@
-"""Garbage collection on one plane, compiled, and its readable twin."""
+"""Garbage collection: within the loop, and on one plane without a clock, with its readable twin.
+
+Which pages move where is settled when a block is chosen (`blocks`); their reads, programs and the
+erasure then take their time. So the loop writes and moves the very pages that `collect` does.
+"""
 
 from __future__ import annotations
 
-from collections import deque
 from pathlib import Path
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING
 
 from opbyte.core.errors import SimulationError
-from opbyte.core.loops import compiled, part
-
-__all__ = ["collect", "collect_twin"]
-
-Ints = npt.NDArray[np.int64]
-GREEDY, FIFO, SAMPLED = range(3)
-#: Counters and frontiers: see `_run`.
-HOST, MOVED, ERASES, OPEN, OPEN_AT, MOVE, MOVE_AT, FREE_FIRST, FREE_COUNT, AGE, DRAWN, FAULT = (
-    range(12)
+from opbyte.core.loops import apart, compiled, part
+from opbyte.hw_models.memory.nand_kernel.blocks import (
+    F_DRAWN,
+    F_ERASES,
+    F_FREE,
+    F_HOST,
+    F_MOVED,
+    drop_page,
+    erased,
+    make_room,
+    memory,
+    moved,
+    overwrite,
+    victim,
+    where_at,
 )
-_MASK = (1 << 31) - 1
+from opbyte.hw_models.memory.nand_kernel.layout import (
+    COPYBACK,
+    ERASES,
+    ERASURE,
+    FAULT,
+    G_LEFT,
+    G_ROW,
+    G_VICTIM,
+    G_WAIT,
+    L_LOCAL,
+    L_PLANE,
+    MEMORY,
+    MOVE,
+    MOVE_READS,
+    MOVE_WRITES,
+    N_ERASES,
+    N_MOVES,
+    O_PIECES,
+    O_PLANES,
+    O_TARGETS,
+    P_BYTES,
+    P_LPN,
+    P_MORE,
+    P_NEXT,
+    P_OTHER,
+    P_QUEUE,
+    P_REQUEST,
+    P_ROW,
+    P_TARGET,
+    PAGE_BYTES,
+    PAGES,
+    PIECE,
+    PLANE,
+    STALL,
+    START,
+    T_URGENT,
+    TARGET,
+)
+from opbyte.hw_models.memory.nand_kernel.queues import new_piece
+from opbyte.hw_models.memory.nand_kernel.turns import enqueue
+
+if TYPE_CHECKING:
+    from opbyte.hw_models.memory.nand_kernel.blocks import Memory
+    from opbyte.hw_models.memory.nand_kernel.layout import Ints
+
+__all__ = [
+    "collect", "fill", "must_wait", "page_of", "wiped", "write_page", "written_back",
+]  # fmt: skip
 
 
 @part
-def _draw(state: Ints, below: int) -> int:
-    """Return a number from 0 to below - 1 (Lehmer's generator, modulus 2^31 - 1)."""
-    state[DRAWN] = state[DRAWN] * 48271 % _MASK
-    return int(state[DRAWN] % below)
+def page_of(m: Ints, page: int, f: Memory) -> int:
+    """Return the page within its block of a logical page; -1 where it was never written."""
+    b = m[page + L_PLANE] * m[MEMORY]
+    place = f[where_at(f, b) + m[page + L_LOCAL]]
+    return int(place % m[PAGES]) if place >= 0 else -1
 
 
 @part
-def _victim(state: Ints, valid: Ints, age: Ints, policy: int, draws: int) -> int:
-    """Return the full block to erase, -1 if there is none."""
-    best, found, blocks = 1 << 62, -1, len(valid)
-    if policy == SAMPLED:
-        tries = 0
-        while tries < draws:
-            b = _draw(state, blocks)
-            tries += 1
-            if age[b] >= 0 and valid[b] < best:
-                best, found = valid[b], b
-        if found >= 0:
-            return found
-    for b in range(blocks):
-        if age[b] >= 0:
-            key = age[b] if policy == FIFO else valid[b]
-            if key < best:
-                best, found = key, b
-    return found
+def must_wait(m: Ints, place: int, plane: int, f: Memory) -> bool:
+    """Return whether a write of the host waits until a block of its plane is erased."""
+    if m[place + G_WAIT] >= 0:
+        return True
+    return bool(m[place + G_VICTIM] >= 0 and f[plane * m[MEMORY] + F_FREE] < m[STALL])
+
+
+@apart
+def write_page(m: Ints, page: int, f: Memory) -> int:
+    """Write a page of the host, begin to collect if few blocks are free, and return the page."""
+    plane = m[page + L_PLANE]
+    new = overwrite(f, plane * m[MEMORY], m[page + L_LOCAL])
+    if m[m[O_PLANES] + plane * PLANE + G_VICTIM] < 0:
+        _begin(m, plane, f)
+    return int(new % m[PAGES])
+
+
+@apart
+def _begin(m: Ints, plane: int, f: Memory) -> None:
+    """Begin to collect if few blocks are free: queue reads of the pages that move."""
+    b, place = plane * m[MEMORY], m[O_PLANES] + plane * PLANE
+    if f[b + F_FREE] >= m[START]:
+        return
+    block = victim(f, b)
+    if block < 0:
+        m[FAULT] = 1
+        return
+    m[place + G_VICTIM], m[place + G_LEFT] = block, 0
+    for old in range(block * m[PAGES], (block + 1) * m[PAGES]):
+        new = moved(f, b, old)
+        if new < 0:
+            continue
+        piece = new_piece(m, plane)
+        at = m[O_PIECES] + piece * PIECE
+        m[at + P_BYTES], m[at + P_REQUEST], m[at + P_LPN] = m[PAGE_BYTES], MOVE, plane
+        m[at + P_ROW] = m[place + G_ROW] + old % m[PAGES]
+        m[at + P_OTHER], m[at + P_MORE] = m[place + G_ROW] + new % m[PAGES], 0
+        m[at + P_QUEUE] = MOVE_READS
+        if m[COPYBACK]:
+            m[at + P_QUEUE], m[at + P_BYTES], m[at + P_ROW] = MOVE_WRITES, 0, m[at + P_OTHER]
+        m[place + G_LEFT] += 1
+        m[N_MOVES] += 1
+        enqueue(m, piece)
+    if m[place + G_LEFT] == 0:
+        _erase(m, plane)
 
 
 @part
-def _program(state: Ints, frontier: int, page_of: Ints, where: Ints, valid: Ints, age: Ints,
-             free: Ints, pages: int, lpn: int) -> None:  # fmt: skip
-    """Write a page at a frontier; a full block is closed, and a free one opened."""
-    block = state[frontier]
-    place = block * pages + state[frontier + 1]
-    page_of[place] = lpn
-    where[lpn] = place
-    valid[block] += 1
-    state[frontier + 1] += 1
-    if state[frontier + 1] == pages:
-        age[block] = state[AGE]
-        state[AGE] += 1
-        state[frontier] = free[state[FREE_FIRST] % len(free)]
-        state[FREE_FIRST] += 1
-        state[FREE_COUNT] -= 1
-        state[frontier + 1] = 0
+def _erase(m: Ints, plane: int) -> None:
+    piece = new_piece(m, plane)
+    at, place = m[O_PIECES] + piece * PIECE, m[O_PLANES] + plane * PLANE
+    m[at + P_BYTES], m[at + P_REQUEST], m[at + P_LPN], m[at + P_MORE] = 0, ERASURE, plane, 0
+    m[at + P_ROW], m[at + P_QUEUE] = m[place + G_ROW], ERASES
+    enqueue(m, piece)
+
+
+@apart
+def written_back(m: Ints, plane: int) -> None:
+    """Count a page that was moved; the block is erased after the last."""
+    place = m[O_PLANES] + plane * PLANE
+    m[place + G_LEFT] -= 1
+    if m[place + G_LEFT] == 0:
+        _erase(m, plane)
+
+
+@apart
+def wiped(m: Ints, plane: int, f: Memory) -> int:
+    """Count an erased block, collect on, and return the first of a chain of writes that may go."""
+    b, place = plane * m[MEMORY], m[O_PLANES] + plane * PLANE
+    erased(f, b, m[place + G_VICTIM])
+    m[N_ERASES] += 1
+    m[place + G_VICTIM] = -1
+    _begin(m, plane, f)
+    first = m[place + G_WAIT]
+    m[place + G_WAIT] = -1
+    piece = first
+    while piece >= 0:
+        at = m[O_PIECES] + piece * PIECE
+        m[m[O_TARGETS] + m[at + P_TARGET] * TARGET + T_URGENT] -= 1
+        piece = m[at + P_NEXT]
+    return int(first)
 
 
 @part
-def _drop(page_of: Ints, where: Ints, valid: Ints, pages: int, lpn: int) -> None:
-    place = where[lpn]
-    if place >= 0:
-        page_of[place] = -1
-        valid[place // pages] -= 1
-        where[lpn] = -1
-
-
-@part
-def _run(
-    state: Ints, ops: Ints, page_of: Ints, where: Ints, valid: Ints, age: Ints, free: Ints,
-    pages: int, policy: int, spare: int, draws: int, before: int,
-) -> None:  # fmt: skip
+def _run(f: Memory, ops: Ints, spare: int, before: int) -> bool:
     written = 0
     for i in range(len(ops)):
         lpn = ops[i]
         if lpn < 0:
-            _drop(page_of, where, valid, pages, -1 - lpn)
+            drop_page(f, 0, -1 - lpn)
             continue
         if written == before:
-            state[HOST] = state[MOVED] = state[ERASES] = 0
+            f[F_HOST] = f[F_MOVED] = f[F_ERASES] = 0
         written += 1
-        _drop(page_of, where, valid, pages, lpn)
-        _program(state, OPEN, page_of, where, valid, age, free, pages, lpn)
-        state[HOST] += 1
-        while state[FREE_COUNT] < spare:
-            b = _victim(state, valid, age, policy, draws)
-            if b < 0 or (valid[b] == pages and policy == GREEDY):
-                state[FAULT] = 1
-                return
-            age[b] = -1
-            for p in range(b * pages, (b + 1) * pages):
-                if page_of[p] >= 0:
-                    moved = page_of[p]
-                    _drop(page_of, where, valid, pages, moved)
-                    _program(state, MOVE, page_of, where, valid, age, free, pages, moved)
-                    state[MOVED] += 1
-            state[ERASES] += 1
-            free[(state[FREE_FIRST] + state[FREE_COUNT]) % len(free)] = b
-            state[FREE_COUNT] += 1
+        overwrite(f, 0, lpn)
+        if not make_room(f, 0, spare):
+            return False
+    return True
+
+
+@part
+def _fill(f: Memory, planes: int, each: int, filled: int, writes: int, spare: int) -> bool:
+    for plane in range(planes):
+        b = plane * each
+        drawn = f[b + F_DRAWN]
+        for i in range(filled + writes):
+            lpn = i
+            if i >= filled:
+                drawn = drawn * 48271 % ((1 << 31) - 1)
+                lpn = drawn % filled
+            overwrite(f, b, lpn)
+            if not make_room(f, b, spare):
+                return False
+        f[b + F_HOST] = f[b + F_MOVED] = f[b + F_ERASES] = 0
+    return True
+
+
+_FILES = tuple(Path(__file__).parent / f"{name}.py" for name in ("collect", "blocks"))
+_NONE = "no block has an invalid page, so that none can be erased"
+
+
+def fill(f: Memory, planes: int, filled: int, writes: int, spare: int) -> None:
+    """Write the first pages of each plane in order, then overwrite them at random.
+
+    Args:
+        f: `blocks.memory` of all planes.
+        filled: Logical pages of a plane that are written.
+        writes: Overwrites of a plane.
+        spare: Blocks that are kept free.
+
+    Raises:
+        SimulationError: If no block can be erased.
+    """
+    if not compiled(_fill, _FILES)(f, planes, len(f) // planes, filled, writes, spare):
+        raise SimulationError(_NONE)
 
 
 def collect(
@@ -127,94 +237,7 @@ def collect(
         before: Writes that do not count.
         seed: Of drawn blocks.
     """
-    state = np.zeros(12, np.int64)
-    state[OPEN], state[MOVE], state[FREE_COUNT] = 0, 1, blocks - 2
-    state[DRAWN] = seed % (_MASK - 1) + 1
-    free = np.r_[np.arange(2, blocks), [0, 0]].astype(np.int64)
-    compiled(_run, (Path(__file__),))(
-        state, ops, np.full(blocks * pages, -1, np.int64), np.full(logical, -1, np.int64),
-        np.zeros(blocks, np.int64), np.full(blocks, -1, np.int64), free, pages, policy, spare,
-        _draws(blocks), before,
-    )  # fmt: skip
-    if state[FAULT]:
-        raise SimulationError("no block has an invalid page, so that none can be erased")
-    return int(state[HOST]), int(state[MOVED]), int(state[ERASES])
-
-
-def _draws(blocks: int) -> int:
-    return max(1, blocks.bit_length() - 1)
-
-
-class _Plane:
-    """A plane in lists: which pages each block holds, in order; which blocks are free or full."""
-
-    def __init__(self, blocks: int, pages: int, policy: int, seed: int) -> None:
-        self.pages, self.policy = pages, policy
-        self.held: list[list[int]] = [[] for _ in range(blocks)]
-        self.block_of: dict[int, int] = {}
-        self.valid = [0] * blocks
-        self.free = deque(range(2, blocks))
-        self.frontier = {"host": 0, "move": 1}
-        self.full: list[int] = []
-        self.drawn = seed % (_MASK - 1) + 1
-        self.counts = [0, 0, 0]
-
-    def drop(self, lpn: int) -> None:
-        block = self.block_of.pop(lpn, None)
-        if block is not None:
-            self.held[block][self.held[block].index(lpn)] = -1
-            self.valid[block] -= 1
-
-    def program(self, who: str, lpn: int) -> None:
-        block = self.frontier[who]
-        self.held[block].append(lpn)
-        self.block_of[lpn] = block
-        self.valid[block] += 1
-        if len(self.held[block]) == self.pages:
-            self.full.append(block)
-            self.frontier[who] = self.free.popleft()
-
-    def victim(self) -> int:
-        if self.policy == FIFO:
-            return self.full[0]
-        if self.policy == SAMPLED:
-            found = []
-            for _ in range(_draws(len(self.held))):
-                self.drawn = self.drawn * 48271 % _MASK
-                found.append(self.drawn % len(self.held))
-            there = [b for b in found if b in self.full]
-            if there:
-                return min(there, key=lambda b: self.valid[b])
-        return min(sorted(self.full), key=lambda b: self.valid[b])
-
-    def erase(self) -> None:
-        block = self.victim()
-        self.full.remove(block)
-        for lpn in [x for x in self.held[block] if x >= 0]:
-            self.drop(lpn)
-            self.program("move", lpn)
-            self.counts[1] += 1
-        self.held[block] = []
-        self.free.append(block)
-        self.counts[2] += 1
-
-
-def collect_twin(
-    blocks: int, pages: int, _logical: int, ops: Ints, policy: int, spare: int, before: int,
-    seed: int,
-) -> tuple[int, int, int]:  # fmt: skip
-    """Return what `collect` returns, in plain Python."""
-    plane, written = _Plane(blocks, pages, policy, seed), 0
-    for op in (int(x) for x in ops):
-        if op < 0:
-            plane.drop(-1 - op)
-            continue
-        if written == before:
-            plane.counts = [0, 0, 0]
-        written += 1
-        plane.drop(op)
-        plane.program("host", op)
-        plane.counts[0] += 1
-        while len(plane.free) < spare:
-            plane.erase()
-    return plane.counts[0], plane.counts[1], plane.counts[2]
+    f = memory(1, blocks, pages, logical, policy, seed)
+    if not compiled(_run, _FILES)(f, ops, spare, before):
+        raise SimulationError(_NONE)
+    return int(f[F_HOST]), int(f[F_MOVED]), int(f[F_ERASES])

@@ -2,8 +2,8 @@
 
 The bus of a channel has one event at a time; reads of arrays take equally long, and so end in the
 order in which they began, as do programs and the messages of each direction of the link. So there
-is one slot for each channel and one for the head of each of these rings, and the next event is the
-least of a row of numbers. `twin.py` says the same in objects.
+is one number for each channel and one for the head of each of these rings, and the next event is
+the least of a row of numbers. `twin.py` says the same in objects.
 """
 
 from __future__ import annotations
@@ -14,32 +14,50 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from opbyte.core.errors import SimulationError
-from opbyte.core.loops import apart, compiled, part
+from opbyte.core.loops import apart, bare, compiled, part
+from opbyte.hw_models.memory.nand_kernel.collect import wiped, written_back
 from opbyte.hw_models.memory.nand_kernel.front import (
+    RING,
+    TAKE,
     arrived,
     buffer_passed,
-    delivered_down,
     delivered_up,
+    down,
     enter,
     finished,
     flushed,
-    ring_in,
+    rung,
+    write,
 )
 from opbyte.hw_models.memory.nand_kernel.layout import (
+    ANSWERS,
     C_BUSY,
     C_KIND,
     C_MAPPING,
+    C_MOVES,
     C_READS,
+    C_READY,
     C_WHO,
     CACHE_READ,
     CHANNEL,
-    CHANNELS,
+    COLLECTS,
     COMMANDS_FIRST,
+    COPYBACK,
     COUNTED,
     DEPTH,
+    DOORBELL,
     ENTERED,
+    ERASE,
+    ERASES,
+    ERASURE,
     FAR,
-    MAPPING_READ,
+    FAULT,
+    HEADS,
+    MAPPING,
+    MAPPING_READS,
+    MERGE_READ,
+    MOVE,
+    MOVE_WRITES,
     N_BUS,
     N_PROGRAMS,
     N_READS,
@@ -47,13 +65,14 @@ from opbyte.hw_models.memory.nand_kernel.layout import (
     O_CHANNELS,
     O_PIECES,
     O_REQUESTS,
-    O_RINGS,
     O_TARGETS,
-    O_TIMES,
     P_BYTES,
     P_LPN,
     P_NEXT,
+    P_OTHER,
+    P_QUEUE,
     P_REQUEST,
+    P_ROW,
     P_TARGET,
     PIECE,
     PROGRAM,
@@ -63,36 +82,49 @@ from opbyte.hw_models.memory.nand_kernel.layout import (
     R_AT,
     R_FIRST,
     READ,
+    READS,
     REQUEST,
     REQUESTS,
+    RINGS,
     S_BUFFER,
-    S_CORE,
     S_DOWN,
+    S_FIRMWARE,
+    S_OTHER,
     S_PROGRAM,
     S_READ,
     S_UP,
+    SLOT_BITS,
     SLOTS,
-    T_BUSY,
+    SUSPEND_PROGRAM,
+    T_C,
+    T_END,
     T_FIRST,
     T_HELD,
+    T_KIND,
+    T_LATE,
+    T_NUMBER,
     T_OUT,
-    T_WRITE,
     TARGET,
-    WAYS,
+    TIMES,
+    WRITES,
     block_of,
-)  # fmt: skip
-from opbyte.hw_models.memory.nand_kernel.pages import entries_arrived
+)
+from opbyte.hw_models.memory.nand_kernel.pages import entries_arrived, merged, resume_writes
 from opbyte.hw_models.memory.nand_kernel.queues import append, pop, release
-from opbyte.hw_models.memory.nand_kernel.rings import drop, push, show
+from opbyte.hw_models.memory.nand_kernel.rings import drop, push, push_sorted
 from opbyte.hw_models.memory.nand_kernel.setup import Counts, Job
 from opbyte.hw_models.memory.nand_kernel.turns import (
     COMMAND_SENT,
     bus_event,
+    enqueue,
+    idle,
+    mark,
     take_turns,
     transfer_ps,
 )
 
 if TYPE_CHECKING:
+    from opbyte.hw_models.memory.nand_kernel.blocks import Memory
     from opbyte.hw_models.memory.nand_kernel.layout import Ints
 
 __all__ = ["replay"]
@@ -101,15 +133,12 @@ TRANSFERRED = COMMAND_SENT + 1
 
 
 @part
-def next_slot(m: Ints) -> int:
-    """Return the slot of the next event, -1 if there is none."""
-    at, slots = m[O_TIMES], m[SLOTS]
-    best, order, found = FAR, FAR, -1
-    for s in range(slots):
-        time = m[at + s]
-        if time < best or (time == best and m[at + slots + s] < order):
-            best, order, found = time, m[at + slots + s], s
-    return found if best < FAR else -1
+def next_event(m: Ints) -> int:
+    """Return the time of the next event, times a power of two, plus its ring or channel."""
+    best = FAR
+    for s in range(TIMES, TIMES + m[SLOTS]):
+        best = min(best, m[s])
+    return int(best)
 
 
 @part
@@ -119,11 +148,11 @@ def start_transfer(m: Ints, c: int, piece: int) -> None:
     bus_event(m, c, ps, TRANSFERRED, piece)
 
 
-@part
+@apart
 def next_transfer(m: Ints, c: int) -> None:
     """Move the data that have waited longest, mapping pages first; before or else, commands."""
     channel = m[O_CHANNELS] + c * CHANNEL
-    if m[COMMANDS_FIRST]:
+    if m[COMMANDS_FIRST] and m[channel + C_READY]:
         take_turns(m, c)
         if m[channel + C_BUSY]:
             return
@@ -131,17 +160,20 @@ def next_transfer(m: Ints, c: int) -> None:
         start_transfer(m, c, pop(m, channel + C_MAPPING))
     elif m[channel + C_READS] >= 0:
         start_transfer(m, c, pop(m, channel + C_READS))
-    elif not m[COMMANDS_FIRST]:
+    elif m[channel + C_MOVES] >= 0:
+        start_transfer(m, c, pop(m, channel + C_MOVES))
+    elif m[channel + C_READY]:
         take_turns(m, c)
 
 
 @part
-def data_ready(m: Ints, c: int, target: int) -> None:
+def data_ready(m: Ints, c: int, t: int) -> None:
     """Hand the page registers of a target to the channel."""
-    channel, first = m[O_CHANNELS] + c * CHANNEL, m[target + T_FIRST]
-    head = m[m[O_PIECES] + first * PIECE + P_REQUEST] == MAPPING_READ
-    queue = channel + (C_MAPPING if head else C_READS)
-    piece = first
+    channel, target = m[O_CHANNELS] + c * CHANNEL, m[O_TARGETS] + t * TARGET
+    queue, kind = channel + C_READS, m[target + T_KIND]
+    if kind != READS:
+        queue = channel + (C_MAPPING if kind == MAPPING_READS else C_MOVES)
+    piece = m[target + T_FIRST]
     while piece >= 0:
         after = m[m[O_PIECES] + piece * PIECE + P_NEXT]
         m[target + T_OUT] += 1
@@ -152,43 +184,81 @@ def data_ready(m: Ints, c: int, target: int) -> None:
             start_transfer(m, c, piece)
         piece = after
     if m[CACHE_READ]:
-        m[target + T_BUSY] = 0
+        idle(m, t)
 
 
-@part
-def programmed(m: Ints, target: int, sizes: Ints, lpns: Ints) -> None:
+@apart
+def programmed(m: Ints, t: int, sizes: Ints, lpns: Ints, masks: Ints, f: Memory) -> None:
+    """Tell what was programmed or erased, then free the target."""
+    target = m[O_TARGETS] + t * TARGET
     piece = m[target + T_FIRST]
+    m[target + T_END] = 0
     while piece >= 0:
         at = m[O_PIECES] + piece * PIECE
-        after = m[at + P_NEXT]
-        m[N_PROGRAMS] += 1
-        if m[at + P_REQUEST] >= 0:
-            size, lpn = m[at + P_BYTES], m[at + P_LPN]
-            release(m, piece)
-            flushed(m, size, lpn, sizes, lpns)
+        after, request, lpn = m[at + P_NEXT], m[at + P_REQUEST], m[at + P_LPN]
+        size = m[at + P_BYTES]
+        release(m, piece)
+        if request == ERASURE:
+            resume_writes(m, wiped(m, lpn, f), f)
         else:
-            release(m, piece)
+            m[N_PROGRAMS] += 1
+            if request >= 0 and not m[ANSWERS]:
+                m[m[O_REQUESTS] + request * REQUEST + Q_LEFT] -= 1
+                finished(m, request)
+            elif request >= 0:
+                flushed(m, size, lpn, sizes, lpns, masks, f)
+            elif request == MOVE:
+                m[N_READS] += m[COPYBACK]
+                written_back(m, lpn)
         piece = after
-    m[target + T_BUSY] = 0
+    idle(m, t)
 
 
 @part
-def array_done(m: Ints, t: int, sizes: Ints, lpns: Ints) -> None:
-    target, c = m[O_TARGETS] + t * TARGET, t // m[WAYS]
-    if m[target + T_WRITE]:
-        programmed(m, target, sizes, lpns)
+def array_done(m: Ints, t: int, sizes: Ints, lpns: Ints, masks: Ints, f: Memory) -> None:
+    target = m[O_TARGETS] + t * TARGET
+    c = m[target + T_C]
+    if m[target + T_KIND] >= WRITES:
+        programmed(m, t, sizes, lpns, masks, f)
     elif m[CACHE_READ] and m[target + T_OUT]:
         m[target + T_HELD] = 1
     else:
-        data_ready(m, c, target)
+        data_ready(m, c, t)
     if not m[m[O_CHANNELS] + c * CHANNEL + C_BUSY]:
         next_transfer(m, c)
+
+
+@apart
+def long_command(m: Ints, t: int) -> None:
+    """Let arrays begin what they may be interrupted in, or what takes another time."""
+    target = m[O_TARGETS] + t * TARGET
+    kind, ps = m[target + T_KIND], m[PROGRAM]
+    if kind < WRITES:
+        late, m[target + T_LATE] = m[target + T_LATE], 0
+        if late:
+            push_sorted(m, S_OTHER, m[NOW] + m[READ] + late, m[target + T_NUMBER], t)
+        else:
+            push(m, S_READ, m[NOW] + m[READ], 0, t)
+        return
+    copies = kind == MOVE_WRITES and m[COPYBACK]
+    if kind == ERASES:
+        ps = m[ERASE]
+    elif copies:
+        ps += m[READ]
+    m[target + T_END] = m[NOW] + ps
+    mark(m, t)
+    if kind == ERASES or copies:
+        push_sorted(m, S_OTHER, m[NOW] + ps, m[target + T_NUMBER], t)
+    else:
+        push(m, S_PROGRAM, m[NOW] + ps, m[target + T_NUMBER], t)
 
 
 @part
 def command_sent(m: Ints, c: int, t: int) -> None:
     target = m[O_TARGETS] + t * TARGET
-    if m[target + T_WRITE]:
+    if m[COLLECTS] or m[SUSPEND_PROGRAM]:
+        long_command(m, t)
+    elif m[target + T_KIND] >= WRITES:
         push(m, S_PROGRAM, m[NOW] + m[PROGRAM], 0, t)
     else:
         push(m, S_READ, m[NOW] + m[READ], 0, t)
@@ -197,88 +267,116 @@ def command_sent(m: Ints, c: int, t: int) -> None:
 
 
 @part
-def transferred(m: Ints, c: int, piece: int) -> None:
+def transferred(m: Ints, c: int, piece: int, f: Memory) -> None:
     at = m[O_PIECES] + piece * PIECE
-    target = m[O_TARGETS] + m[at + P_TARGET] * TARGET
+    t = m[at + P_TARGET]
+    target = m[O_TARGETS] + t * TARGET
     request, lpn = m[at + P_REQUEST], m[at + P_LPN]
-    release(m, piece)
-    if request == MAPPING_READ:
-        entries_arrived(m, lpn)
-    else:
+    if request >= 0:
+        release(m, piece)
         m[m[O_REQUESTS] + request * REQUEST + Q_LEFT] -= 1
         finished(m, request)
+    elif request == MAPPING:
+        release(m, piece)
+        entries_arrived(m, lpn, f)
+    elif request == MERGE_READ:
+        write = m[at + P_OTHER]
+        release(m, piece)
+        merged(m, write)
+    else:
+        m[at + P_QUEUE], m[at + P_ROW] = MOVE_WRITES, m[at + P_OTHER]
+        enqueue(m, piece)
     m[target + T_OUT] -= 1
     if m[target + T_OUT] == 0:
         if m[target + T_HELD]:
             m[target + T_HELD] = 0
-            data_ready(m, c, target)
+            data_ready(m, c, t)
         elif not m[CACHE_READ]:
-            m[target + T_BUSY] = 0
+            idle(m, t)
     m[m[O_CHANNELS] + c * CHANNEL + C_BUSY] = 0
     next_transfer(m, c)
 
 
 @apart
-def front_event(m: Ints, slot: int, kind: int, who: int, sizes: Ints, lpns: Ints) -> None:
+def front_event(
+    m: Ints, ring: int, kind: int, who: int, sizes: Ints, lpns: Ints, masks: Ints, f: Memory
+) -> None:
     """Handle a message, a command of the host, or what passed the write buffer."""
-    if slot == S_UP:
-        delivered_up(m, kind, who)
-    elif slot == S_DOWN:
-        delivered_down(m, kind, who, sizes, lpns)
-    elif slot == S_BUFFER:
+    if ring == S_DOWN:
+        if kind == RING:
+            rung(m)
+        elif kind == TAKE:
+            arrived(m, who, sizes, lpns, masks, f)
+        else:
+            write(m, who, sizes, lpns, masks, f)
+    elif ring == S_BUFFER:
         buffer_passed(m, who)
-    elif slot == S_CORE:
-        ring_in(m, who)
+    elif ring == S_FIRMWARE:
+        arrived(m, who, sizes, lpns, masks, f)
+    elif ring == S_UP:
+        delivered_up(m, m[NOW], kind, who)
     else:
-        arrived(m, who, sizes, lpns)
-    if slot in (S_UP, S_DOWN, S_BUFFER):
-        show(m, slot)
+        down(m, m[NOW], m[DOORBELL], RING, who)
 
 
 @part
-def _run(m: Ints, sizes: Ints, lpns: Ints) -> None:
+def _run(block: Ints, of_sizes: Ints, of_lpns: Ints, of_masks: Ints, of_flash: Memory) -> None:
+    m, sizes, lpns = bare(block), bare(of_sizes), bare(of_lpns)
+    masks, f = bare(of_masks), bare(of_flash)
     for _ in range(min(m[DEPTH], m[REQUESTS])):
-        enter(m)
-    channels = m[CHANNELS]
-    while True:
-        slot = next_slot(m)
-        if slot < 0:
+        enter(m, 0)
+    bits = m[SLOT_BITS]
+    while not m[FAULT]:
+        best = next_event(m)
+        if best >= FAR:
             break
-        m[NOW] = m[m[O_TIMES] + slot]
-        if slot < channels:
-            at = m[O_CHANNELS] + slot * CHANNEL
-            m[m[O_TIMES] + slot] = FAR
+        m[NOW] = best >> bits
+        slot = best & ((1 << bits) - 1)
+        if slot >= RINGS:
+            c = slot - RINGS
+            at = m[O_CHANNELS] + c * CHANNEL
+            m[TIMES + slot] = FAR
             if m[at + C_KIND] == COMMAND_SENT:
-                command_sent(m, slot, m[at + C_WHO])
+                command_sent(m, c, m[at + C_WHO])
             else:
-                transferred(m, slot, m[at + C_WHO])
+                transferred(m, c, m[at + C_WHO], f)
             continue
-        ring = slot - channels
-        head = m[O_RINGS] + 4 * ring
+        head = HEADS + 4 * slot
         entry = m[head + R_AT] + 4 * m[head + R_FIRST]
-        kind, who = m[entry + 2], m[entry + 3]
-        drop(m, ring)
-        if ring in (S_READ, S_PROGRAM):
-            array_done(m, who, sizes, lpns)
-        else:
-            front_event(m, ring, kind, who, sizes, lpns)
+        kind, who = m[entry + 1], m[entry + 2]
+        drop(m, slot)
+        if slot > S_OTHER:
+            front_event(m, slot, kind, who, sizes, lpns, masks, f)
+        elif slot == S_READ or kind == m[m[O_TARGETS] + who * TARGET + T_NUMBER]:
+            array_done(m, who, sizes, lpns, masks, f)
 
 
 HERE = Path(__file__).parent
 _FILES = tuple(
     HERE / f"{name}.py"
-    for name in ("loops", "front", "pages", "turns", "queues", "rings", "layout", "setup")
-)
+    for name in (
+        "loops", "front", "pages", "collect", "blocks", "turns", "queues", "rings", "layout",
+        "setup",
+    )
+)  # fmt: skip
+_FAULTS = {
+    1: "no block has an invalid page, so that none can be erased",
+    2: "more reads interrupt programs than there is room for",
+}
 
 
 def replay(job: Job) -> tuple[Any, Any, Counts]:
     """Return when each request entered and was done (-1: never), picoseconds, and counts.
 
+    Blocks of `job.memory` change.
+
     Raises:
-        SimulationError: If a request that was sent is never answered.
+        SimulationError: If a request that was sent is never answered, or no block can be erased.
     """
     m = block_of(job)
-    compiled(_run, _FILES)(m, job.bytes, job.lpn)
+    compiled(_run, _FILES)(m, job.bytes, job.lpn, job.mask, job.memory)
+    if m[FAULT]:
+        raise SimulationError(_FAULTS[int(m[FAULT])])
     table = m[m[O_REQUESTS] : m[O_REQUESTS] + job.requests * REQUEST].reshape(-1, REQUEST)
     lost = int(m[ENTERED] - np.count_nonzero(table[:, Q_DONE] >= 0))
     if lost:

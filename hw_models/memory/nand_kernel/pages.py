@@ -5,20 +5,27 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from opbyte.core.loops import apart, part
+from opbyte.hw_models.memory.nand_kernel.collect import must_wait, page_of, write_page
 from opbyte.hw_models.memory.nand_kernel.layout import (
     ABSENT,
+    COLLECTS,
     COMING,
-    DIES,
     ENTRIES,
+    G_ROW,
+    G_WAIT,
+    G_WRITTEN,
     HELD_ENTRIES,
     IDEAL,
     L_BUFFERED,
     L_DIRTY,
+    L_LOCAL,
     L_MAP,
+    L_MASK,
     L_NEWER,
     L_NEXT,
     L_OLDER,
     L_PAGE,
+    L_PLANE,
     L_READS,
     L_STATE,
     L_WRITES,
@@ -26,45 +33,57 @@ from opbyte.hw_models.memory.nand_kernel.layout import (
     M_EPOCH,
     M_FIRST,
     M_LAST,
+    M_PAGE,
+    M_PLANE,
     MAP,
+    MAPPING,
     MAPPING_BYTES,
-    MAPPING_READ,
-    MAPPING_WRITE,
+    MAPPING_READS,
+    MERGE,
+    MERGE_READ,
     N_HITS,
     N_MAPPING_READS,
     N_MAPPING_WRITES,
+    N_MERGES,
     N_MISSES,
     NEWEST,
     O_MAPS,
     O_PAGES,
     O_PIECES,
-    O_REQUESTS,
-    O_WRITTEN,
+    O_PLANES,
+    O_TARGETS,
     OLDEST,
     P_BYTES,
-    P_DIE,
     P_LPN,
+    P_MASK,
+    P_MORE,
     P_NEXT,
-    P_PAGE,
-    P_PLANE,
+    P_OTHER,
+    P_QUEUE,
     P_REQUEST,
+    P_ROW,
     P_TARGET,
     PAGE,
     PAGE_BYTES,
     PAGES,
     PIECE,
-    PLANES,
-    Q_WRITE,
-    REQUEST,
+    PLANE,
+    READS,
+    T_URGENT,
+    TARGET,
     THERE,
-)  # fmt: skip
+    UNIT,
+    WRITES,
+)
 from opbyte.hw_models.memory.nand_kernel.queues import append, new_piece
-from opbyte.hw_models.memory.nand_kernel.turns import schedule
+from opbyte.hw_models.memory.nand_kernel.setup import WHOLE
+from opbyte.hw_models.memory.nand_kernel.turns import enqueue, schedule
 
 if TYPE_CHECKING:
+    from opbyte.hw_models.memory.nand_kernel.blocks import Memory
     from opbyte.hw_models.memory.nand_kernel.layout import Ints
 
-__all__ = ["L_BUFFERED", "entries_arrived", "translate"]
+__all__ = ["entries_arrived", "merged", "resume_writes", "translate"]
 
 
 @part
@@ -93,33 +112,94 @@ def _newest(m: Ints, lpn: int) -> None:
     m[NEWEST] = lpn
 
 
+@apart
+def _merge(m: Ints, piece: int, row: int) -> bool:
+    """Let a write that leaves a part of its page as it is wait for the old data on flash.
+
+    Returns whether it waits.
+    """
+    at = m[O_PIECES] + piece * PIECE
+    page = m[O_PAGES] + m[at + P_LPN] * PAGE
+    kept = m[page + L_MASK] & ~m[at + P_MASK]
+    m[page + L_MASK] |= m[at + P_MASK]
+    if kept == 0 or row < 0 or m[page + L_BUFFERED] > 1:
+        return False
+    units = 0
+    while kept:
+        kept &= kept - 1
+        units += 1
+    if m[MERGE] == WHOLE:
+        m[at + P_MORE] = units * m[UNIT]
+    read = new_piece(m, m[page + L_PLANE])
+    other = m[O_PIECES] + read * PIECE
+    m[other + P_BYTES], m[other + P_REQUEST], m[other + P_OTHER] = (
+        units * m[UNIT],
+        MERGE_READ,
+        piece,
+    )
+    m[other + P_QUEUE], m[other + P_ROW] = READS, row
+    m[N_MERGES] += 1
+    schedule(m, read)
+    return True
+
+
 @part
-def _place(m: Ints, piece: int) -> None:
-    """Say where in its block the page of a piece is; a write takes the next page of its plane."""
+def _place(m: Ints, piece: int, f: Memory) -> bool:
+    """Say where in its block the page of a piece is; a write takes the next page of its plane.
+
+    Returns whether the piece may go to its target: old data may have to be read, or a block erased.
+    """
+    at = m[O_PIECES] + piece * PIECE
+    page = m[O_PAGES] + m[at + P_LPN] * PAGE
+    place = m[O_PLANES] + m[page + L_PLANE] * PLANE
+    writes = m[at + P_QUEUE] == WRITES
+    old = m[page + L_PAGE]
+    if m[COLLECTS]:
+        old = page_of(m, page, f)
+        if not writes and old < 0:
+            old = m[page + L_LOCAL] % m[PAGES]
+        if writes and must_wait(m, place, m[page + L_PLANE], f):
+            append(m, place + G_WAIT, piece)
+            m[m[O_TARGETS] + m[at + P_TARGET] * TARGET + T_URGENT] += 1
+            return False
+        new = write_page(m, page, f) if writes else old
+    elif writes or old < 0:
+        new = m[place + G_WRITTEN]
+        m[place + G_WRITTEN] = new + 1 if new + 1 < m[PAGES] else 0
+        m[page + L_PAGE] = new
+    else:
+        new = old
+    m[at + P_ROW] = m[place + G_ROW] + new
+    if m[MERGE]:
+        if writes:
+            return not _merge(m, piece, m[place + G_ROW] + old if old >= 0 else -1)
+        m[page + L_MASK] |= m[at + P_MASK]
+    return True
+
+
+@part
+def _used(m: Ints, piece: int) -> None:
+    """Note the use of an entry, and that it changes."""
     at = m[O_PIECES] + piece * PIECE
     lpn = m[at + P_LPN]
     page = m[O_PAGES] + lpn * PAGE
-    writes = m[m[O_REQUESTS] + m[at + P_REQUEST] * REQUEST + Q_WRITE]
-    if m[LRU] and not m[IDEAL]:
+    if m[LRU] and m[NEWEST] != lpn:
         _unlink(m, page)
         _newest(m, lpn)
-    if writes or m[page + L_PAGE] < 0:
-        plane = (m[at + P_TARGET] * m[DIES] + m[at + P_DIE]) * m[PLANES] + m[at + P_PLANE]
-        m[page + L_PAGE] = m[m[O_WRITTEN] + plane] % m[PAGES]
-        m[m[O_WRITTEN] + plane] += 1
-    if writes:
+    if m[at + P_QUEUE] == WRITES:
         m[page + L_DIRTY] = m[m[O_MAPS] + m[page + L_MAP] * MAP + M_EPOCH]
-    m[at + P_PAGE] = m[page + L_PAGE]
 
 
 @apart
-def _mapping_piece(m: Ints, mvpn: int, size: int, request: int) -> None:
+def _mapping_piece(m: Ints, mvpn: int, size: int, queue: int) -> None:
     """Read or write a mapping page."""
-    piece, place = new_piece(m), m[O_MAPS] + mvpn * MAP
+    place = m[O_MAPS] + mvpn * MAP
+    plane = m[place + M_PLANE]
+    piece = new_piece(m, plane)
     at = m[O_PIECES] + piece * PIECE
-    for field in range(4):
-        m[at + field] = m[place + field]
-    m[at + P_BYTES], m[at + P_REQUEST], m[at + P_LPN], m[at + P_NEXT] = size, request, mvpn, -1
+    m[at + P_ROW] = m[m[O_PLANES] + plane * PLANE + G_ROW] + m[place + M_PAGE]
+    m[at + P_BYTES], m[at + P_REQUEST], m[at + P_LPN] = size, MAPPING, mvpn
+    m[at + P_QUEUE], m[at + P_MORE] = queue, 0
     schedule(m, piece)
 
 
@@ -141,21 +221,21 @@ def _evict(m: Ints) -> None:
     if m[page + L_DIRTY] == m[m[O_MAPS] + mvpn * MAP + M_EPOCH]:
         m[m[O_MAPS] + mvpn * MAP + M_EPOCH] += 1
         m[N_MAPPING_WRITES] += 1
-        _mapping_piece(m, mvpn, m[PAGE_BYTES], MAPPING_WRITE)
+        _mapping_piece(m, mvpn, m[PAGE_BYTES], WRITES)
 
 
-@apart
+@part
 def _miss(m: Ints, piece: int) -> None:
     """Let a piece wait for its entry, which is read unless its mapping page is already."""
     m[N_MISSES] += 1
     at = m[O_PIECES] + piece * PIECE
     lpn = m[at + P_LPN]
     page = m[O_PAGES] + lpn * PAGE
-    writes = m[m[O_REQUESTS] + m[at + P_REQUEST] * REQUEST + Q_WRITE]
-    append(m, page + (L_WRITES if writes else L_READS), piece)
+    append(m, page + (L_WRITES if m[at + P_QUEUE] == WRITES else L_READS), piece)
     if m[page + L_STATE] != ABSENT:
         return
-    _evict(m)
+    if m[LRU]:
+        _evict(m)
     m[page + L_STATE] = COMING
     m[HELD_ENTRIES] += 1
     if m[LRU]:
@@ -171,11 +251,11 @@ def _miss(m: Ints, piece: int) -> None:
     m[place + M_LAST] = lpn
     if not known:
         m[N_MAPPING_READS] += 1
-        _mapping_piece(m, mvpn, m[MAPPING_BYTES], MAPPING_READ)
+        _mapping_piece(m, mvpn, m[MAPPING_BYTES], MAPPING_READS)
 
 
 @apart
-def translate(m: Ints, first: int) -> None:
+def translate(m: Ints, first: int, f: Memory) -> None:
     """Find the pages of a chain of pieces, and schedule those whose entries are there."""
     ready, last = -1, -1
     piece = first
@@ -185,21 +265,23 @@ def translate(m: Ints, first: int) -> None:
         if m[IDEAL] or m[m[O_PAGES] + m[at + P_LPN] * PAGE + L_STATE] == THERE:
             if not m[IDEAL]:
                 m[N_HITS] += 1
-            _place(m, piece)
-            m[at + P_NEXT] = -1
-            if ready < 0:
-                ready = piece
-            else:
-                m[m[O_PIECES] + last * PIECE + P_NEXT] = piece
-            last = piece
+                _used(m, piece)
+            if _place(m, piece, f):
+                m[at + P_NEXT] = -1
+                if ready < 0:
+                    ready = piece
+                else:
+                    m[m[O_PIECES] + last * PIECE + P_NEXT] = piece
+                last = piece
         else:
             _miss(m, piece)
         piece = after
-    schedule(m, ready)
+    if ready >= 0:
+        schedule(m, ready)
 
 
 @apart
-def entries_arrived(m: Ints, mvpn: int) -> None:
+def entries_arrived(m: Ints, mvpn: int, f: Memory) -> None:
     """Schedule what waited for a mapping page: page by page, reads before writes."""
     place = m[O_MAPS] + mvpn * MAP
     lpn = m[place + M_FIRST]
@@ -214,13 +296,34 @@ def entries_arrived(m: Ints, mvpn: int) -> None:
             while piece >= 0:
                 at = m[O_PIECES] + piece * PIECE
                 after = m[at + P_NEXT]
-                _place(m, piece)
-                m[at + P_NEXT] = -1
-                if ready < 0:
-                    ready = piece
-                else:
-                    m[m[O_PIECES] + last * PIECE + P_NEXT] = piece
-                last = piece
+                _used(m, piece)
+                if _place(m, piece, f):
+                    m[at + P_NEXT] = -1
+                    if ready < 0:
+                        ready = piece
+                    else:
+                        m[m[O_PIECES] + last * PIECE + P_NEXT] = piece
+                    last = piece
                 piece = after
         lpn = m[page + L_NEXT]
-    schedule(m, ready)
+    if ready >= 0:
+        schedule(m, ready)
+
+
+@part
+def merged(m: Ints, piece: int) -> None:
+    """Schedule a write whose old data have come."""
+    m[m[O_PIECES] + piece * PIECE + P_NEXT] = -1
+    schedule(m, piece)
+
+
+@part
+def resume_writes(m: Ints, first: int, f: Memory) -> None:
+    """Place writes that waited for a free block: none, or as many as go before the next wait."""
+    piece = first
+    while piece >= 0:
+        at = m[O_PIECES] + piece * PIECE
+        after = m[at + P_NEXT]
+        if _place(m, piece, f):
+            enqueue(m, piece)
+        piece = after

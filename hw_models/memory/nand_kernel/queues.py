@@ -5,7 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from opbyte.core.loops import part
-from opbyte.hw_models.memory.nand_kernel.layout import FREE, O_PIECES, P_NEXT, PIECE
+from opbyte.hw_models.memory.nand_kernel.layout import (
+    FREE,
+    G_PLANE,
+    G_TARGET,
+    O_PIECES,
+    O_PLANES,
+    P_NEXT,
+    P_PLANE,
+    P_TARGET,
+    PIECE,
+    PLANE,
+)
 
 if TYPE_CHECKING:
     from opbyte.hw_models.memory.nand_kernel.layout import Ints
@@ -33,10 +44,12 @@ def pop(m: Ints, queue: int) -> int:
 
 
 @part
-def new_piece(m: Ints) -> int:
-    """Take a piece that is not in use."""
-    piece = m[FREE]
-    m[FREE] = m[m[O_PIECES] + piece * PIECE + P_NEXT]
+def new_piece(m: Ints, plane: int) -> int:
+    """Take a piece that is not in use, for a plane."""
+    piece, place = m[FREE], m[O_PLANES] + plane * PLANE
+    at = m[O_PIECES] + piece * PIECE
+    m[FREE] = m[at + P_NEXT]
+    m[at + P_TARGET], m[at + P_PLANE], m[at + P_NEXT] = m[place + G_TARGET], m[place + G_PLANE], -1
     return int(piece)
 
 

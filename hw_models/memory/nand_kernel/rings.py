@@ -4,86 +4,81 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from opbyte.core.loops import part
+from opbyte.core.loops import apart, part
 from opbyte.hw_models.memory.nand_kernel.layout import (
-    CHANNELS,
     FAR,
-    NOW,
-    O_RINGS,
-    O_TIMES,
+    FAULT,
+    HEADS,
     R_AT,
     R_COUNT,
     R_FIRST,
     R_SIZE,
-    S_BUFFER,
-    S_DOWN,
-    S_UP,
-    SEQ,
-    SLOTS,
-)  # fmt: skip
+    SLOT_BITS,
+    TIMES,
+)
 
 if TYPE_CHECKING:
     from opbyte.hw_models.memory.nand_kernel.layout import Ints
 
-__all__ = ["drop", "push", "send", "show"]
+__all__ = ["drop", "push", "push_sorted", "stand"]
 
 
 @part
-def _stand(m: Ints, ring: int, time: int, order: int) -> None:
-    slot = m[O_TIMES] + m[CHANNELS] + ring
-    m[slot] = time
-    m[slot + m[SLOTS]] = order
+def stand(m: Ints, slot: int, time: int) -> None:
+    """Say when the next event of a ring or a channel is."""
+    m[TIMES + slot] = (time << m[SLOT_BITS]) + slot
 
 
 @part
-def _entered(m: Ints, ring: int, time: int, order: int, kind: int, who: int) -> int:
-    """Add an entry at the end; return how many there are now."""
-    head = m[O_RINGS] + 4 * ring
-    place = m[head + R_FIRST] + m[head + R_COUNT]
+def _place(m: Ints, head: int, number: int) -> int:
+    place = m[head + R_FIRST] + number
     if place >= m[head + R_SIZE]:
         place -= m[head + R_SIZE]
-    entry = m[head + R_AT] + 4 * place
-    m[entry], m[entry + 1], m[entry + 2], m[entry + 3] = time, order, kind, who
-    m[head + R_COUNT] += 1
-    return int(m[head + R_COUNT])
+    return int(m[head + R_AT] + 4 * place)
 
 
 @part
 def push(m: Ints, ring: int, time: int, kind: int, who: int) -> None:
     """Plan an event at a time that is not before those already in the ring."""
-    m[SEQ] += 1
-    if _entered(m, ring, time, m[SEQ], kind, who) == 1:
-        _stand(m, ring, time, m[SEQ])
+    head = HEADS + 4 * ring
+    entry = _place(m, head, m[head + R_COUNT])
+    m[entry], m[entry + 1], m[entry + 2] = time, kind, who
+    m[head + R_COUNT] += 1
+    if m[head + R_COUNT] == 1:
+        stand(m, ring, time)
 
 
-@part
-def show(m: Ints, ring: int) -> None:
-    """Start what is next in a ring of things that pass one after the other, if there is any."""
-    head = m[O_RINGS] + 4 * ring
-    if m[head + R_COUNT] > 0:
-        m[SEQ] += 1
-        entry = m[head + R_AT] + 4 * m[head + R_FIRST]
-        _stand(m, ring, m[NOW] + m[entry], m[SEQ])
-
-
-@part
-def send(m: Ints, ring: int, ps: int, kind: int, who: int) -> None:
-    """Queue what takes a time to pass."""
-    if _entered(m, ring, ps, 0, kind, who) == 1:
-        show(m, ring)
+@apart
+def push_sorted(m: Ints, ring: int, time: int, kind: int, who: int) -> None:
+    """Plan an event at any time, behind those of the same time."""
+    head = HEADS + 4 * ring
+    i = m[head + R_COUNT]
+    if i == m[head + R_SIZE]:
+        m[FAULT] = 2
+        return
+    m[head + R_COUNT] += 1
+    while i > 0:
+        entry, before = _place(m, head, i), _place(m, head, i - 1)
+        if m[before] <= time:
+            break
+        m[entry], m[entry + 1], m[entry + 2] = m[before], m[before + 1], m[before + 2]
+        i -= 1
+    entry = _place(m, head, i)
+    m[entry], m[entry + 1], m[entry + 2] = time, kind, who
+    if i == 0:
+        stand(m, ring, time)
 
 
 @part
 def drop(m: Ints, ring: int) -> None:
-    """Remove the first entry; of planned events the next one stands."""
-    head = m[O_RINGS] + 4 * ring
-    m[head + R_FIRST] += 1
-    if m[head + R_FIRST] == m[head + R_SIZE]:
-        m[head + R_FIRST] = 0
+    """Remove the first entry, and let the next one stand."""
+    head = HEADS + 4 * ring
+    first = m[head + R_FIRST] + 1
+    if first == m[head + R_SIZE]:
+        first = 0
+    m[head + R_FIRST] = first
     m[head + R_COUNT] -= 1
-    passing = ring in (S_UP, S_DOWN, S_BUFFER)
-    if passing or m[head + R_COUNT] == 0:
-        _stand(m, ring, FAR, 0)
+    if m[head + R_COUNT] == 0:
+        m[TIMES + ring] = FAR
     else:
-        entry = m[head + R_AT] + 4 * m[head + R_FIRST]
-        _stand(m, ring, m[entry], m[entry + 1])
+        stand(m, ring, m[m[head + R_AT] + 4 * first])

@@ -12,13 +12,21 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from opbyte.hw_models.memory.flash_devices import FlashDevice
+from opbyte.hw_models.memory.flash_devices import SECTOR, FlashDevice
+from opbyte.hw_models.memory.nand_kernel.blocks import F_VALID
 
-__all__ = ["NS", "Counts", "Job", "Numbers", "buffer_time", "job_of", "link_time", "numbers_of"]
+__all__ = [
+    "MERGES", "NS", "WHOLE", "Counts", "Job", "Numbers", "buffer_time", "job_of", "link_time",
+    "numbers_of",
+]  # fmt: skip
 
 Ints = npt.NDArray[np.int64]
 NS = 1000
-_FAR = 1 << 61
+_FAR = 1 << 55
+#: What happens to the rest of a page that is written in part: nothing; it is read, and only what
+#: is new moves to the page register; it is read, and the whole page moves.
+MERGES = ("none", "changed", "whole")
+WHOLE = MERGES.index("whole")
 
 #: ONFI NV-DDR2 clocks, ns: CE# set-up, WE# cycle, busy between planes, WE# high to busy, ready to
 #: data, address to data, write postamble and its hold, CLE/ALE set-up.
@@ -43,6 +51,7 @@ class Numbers(NamedTuple):
     page_bytes: int
     read: int
     program: int
+    erase: int
     cycle: int
     """Time of `cycle_bytes` on a channel."""
     cycle_bytes: int
@@ -56,11 +65,28 @@ class Numbers(NamedTuple):
     """Bytes of a mapping page that a miss reads."""
     buffer: int
     """Bytes of writes that may be on their way to flash."""
+    answers: int
+    """Whether writes are answered from the buffer."""
     buffer_row: int
     buffer_first: int
     buffer_pair: int
     buffer_row_time: int
     whole_ns: int
+    merge: int
+    """Whether writes of parts of pages are merged with the old data: `MERGES`."""
+    unit: int
+    """Bytes of a page that are written or not."""
+    collects: int
+    """Whether blocks are collected."""
+    start: int
+    """Free blocks of a plane below which collecting begins."""
+    stall: int
+    """Free blocks below which the host's writes wait for it."""
+    flash_first: int
+    copyback: int
+    suspend_program: int
+    suspend_erase: int
+    resume: int
     payload: int
     header: int
     lanes: int
@@ -87,6 +113,11 @@ class Numbers(NamedTuple):
         ns = _CS + (planes - 1) * more + _PAGE * _WC + _ADL + _WPST + _WPSTH + _WB
         return ns * NS
 
+    def erase_command(self, planes: int) -> int:
+        """Return the time of the command and addresses of an erasure."""
+        ns = _CS + _WB + planes * _BLOCK * _WC + (planes - 1) * _DBSY
+        return ns * NS
+
     def transfer(self, size: int) -> int:
         """Return the time of data on a channel."""
         return size // self.cycle_bytes * self.cycle
@@ -97,6 +128,10 @@ class Counts:
     """What happened.
 
     Attributes:
+        reads, programs: Pages, for whatever reason.
+        merges: Reads of old data that a write leaves as they are.
+        moved: Pages that were moved before their block was erased; `erases` of those blocks.
+        suspensions: Programs and erasures that reads interrupted.
         bus: Time that data and program commands held a channel, summed over channels, ps.
     """
 
@@ -109,6 +144,10 @@ class Counts:
     mapping_reads: int = 0
     mapping_writes: int = 0
     buffer_hits: int = 0
+    merges: int = 0
+    moved: int = 0
+    erases: int = 0
+    suspensions: int = 0
     bus: int = 0
 
 
@@ -121,10 +160,14 @@ class Job:
         writes: Whether a request writes, (requests,).
         request_bytes: (requests,).
         lpn, bytes: Logical page and bytes of each piece, (pieces,).
-        lpn_target, lpn_die, lpn_plane: Where a logical page lies, (lpns,).
+        mask: Units of its page that each piece covers, as bits, (pieces,).
+        lpn_plane: Where a logical page lies, planes of all targets counted through, (lpns,).
+        lpn_local: Its number within the plane, (lpns,).
+        lpn_mask: Units of it that are on flash at the beginning, as bits, (lpns,).
         lpn_page: Its page within the block, -1 where it is written at its first use, (lpns,).
         lpn_mvpn: Its mapping page, (lpns,).
-        mvpn_target, mvpn_die, mvpn_plane, mvpn_page: Where mapping pages lie, (mvpns,).
+        mvpn_plane, mvpn_page: Where mapping pages lie, (mvpns,).
+        memory: Blocks of all planes (`blocks.memory`); none where nothing is collected.
     """
 
     numbers: Numbers
@@ -133,15 +176,15 @@ class Job:
     request_bytes: Ints
     lpn: Ints
     bytes: Ints
-    lpn_target: Ints
-    lpn_die: Ints
+    mask: Ints
     lpn_plane: Ints
     lpn_page: Ints
+    lpn_local: Ints
+    lpn_mask: Ints
     lpn_mvpn: Ints
-    mvpn_target: Ints
-    mvpn_die: Ints
     mvpn_plane: Ints
     mvpn_page: Ints
+    memory: npt.NDArray[np.int32]
 
     @property
     def requests(self) -> int:
@@ -151,7 +194,7 @@ class Job:
     @property
     def lpns(self) -> int:
         """Number of logical pages that are used."""
-        return len(self.lpn_target)
+        return len(self.lpn_plane)
 
 
 def link_time(n: Numbers, payload: int) -> int:
@@ -172,14 +215,17 @@ def buffer_time(n: Numbers, size: int) -> int:
     return rows + n.buffer_first + rest // NS * NS
 
 
-def numbers_of(device: FlashDevice, depth: int, stop_s: float | None = None) -> Numbers:
+def numbers_of(
+    device: FlashDevice, depth: int, stop_s: float | None = None, collects: bool = False
+) -> Numbers:
     """Return a device as numbers.
 
     Args:
         depth: Requests that the host keeps outstanding.
         stop_s: When the host stops sending; None: after the last request.
+        collects: Whether blocks are collected.
     """
-    pcie, unit = device.pcie, NS if device.whole_ns else 1
+    pcie, suspend, unit = device.pcie, device.suspend, NS if device.whole_ns else 1
 
     def ps(seconds: float) -> int:
         return round(seconds * 1e12 / unit) * unit
@@ -201,6 +247,7 @@ def numbers_of(device: FlashDevice, depth: int, stop_s: float | None = None) -> 
         page_bytes=device.page_bytes,
         read=ps(device.read.value),
         program=ps(device.program.value),
+        erase=ps(device.erase.value),
         cycle=cycle,
         cycle_bytes=cycle_bytes,
         most_planes=device.most_planes,
@@ -210,12 +257,23 @@ def numbers_of(device: FlashDevice, depth: int, stop_s: float | None = None) -> 
         entries=device.mapping_entries,
         mapping_bytes=int(device.mapping.read.value),
         buffer=device.buffer_bytes,
+        answers=int(device.buffer.answers),
         buffer_row=int(device.buffer.row.value),
         buffer_first=ps(device.buffer.latency.value),
         buffer_pair=ps(2.0 / device.buffer.rate.value),
         buffer_row_time=int(device.buffer.row.value) // 2 * ps(2.0 / device.buffer.rate.value)
         + ps(device.buffer.latency.value) // 2,
         whole_ns=int(device.whole_ns),
+        merge=MERGES.index(device.merge),
+        unit=unit_bytes(device),
+        collects=int(collects),
+        start=device.free_blocks(device.collection.start),
+        stall=device.free_blocks(device.collection.stall),
+        flash_first=int(device.collection.first == "flash"),
+        copyback=int(device.collection.copyback),
+        suspend_program=ps(suspend.program.value) if suspend.program else 0,
+        suspend_erase=ps(suspend.erase.value) if suspend.erase else 0,
+        resume=ps(suspend.resume.value),
         payload=pcie.payload,
         header=pcie.header,
         lanes=pcie.lanes,
@@ -238,12 +296,24 @@ def numbers_of(device: FlashDevice, depth: int, stop_s: float | None = None) -> 
     )
 
 
-def job_of(device: FlashDevice, numbers: Numbers, offsets: Ints, sizes: Ints, writes: Ints) -> Job:
+def unit_bytes(device: FlashDevice) -> int:
+    """Return the bytes of a page that are on flash or not: a sector, at most 32 of a page."""
+    sector = SECTOR
+    while device.page_bytes > 32 * sector:
+        sector *= 2
+    return sector
+
+
+def job_of(
+    device: FlashDevice, numbers: Numbers, offsets: Ints, sizes: Ints, writes: Ints,
+    memory: npt.NDArray[np.int32] | None = None,
+) -> Job:  # fmt: skip
     """Return a stream of requests as pages.
 
     Args:
         offsets, sizes: Bytes of each request, (requests,).
         writes: Which requests write, (requests,).
+        memory: Blocks of all planes (`blocks.memory`), where they are collected.
     """
     page = device.page_bytes
     first, last = offsets // page, (offsets + sizes - 1) // page
@@ -256,10 +326,20 @@ def job_of(device: FlashDevice, numbers: Numbers, offsets: Ints, sizes: Ints, wr
     end = np.minimum(offsets[owner] + sizes[owner], (pages + 1) * page)
     lpns, lpn = _numbered(pages)
     mvpns, lpn_mvpn = _numbered(lpns // device.entries_per_mapping_page)
-    target, die, plane = device.places(lpns)
-    m_target, m_die, m_plane = device.places(mvpns)
-    total = device.total_planes
-    touched = np.full(len(lpns), -1) if device.layout == "touch" else lpns // total % device.pages
+    total, unit = device.total_planes, numbers.unit
+    local = lpns // total
+    plane = _plane(device, lpns)
+    touched = np.full(len(lpns), -1) if device.layout == "touch" else local % device.pages
+    # A unit that is written in part counts as written, and one that is kept in part as kept.
+    inside_page = begin - pages * page, end - pages * page
+    mask = _below(-(-inside_page[1] // unit)) & ~_below(inside_page[0] // unit)
+    whole = _below(np.full(len(lpns), -(-page // unit)))
+    if memory is None:
+        memory = np.zeros(1, np.int32)
+        known = touched >= 0
+    else:
+        stretch = len(memory) // total
+        known = memory[plane * stretch + F_VALID + 4 * device.blocks + local] >= 0
     ints = np.int64
     return Job(
         numbers,
@@ -268,16 +348,28 @@ def job_of(device: FlashDevice, numbers: Numbers, offsets: Ints, sizes: Ints, wr
         sizes.astype(ints),
         lpn.astype(ints),
         (end - begin).astype(ints),
-        target,
-        die,
+        mask.astype(ints),
         plane,
         touched.astype(ints),
+        local.astype(ints),
+        np.where(known, whole, 0).astype(ints),
         lpn_mvpn.astype(ints),
-        m_target,
-        m_die,
-        m_plane,
+        _plane(device, mvpns),
         (mvpns // total % device.pages).astype(ints),
+        memory,
     )
+
+
+def _below(bits: Ints) -> Ints:
+    """Return numbers whose first bits are set."""
+    return (np.int64(1) << bits) - 1
+
+
+def _plane(device: FlashDevice, pages: Ints) -> Ints:
+    """Return planes of pages, counted through all targets."""
+    target, die, plane = device.places(pages)
+    found: Ints = (target * device.dies_per_target + die) * device.planes + plane
+    return found
 
 
 def _numbered(values: Ints) -> tuple[Ints, Ints]:
