@@ -15,7 +15,8 @@ operational laws (Denning and Buzen, ACM Computing Surveys 10(3), 1978) bound th
 
     X(c) = c * min(T / s(c), T * D / (s(c) + L + d(c)), 1 / d(c))
 
-which deterministic service times reach. A cap that was measured lowers it further.
+which deterministic service times reach. A cap that was measured lowers it further. Where a thread
+waits for the copies over the links beyond, of rates B_l, s(c) has c * sum(1 / B_l) more.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ def path_rate(
     *,
     write: bool = False,
     neuron: float | None = None,
+    beyond: Any = 0.0,
 ) -> Array:
     """Return the rate at which software moves bytes between a device and memory, (points,).
 
@@ -66,6 +68,7 @@ def path_rate(
         software: How requests are made.
         write: Whether bytes go to the device.
         neuron: Bytes of one neuron that lie together, where requests are neurons.
+        beyond: Seconds that a byte takes over the links beyond, for threads that wait for it.
     Raises:
         UncoveredError: If steps are asked for and the host has no `io`, or requests are neurons
             of a mapping without any.
@@ -73,13 +76,19 @@ def path_rate(
     cap: Any = np.inf
     if software.cap is not None and software.cap != "none":
         cap = software.cap.value
+    onward = beyond if software.waits else 0.0
     if software.access is None or software.request is None:
-        return np.atleast_1d(np.asarray(cap, float))
+        if not software.staged:
+            return np.atleast_1d(np.asarray(cap, float))
+        if not io:
+            raise UncoveredError(f"staged from '{port}' needs a host with an `io` block. give it")
+        rate = software.threads / (1.0 / values[f"{io}.memcpy"] + onward)
+        return np.atleast_1d(np.minimum(rate, cap))
     size = neuron if isinstance(software.request, str) else software.request.value
     if not io or size is None:
         what = "`neurons` and their `ffn.weight`" if io else "a host with an `io` block"
         raise UncoveredError(f"access: {software.access} to '{port}' needs {what}. give it")
-    busy = thread_seconds(values, io, software, size)
+    busy = thread_seconds(values, io, software, size) + size * onward
     device = device_seconds(values, port, size, write=write)
     latency = values.get(f"{port}.latency", 0.0)
     threads, flying = software.threads, software.threads * software.depth

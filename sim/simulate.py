@@ -71,8 +71,11 @@ OFFLOAD_METRICS = ("block_s", "copied_bytes", "hit_rate", "peak_fast_bytes")
 
 #: Metrics of work under a zigzag pipeline, of the last phase: bytes of weights that are read for
 #: one step, the seconds of their copies alone and the rate, the time that a cache of neurons takes
-#: beside, and what the memory of the last rule's unit holds.
-BLOCK_METRICS = ("copied_bytes", "copy_s", "copy_rate", "cache_s", "peak_fast_bytes")
+#: beside, the seconds of the KV cache's copies alone and its bytes that come back from where it was
+#: swapped to, and what the memory of the last rule's unit holds.
+BLOCK_METRICS = (
+    "copied_bytes", "copy_s", "copy_rate", "cache_s", "kv_s", "swapped_bytes", "peak_fast_bytes",
+)  # fmt: skip
 
 #: Metrics of decode attention on a group of its own, of the last phase: the share of its time, and
 #: the seconds, in which the cache is read, written and asked, and nothing else runs.
