@@ -116,7 +116,8 @@ def _copies(last: _Blocks, streams: Streams, batches: int) -> dict[str, Array]:
         elif use.name == "cache":
             caring = caring + (counts * use.alone).sum(axis=0)
         elif use.name in ("kv_load", "swap_in"):
-            cached = np.maximum(cached, (counts * use.alone).sum(axis=0))
+            slowest = np.max(np.broadcast_arrays(*use.seconds.values()), axis=0)
+            cached = np.maximum(cached, (counts * slowest).sum(axis=0))
             swapped = swapped + (counts * use.bytes).sum(axis=0) * (use.name == "swap_in")
     rate = np.where(seconds > 0, read / np.where(seconds > 0, seconds, 1.0), np.nan)
     return {
