@@ -16,7 +16,8 @@ operational laws (Denning and Buzen, ACM Computing Surveys 10(3), 1978) bound th
     X(c) = c * min(T / s(c), T * D / (s(c) + L + d(c)), 1 / d(c))
 
 which deterministic service times reach. A cap that was measured lowers it further. Where a thread
-waits for the copies over the links beyond, of rates B_l, s(c) has c * sum(1 / B_l) more.
+waits for the copies over the links beyond, of rates B_l, s(c) has c * sum(1 / B_l) more. What is
+staged out of the host's own memory takes T * memcpy, or a third of that memory's rate.
 """
 
 from __future__ import annotations
@@ -33,6 +34,10 @@ from opbyte.core.routes import Software
 
 #: Copies by the processor that an access makes, and whether it touches pages for the first time.
 ACCESS = {"direct": (0, False), "buffered": (1, False), "mapped": (0, True)}
+
+#: Bytes of memory traffic for each byte that is staged: it is read, the line that it is stored to
+#: is fetched, and written back.
+STAGED = 3.0
 
 
 class HostIo(Block):
@@ -64,7 +69,8 @@ def path_rate(
     Args:
         values: Parameter values of the machine by short path.
         io: Short path of the host's `io` block; empty where the host has none.
-        port: Short path of the device's port.
+        port: Short path of the device's port, or of the host's memory where nothing but staging
+            is asked for.
         software: How requests are made.
         write: Whether bytes go to the device.
         neuron: Bytes of one neuron that lie together, where requests are neurons.
@@ -80,10 +86,11 @@ def path_rate(
     if software.access is None or software.request is None:
         if not software.staged:
             return np.atleast_1d(np.asarray(cap, float))
-        if not io:
-            raise UncoveredError(f"staged from '{port}' needs a host with an `io` block. give it")
+        if not io or not port:
+            raise UncoveredError("`staged` needs a host with memory and an `io` block. give it")
         rate = software.threads / (1.0 / values[f"{io}.memcpy"] + onward)
-        return np.atleast_1d(np.minimum(rate, cap))
+        memory = values[f"{port}.bandwidth"] * values.get(f"{port}.efficiency", 1.0)
+        return np.atleast_1d(np.minimum(np.minimum(rate, memory / STAGED), cap))
     size = neuron if isinstance(software.request, str) else software.request.value
     if not io or size is None:
         what = "`neurons` and their `ffn.weight`" if io else "a host with an `io` block"

@@ -54,6 +54,8 @@ STREAMS = (
 
 #: Streams between a memory and the one that it swaps to.
 SWAPS = ("swap_in", "swap_out")
+#: Ways that need no buffers of their own in the cache.
+NO_BUFFERS = ("cache", "blocked", *SWAPS)
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,8 @@ class Use:
     """One stream of all batches through one way.
 
     Attributes:
-        name: Its stream, or `cache` for what keeping neurons in place takes.
+        name: Its stream, `cache` for what keeping neurons in place takes, or `blocked` for what
+            a thread does before it starts kernels.
         bytes: What is copied, (blocks, 1 or points).
         seconds: Seconds of full use of each resource, each (blocks, points).
         alone: Seconds where nothing else runs, (blocks, points).
@@ -124,13 +127,14 @@ class Streams:
             placement = home.tiers(stream.tensor)
             if stream.name in SWAPS:
                 if placement.spill:
-                    ways.append(_swap_way(home, stream, placement, ideal=ideal))
+                    ways += _swap_ways(home, stream, placement, ideal=ideal)
             elif placement.cache:
                 caches[stream.tensor] = placement
                 for tier, share in placement.in_.items():
                     if tier != placement.cache.tier:
-                        way = _way(home, stream, placement, (tier, share), neuron, ideal=ideal)
-                        ways += [way, *_kept(home, way)] if stream.name == "neurons" else [way]
+                        found = _ways(home, stream, placement, (tier, share), neuron, ideal=ideal)
+                        ways += found
+                        ways += _kept(home, found[0]) if stream.name == "neurons" else []
             if placement.format and stream.column and not stream.store:
                 tier = placement.cache.tier if placement.cache else next(iter(placement.in_))
                 port = f"{tier}.{next(iter(home.machine.memory(tier).config.ports))}"
@@ -199,7 +203,7 @@ class Streams:
         held: dict[str, Array] = {}
         for way in self.ways:
             cache = self.caches[way.stream.tensor].cache
-            if way.stream.store or cache is None or way.name in ("cache", *SWAPS):
+            if way.stream.store or cache is None or way.name in NO_BUFFERS:
                 continue
             size = (2 if way.early else 1) * way.share * largest[way.stream.name]
             add(held, {cache.tier: size})
@@ -235,7 +239,7 @@ def _kept(home: Placer, way: _Way) -> list[_Way]:
     return [replace(way, name="cache", rates=rates, latency=0.0, energy=0.0)]
 
 
-def _swap_way(home: Placer, stream: Stream, placement: Placement, *, ideal: bool) -> _Way:
+def _swap_ways(home: Placer, stream: Stream, placement: Placement, *, ideal: bool) -> list[_Way]:
     """Return the way between a memory and the one below; it overlaps as copies to the cache do."""
     tier, below = next(iter(placement.in_)), placement.spill[0]
     path = home.path(below.tier, tier, below.via)
@@ -243,7 +247,7 @@ def _swap_way(home: Placer, stream: Stream, placement: Placement, *, ideal: bool
     return _along(home, stream, path, 1.0, None, early=early, ideal=ideal)
 
 
-def _way(
+def _ways(
     home: Placer,
     stream: Stream,
     placement: Placement,
@@ -251,7 +255,7 @@ def _way(
     neuron: float | None,
     *,
     ideal: bool,
-) -> _Way:
+) -> list[_Way]:
     (tier, share), cache = home_share, placement.cache
     assert cache is not None, "only what is cached is copied"
     path = home.path(tier, cache.tier, cache.via)
@@ -268,12 +272,12 @@ def _along(
     *,
     early: bool,
     ideal: bool,
-) -> _Way:
-    """Return a way along ports and links, with the software on it."""
+) -> list[_Way]:
+    """Return a way along ports and links with the software on it, and what that blocks."""
     machine = home.machine
     ports, links = (path[0], path[-1]), path[1:-1]
     rates: dict[str, Array] = {}
-    named = {}
+    named, blocked = {}, []
     for resource in path:
         rate: Any = resource_rate(machine, resource, home.instances(resource), ideal=ideal)
         if stream.store and resource == path[0]:
@@ -288,18 +292,29 @@ def _along(
         name = f"software.{'+'.join(route.via)}" + (BACK if stream.store else "")
         if not ideal:
             beyond = sum(1.0 / rates[named[link]] for link in links if link not in route.via)
+            port = host_port(machine) if route.software.access is None else ports[0]
             rates[name] = path_rate(
-                machine.values, host_io(machine), ports[0], route.software, write=stream.store,
+                machine.values, host_io(machine), port, route.software, write=stream.store,
                 neuron=neuron, beyond=beyond,
             )  # fmt: skip
+            if route.software.blocks:
+                own = {name: rates.pop(name)}
+                blocked.append(_Way("blocked", stream, share, own, 0.0, 0.0, early=False))
     energies = [8.0 * machine.values.get(f"{written_name(r)}.energy", np.nan) for r in path]
-    return _Way(stream.name, stream, share, rates, latency, sum(energies), early)
+    return [_Way(stream.name, stream, share, rates, latency, sum(energies), early), *blocked]
 
 
 def host_io(machine: Machine) -> str:
     """Return the short path of the host's `io` block, empty where no part has one."""
     hosts = [path for path in machine.counts if f"{path}.io.command" in machine.values]
     return f"{hosts[0]}.io" if hosts else ""
+
+
+def host_port(machine: Machine) -> str:
+    """Return the short path of the first port of the host's memory, empty where it has none."""
+    part = host_io(machine).removesuffix(".io")
+    own = [m for m in machine.memories.values() if part and m.part == part]
+    return f"{own[0].path}.{next(iter(own[0].config.ports))}" if own else ""
 
 
 def add(total: dict[str, Array], more: MappingType[str, Array]) -> None:

@@ -28,6 +28,8 @@ class Software(_Frozen):
             an `access`, out of memory of the host that is not pinned.
         waits: A thread that staged bytes waits until the links beyond have copied them, before it
             makes its next request.
+        blocks: The thread that starts kernels does this, and starts those of a layer afterwards:
+            nothing hides it.
     """
 
     cap: BytesPerSecond | Literal["none"] | None = None
@@ -38,6 +40,7 @@ class Software(_Frozen):
     depth: int = Field(1, ge=1)
     staged: bool = False
     waits: bool = False
+    blocks: bool = False
     source: str | None = None
 
     @model_validator(mode="after")

@@ -513,12 +513,11 @@ def test_flexgens_values_are_those_of_its_section(reference: Path) -> None:
 
 
 def test_flexgen_is_reproduced_where_nothing_unpublished_decides() -> None:
-    for model in ("opt-6.7b", "opt-175b"):
+    for model in ("opt-6.7b", "opt-30b", "opt-175b"):
         verdict = VERDICTS["flexgen", model]
         assert verdict.evidence == "assumed"
         assert abs(verdict.error) < 0.25
-    # The rate of attention on the host, and of kernels that unpack, is not published.
-    assert VERDICTS["flexgen", "opt-30b"].evidence == "open"
+    # What kernels that unpack reach of the memory's rate is not published.
     assert {VERDICTS["flexgen", f"{m}.compressed"].evidence for m in ("opt-6.7b", "opt-175b")} == {
         "open"
     }

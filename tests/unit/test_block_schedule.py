@@ -219,6 +219,19 @@ def test_software_on_several_links_of_one_way() -> None:
     assert both.kv_s == run(decode(), mapping(place=place, routes={"kv": disk})).kv_s
 
 
+def test_nothing_hides_what_blocks_the_thread_that_starts_kernels() -> None:
+    place = {"weight": {"in": {"host.dram": 1.0}, "cache": {
+        "tier": "gpu.gddr", "evict": "none", "prefetch": "all"}},
+        "kv": {"in": {"gpu.gddr": 1.0}}}  # fmt: skip
+    staging = {"via": ["pcie"], "software": {"staged": True, "blocks": True}}
+    plain = run(decode(), mapping(place=place))
+    blocked = run(decode(), mapping(place=place, routes={"weight": staging}))
+    more = plain.copied_bytes / 5e9
+    assert blocked.seconds == pytest.approx(plain.seconds + more, rel=1e-9)
+    assert blocked.copy_s == plain.copy_s
+    assert blocked.occupancy == plain.occupancy
+
+
 # -- neurons ------------------------------------------------------------------------------------
 
 

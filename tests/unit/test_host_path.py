@@ -15,6 +15,7 @@ VALUES = {
     "host.io.command": COMMAND, "host.io.memcpy": MEMCPY, "host.io.fault": FAULT,
     "host.io.page": PAGE, "ssd.flash.nvme.bandwidth": RATE, "ssd.flash.nvme.write": WRITE,
     "ssd.flash.nvme.latency": LATENCY, "ssd.flash.nvme.command": DEVICE,
+    "host.dram.bus.bandwidth": 100e9,
 }  # fmt: skip
 
 
@@ -62,13 +63,18 @@ def test_a_thread_that_waits_for_the_next_link_is_busy_for_it_too() -> None:
 
 
 def test_memory_that_is_not_pinned_is_staged_by_a_thread() -> None:
-    assert rate(staged=True) == MEMCPY
-    assert rate(staged=True, threads=3) == 3 * MEMCPY
-    assert rate(staged=True, cap="1 GB/s") == 1e9
+    def staged(**more: object) -> float:
+        one = Software.model_validate({"staged": True, **more})
+        return float(path_rate(VALUES, "host.io", "host.dram.bus", one)[0])
+
+    assert staged() == MEMCPY
+    assert staged(threads=3) == 3 * MEMCPY
+    assert staged(threads=64) == pytest.approx(100e9 / 3)
+    assert staged(cap="1 GB/s") == 1e9
     one = Software.model_validate({"staged": True, "waits": True})
     found = path_rate(VALUES, "host.io", "host.dram.bus", one, beyond=1 / 20e9)
     assert float(found[0]) == pytest.approx(1 / (1 / MEMCPY + 1 / 20e9), rel=1e-12)
-    with pytest.raises(UncoveredError, match=r"staged from 'host\.dram\.bus' needs a host"):
+    with pytest.raises(UncoveredError, match="`staged` needs a host with memory"):
         path_rate(VALUES, "", "host.dram.bus", one)
 
 
