@@ -15,7 +15,7 @@ path of `routes` (`opbyte.hw_models.host_path`) is a resource of its own.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from opbyte.sim.analytic import Step, block_paths, held
 from opbyte.sim.block_checks import check, check_tensors
 from opbyte.sim.copy_streams import STREAMS, Streams, Use, add
 from opbyte.sim.head_overlap import path_durations
+from opbyte.sim.kv_share import attention_operators
 from opbyte.sim.neurons import ffn_bytes, fresh, sparse
 from opbyte.sim.place import Placer
 from opbyte.sim.result import Outcome, PhaseRun
@@ -47,6 +48,7 @@ class _Blocks:
         moved: Bytes by stream of `STREAMS`, each (blocks, 1 or points).
         counts: How often each block runs, (blocks,).
         scores: Bytes of score matrices that are held, (blocks, 1 or points).
+        rest: `path` where attention and its tensors take no time, (blocks, points).
     """
 
     path: Array
@@ -54,6 +56,7 @@ class _Blocks:
     moved: dict[str, Array]
     counts: Array
     scores: Array
+    rest: Array
 
 
 def run_zigzag(machine: Machine, work: ModelWork, mapping: Mapping, fidelity: str) -> Outcome:
@@ -96,6 +99,7 @@ def run_zigzag(machine: Machine, work: ModelWork, mapping: Mapping, fidelity: st
     if "flops_per_s" in work.metrics:
         metrics["flops_per_s"] = metrics["flops"] / metrics["seconds"]
     metrics |= _copies(blocks[-1], streams, mapping.batches)
+    metrics |= _cache(runs[-1], phases[-1], blocks[-1], streams, mapping.batches)
     occupancy = _occupancy(home, work, phases[0], blocks, streams, swap)
     fast = machine.unit_ports(mapping.run[-1].units[0])[0].rpartition(".")[0]
     metrics["peak_fast_bytes"] = np.atleast_1d(occupancy[fast])
@@ -105,25 +109,33 @@ def run_zigzag(machine: Machine, work: ModelWork, mapping: Mapping, fidelity: st
 
 
 def _copies(last: _Blocks, streams: Streams, batches: int) -> dict[str, Array]:
-    """Return the metrics of copies of weights and KV cache, of one step of the last phase."""
+    """Return the metrics of copies, of one step of the last phase."""
     counts = last.counts[:, None]
     read, seconds, caring = np.zeros(1), np.zeros(1), np.zeros(1)
-    swapped, cached = np.zeros(1), np.zeros(1)
+    swapped = np.zeros(1)
     for use in streams.uses(last.moved, batches):
         if use.name in ("weight", "neurons"):
             read = read + (counts * use.bytes).sum(axis=0)
             seconds = seconds + (counts * use.alone).sum(axis=0)
         elif use.name == "cache":
             caring = caring + (counts * use.alone).sum(axis=0)
-        elif use.name in ("kv_load", "swap_in"):
-            slowest = np.max(np.broadcast_arrays(*use.seconds.values()), axis=0)
-            cached = np.maximum(cached, (counts * slowest).sum(axis=0))
-            swapped = swapped + (counts * use.bytes).sum(axis=0) * (use.name == "swap_in")
+        elif use.name == "swap_in":
+            swapped = swapped + (counts * use.bytes).sum(axis=0)
     rate = np.where(seconds > 0, read / np.where(seconds > 0, seconds, 1.0), np.nan)
     return {
         "copied_bytes": read, "copy_s": seconds, "copy_rate": rate, "cache_s": caring,
-        "kv_s": cached, "swapped_bytes": swapped,
+        "swapped_bytes": swapped,
     }  # fmt: skip
+
+
+def _cache(run: PhaseRun, phase: Phase, last: _Blocks, streams: Streams, batches: int) -> Any:
+    """Return seconds and share of a step that are the KV cache's: without it, it takes the rest."""
+    ours = {s.name for s in STREAMS if s.tensor == "kv"}
+    moved = {name: size * (name not in ours) for name, size in last.moved.items()}
+    without = replace(last, path=last.rest, used={}, moved=moved)
+    rest = _run(phase, run.demand, without, streams, batches).step.seconds
+    seconds = np.maximum(run.step.seconds - rest, 0.0)
+    return {"kv_s": seconds, "kv_share": seconds / run.step.seconds}
 
 
 def _reading(mapping: Mapping) -> Mapping:
@@ -160,13 +172,17 @@ def _blocks(
         moved |= {"swap_in": read * moved["kv_load"], "swap_out": written * moved["kv_store"]}
     path = block_paths(demand, path_durations(demand))
     scores = held_scores(home, table, demand)
+    counts = np.bincount(table.order, minlength=count).astype(float)
+    others = np.where(attention_operators(demand)[:, None], 0.0, path_durations(demand))
+    rest = block_paths(demand, others)
+    for seconds in streams.unpacking({"weight": moved["weight"]}).values():
+        rest = rest + seconds
     extra = {**streams.unpacking(moved)}
     add(extra, score_seconds(home, scores, ideal=ideal))
     for seconds in extra.values():
         path = path + seconds
     add(used, extra)
-    counts = np.bincount(table.order, minlength=count).astype(float)
-    return _Blocks(path, used, moved, counts, scores)
+    return _Blocks(path, used, moved, counts, scores, rest)
 
 
 def _run(phase: Phase, demand: Demand, blocks: _Blocks, streams: Streams, batches: int) -> PhaseRun:

@@ -183,7 +183,8 @@ class Streams:
         """
         total: dict[str, Array] = {}
         for name, (port, crossed, rate) in self.unpacked.items():
-            add(total, {port: crossed * moved[name] / rate})
+            if name in moved:
+                add(total, {port: crossed * moved[name] / rate})
         return total
 
     def joules(self, moved: MappingType[str, Array], batches: int) -> Array:

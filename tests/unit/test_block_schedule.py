@@ -216,7 +216,21 @@ def test_software_on_several_links_of_one_way() -> None:
     both = run(decode(), mapping(place=place, routes={"kv": [disk, staging]}))
     busy = both.resources.set_index("resource")["busy_s"]
     assert busy["software.nvme"] == pytest.approx(5 * busy["software.pcie"], rel=1e-9)
-    assert both.kv_s == run(decode(), mapping(place=place, routes={"kv": disk})).kv_s
+    assert both.seconds == run(decode(), mapping(place=place, routes={"kv": disk})).seconds
+
+
+def test_the_share_of_the_cache_is_what_a_step_takes_less_without_it() -> None:
+    cache = {"tier": "gpu.gddr", "evict": "none", "prefetch": "none"}
+    kv = {"in": {"host.dram": 1.0}, "cache": cache}
+    place = {"weight": {"in": {"gpu.gddr": 1.0}}, "kv": kv}
+    late = run(decode(), mapping(place=place))
+    frame = late.breakdown[late.breakdown["operator"] != "copies"]
+    attention = frame["operator"].str.contains("score|softmax|context")
+    rest = frame[~attention]["seconds"].sum()
+    assert late.kv_s == pytest.approx(late.seconds - rest, rel=1e-9)
+    assert late.kv_share == pytest.approx(late.kv_s / late.seconds, rel=1e-12)
+    kv["cache"] = {**cache, "prefetch": "all"}
+    assert run(decode(), mapping(place=place)).kv_s < late.kv_s
 
 
 def test_nothing_hides_what_blocks_the_thread_that_starts_kernels() -> None:
