@@ -16,8 +16,8 @@ operational laws (Denning and Buzen, ACM Computing Surveys 10(3), 1978) bound th
     X(c) = c * min(T / s(c), T * D / (s(c) + L + d(c)), 1 / d(c))
 
 which deterministic service times reach. A cap that was measured lowers it further. Where a thread
-waits for the copies over the links beyond, of rates B_l, s(c) has c * sum(1 / B_l) more. What is
-staged out of the host's own memory takes T * memcpy, or a third of that memory's rate.
+waits for the copy over the links beyond, of which the slowest has rate B', s(c) has c / B' more.
+What is staged out of the host's own memory takes T * memcpy, or a third of that memory's rate.
 """
 
 from __future__ import annotations

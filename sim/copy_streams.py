@@ -292,7 +292,8 @@ def _along(
             continue
         name = f"software.{'+'.join(route.via)}" + (BACK if stream.store else "")
         if not ideal:
-            beyond = sum(1.0 / rates[named[link]] for link in links if link not in route.via)
+            after = [1.0 / rates[named[link]] for link in links if link not in route.via]
+            beyond = np.max(np.broadcast_arrays(*after), axis=0) if after else 0.0
             port = host_port(machine) if route.software.access is None else ports[0]
             rates[name] = path_rate(
                 machine.values, host_io(machine), port, route.software, write=stream.store,

@@ -33,7 +33,7 @@ def waterfall(frame: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     places = np.arange(len(frame), -1, -1)
     whole, more, less = GREY, PALETTE[0], PALETTE[1]
     colors = [whole, *np.where(np.diff(value) >= 0, more, less)]
-    ax.barh(places[:-1], value - before, left=before, height=0.62, color=colors)
+    ax.barh(places[:-1], value - before, left=before, height=0.62, color=colors, edgecolor=colors)
     ax.barh(places[-1], value[-1], height=0.62, color=whole)
     for place, at in zip(places[:-1], value, strict=True):
         ax.plot([at, at], [place - 0.31, place - 0.69], color=GREY, linewidth=0.8)
