@@ -65,13 +65,13 @@ def check(machine: Machine, work: ModelWork, mapping: Mapping, fidelity: str) ->
 
 def _check_routes(machine: Machine, mapping: Mapping) -> None:
     """Refuse routes that no copy takes, or on which nothing is done."""
-    copied = [name for name, place in mapping.place.items() if place.cache]
+    copied = [name for name, place in mapping.place.items() if place.cache or place.spill]
     links = machine.config.links
     for name, routes in mapping.routes.items():
         where = f"mapping.routes.{name}"
         if name not in copied:
             raise ConfigError.one(
-                "", where, "is the way of a class with a `cache`", name,
+                "", where, "is the way of a class with a `cache` or `spill`", name,
                 f"classes that have one: {', '.join(copied) or 'none'}",
             )  # fmt: skip
         for route in routes:

@@ -323,7 +323,7 @@ def test_what_has_no_blocks_is_refused() -> None:
     with pytest.raises(UncoveredError, match="has no zigzag blocks"):
         simulate("t4-host", work, mapping())
     route = {"kv": {"via": ["nvme"], "software": {"cap": "1 GB/s"}}}
-    with pytest.raises(ConfigError, match=r"class with a `cache`.*weight"):
+    with pytest.raises(ConfigError, match=r"class with a `cache` or `spill`.*weight"):
         run(decode(), mapping(routes=route))
     for via, text in (("nvmee", "must name links"), ("nvme", "that copies of the class cross")):
         route = {"weight": {"via": [via], "software": {"cap": "1 GB/s"}}}
