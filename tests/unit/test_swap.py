@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from opbyte.core.errors import CapacityError, UncoveredError
+from opbyte.core.mapping import load_mapping
 from opbyte.hw_models.machine import load_machine
 from opbyte.sim.result import Result
-from opbyte.sim.simulate import simulate
+from opbyte.sim.simulate import evaluate, simulate
 from opbyte.workloads.model import Attention, DenseFfn, Layer, Model
 from opbyte.workloads.phases import Decode, Generate, Prefill
 
@@ -23,6 +25,7 @@ MODEL = Model(
 ).with_precision(weight="fp16", activation="fp16", kv="fp16")  # fmt: skip
 #: Bytes of the cache for one token.
 TOKEN = LAYERS * 2 * HIDDEN * 2
+LARGE = {"kind": "generate", "model": "opt-13b", "input": 1024, "output": 1024}
 CACHE = {"tier": "gpu.gddr", "evict": "none", "prefetch": "all"}
 
 
@@ -96,6 +99,34 @@ def test_steps_before_the_cache_outgrows_its_memory_read_nothing() -> None:
     assert half.swapped_bytes == pytest.approx(0.5 * everything.swapped_bytes, rel=0.05)
     assert everything.swapped_bytes == pytest.approx((start + end) / 2, rel=0.02)
     assert mean.tpot < half.tpot < everything.tpot
+
+
+def test_more_room_is_never_slower_and_points_are_single_simulations() -> None:
+    work = Generate(MODEL, batch=4, input=128, output=65)
+    end = 4 * (128 + 64) * TOKEN
+    rooms = end * np.array([0.5, 0.7, 0.75, 0.9, 0.99, 1.01, 2.0])
+    machine = load_machine("t4-host")
+    chosen = load_mapping(mapping())
+    for fidelity in ("bound", "analytic"):
+        together = evaluate(
+            machine.with_values({"host.dram.capacity": rooms}), work, chosen, fidelity
+        )
+        for name in ("seconds", "swapped_bytes", "kv_share"):
+            alone = [
+                evaluate(
+                    machine.with_values({"host.dram.capacity": float(r)}), work, chosen, fidelity
+                )
+                for r in rooms
+            ]
+            assert together.metrics[name] == pytest.approx(
+                np.ravel([a.metrics[name] for a in alone]), rel=1e-12
+            )
+        assert np.all(np.diff(together.metrics["seconds"]) <= 0)
+    slow = simulate("a6000-csd", {**LARGE, "batch": 128}, "deepspeed")
+    assert (
+        simulate("a6000-csd", {**LARGE, "batch": 128}, "deepspeed", "bound").seconds < slow.seconds
+    )
+    assert slow.swapped_bytes == pytest.approx(128 * 1536 * 819200, rel=1e-3)
 
 
 def test_a_prompt_writes_what_does_not_fit_to_the_memory_below() -> None:
