@@ -15,7 +15,9 @@ operational laws (Denning and Buzen, ACM Computing Surveys 10(3), 1978) bound th
 
     X(c) = c * min(T / s(c), T * D / (s(c) + L + d(c)), 1 / d(c))
 
-which deterministic service times reach. A cap that was measured lowers it further.
+which deterministic service times reach. A cap that was measured lowers it further. Where a thread
+waits for the copy over the links beyond, of which the slowest has rate B', s(c) has c / B' more.
+What is staged out of the host's own memory takes T * memcpy, or a third of that memory's rate.
 """
 
 from __future__ import annotations
@@ -32,6 +34,10 @@ from opbyte.core.routes import Software
 
 #: Copies by the processor that an access makes, and whether it touches pages for the first time.
 ACCESS = {"direct": (0, False), "buffered": (1, False), "mapped": (0, True)}
+
+#: Bytes of memory traffic for each byte that is staged: it is read, the line that it is stored to
+#: is fetched, and written back.
+STAGED = 3.0
 
 
 class HostIo(Block):
@@ -56,16 +62,19 @@ def path_rate(
     *,
     write: bool = False,
     neuron: float | None = None,
+    beyond: Any = 0.0,
 ) -> Array:
     """Return the rate at which software moves bytes between a device and memory, (points,).
 
     Args:
         values: Parameter values of the machine by short path.
         io: Short path of the host's `io` block; empty where the host has none.
-        port: Short path of the device's port.
+        port: Short path of the device's port, or of the host's memory where nothing but staging
+            is asked for.
         software: How requests are made.
         write: Whether bytes go to the device.
         neuron: Bytes of one neuron that lie together, where requests are neurons.
+        beyond: Seconds that a byte takes over the links beyond, for threads that wait for it.
     Raises:
         UncoveredError: If steps are asked for and the host has no `io`, or requests are neurons
             of a mapping without any.
@@ -73,13 +82,20 @@ def path_rate(
     cap: Any = np.inf
     if software.cap is not None and software.cap != "none":
         cap = software.cap.value
+    onward = beyond if software.waits else 0.0
     if software.access is None or software.request is None:
-        return np.atleast_1d(np.asarray(cap, float))
+        if not software.staged:
+            return np.atleast_1d(np.asarray(cap, float))
+        if not io or not port:
+            raise UncoveredError("`staged` needs a host with memory and an `io` block. give it")
+        rate = software.threads / (1.0 / values[f"{io}.memcpy"] + onward)
+        memory = values[f"{port}.bandwidth"] * values.get(f"{port}.efficiency", 1.0)
+        return np.atleast_1d(np.minimum(np.minimum(rate, memory / STAGED), cap))
     size = neuron if isinstance(software.request, str) else software.request.value
     if not io or size is None:
         what = "`neurons` and their `ffn.weight`" if io else "a host with an `io` block"
         raise UncoveredError(f"access: {software.access} to '{port}' needs {what}. give it")
-    busy = thread_seconds(values, io, software, size)
+    busy = thread_seconds(values, io, software, size) + size * onward
     device = device_seconds(values, port, size, write=write)
     latency = values.get(f"{port}.latency", 0.0)
     threads, flying = software.threads, software.threads * software.depth

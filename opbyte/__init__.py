@@ -42,6 +42,7 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
     "front": ("opbyte.sweeps.pareto", "front"),
     "sensitivity": ("opbyte.sweeps.sensitivity", "sensitivity"),
     "band": ("opbyte.sweeps.sensitivity", "band"),
+    "waterfall": ("opbyte.sweeps.waterfall", "waterfall"),
     "plot": ("opbyte.sweeps.plots", None),
     # what can go wrong
     "OpbyteError": ("opbyte.core.errors", "OpbyteError"),
@@ -74,6 +75,7 @@ if TYPE_CHECKING:
     from opbyte.sweeps.sensitivity import sensitivity as sensitivity
     from opbyte.sweeps.store import open_results as open_results
     from opbyte.sweeps.study import load_study as load_study
+    from opbyte.sweeps.waterfall import waterfall as waterfall
     from opbyte.workloads.coe import CompositionOfExperts as CompositionOfExperts
     from opbyte.workloads.continuous import Continuous as Continuous
     from opbyte.workloads.model_loader import load_model as load_model

@@ -15,31 +15,27 @@ path of `routes` (`opbyte.hw_models.host_path`) is a resource of its own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from opbyte.core.errors import ConfigError, UncoveredError
 from opbyte.core.mapping import Mapping, Placement
-from opbyte.core.ops import Array, OpTable, Phase
-from opbyte.core.routes import Neurons
+from opbyte.core.ops import Array, Phase
 from opbyte.hw_models.machine import Machine
 from opbyte.hw_models.price import Demand, price
 from opbyte.sim.analytic import Step, block_paths, held
+from opbyte.sim.block_checks import check, check_tensors
 from opbyte.sim.copy_streams import STREAMS, Streams, Use, add
 from opbyte.sim.head_overlap import path_durations
-from opbyte.sim.neurons import ffn_bytes, fresh, one_network, resolved, sparse
+from opbyte.sim.kv_share import attention_operators
+from opbyte.sim.neurons import ffn_bytes, fresh, resolved, sparse
 from opbyte.sim.place import Placer
 from opbyte.sim.result import Outcome, PhaseRun
+from opbyte.sim.scores import held_scores, score_seconds
 from opbyte.sim.simulate import add_energy, combine, feasible
-from opbyte.workloads.ffn import MoeFfn
-from opbyte.workloads.model import Model
+from opbyte.sim.swap import Swap
 from opbyte.workloads.model_work import ModelWork
-
-#: Kinds of work whose phases run layer by layer.
-COVERED = ("prefill", "decode", "generate")
 
 
 @dataclass(frozen=True)
@@ -51,12 +47,16 @@ class _Blocks:
         used: Seconds by resource that operators use, each (blocks, points).
         moved: Bytes by stream of `STREAMS`, each (blocks, 1 or points).
         counts: How often each block runs, (blocks,).
+        scores: Bytes of score matrices that are held, (blocks, 1 or points).
+        rest: `path` where attention and its tensors take no time, (blocks, points).
     """
 
     path: Array
     used: dict[str, Array]
     moved: dict[str, Array]
     counts: Array
+    scores: Array
+    rest: Array
 
 
 def run_zigzag(machine: Machine, work: ModelWork, mapping: Mapping, fidelity: str) -> Outcome:
@@ -66,20 +66,22 @@ def run_zigzag(machine: Machine, work: ModelWork, mapping: Mapping, fidelity: st
         UncoveredError: For work, fidelities or parallel degrees that it does not cover.
         ConfigError: If a route names a class that is not copied.
     """
-    _check(machine, work, mapping, fidelity)
+    check(machine, work, mapping, fidelity)
     ideal = fidelity == "bound"
     neurons = resolved(mapping.neurons, work.model)  # type: ignore[attr-defined]
     mapping = mapping.model_copy(update={"neurons": neurons})
     home, reads = Placer(machine, mapping), Placer(machine, _reading(mapping))
     phases = work.lowered(mapping.degrees)
-    _check_tensors(home, [p.table for p in phases])
+    check_tensors(home, [p.table for p in phases])
     streams = Streams.of(home, work.model, ideal=ideal)  # type: ignore[attr-defined]
-    for name, route in mapping.routes.items():
-        streams.check_crosses(name, route.via)
+    for name, routes in mapping.routes.items():
+        for route in routes:
+            streams.check_crosses(name, route.via)
     tables = [sparse(p.table, mapping.neurons) for p in phases]
     demands = [price(reads.place(t), reads.machine, ideal=ideal) for t in tables]
+    swap = Swap.of(home, work)
     blocks = [
-        _blocks(d, streams, fresh(p.table, mapping.neurons))
+        _blocks(home, p, d, streams, swap, ideal=ideal)
         for d, p in zip(demands, phases, strict=True)
     ]
     runs = [
@@ -97,7 +99,8 @@ def run_zigzag(machine: Machine, work: ModelWork, mapping: Mapping, fidelity: st
     if "flops_per_s" in work.metrics:
         metrics["flops_per_s"] = metrics["flops"] / metrics["seconds"]
     metrics |= _copies(blocks[-1], streams, mapping.batches)
-    occupancy = _occupancy(home, work, phases[0], blocks, streams)
+    metrics |= _cache(runs[-1], phases[-1], blocks[-1], streams, mapping.batches)
+    occupancy = _occupancy(home, work, phases[0], blocks, streams, swap)
     fast = machine.unit_ports(mapping.run[-1].units[0])[0].rpartition(".")[0]
     metrics["peak_fast_bytes"] = np.atleast_1d(occupancy[fast])
     return feasible(
@@ -106,110 +109,33 @@ def run_zigzag(machine: Machine, work: ModelWork, mapping: Mapping, fidelity: st
 
 
 def _copies(last: _Blocks, streams: Streams, batches: int) -> dict[str, Array]:
-    """Return the metrics of copies of weights that one step of the last phase makes."""
+    """Return the metrics of copies, of one step of the last phase."""
     counts = last.counts[:, None]
     read, seconds, caring = np.zeros(1), np.zeros(1), np.zeros(1)
+    swapped = np.zeros(1)
     for use in streams.uses(last.moved, batches):
         if use.name in ("weight", "neurons"):
             read = read + (counts * use.bytes).sum(axis=0)
             seconds = seconds + (counts * use.alone).sum(axis=0)
         elif use.name == "cache":
             caring = caring + (counts * use.alone).sum(axis=0)
+        elif use.name == "swap_in":
+            swapped = swapped + (counts * use.bytes).sum(axis=0)
     rate = np.where(seconds > 0, read / np.where(seconds > 0, seconds, 1.0), np.nan)
-    return {"copied_bytes": read, "copy_s": seconds, "copy_rate": rate, "cache_s": caring}
+    return {
+        "copied_bytes": read, "copy_s": seconds, "copy_rate": rate, "cache_s": caring,
+        "swapped_bytes": swapped,
+    }  # fmt: skip
 
 
-def _check(machine: Machine, work: ModelWork, mapping: Mapping, fidelity: str) -> None:
-    where = f"mapping '{mapping.name or 'unnamed'}' of {machine.name}"
-    if work.kind not in COVERED:
-        text = f"a {work.kind} work has no zigzag blocks. they are of {', '.join(COVERED)}"
-        raise UncoveredError(f"{where}: {text}")
-    if fidelity == "event":
-        text = "the event kernel does not play zigzag blocks. use the fidelity analytic"
-        raise UncoveredError(f"{where}: {text}")
-    split = mapping.default
-    if split is not None and split.degrees.devices > 1:
-        raise UncoveredError(f"{where}: zigzag blocks run on one device. set every degree to 1")
-    if mapping.attention is not None or any(run.split for run in mapping.run):
-        text = "zigzag blocks have no second group and no co-processing. name a unit in `run`"
-        raise UncoveredError(f"{where}: {text}")
-    wishes = {
-        "host": mapping.host is not None,
-        "kv_select": mapping.kv_select is not None,
-        "overlap": mapping.overlap != "none",
-    }
-    for name in (name for name, wished in wishes.items() if wished):
-        raise UncoveredError(f"{where}: zigzag blocks have no model of `{name}`. leave it out")
-    _check_routes(machine, mapping)
-    network = mapping.place.get("ffn.weight")
-    if (mapping.neurons is None) != (network is None or network.cache is None):
-        text = "`neurons` and place.ffn.weight with a `cache` belong together. give both or neither"
-        raise UncoveredError(f"{where}: {text}")
-    if mapping.neurons is not None and work.kind != "decode":
-        text = "neurons are read token by token, by decode works"
-        raise UncoveredError(f"{where}: {text}. use another mapping for a {work.kind} work")
-    _check_neurons(mapping.neurons, work.model, where)  # type: ignore[attr-defined]
-    for name, place in mapping.place.items():
-        if place.cache is None:
-            continue
-        if place.cache.evict != "none" or place.cache.prefetch not in ("none", "all"):
-            text = f"place.{name}.cache under zigzag has evict: none and prefetch: none or all"
-            raise UncoveredError(f"{where}: {text}, every tensor is used once a pass")
-        if place.cache.reserve is not None or place.cache.slots is not None or place.spill:
-            text = f"place.{name} under zigzag has no `reserve`, `slots` or `spill`"
-            raise UncoveredError(f"{where}: {text}. give shares of the tiers")
-
-
-def _check_neurons(neurons: Neurons | None, model: Model, where: str) -> None:
-    """Refuse neurons that are read in a way that zigzag blocks do not have."""
-    if neurons is None:
-        return
-    if isinstance(one_network(model), MoeFfn):
-        text = "zigzag blocks read neurons of dense networks"
-        raise UncoveredError(f"{where}: {text}. give expert.weight a cache with evict: lru instead")
-    if neurons.fresh is None and neurons.popularity is None:
-        text = "neurons that are read need `fresh`, or `popularity` and `window`"
-        raise UncoveredError(f"{where}: {text}. give one")
-    for name in ("hot", "second"):
-        if getattr(neurons, name) is not None:
-            text = f"zigzag blocks have no model of neurons.{name}"
-            raise UncoveredError(f"{where}: {text}. use evict: lru without a pipeline")
-    if neurons.overlap != "none":
-        text = "zigzag blocks wait for neurons (overlap: none)"
-        raise UncoveredError(f"{where}: {text}. use evict: lru without a pipeline")
-
-
-def _check_routes(machine: Machine, mapping: Mapping) -> None:
-    """Refuse routes that no copy takes, or on which nothing is done."""
-    copied = [name for name, place in mapping.place.items() if place.cache]
-    links = machine.config.links
-    for name, route in mapping.routes.items():
-        where = f"mapping.routes.{name}"
-        if name not in copied:
-            raise ConfigError.one(
-                "", where, "is the way of a class with a `cache`", name,
-                f"classes that have one: {', '.join(copied) or 'none'}",
-            )  # fmt: skip
-        if route.software is None:
-            text = "says what software does on the way"
-            raise ConfigError.one("", where, text, name, "give `software`, or leave the route out")
-        unknown = [link for link in route.via if link not in links]
-        if unknown or not route.via:
-            rule = f"must name links of {machine.name}"
-            known = f"known: {', '.join(links)}"
-            raise ConfigError.one("", f"{where}.via", rule, ", ".join(unknown), known)
-
-
-def _check_tensors(home: Placer, tables: Sequence[OpTable]) -> None:
-    """Refuse copies of what no stream carries: routed experts, and recurrent state."""
-    of = {"expert": ("expert",), "state": ("state_read", "state_write")}
-    for tensor, columns in of.items():
-        moves = any(t[column].any() for t in tables for column in columns)
-        if moves and home.tiers(tensor).cache is not None:
-            raise UncoveredError(
-                f"mapping '{home.mapping.name or 'unnamed'}' of {home.machine.name}: zigzag blocks "
-                f"do not copy {tensor}s. place them where they are used, or use another mapping"
-            )
+def _cache(run: PhaseRun, phase: Phase, last: _Blocks, streams: Streams, batches: int) -> Any:
+    """Return seconds and share of a step that are the KV cache's: without it, it takes the rest."""
+    ours = {s.name for s in STREAMS if s.tensor == "kv"}
+    moved = {name: size * (name not in ours) for name, size in last.moved.items()}
+    without = replace(last, path=last.rest, used={}, moved=moved)
+    rest = _run(phase, run.demand, without, streams, batches).step.seconds
+    seconds = np.maximum(run.step.seconds - rest, 0.0)
+    return {"kv_s": seconds, "kv_share": seconds / run.step.seconds}
 
 
 def _reading(mapping: Mapping) -> Mapping:
@@ -221,8 +147,11 @@ def _reading(mapping: Mapping) -> Mapping:
     return mapping.model_copy(update={"place": place, "routes": {}})
 
 
-def _blocks(demand: Demand, streams: Streams, neurons: Array) -> _Blocks:
-    """Return the blocks of a phase; `neurons` are bytes that each reads, (blocks, 1 or points)."""
+def _blocks(
+    home: Placer, phase: Phase, demand: Demand, streams: Streams, swap: Swap | None, *, ideal: bool
+) -> _Blocks:
+    """Return the blocks of a phase."""
+    neurons = fresh(phase.table, home.mapping.neurons)
     placed = demand.placed
     table, count = placed.table, len(placed.table.blocks)
 
@@ -238,13 +167,22 @@ def _blocks(demand: Demand, streams: Streams, neurons: Array) -> _Blocks:
     np.maximum.at(given, table.block_of, table["in_bytes"])
     moved |= {s.name: given for s in STREAMS if s.tensor == "activation"}
     moved["neurons"] = neurons
+    if swap is not None:
+        read, written = swap.shares(phase, home.mapping.batches)
+        moved |= {"swap_in": read * moved["kv_load"], "swap_out": written * moved["kv_store"]}
     path = block_paths(demand, path_durations(demand))
-    extra = streams.unpacking(moved)
+    scores = held_scores(home, table, demand)
+    counts = np.bincount(table.order, minlength=count).astype(float)
+    others = np.where(attention_operators(demand)[:, None], 0.0, path_durations(demand))
+    rest = block_paths(demand, others)
+    for seconds in streams.unpacking({"weight": moved["weight"]}).values():
+        rest = rest + seconds
+    extra = {**streams.unpacking(moved)}
+    add(extra, score_seconds(home, scores, ideal=ideal))
     for seconds in extra.values():
         path = path + seconds
     add(used, extra)
-    counts = np.bincount(table.order, minlength=count).astype(float)
-    return _Blocks(path, used, moved, counts)
+    return _Blocks(path, used, moved, counts, scores, rest)
 
 
 def _run(phase: Phase, demand: Demand, blocks: _Blocks, streams: Streams, batches: int) -> PhaseRun:
@@ -292,8 +230,9 @@ def _joules(blocks: _Blocks, streams: Streams, batches: int) -> Array:
 
 
 def _occupancy(
-    home: Placer, work: ModelWork, phase: Phase, blocks: list[_Blocks], streams: Streams
-) -> dict[str, Array]:
+    home: Placer, work: ModelWork, phase: Phase, blocks: list[_Blocks], streams: Streams,
+    swap: Swap | None,
+) -> dict[str, Array]:  # fmt: skip
     """Return bytes in each memory: homes, buffers of copies, and what operators work on.
 
     Buffers hold a block that is at work, and with prefetching the next one too.
@@ -309,6 +248,8 @@ def _occupancy(
         neurons = mapping.neurons
         kept = neurons.predicted * weights
         kept = kept + (neurons.kept.value * network if neurons.kept else 0.0)
+    if swap is not None:
+        held_bytes.pop("kv", None)
     used = home.occupancy(held_bytes)
 
     def put(tier: str, size: Any, what: str) -> None:
@@ -323,11 +264,28 @@ def _occupancy(
     placement = home.tiers("activation")
     nearest = placement.cache.tier if placement.cache else next(iter(placement.in_))
     put(nearest, working, "activation")
-    largest = {
-        s.name: np.max([np.max(b.moved[s.name], axis=0) for b in blocks], axis=0) for s in STREAMS
-    }
-    for tier, share in placement.in_.items() if placement.cache else ():
-        put(tier, mapping.batches * share * largest["activation_load"], "activation")
-    for tier, size in streams.buffers(largest).items():
+    for tier, size in _temporary(home, blocks, streams).items():
         put(tier, size, "copies")
+    for tier, size in swap.occupancy.items() if swap is not None else ():
+        put(tier, size, "kv")
+    if any(np.any(b.scores) for b in blocks):
+        for tier in home.mapping.place["scores"].in_:
+            home.holders.setdefault(tier, []).append("scores")
     return used
+
+
+def _temporary(home: Placer, blocks: list[_Blocks], streams: Streams) -> dict[str, Array]:
+    """Return the bytes of buffers and score matrices in the phase that needs most, by memory."""
+    most: dict[str, Array] = {}
+    for one in blocks:
+        largest = {name: np.max(size, axis=0) for name, size in one.moved.items()}
+        held = streams.buffers(largest)
+        placement = home.tiers("activation")
+        for tier, share in placement.in_.items() if placement.cache else ():
+            size = home.mapping.batches * share * largest["activation_load"]
+            add(held, {tier: np.atleast_1d(size)})
+        if np.any(one.scores):
+            add(held, {next(iter(home.mapping.place["scores"].in_)): np.max(one.scores, axis=0)})
+        for tier, size in held.items():
+            most[tier] = np.maximum(most[tier], size) if tier in most else size
+    return most

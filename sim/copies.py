@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from opbyte.core.errors import ConfigError, UncoveredError
 from opbyte.core.mapping import Placement
 from opbyte.core.ops import Array
+from opbyte.core.routes import Route
 from opbyte.hw_models.host_path import path_rate
 from opbyte.hw_models.machine import Machine
 from opbyte.hw_models.price import first_access, resource_rate
@@ -98,21 +99,62 @@ def software_rate(
         ConfigError: If a route is of another class, or names no link of the way.
     """
     machine, found = placer.machine, {}
-    for name, route in placer.mapping.routes.items():
+    for name, routes in placer.mapping.routes.items():
         place = f"mapping.routes.{name}"
         if name != tensor:
             rule = "is the way of a class with a `cache`"
             raise ConfigError.one("", place, rule, name, f"classes that have one: {tensor}")
-        if not set(route.via) <= set(path[1:-1]) or not route.via:
-            rule = "must name links that copies cross"
-            links = ", ".join(path[1:-1]) or "none"
-            raise ConfigError.one("", f"{place}.via", rule, ", ".join(route.via), f"known: {links}")
-        if route.software is None:
-            text = "says what software does on the way"
-            raise ConfigError.one("", place, text, name, "give `software`, or leave the route out")
-        rate = path_rate(machine.values, host_io(machine), path[0], route.software, neuron=neuron)
-        found[f"software.{'+'.join(route.via)}"] = rate
+        for route in routes:
+            links = set(path[1:-1])
+            if not set(route.via) <= links or not route.via:
+                rule, own = "must name links that copies cross", ", ".join(route.via)
+                known = f"known: {', '.join(path[1:-1]) or 'none'}"
+                raise ConfigError.one("", f"{place}.via", rule, own, known)
+            if route.software is None:
+                text, remedy = "says what software does on the way", "give `software`"
+                raise ConfigError.one("", place, text, name, f"{remedy}, or leave the route out")
+            if route.software.blocks:
+                rule, remedy = "is of zigzag pipelines", "leave `blocks` out"
+                raise ConfigError.one("", f"{place}.software.blocks", rule, "true", remedy)
+            rates = {r: resource_rate(machine, r, placer.instances(r)) for r in links}
+            found[f"software.{'+'.join(route.via)}"] = route_rate(
+                machine, path, route, rates, neuron=neuron
+            )
     return found
+
+
+def route_rate(
+    machine: Machine,
+    path: Sequence[str],
+    route: Route,
+    rates: Mapping[str, Any],
+    *,
+    write: bool = False,
+    neuron: float | None = None,
+) -> Array:
+    """Return the rate of the software of one route on a way, (points,).
+
+    Args:
+        path: Port, links and port that a copy crosses.
+        rates: Rate of each of the links.
+        write: Whether bytes go to the device.
+        neuron: Bytes of one request, where requests are neurons.
+    """
+    software = route.software
+    assert software is not None, "checked before"
+    after = [1.0 / rates[link] for link in path[1:-1] if link not in route.via]
+    beyond = np.max(np.broadcast_arrays(*after), axis=0) if after else 0.0
+    port = path[0] if software.access is not None else host_port(machine)
+    return path_rate(
+        machine.values, host_io(machine), port, software, write=write, neuron=neuron, beyond=beyond
+    )
+
+
+def host_port(machine: Machine) -> str:
+    """Return the short path of the first port of the host's memory, empty where it has none."""
+    part = host_io(machine).removesuffix(".io")
+    own = [m for m in machine.memories.values() if part and m.part == part]
+    return f"{own[0].path}.{next(iter(own[0].config.ports))}" if own else ""
 
 
 def host_io(machine: Machine) -> str:

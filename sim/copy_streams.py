@@ -13,10 +13,9 @@ from opbyte.core.errors import ConfigError
 from opbyte.core.mapping import Placement
 from opbyte.core.ops import Array
 from opbyte.core.placed import BACK, written_name
-from opbyte.hw_models.host_path import path_rate
 from opbyte.hw_models.machine import Machine
 from opbyte.hw_models.price import first_access, resource_rate
-from opbyte.sim.copies import host_io
+from opbyte.sim.copies import host_io, route_rate
 from opbyte.sim.neurons import neuron_bytes
 from opbyte.sim.place import Placer
 from opbyte.workloads.model import Model
@@ -46,9 +45,17 @@ STREAMS = (
     Stream("neurons", "ffn.weight", "", once=True),
     Stream("kv_load", "kv", "kv_read"),
     Stream("kv_store", "kv", "kv_write", store=True),
+    Stream("swap_in", "kv", ""),
+    Stream("swap_out", "kv", "", store=True),
     Stream("activation_load", "activation", ""),
     Stream("activation_store", "activation", "", store=True),
 )
+
+
+#: Streams between a memory and the one that it swaps to.
+SWAPS = ("swap_in", "swap_out")
+#: Ways that need no buffers of their own in the cache.
+NO_BUFFERS = ("cache", "blocked", *SWAPS)
 
 
 @dataclass(frozen=True)
@@ -56,7 +63,8 @@ class Use:
     """One stream of all batches through one way.
 
     Attributes:
-        name: Its stream, or `cache` for what keeping neurons in place takes.
+        name: Its stream, `cache` for what keeping neurons in place takes, or `blocked` for what
+            a thread does before it starts kernels.
         bytes: What is copied, (blocks, 1 or points).
         seconds: Seconds of full use of each resource, each (blocks, points).
         alone: Seconds where nothing else runs, (blocks, points).
@@ -101,6 +109,7 @@ class Streams:
     ways: tuple[_Way, ...]
     caches: dict[str, Placement]
     unpacked: dict[str, tuple[str, float, Array]]
+    """Stream -> port, bytes that cross it for each that is stored, and the port's rate."""
 
     @classmethod
     def of(cls, home: Placer, model: Model, *, ideal: bool) -> Streams:
@@ -116,19 +125,24 @@ class Streams:
             if stream.name == "neurons" and neuron is None:
                 continue
             placement = home.tiers(stream.tensor)
-            if placement.cache:
+            if stream.name in SWAPS:
+                if placement.spill:
+                    ways += _swap_ways(home, stream, placement, ideal=ideal)
+            elif placement.cache:
                 caches[stream.tensor] = placement
                 for tier, share in placement.in_.items():
                     if tier != placement.cache.tier:
-                        way = _way(home, stream, placement, (tier, share), neuron, ideal=ideal)
-                        ways += [way, *_kept(home, way)] if stream.name == "neurons" else [way]
+                        found = _ways(home, stream, placement, (tier, share), neuron, ideal=ideal)
+                        ways += found
+                        ways += _kept(home, found[0]) if stream.name == "neurons" else []
             if placement.format and stream.column and not stream.store:
                 tier = placement.cache.tier if placement.cache else next(iter(placement.in_))
                 port = f"{tier}.{next(iter(home.machine.memory(tier).config.ports))}"
                 stored = model.precision.kv if stream.tensor == "kv" else model.precision.weight
-                wide = lookup(placement.format).bits_per_element / lookup(stored).bits_per_element
+                kernels = placement.format
+                wide = lookup(kernels.to).bits_per_element / lookup(stored).bits_per_element
                 rate = np.atleast_1d(resource_rate(home.machine, port, 1.0, ideal=ideal))
-                unpacked[stream.name] = (port, wide, rate)
+                unpacked[stream.name] = (port, kernels.passes * wide, rate)
         return cls(home.machine, tuple(ways), caches, unpacked)
 
     def check_crosses(self, tensor: str, via: tuple[str, ...]) -> None:
@@ -163,12 +177,14 @@ class Streams:
     def unpacking(self, moved: MappingType[str, Array]) -> dict[str, Array]:
         """Return port seconds of kernels that unpack compressed tensors, for one batch.
 
-        Such a kernel reads what is stored and writes it in the wider format, which the operator
-        then reads instead: twice the wide bytes in all, of which it counts the stored ones anyway.
+        One fused kernel reads what is stored and writes it in the wider format, which the operator
+        then reads instead: twice the wide bytes in all. Several kernels pass more often. The stored
+        bytes are counted as the operator's own.
         """
         total: dict[str, Array] = {}
-        for name, (port, wide, rate) in self.unpacked.items():
-            add(total, {port: 2.0 * wide * moved[name] / rate})
+        for name, (port, crossed, rate) in self.unpacked.items():
+            if name in moved:
+                add(total, {port: crossed * moved[name] / rate})
         return total
 
     def joules(self, moved: MappingType[str, Array], batches: int) -> Array:
@@ -188,7 +204,7 @@ class Streams:
         held: dict[str, Array] = {}
         for way in self.ways:
             cache = self.caches[way.stream.tensor].cache
-            if way.stream.store or cache is None or way.name == "cache":
+            if way.stream.store or cache is None or way.name in NO_BUFFERS:
                 continue
             size = (2 if way.early else 1) * way.share * largest[way.stream.name]
             add(held, {cache.tier: size})
@@ -224,7 +240,15 @@ def _kept(home: Placer, way: _Way) -> list[_Way]:
     return [replace(way, name="cache", rates=rates, latency=0.0, energy=0.0)]
 
 
-def _way(
+def _swap_ways(home: Placer, stream: Stream, placement: Placement, *, ideal: bool) -> list[_Way]:
+    """Return the way between a memory and the one below; it overlaps as copies to the cache do."""
+    tier, below = next(iter(placement.in_)), placement.spill[0]
+    path = home.path(below.tier, tier, below.via)
+    early = placement.cache is None or placement.cache.prefetch == "all"
+    return _along(home, stream, path, 1.0, None, early=early, ideal=ideal)
+
+
+def _ways(
     home: Placer,
     stream: Stream,
     placement: Placement,
@@ -232,30 +256,49 @@ def _way(
     neuron: float | None,
     *,
     ideal: bool,
-) -> _Way:
-    (tier, share), machine, cache = home_share, home.machine, placement.cache
+) -> list[_Way]:
+    (tier, share), cache = home_share, placement.cache
     assert cache is not None, "only what is cached is copied"
     path = home.path(tier, cache.tier, cache.via)
-    ports, links = (path[0], path[-1]), path[1:-1]
+    early = cache.prefetch == "all"
+    return _along(home, stream, path, share, neuron, early=early, ideal=ideal)
+
+
+def _along(
+    home: Placer,
+    stream: Stream,
+    path: list[str],
+    share: float,
+    neuron: float | None,
+    *,
+    early: bool,
+    ideal: bool,
+) -> list[_Way]:
+    """Return a way along ports and links with the software on it, and what that blocks."""
+    machine = home.machine
+    links = path[1:-1]
     rates: dict[str, Array] = {}
+    named, blocked = {}, []
     for resource in path:
         rate: Any = resource_rate(machine, resource, home.instances(resource), ideal=ideal)
         if stream.store and resource == path[0]:
             rate = machine.values.get(f"{resource}.write", rate)
         full = resource in links and machine.config.links[resource].duplex == "full"
-        rates[resource + BACK if full and stream.store else resource] = np.atleast_1d(rate)
-    route = home.mapping.routes.get(stream.tensor)
+        named[resource] = resource + BACK if full and stream.store else resource
+        rates[named[resource]] = np.atleast_1d(rate)
     latency: Any = 0.0 if ideal else first_access(machine, path)
-    if route is not None and route.software is not None and set(route.via) <= set(links):
+    for route in home.mapping.routes.get(stream.tensor, ()):
+        if route.software is None or not set(route.via) <= set(links):
+            continue
         name = f"software.{'+'.join(route.via)}" + (BACK if stream.store else "")
         if not ideal:
-            rates[name] = path_rate(
-                machine.values, host_io(machine), ports[0], route.software, write=stream.store,
-                neuron=neuron,
-            )  # fmt: skip
+            plain = {link: rates[named[link]] for link in links}
+            rates[name] = route_rate(machine, path, route, plain, write=stream.store, neuron=neuron)
+            if route.software.blocks:
+                own = {name: rates.pop(name)}
+                blocked.append(_Way("blocked", stream, share, own, 0.0, 0.0, early=False))
     energies = [8.0 * machine.values.get(f"{written_name(r)}.energy", np.nan) for r in path]
-    early = cache.prefetch == "all"
-    return _Way(stream.name, stream, share, rates, latency, sum(energies), early)
+    return [_Way(stream.name, stream, share, rates, latency, sum(energies), early), *blocked]
 
 
 def add(total: dict[str, Array], more: MappingType[str, Array]) -> None:

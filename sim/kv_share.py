@@ -8,25 +8,33 @@ Nothing else runs while the cache is read, written or asked in a serial mapping:
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from opbyte.core.mapping import ATTENTION
 from opbyte.core.ops import TRANSFER, Array
+from opbyte.hw_models.price import Demand
 from opbyte.sim.analytic import block_paths
 from opbyte.sim.result import PhaseRun
 
-__all__ = ["kv_metrics"]
+__all__ = ["attention_operators", "kv_metrics"]
 
 
-def kv_metrics(run: PhaseRun) -> dict[str, Array]:
-    """Return seconds and share of a phase's step that are the cache's, each (points,)."""
-    demand, placed = run.demand, run.demand.placed
-    table = placed.table
+def attention_operators(demand: Demand) -> npt.NDArray[np.bool_]:
+    """Return which operators are decode attention or its transfers, (ops,)."""
+    placed, table = demand.placed, demand.placed.table
     rows = [
         kind == TRANSFER or ATTENTION in labels
         for kind, labels in zip(table.kinds, table.labels, strict=True)
     ]
     cache = np.zeros(len(placed), bool)
     cache[placed.op_of[rows]] = True
+    return cache
+
+
+def kv_metrics(run: PhaseRun) -> dict[str, Array]:
+    """Return seconds and share of a phase's step that are the cache's, each (points,)."""
+    demand, table = run.demand, run.demand.placed.table
+    cache = attention_operators(demand)
     counts = np.bincount(table.order, minlength=len(table.blocks))
     rest = block_paths(demand, np.where(cache[:, None], 0.0, demand.duration))
     alone = run.microbatches * (rest * counts[:, None]).sum(axis=0)

@@ -83,11 +83,15 @@ CLUSTER_METRICS = (
 
 #: Metrics of work under a zigzag pipeline, of the last phase: bytes of weights that are read for
 #: one step, the seconds of their copies alone and the rate, the time that a cache of neurons takes
-#: beside, and what the memory of the last rule's unit holds.
-BLOCK_METRICS = ("copied_bytes", "copy_s", "copy_rate", "cache_s", "peak_fast_bytes")
+#: beside, the bytes of the KV cache that come back from where it was swapped to, and what the
+#: memory of the last rule's unit holds.
+BLOCK_METRICS = (
+    "copied_bytes", "copy_s", "copy_rate", "cache_s", "swapped_bytes", "peak_fast_bytes",
+)  # fmt: skip
 
-#: Metrics of decode attention on a group of its own, of the last phase: the share of its time, and
-#: the seconds, in which the cache is read, written and asked, and nothing else runs.
+#: Metrics of decode attention on a group of its own, and under a zigzag pipeline, of the last
+#: phase: the share of its time, and the seconds, in which the cache is read, written, asked or
+#: copied and nothing else runs.
 KV_METRICS = ("kv_s", "kv_share")
 
 Runner = Callable[[Machine, Any, SoftwareMapping, str, int], Outcome]
@@ -502,7 +506,7 @@ def metrics_of(kind: str, *mappings: SoftwareMapping) -> tuple[str, ...]:
     own = (*(name for name in COMMON if name not in work.undefined), *work.metrics)
     places = [m.place["expert.weight"] for m in mappings if "expert.weight" in m.place]
     offloads = kind in OFFLOADED and any(place.cache for place in places)
-    if kind in OFFLOADED and any(m.attention for m in mappings):
+    if kind in OFFLOADED and any(m.attention or m.blocks for m in mappings):
         own = (*own, *KV_METRICS)
     if any(m.clusters for m in mappings):
         return (*own, *(name for name in CLUSTER_METRICS if name not in own))

@@ -18,7 +18,7 @@ from opbyte.core.config import Document, load_document, parse_document, validate
 from opbyte.core.kv_select import KvSelect
 from opbyte.core.parallel import Parallel
 from opbyte.core.parameters import Bytes, Ratio, Seconds
-from opbyte.core.routes import Neurons, Route
+from opbyte.core.routes import Format, Neurons, Routes
 
 #: Fusion by name, as lists of labels: a run of neighbouring rows with one of the labels is one
 #: operator.
@@ -144,8 +144,13 @@ class Placement(_Frozen):
     Attributes:
         page: Bytes that lie together in one instance of a memory; pages are at random places. Left
             out: tensors lie in one piece and are read as streams.
-        format: Number format into which a kernel of its own unpacks them before each use, under a
+        copies: Under a `zigzag` pipeline, of `scores`: score matrices that are held at once, where
+            kernels of attention are not fused.
+        format: Number format into which kernels of their own unpack them before each use, under a
             `zigzag` pipeline.
+        spill: Memories below, for what does not fit. Under a `zigzag` pipeline, of `kv`: one that
+            the system swaps to. Steps pass through the cache in one order, so that least recently
+            used pages of a cache larger than the memory are gone before they are used again.
     """
 
     in_: dict[str, float] = Field(alias="in")
@@ -153,7 +158,7 @@ class Placement(_Frozen):
     copies: int | dict[str, int] | None = None
     page: Bytes | None = None
     interleave: Bytes | None = None
-    format: str | None = None
+    format: Format | None = None
     spill: tuple[Spill, ...] = ()
 
     @model_validator(mode="after")
@@ -362,7 +367,7 @@ class Mapping(_Frozen):
     host: Seconds | None = None
     all_reduce: Literal["library", "direct"] = "library"
     overlap: Literal["none", "copy", "head", "dependency", "q_first", "kv_write"] = "none"
-    routes: dict[str, Route] = Field(default_factory=dict)
+    routes: dict[str, Routes] = Field(default_factory=dict)
     pipeline: Annotated[Pipeline | Continuous | Zigzag, Field(discriminator="kind")] | None = None
     assist: Assist | None = None
     kv_select: KvSelect | None = None
@@ -477,7 +482,8 @@ class Mapping(_Frozen):
             and not (two and set(self.routes) == {"kv"}),
         }
         for name, place in self.place.items():
-            wishes[f"place.{name}.copies"] = place.copies is not None and not (two and name == "kv")
+            held = (two and name == "kv") or (blocks and name == "scores")
+            wishes[f"place.{name}.copies"] = place.copies is not None and not held
             wishes[f"place.{name}.page of what has a cache or spills"] = (
                 place.page is not None and (place.cache is not None or bool(place.spill))
             )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from opbyte.core.parameters import Bytes, BytesPerSecond, Parameter, Ratio, Seconds
 
@@ -24,7 +24,12 @@ class Software(_Frozen):
         request: Bytes of one command; `neuron` is what lies together of one, see `Neurons`.
         threads: Threads that make requests.
         depth: Commands that each of them has in flight.
-        staged: Bytes are copied once more, into a pinned buffer that the next link reads.
+        staged: Bytes are copied once more, into a pinned buffer that the next link reads; without
+            an `access`, out of memory of the host that is not pinned.
+        waits: A thread that staged bytes waits until the links beyond have copied them, before it
+            makes its next request.
+        blocks: The thread that starts kernels does this, and starts those of a layer afterwards:
+            nothing hides it.
     """
 
     cap: BytesPerSecond | Literal["none"] | None = None
@@ -34,14 +39,20 @@ class Software(_Frozen):
     threads: int = Field(1, ge=1)
     depth: int = Field(1, ge=1)
     staged: bool = False
+    waits: bool = False
+    blocks: bool = False
     source: str | None = None
 
     @model_validator(mode="after")
     def _whole(self) -> Software:
         if (self.access is None) != (self.request is None):
             raise ValueError("`access` and `request` belong together. give both or neither")
-        if self.access is None and (self.threads, self.depth, self.staged) != (1, 1, False):
-            raise ValueError("threads, depth and staged describe an `access`. give one")
+        if self.access is None and not self.staged and (self.threads, self.waits) != (1, False):
+            raise ValueError("threads and waits describe an `access` or `staged`. give one")
+        if self.access is None and self.depth != 1:
+            raise ValueError("depth describes an `access`. give one")
+        if self.waits and not self.staged:
+            raise ValueError("a thread waits for what it `staged`. give both or neither")
         if isinstance(self.request, Parameter) and self.request.value <= 0:
             raise ValueError("a `request` has at least one byte")
         return self
@@ -86,6 +97,36 @@ class Hot(_Frozen):
 
     share: Ratio
     unit: str
+
+
+def _as_tuple(value: Any) -> Any:
+    return (value,) if isinstance(value, dict | Route) else value
+
+
+#: One route, or several: software on different links of one way.
+Routes = Annotated[tuple[Route, ...], BeforeValidator(_as_tuple)]
+
+
+class Unpacking(_Frozen):
+    """Kernels that unpack stored tensors into a wider format before each use.
+
+    Attributes:
+        to: Number format that the operators then read.
+        passes: How often the bytes of the wide tensor cross the memory's port, the operator's own
+            read included, that of the stored bytes not. One fused kernel writes it once: 2.
+    """
+
+    to: str
+    passes: float = Field(2.0, ge=2.0)
+    source: str | None = None
+
+
+def _as_unpacking(value: Any) -> Any:
+    return {"to": value} if isinstance(value, str) else value
+
+
+#: An unpacking, or the format that one fused kernel unpacks to.
+Format = Annotated[Unpacking, BeforeValidator(_as_unpacking)]
 
 
 class Neurons(_Frozen):

@@ -13,6 +13,7 @@ from opbyte.sweeps.plots._sparse import sparse_gain
 from opbyte.sweeps.plots._study import study_figures, study_plots
 from opbyte.sweeps.plots._style import save, styled
 from opbyte.sweeps.plots._timeline import timeline
+from opbyte.sweeps.plots._waterfall import waterfall
 
 __all__ = [
     "attention_traffic",
@@ -32,4 +33,5 @@ __all__ = [
     "study_plots",
     "styled",
     "timeline",
+    "waterfall",
 ]

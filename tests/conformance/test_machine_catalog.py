@@ -72,7 +72,8 @@ def dangling(machine: Machine, mapping: Mapping) -> Iterator[str]:
     units += [u for r in mapping.run if r.split for u in r.split.between]
     caches = [p.cache for p in mapping.place.values() if p.cache]
     tiers = [t for p in mapping.place.values() for t in p.in_] + [c.tier for c in caches]
-    used = [c.via for c in caches if c.via] + [v for r in mapping.routes.values() for v in r.via]
+    routes = [route for several in mapping.routes.values() for route in several]
+    used = [c.via for c in caches if c.via] + [v for route in routes for v in route.via]
     yield from (f"group {g}" for g in mapping.groups.values() if g not in machine.counts)
     yield from (f"tier {t}" for t in tiers if t not in machine.memories)
     yield from (f"link {x}" for x in used if x not in links)
@@ -203,7 +204,9 @@ def test_ports_and_links_have_rate_and_energy(name: str) -> None:
     ports = [f"{m}.{p}" for m, x in machine.memories.items() for p in x.config.ports]
     for path in [*ports, *machine.config.links]:
         assert machine.values[f"{path}.bandwidth"] > 0
-        assert 0 < machine.values[f"{path}.energy"] < 50e-12, path
+        # Of a byte that crosses `cores` of t4-host seven cross the memory's pins.
+        most = 7 * 50e-12 if path.endswith(".cores") else 50e-12
+        assert 0 < machine.values[f"{path}.energy"] < most, path
 
 
 @pytest.mark.parametrize(("name", "per_clock"), PER_CLOCK.items())

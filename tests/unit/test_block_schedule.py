@@ -168,6 +168,85 @@ def test_unpacking_reads_and_writes_what_is_wide() -> None:
     assert more == pytest.approx(2 * stored * 16 / 4.5 / (320e9 * 0.75), rel=0.01)
 
 
+def test_kernels_that_are_not_fused_cross_memory_more_often() -> None:
+    kernels = {"to": "fp16", "passes": 8.25}
+    plain = {"weight": {"in": {"gpu.gddr": 1.0}}, "kv": {"in": {"gpu.gddr": 1.0}}}
+    work = Decode(MODEL.with_precision(weight="q4.5"), batch=8, context=256)
+    own = run(work, mapping(place=plain)).seconds
+
+    def more(form: Any) -> float:
+        wide = {**plain, "weight": {"in": {"gpu.gddr": 1.0}, "format": form}}
+        return run(work, mapping(place=wide)).seconds - own
+
+    assert more(kernels) == pytest.approx(8.25 / 2 * more("fp16"), rel=1e-6)
+    assert more({"to": "fp16"}) == more("fp16")
+    with pytest.raises(ConfigError, match="passes"):
+        more({"to": "fp16", "passes": 1})
+
+
+def test_score_matrices_are_held_written_and_read_where_they_are_placed() -> None:
+    work, batch, tokens = Prefill(MODEL, batch=4, input=512), 4, 512
+    plain = {"weight": {"in": {"gpu.gddr": 1.0}}, "kv": {"in": {"gpu.gddr": 1.0}},
+             "activation": {"in": {"gpu.gddr": 1.0}}}  # fmt: skip
+    three = {**plain, "scores": {"in": {"gpu.gddr": 1.0}, "copies": 3}}
+    fused, eager = run(work, mapping(place=plain)), run(work, mapping(place=three))
+    scores = 3 * batch * 8 * tokens * tokens * 2.0
+    assert eager.occupancy["gpu.gddr"] - fused.occupancy["gpu.gddr"] == pytest.approx(scores)
+    expected = LAYERS * 2 * scores / (320e9 * 0.75)
+    assert eager.seconds - fused.seconds == pytest.approx(expected, rel=1e-9)
+    # Where attention runs at another memory, this one holds none.
+    cache = {"tier": "gpu.gddr", "evict": "none", "prefetch": "all"}
+    away = mapping(
+        place={**three, "kv": {"in": {"host.dram": 1.0}}, "activation": {
+            "in": {"host.dram": 1.0}, "cache": cache}},
+        run=[{"ops": "attention_decode", "unit": "host.cpu"}, {"ops": "all", "unit": "gpu.sm"}],
+    )  # fmt: skip
+    without = {**away, "place": {k: v for k, v in away["place"].items() if k != "scores"}}
+    assert run(decode(), away).seconds == run(decode(), without).seconds
+    several = {**plain, "scores": {"in": {"gpu.gddr": 0.5, "host.dram": 0.5}, "copies": 3}}
+    with pytest.raises(ConfigError, match="score matrices are in one memory"):
+        run(work, mapping(place=several))
+
+
+def test_software_on_several_links_of_one_way() -> None:
+    cache = {"tier": "gpu.gddr", "evict": "none"}
+    kv = {"in": {"disk.flash": 1.0}, "cache": cache}
+    place = {"weight": {"in": {"gpu.gddr": 1.0}}, "kv": kv}
+    disk = {"via": ["nvme"], "software": {"cap": "1 GB/s"}}
+    staging = {"via": ["pcie"], "software": {"staged": True}}
+    both = run(decode(), mapping(place=place, routes={"kv": [disk, staging]}))
+    busy = both.resources.set_index("resource")["busy_s"]
+    assert busy["software.nvme"] == pytest.approx(5 * busy["software.pcie"], rel=1e-9)
+    assert both.seconds == run(decode(), mapping(place=place, routes={"kv": disk})).seconds
+
+
+def test_the_share_of_the_cache_is_what_a_step_takes_less_without_it() -> None:
+    cache = {"tier": "gpu.gddr", "evict": "none", "prefetch": "none"}
+    kv = {"in": {"host.dram": 1.0}, "cache": cache}
+    place = {"weight": {"in": {"gpu.gddr": 1.0}}, "kv": kv}
+    late = run(decode(), mapping(place=place))
+    frame = late.breakdown[late.breakdown["operator"] != "copies"]
+    attention = frame["operator"].str.contains("score|softmax|context")
+    rest = frame[~attention]["seconds"].sum()
+    assert late.kv_s == pytest.approx(late.seconds - rest, rel=1e-9)
+    assert late.kv_share == pytest.approx(late.kv_s / late.seconds, rel=1e-12)
+    kv["cache"] = {**cache, "prefetch": "all"}
+    assert run(decode(), mapping(place=place)).kv_s < late.kv_s
+
+
+def test_nothing_hides_what_blocks_the_thread_that_starts_kernels() -> None:
+    place = {"weight": {"in": {"host.dram": 1.0}, "cache": {
+        "tier": "gpu.gddr", "evict": "none", "prefetch": "all"}},
+        "kv": {"in": {"gpu.gddr": 1.0}}}  # fmt: skip
+    staging = {"via": ["pcie"], "software": {"staged": True, "blocks": True}}
+    plain = run(decode(), mapping(place=place))
+    blocked = run(decode(), mapping(place=place, routes={"weight": staging}))
+    more = plain.copied_bytes / 5e9
+    assert blocked.seconds == pytest.approx(plain.seconds + more, rel=1e-9)
+    assert blocked.copy_s == plain.copy_s
+    assert blocked.occupancy == plain.occupancy
+
+
 # -- neurons ------------------------------------------------------------------------------------
 
 
@@ -274,7 +353,7 @@ def test_what_has_no_blocks_is_refused() -> None:
     with pytest.raises(UncoveredError, match="has no zigzag blocks"):
         simulate("t4-host", work, mapping())
     route = {"kv": {"via": ["nvme"], "software": {"cap": "1 GB/s"}}}
-    with pytest.raises(ConfigError, match=r"class with a `cache`.*weight"):
+    with pytest.raises(ConfigError, match=r"class with a `cache` or `spill`.*weight"):
         run(decode(), mapping(routes=route))
     for via, text in (("nvmee", "must name links"), ("nvme", "that copies of the class cross")):
         route = {"weight": {"via": [via], "software": {"cap": "1 GB/s"}}}

@@ -339,7 +339,7 @@ def test_leading_ones_have_no_model_beside_a_group():
 )
 def test_routes_that_are_not_modelled(route, error, word):
     with pytest.raises(error, match=word):
-        ob.simulate(ONE, decode(), mapping=mapped(routes={"kv": route}))
+        ob.simulate(ONE, decode(), mapping=mapped(routes={"kv": (route,)}))
 
 
 def test_an_engine_needs_its_block_and_pages_a_device():

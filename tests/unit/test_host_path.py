@@ -15,6 +15,7 @@ VALUES = {
     "host.io.command": COMMAND, "host.io.memcpy": MEMCPY, "host.io.fault": FAULT,
     "host.io.page": PAGE, "ssd.flash.nvme.bandwidth": RATE, "ssd.flash.nvme.write": WRITE,
     "ssd.flash.nvme.latency": LATENCY, "ssd.flash.nvme.command": DEVICE,
+    "host.dram.bus.bandwidth": 100e9,
 }  # fmt: skip
 
 
@@ -48,6 +49,33 @@ def test_the_device_a_processor_or_a_cap_bounds_many_commands_in_flight() -> Non
     assert rate(**deep, cap="10 MB/s") == 10e6
     assert rate(cap="1.33 GB/s") == 1.33e9
     assert rate(cap="none") == float("inf")
+
+
+def test_a_thread_that_waits_for_the_next_link_is_busy_for_it_too() -> None:
+    size, beyond = 128 * 1024, 1 / 25e9
+    software = {"access": "mapped", "request": "128 KiB", "staged": True, "waits": True}
+    one = Software.model_validate(software)
+    found = path_rate(VALUES, "host.io", "ssd.flash.nvme", one, beyond=beyond)
+    busy = COMMAND + 32 * FAULT + size / MEMCPY + size * beyond
+    expected = size / (busy + LATENCY + DEVICE + size / RATE)
+    assert float(found[0]) == pytest.approx(expected, rel=1e-12)
+    assert rate(**software) == rate(**{**software, "waits": False})
+
+
+def test_memory_that_is_not_pinned_is_staged_by_a_thread() -> None:
+    def staged(**more: object) -> float:
+        one = Software.model_validate({"staged": True, **more})
+        return float(path_rate(VALUES, "host.io", "host.dram.bus", one)[0])
+
+    assert staged() == MEMCPY
+    assert staged(threads=3) == 3 * MEMCPY
+    assert staged(threads=64) == pytest.approx(100e9 / 3)
+    assert staged(cap="1 GB/s") == 1e9
+    one = Software.model_validate({"staged": True, "waits": True})
+    found = path_rate(VALUES, "host.io", "host.dram.bus", one, beyond=1 / 20e9)
+    assert float(found[0]) == pytest.approx(1 / (1 / MEMCPY + 1 / 20e9), rel=1e-12)
+    with pytest.raises(UncoveredError, match="`staged` needs a host with memory"):
+        path_rate(VALUES, "", "host.dram.bus", one)
 
 
 def test_large_requests_approach_the_devices_rates() -> None:
@@ -90,6 +118,8 @@ def test_more_in_flight_or_larger_requests_are_never_slower(
         ({"access": "direct"}, "`access` and `request` belong together"),
         ({"request": "4 KiB"}, "`access` and `request` belong together"),
         ({"cap": "1 GB/s", "threads": 4}, "describe an `access`"),
+        ({"staged": True, "depth": 4}, "depth describes an `access`"),
+        ({"access": "direct", "request": "4 KiB", "waits": True}, "waits for what it `staged`"),
         ({"access": "direct", "request": "0 B"}, "at least one byte"),
         ({"access": "raw", "request": "4 KiB"}, "access"),
     ],

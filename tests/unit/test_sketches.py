@@ -81,9 +81,9 @@ def test_instinfer_and_flexgen_are_one_machine_with_two_mappings() -> None:
     assert ours.place["kv"].page is not None
     assert ours.place["kv"].page.value == 4096
     assert ours.place["kv"].in_ == flexgen.place["kv"].in_
-    assert ours.routes["kv"].via == ("p2p",)
-    assert flexgen.routes["kv"].via == ("p2p", "slot")
-    software = flexgen.routes["kv"].software
+    assert ours.routes["kv"][0].via == ("p2p",)
+    assert flexgen.routes["kv"][0].via == ("p2p", "slot")
+    software = flexgen.routes["kv"][0].software
     assert software is not None
     assert getattr(software.cap, "value", None) == pytest.approx(1.33e9)
     assert (software.source or "").startswith("calibrated:")
@@ -101,7 +101,9 @@ def test_cxl_host_computes_at_the_memory_of_another_part() -> None:
 
 def test_vitallm_weights_are_packed_and_kv_is_selected() -> None:
     mapping = sketch(7).mapping()
-    assert mapping.place["weight"].format == "t1.6"
+    stored = mapping.place["weight"].format
+    assert stored is not None
+    assert (stored.to, stored.passes) == ("t1.6", 2.0)
     assert mapping.kv_select is not None
     assert (mapping.kv_select.kind, mapping.kv_select.keep.value) == ("lop", 0.25)
     assert mapping.overlap == "dependency"
