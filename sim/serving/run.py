@@ -10,10 +10,9 @@ from opbyte.core.errors import WorkloadError
 from opbyte.core.mapping import Mapping as SoftwareMapping
 from opbyte.hw_models.machine import Machine
 from opbyte.sim.result import Outcome
-from opbyte.sim.serving.fleet.server import FleetServer, server_of
+from opbyte.sim.serving.fleet.server import AnyServer, server_of
 from opbyte.sim.serving.metrics import metrics
 from opbyte.sim.serving.served import Serving
-from opbyte.sim.serving.server import Server
 from opbyte.sim.simulate import RUNNERS, static_watts, with_costs
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ def run_serve(
 
 
 def outcome(
-    machine: Machine, server: Server | FleetServer, serving: Serving, work: Serve
+    machine: Machine, server: AnyServer, serving: Serving, work: Serve
 ) -> Outcome:
     """Return metrics and frames of a served trace."""
     found = metrics(server, serving, work.slo)
