@@ -71,8 +71,7 @@ class Segments:
                 if played.over and self._next == len(self.trace):
                     pending = []
                 else:
-                    pending, change, now = self._meet(played, change, changes, begin)
-                    waiting += self._come(now, ended=played.ended)
+                    pending, change, now = self._meet(played, change, changes, begin, waiting)
                 runs.append(self._left(self._working).run_of_loop(played.served))
             waiting = self._go_on(waiting, played, pending)
         if runs:
@@ -82,10 +81,17 @@ class Segments:
         return [idle.run_of_engine(idle.engine(Clock()))]
 
     def _meet(
-        self, played: Stretch, change: Change, changes: Iterator[Change], begin: float
+        self,
+        played: Stretch,
+        change: Change,
+        changes: Iterator[Change],
+        begin: float,
+        waiting: list[int],
     ) -> tuple[list[Change], Change, float]:
         """Let changes take effect: at once, or when the step under way has ended.
 
+        Args:
+            waiting: Who comes until then is put behind them.
         Returns:
             Changes that take effect together, the next one after them, and when that is.
         """
@@ -98,8 +104,11 @@ class Segments:
             now, change = begin + change.at, next(changes, _NEVER)
         if self.toll.ends(pending[-1:]):
             now = played.end
-            played.finish()
+            late = self._come(now, ended=True)
+            played.finish(len(late))
+            waiting += late
         else:
+            waiting += self._come(now)
             played.cut(now)
         return pending, change, now
 

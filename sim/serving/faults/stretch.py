@@ -80,9 +80,9 @@ class Stretch:
         self.given, self.produced = given.astype(np.int32), produced.astype(np.int32)
         self._before = times, sampled, latest
         self.ended = False
-        self._began()
+        self._begin()
 
-    def _began(self) -> None:
+    def _begin(self) -> None:
         s, limits, prices = self.server.scheduling, self.server.limits, self.server.prices
         times, sampled, latest = self._before
         n = len(self.arrival)
@@ -128,11 +128,15 @@ class Stretch:
         """Return when the step under way ends, seconds."""
         return float(self.steps.end[self.state.place[HEAD]])
 
-    def finish(self) -> None:
-        """Let the step under way end, and plan none."""
+    def finish(self, late: int = 0) -> None:
+        """Let the step under way end, and plan none.
+
+        Args:
+            late: Requests that have come since the loop was stopped.
+        """
         self.ended, s = True, self.state
         arrived = int(np.searchsorted(self.arrival, self.end, "right"))
-        waiting = arrived - int(s.place[TRIED])
+        waiting = arrived - int(s.place[TRIED]) + late
         s.place[DONE] += end_step(s, self.steps, int(s.place[HEAD]), self.produced, waiting)
         s.place[FLYING] = 0
 
@@ -147,7 +151,7 @@ class Stretch:
         end = float(planned.tally[FREE_AT])
         share = min(1.0, max(0.0, (now - (end - seconds)) / seconds))
         waiting = int(planned.place[ARRIVED] - planned.place[TRIED] + planned.counts[STACKED])
-        self._began()
+        self._begin()
         self.run(end - seconds - _SLIGHTLY * end)
         if self.flying:
             self.finish()
