@@ -69,9 +69,6 @@ class Faults(Block):
         for i in sorted(range(len(self.devices)), key=lambda i: self.devices[i].at.value):
             loss, place = self.devices[i], f"devices[{i}]"
             at, away = loss.at.value, None if loss.for_ is None else loss.for_.value
-            if not 0.0 <= at < float("inf"):
-                rule = "must be a time after the trace's start"
-                problems.append(Problem("", f"{place}.at", rule, f"{at:g} s", "write 30 s"))
             if away is not None and not 0.0 < away < float("inf"):
                 remedy = "write 60 s, or leave it out: for good"
                 problems.append(
