@@ -88,6 +88,7 @@ class EngineRun:
         tally: Gaps between tokens, and how long how much was waiting and in use.
         hits: Tokens that requests had when they were admitted, by where they were found.
         moved: Bytes that each link carried between the cache and tiers below it.
+        written: Bytes that were written to each memory below the cache, of all devices.
         decodes, decoded: Steps of requests after their first tokens, and tokens that came of them.
         copied: What became of adapters or models, None where there are neither.
         replica: Number of the engine among several.
@@ -103,6 +104,7 @@ class EngineRun:
     tally: Tally
     hits: dict[str, int]
     moved: dict[str, float] = field(default_factory=dict)
+    written: dict[str, float] = field(default_factory=dict)
     decodes: int = 0
     decoded: int = 0
     copied: Copied | None = None
@@ -116,7 +118,7 @@ class Serving:
     Attributes:
         times, arrival, reasons, preempted, failed: As of `Fates`.
         series: Columns of `SERIES`, (6, rows); of several engines in the order of the steps' ends.
-        busy, joules, means, steps, tokens, hits, moved, copied: As of `EngineRun`, of all engines.
+        busy, joules, means, steps, tokens, hits, moved, written, copied: As of `EngineRun`, of all engines.
         traffic: Bytes that steps read of weights and of experts, NaN where prices have none.
         tally: Gaps between tokens, and how long how much was waiting and in use; of several
             engines their sums.
@@ -144,6 +146,7 @@ class Serving:
     copied: Copied | None
     hits: dict[str, int]
     moved: dict[str, float]
+    written: dict[str, float]
     losses: int = 0
 
     @property
@@ -234,7 +237,7 @@ def together(
         tally=runs[0].tally if len(runs) == 1 else Tally.together([run.tally for run in runs]),
         spread=spread, copied=runs[0].copied, hits=_sums([run.hits for run in runs]),
         tokens_per_decode=sum(run.decoded for run in runs) / decodes if decodes else 1.0,
-        moved=_sums([run.moved for run in runs]),
+        moved=_sums([run.moved for run in runs]), written=_sums([run.written for run in runs]),
     )  # fmt: skip
 
 

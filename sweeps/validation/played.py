@@ -121,7 +121,7 @@ class Played:
             if engine not in known.servers:
                 known.servers[engine] = server_of(hardware, built, self.mapping)
             server = known.servers[engine]
-            played = outcome(hardware, server, server.serve(built.trace), built)
+            played = outcome(hardware, server, server.serve(built.trace), built, self.mapping)
             known.metrics[key] = dict(played.metrics)
         return known.metrics[key]
 
