@@ -108,6 +108,7 @@ def command(
         )  # fmt: skip
     _refuse(technology, [name for name, given in of_flash.items() if given is not None], "flash")
     requests = 100_000 if requests is None else requests
+    _check_name(technology)
     channel = memory(technology, **_changes(settings or []))
     choices: dict[str, Any] = {
         "mapping": mapping.split(",") if "," in mapping else mapping,
@@ -127,6 +128,22 @@ def command(
             _draw(output, out, f"{technology}, {pattern}", loads)
     output.data(answer)
     return 0
+
+
+def _check_name(technology: str) -> None:
+    """Check that a name is one of a catalog.
+
+    Raises:
+        ConfigError: If it is none, with the names of both kinds.
+    """
+    from opbyte.core.catalog import is_path
+    from opbyte.core.registry import lookup_error
+    from opbyte.hw_models.memory.flash_devices import flash_names
+    from opbyte.hw_models.memory.standards import CATALOG
+
+    names = [*CATALOG.names(), *flash_names()]
+    if not is_path(technology) and technology not in names:
+        raise lookup_error("memory", technology, names)
 
 
 def _refuse(technology: str, given: list[str], kind: str) -> None:
