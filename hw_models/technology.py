@@ -12,7 +12,7 @@ not give, the technology does.
 
 A memory of kind `flash` whose technology is a flash device takes its rates from the page kernel
 (`opbyte.hw_models.memory.flash_rates`): its port to the host, and one named `inside` at the
-channels, which no link limits. Writes are bound by programs of all planes, channels and link.
+channels, which no link limits.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 
 from opbyte.core.parameters import Parameter
 from opbyte.hw_models.memory.flash_rates import device_called, inside_of, peak, stream_rate
-from opbyte.hw_models.memory.flash_wear import Worn
 from opbyte.hw_models.memory.rates import DEFAULT, Access, refresh_share, share, standard_called
 from opbyte.hw_models.stack import Stack
 
@@ -116,7 +115,7 @@ def _with_flash_rates(memory: Memory, device: FlashDevice) -> Memory:
 
 
 def _at_flash(port: Port, device: FlashDevice) -> dict[str, Any]:
-    """Return rates and latency of a flash port, as far as they are not given."""
+    """Return bandwidth, efficiency and latency of a flash port, as far as they are not given."""
     found: dict[str, Any] = {}
     if port.bandwidth is None:
         text = f"{device.source}; the slower of channels and link"
@@ -125,11 +124,6 @@ def _at_flash(port: Port, device: FlashDevice) -> dict[str, Any]:
         part = min(1.0, stream_rate(device) / peak(device))
         text = f"assumed: a stream of long reads, page kernel of {device.name}; at most all of it"
         found["efficiency"] = Parameter(part, "ratio", text, (part, 1.0))
-    if port.write is None:
-        # A block of pages is programmed and erased, nothing has to be moved.
-        rate = Worn(device, device.pages, 0, 1).sustained_bytes_per_s
-        text = f"assumed: all planes of {device.name} program; what a controller reaches is less"
-        found["write"] = Parameter(rate, "bytes_per_s", text, (0.5 * rate, rate))
     if port.latency is None:
         host = device.host
         first = device.read.value + host.command.value + host.firmware.value

@@ -164,11 +164,7 @@ def _endurance(result: Result) -> list[dict[str, Any]]:
 
 
 def _show_endurance(found: dict[str, Any], output: Output) -> None:
-    rows = [
-        [name, shown(found[name], kind)]
-        for name, kind in _WORN.items()
-        if name in found
-    ]
+    rows = [[name, shown(found[name], kind)] for name, kind in _WORN.items() if name in found]
     output.table(f"KV writes to {found['memory']}", ["", "value"], rows)
     if "reason" in found:
         output.line(found["reason"])

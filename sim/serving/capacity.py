@@ -79,16 +79,7 @@ def capacity(
         UncoveredError: If engines or devices fail: their times do not stretch with the trace.
         WorkloadError: If the trace has no arrivals to stretch, or no request has what is limited.
     """
-    if work.fleet.failures:
-        raise UncoveredError(
-            "capacity: failures happen at given times, whatever the rate. leave out fleet.failures "
-            "and give the fleet the engines that are left"
-        )
-    if work.faults is not None and work.faults.some:
-        raise UncoveredError(
-            "capacity: devices are lost at given times, whatever the rate. leave out faults, and "
-            "give the mapping the devices that are left (attention_decode.heads)"
-        )
+    _check_steady(work)
     limits = _limits(slo)
     loaded = load_machine(machine)
     server = server_of(loaded, work, resolve_mapping(loaded, mapping, work.kind), seed=seed)
@@ -135,6 +126,24 @@ def capacity(
         else:
             high = middle
     return Capacity(low, best, broken, tuple(tried))
+
+
+def _check_steady(work: Serve) -> None:
+    """Refuse works whose engines or devices fail.
+
+    Raises:
+        UncoveredError: If they do: their times do not stretch with the trace.
+    """
+    if work.fleet.failures:
+        raise UncoveredError(
+            "capacity: failures happen at given times, whatever the rate. leave out fleet.failures "
+            "and give the fleet the engines that are left"
+        )
+    if work.faults is not None and work.faults.some:
+        raise UncoveredError(
+            "capacity: devices are lost at given times, whatever the rate. leave out faults, and "
+            "give the mapping the devices that are left (attention_decode.heads)"
+        )
 
 
 def _stretchable(trace: RequestTrace, server: AnyServer) -> RequestTrace:

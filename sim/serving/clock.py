@@ -6,8 +6,8 @@ from heapq import heappush
 
 import simpy
 
-#: Order of what happens at one moment: devices are lost or return, what comes in, the ends of steps by the numbers of their
-#: engines, and then plans, which see all of it. Compiled loops keep the same.
+#: Order of what happens at one moment: devices are lost or return, what comes in, the ends of steps
+#: by the numbers of their engines, and then plans, which see all of it. Compiled loops keep it too.
 CHANGES, COMES, ENDS, PLANS = -1, 0, 1, 1 << 30
 
 

@@ -129,7 +129,7 @@ class LowerTiers:
         new = [key for key in keys if key not in held and key not in sinking]
         if new:
             sinking.update(new)
-            self._send(tier, len(new), partial(self._sunk, tier, new, used))
+            self._send(tier, len(new), partial(self._sunk, tier, new, used), down=True)
 
     def _sunk(self, tier: int, keys: list[Hashable], used: Sequence[Hashable]) -> None:
         self._sinking[tier].difference_update(keys)
@@ -149,6 +149,6 @@ class LowerTiers:
             # The first that is pushed out is the last of its sequence.
             self._sink(tier + 1, pushed[::-1])
 
-    def _send(self, tier: int, blocks: int, then: Callable[[], Any]) -> None:
+    def _send(self, tier: int, blocks: int, then: Callable[[], Any], *, down: bool = False) -> None:
         link = self.links[tier]
-        link.send(blocks, link.env.now, then)
+        link.send(blocks, link.env.now, then, down=down)

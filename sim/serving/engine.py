@@ -320,8 +320,9 @@ class Engine:
         written = max(self.env.now, self._free_at)
         for request in plan.outs:
             self.below.send(
-                request.below, written, partial(self._moved, request, self.scheduler.gone)
-            )
+                request.below, written, partial(self._moved, request, self.scheduler.gone),
+                down=True,
+            )  # fmt: skip
         for request in plan.ins:
             self.below.send(
                 request.below, self.env.now, partial(self._moved, request, self.scheduler.back)

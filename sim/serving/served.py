@@ -118,7 +118,8 @@ class Serving:
     Attributes:
         times, arrival, reasons, preempted, failed: As of `Fates`.
         series: Columns of `SERIES`, (6, rows); of several engines in the order of the steps' ends.
-        busy, joules, means, steps, tokens, hits, moved, written, copied: As of `EngineRun`, of all engines.
+        busy, joules, means, steps, tokens, hits, moved, written, copied: As of `EngineRun`, of all
+            engines.
         traffic: Bytes that steps read of weights and of experts, NaN where prices have none.
         tally: Gaps between tokens, and how long how much was waiting and in use; of several
             engines their sums.

@@ -103,8 +103,8 @@ def command(
         _refuse(technology, [name for name, given in of_dram.items() if given], "DRAM")
         return show_flash(
             output, technology, settings or [], curve=curve, out=out, wear=wear, per_day=per_day,
-            pattern=pattern, block=block, queue_depth=queue_depth or 32, requests=requests, read_pct=read_pct,
-            seed=seed,
+            pattern=pattern, block=block, queue_depth=queue_depth or 32, requests=requests,
+            read_pct=read_pct, seed=seed,
         )  # fmt: skip
     _refuse(technology, [name for name, given in of_flash.items() if given is not None], "flash")
     requests = 100_000 if requests is None else requests

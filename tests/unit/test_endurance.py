@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ import numpy as np
 import pytest
 
 import opbyte as ob
-from opbyte.core.errors import CapacityError, ConfigError, UncoveredError
+from opbyte.core.errors import CapacityError, ConfigError, UncoveredError, WorkloadError
 from opbyte.core.mapping import Placement, Spill
 from opbyte.hw_models.machine import Machine, load_machine
+from opbyte.sim.serving.server import Server
 from opbyte.sweeps.cli import main
 from opbyte.workloads.model_loader import load_model
 from opbyte.workloads.traces import RequestTrace
@@ -99,7 +101,7 @@ def test_what_is_not_known_is_refused() -> None:
         played(load_machine("lamina-70b")).endurance()
     with pytest.raises(UncoveredError, match="nothing is written to flash"):
         ob.simulate("h20", ob.Gemm(m=1, n=1, k=1, dtype="bf16")).endurance()
-    with pytest.raises(ConfigError, match="names no flash that is written.*Known: h20.hbm"):
+    with pytest.raises(ConfigError, match=r"names no flash that is written.*Known: h20\.hbm"):
         plain().endurance("h100.hbm")
     with pytest.raises(ConfigError, match="append: must be bytes above 0"):
         plain().endurance(append=0.0)
@@ -154,7 +156,7 @@ def test_a_cache_larger_than_flash_does_not_fit() -> None:
     machine = drives("20 GB")
     fits = int(4 * 20e9 // (MODEL.kv_bytes_per_token * 4096))
     ob.simulate(machine, ob.Decode(MODEL, batch=fits, context=4096), mapping="lamina")
-    with pytest.raises(CapacityError, match="h20.hbm") as raised:
+    with pytest.raises(CapacityError, match=r"h20\.hbm") as raised:
         ob.simulate(machine, ob.Decode(MODEL, batch=fits + 1, context=4096), mapping="lamina")
     assert raised.value.available_bytes == pytest.approx(20e9)
     work = ob.Generate("opt-175b", batch=256, input=512, output=32)
@@ -162,8 +164,9 @@ def test_a_cache_larger_than_flash_does_not_fit() -> None:
     small = load_machine("t4-host").replace({"disk.flash.capacity": "250 GB"})
     with pytest.raises(CapacityError, match=r"weight, kv do not fit in disk\.flash"):
         ob.simulate(small, work, mapping="disk")
-    with pytest.raises(ValueError, match="is more than the 511.273 GB of instattention-csd"):
-        drives("1 TB")
+    most = ob.flash("instattention-csd").device.capacity_bytes / 1e9
+    with pytest.raises(ConfigError, match=f"is more than the {most:.6g} GB of instattention-csd"):
+        drives(f"{1.01 * most} GB")
 
 
 def test_in_serving_it_is_a_counted_rejection() -> None:
@@ -177,7 +180,7 @@ def test_in_serving_it_is_a_counted_rejection() -> None:
     frame = ob.simulate(machine, work, mapping="lamina").requests
     assert frame["status"].tolist() == ["served", "rejected", "served"]
     assert frame["reason"][1] == f"needs {blocks + 2} KV blocks of {blocks}"
-    with pytest.raises(CapacityError, match="h20.hbm"):
+    with pytest.raises(CapacityError, match=r"h20\.hbm"):
         played(machine, kv_blocks=blocks + 1)
 
 
@@ -220,3 +223,37 @@ def test_a_run_says_how_long_flash_lasts(tmp_path: Path, technology: str, capsys
     else:
         assert found["share_of_five_years"] == pytest.approx(5.0 / found["years"])
         assert "drive_writes_per_day" in told
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_what_goes_down_takes_the_rate_of_writes(compiled: bool) -> None:
+    machine = load_machine("t4-host")
+    place = machine.mapping("gpu").place | {"kv.swap": Placement(**{"in": {"disk.flash": 1.0}})}
+    mapping = machine.mapping("gpu").model_copy(update={"place": place})
+    model = load_model("opt-1.3b")
+    scheduler = {"kv_blocks": 120, "preempt": "swap", "swap_space": "1 GiB"}
+    i = np.arange(40)
+    asked = RequestTrace(0.05 * i, 200 + 30 * i, 20 + 3 * i)
+    work = ob.Serve(model, asked, scheduler=scheduler)
+    both = []
+    for rate in ("1 GB/s", "2 GB/s"):
+        changed = machine.replace({"disk.flash.nvme.write": rate})
+        server = replace(Server.of(changed, work, mapping), compiled=compiled)
+        assert server.below is not None
+        both.append((server.below.price, server.serve(asked)))
+    (slow, one), (fast, two) = both
+    assert slow.down_s == pytest.approx(2 * slow.block_s)
+    assert fast.down_s == pytest.approx(fast.block_s)
+    for price, found in both:
+        name = price.name
+        blocks = found.moved[name] / price.block_bytes
+        least = blocks / 2 * (price.block_s + price.down_s)
+        assert found.busy[name] - least < blocks * price.start_s
+    assert one.busy[slow.name] > two.busy[fast.name]
+
+
+def test_batches_that_share_weights_divide_the_sequences() -> None:
+    with pytest.raises(WorkloadError, match="batch must be a multiple of the 8 batches"):
+        ob.simulate(
+            "t4-host", ob.Generate("opt-1.3b", batch=12, input=64, output=4), mapping="disk"
+        )

@@ -122,7 +122,9 @@ def test_a_lost_step_costs_what_was_executed_of_it() -> None:
     at = 0.25 * float(ends[99]) + 0.75 * float(ends[100])
     for compiled in (True, False):
         found = served({**lost(at), "policy": "fail"}, compiled=compiled)
-        parts = [float(served({**lost(t), "policy": "fail"}).joules) for t in ends[[99, 100]] + 1e-9]
+        parts = [
+            float(served({**lost(t), "policy": "fail"}).joules) for t in ends[[99, 100]] + 1e-9
+        ]
         share = (float(found.joules) - parts[0]) / (parts[1] - parts[0])
         assert share == pytest.approx(0.75, rel=1e-3)
 
@@ -185,9 +187,7 @@ def cases(draw: Any) -> tuple[dict[str, Any], RequestTrace, int, int]:
     count = draw(st.integers(1, 14))
     gaps = draw(st.lists(st.sampled_from([0.0, 1e-3, 0.01]), min_size=count, max_size=count))
     lengths = st.lists(st.integers(1, 90), min_size=count, max_size=count)
-    requests = trace(
-        list(zip(np.cumsum(gaps).tolist(), draw(lengths), draw(lengths), strict=True))
-    )
+    requests = trace(list(zip(np.cumsum(gaps).tolist(), draw(lengths), draw(lengths), strict=True)))
     at, losses = draw(st.sampled_from([0.0, 0.01])), []
     for _ in range(draw(st.integers(0, 4))):
         device = draw(st.integers(0, 3))
@@ -360,5 +360,5 @@ def test_a_static_work_is_priced_on_fewer_devices() -> None:
     assert most[2] == pytest.approx(most[0] / 2, abs=1)
     too_many = ob.Decode("llama-3-70b", batch=int(most[0]), context=4096)
     ob.simulate(machine, too_many, mapping=mapping)
-    with pytest.raises(CapacityError, match="h20.hbm"):
+    with pytest.raises(CapacityError, match=r"h20\.hbm"):
         ob.simulate(machine, too_many, mapping=with_heads(mapping, 3))

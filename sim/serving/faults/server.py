@@ -20,7 +20,7 @@ from opbyte.sim.serving.faults.segments import Segments
 from opbyte.sim.serving.memory import cache_degrees, token_bytes
 from opbyte.sim.serving.served import EngineRun, Fates, Serving, together
 from opbyte.sim.serving.server import Server
-from opbyte.workloads.serve import Faults, Serve
+from opbyte.workloads.serve import Serve
 from opbyte.workloads.traces import RequestTrace
 
 

@@ -85,6 +85,7 @@ class Stretch:
     def _begin(self) -> None:
         s, limits, prices = self.server.scheduling, self.server.limits, self.server.prices
         times, sampled, latest = self._before
+        given = self.given.astype(np.int64)
         n = len(self.arrival)
         self.state = self.planned = new_state(
             n, self.server.blocks, limits.max_sequences, SERIES_ROWS, 0, groups_of(limits),
@@ -97,7 +98,7 @@ class Stretch:
         self.state.times[SINCE, going] = latest[going]
         self.state.counts[LATE] = going.sum()
         self.steps: Step = new_steps(1, limits.max_sequences, masks_of(prices))
-        self.queue: Queue = new_queue(s.kind, self.arrival, self.given, limits, None)
+        self.queue: Queue = new_queue(s.kind, self.arrival, given, limits, None)
         self.link: Link = new_link(0, None, s.block_tokens)
         self.busy, self.drawn = np.zeros(len(prices.resources) + len(TRAFFIC)), np.zeros(2)
 
@@ -144,9 +145,7 @@ class Stretch:
         """Lose the step under way; what was executed of it stays counted."""
         planned, f, prices = self.state, self.steps, self.server.prices
         held = np.zeros(len(self.busy))
-        batch = Batch(
-            f.new, f.past, int(f.sums[0]), float(f.sums[1]), float(f.sums[2]), 0.0, 0, 0
-        )
+        batch = Batch(f.new, f.past, int(f.sums[0]), float(f.sums[1]), float(f.sums[2]), 0.0, 0, 0)
         seconds, joules = compiled(flat_cost)(prices.table, held, *batch)
         end = float(planned.tally[FREE_AT])
         share = min(1.0, max(0.0, (now - (end - seconds)) / seconds))
