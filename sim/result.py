@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from opbyte.hw_models.price import Demand
     from opbyte.sim.analytic import Step
     from opbyte.sim.event import Timeline
+    from opbyte.sim.serving.endurance import Endurance
 
 
 @dataclass(frozen=True)
@@ -186,6 +187,28 @@ class Result:
             raise AttributeError(f"{self.work} has no requests at fidelity '{self.fidelity}'")
         frame: pd.DataFrame = self.outcome.detail["requests"]
         return frame
+
+    def endurance(
+        self, memory: str | None = None, *, device: str | None = None, **choices: Any
+    ) -> Endurance:
+        """Return how long the flash that KV caches lie on stands the trace, day by day.
+
+        Args:
+            memory: Which flash, where several are written.
+            device: Flash device (`opbyte list flash`, or a file) that it is made of; by default
+                its `technology`.
+            choices: `append`, bytes written together (by default whole pages), and those of
+                `ob.flash(..).wear`: `fill`, `sequence`, `policy`, `seed`.
+        Raises:
+            ConfigError: If a name or number is wrong.
+            UncoveredError: If no flash is written, or no source gives its cycles.
+        """
+        from opbyte.hw_models.memory.flash_devices import load_flash
+        from opbyte.sim.serving.endurance import endurance
+
+        made = None if device is None else load_flash(device)
+        written = self.outcome.detail.get("written", ())
+        return endurance(self.hardware, written, memory, made, **choices)
 
     def __dir__(self) -> list[str]:
         """Return attributes and metrics, for completion."""

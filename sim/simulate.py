@@ -235,6 +235,7 @@ def _run_elsewhere(
     if work.kind in RUNNERS_OF:
         import_module(RUNNERS_OF[work.kind])
     if mapping.blocks:
+        check_turns(Placer(machine, mapping), work)
         zigzag = import_module("opbyte.sim.block_schedule")
         scheduled: Outcome = zigzag.run_zigzag(machine, work, mapping, fidelity)
         return scheduled

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from opbyte.core.config import load_document, validate
-from opbyte.core.errors import CapacityError, ConfigError
+from opbyte.core.errors import CapacityError, ConfigError, UncoveredError
 from opbyte.sim.simulate import unplayable
 from opbyte.sweeps.console import Output, plain, shown
 from opbyte.sweeps.constraints import metric_dimension
@@ -101,7 +101,7 @@ def show_experiment(
         return 0
     operators = _operators(result)
     metrics = result.metrics
-    utilisation = _utilisation(result)
+    utilisation, endurance = _utilisation(result), _endurance(result)
     about = {"machine": result.machine, "work": result.work, "fidelity": result.fidelity}
     output.data(
         {
@@ -110,6 +110,7 @@ def show_experiment(
             "metrics": metrics,
             "occupancy": result.occupancy,
             **({"utilisation": utilisation} if utilisation else {}),
+            **({"endurance": endurance} if endurance else {}),
             "breakdown": operators,
         }
     )
@@ -125,6 +126,8 @@ def show_experiment(
     rows = [[name, f"{100 * share:.1f} %"] for name, share in utilisation.items()]
     if rows:
         output.table("Use of each resource", ["resource", "busy"], rows)
+    for one in endurance:
+        _show_endurance(one, output)
     if out is not None:
         _write(out, loaded, metrics, "ok", "")
         _write_frames(out, result)
@@ -138,6 +141,33 @@ def show_experiment(
         write_perfetto(result, timeline)
         output.line(f"timeline: {timeline} (open it in ui.perfetto.dev)")
     return 0
+
+
+#: What is shown of endurance, and in which unit.
+_WORN = {
+    "bytes_per_day": "bytes", "write_amplification": None, "rated_bytes": "bytes", "years": None,
+    "drive_writes_per_day": None, "share_of_five_years": None,
+}  # fmt: skip
+
+
+def _endurance(result: Result) -> list[dict[str, Any]]:
+    """Return how long each flash stands a served trace, or why that is not known."""
+    found = []
+    for written in result.outcome.detail.get("written", ()):
+        try:
+            found.append(result.endurance(written.memory).numbers)
+        except UncoveredError as error:
+            size = written.bytes_per_day
+            about = {"memory": written.memory, "bytes_per_day": size, "reason": str(error)}
+            found.append(about)
+    return found
+
+
+def _show_endurance(found: dict[str, Any], output: Output) -> None:
+    rows = [[name, shown(found[name], kind)] for name, kind in _WORN.items() if name in found]
+    output.table(f"KV writes to {found['memory']}", ["", "value"], rows)
+    if "reason" in found:
+        output.line(found["reason"])
 
 
 def _utilisation(result: Result) -> dict[str, float]:

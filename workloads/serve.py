@@ -14,6 +14,7 @@ from opbyte.core.errors import Problem, WorkloadError
 from opbyte.core.ops import Number, Phase
 from opbyte.core.parallel import Parallel
 from opbyte.core.parameters import Seconds
+from opbyte.workloads.faults import Faults, Loss
 from opbyte.workloads.fleet import Failure, Fleet, Pools
 from opbyte.workloads.model import Model
 from opbyte.workloads.model_work import ModelWork
@@ -25,7 +26,7 @@ from opbyte.workloads.traces import RequestTrace, load_trace
 from opbyte.workloads.work import WORKS
 
 __all__ = [
-    "COPYING", "TIMES", "Failure", "Fleet", "Goal", "Grouping", "Pools",
+    "COPYING", "FAULTS", "TIMES", "Failure", "Faults", "Fleet", "Goal", "Grouping", "Loss", "Pools",
     "Scheduling", "Serve",
 ]  # fmt: skip
 
@@ -37,6 +38,8 @@ TIMES = tuple(
 )
 #: Metrics of copies of adapters or models to the fast memory (docs/serving-many.md).
 COPYING = ("hit_rate", "copies", "copied_bytes", "copy_wait_s", "copy_busy_s", "switches")
+#: Metrics of devices of decode attention that are lost (docs/serving.md).
+FAULTS = ("failed", "device_losses")
 
 _Given = TypeVar("_Given", bound=BaseModel)
 
@@ -109,6 +112,7 @@ class Serve(ModelWork):
             for none.
         adapters: `Adapters` or a mapping with its keys: adapters over the model, if there are any.
         models: `Models` or a mapping with its keys: models of that shape, if there are several.
+        faults: `Faults` or a mapping with its keys: devices of decode attention that are lost.
     """
 
     kind: ClassVar[str] = "serve"
@@ -133,6 +137,7 @@ class Serve(ModelWork):
         "expert_bytes_per_token",
         "utilisation",
         "idle_failures",
+        *FAULTS,
         *COPYING,
         "dynamic_joules",
         "static_joules",
@@ -146,6 +151,7 @@ class Serve(ModelWork):
         "speculate": Speculation,
         "adapters": Adapters,
         "models": Models,
+        "faults": Faults,
     }
 
     model: Model
@@ -157,6 +163,7 @@ class Serve(ModelWork):
     speculate: Speculation | Mapping[str, object] | None = None
     adapters: Adapters | None = None
     models: Models | None = None
+    faults: Faults | None = None
 
     def __post_init__(self) -> None:
         """Read the fields that are given by name or as mappings.
@@ -186,6 +193,8 @@ class Serve(ModelWork):
         if self.speculate is not None:
             speculation = speculation_of(self.kind, self.speculate, self.model)
             object.__setattr__(self, "speculate", speculation)
+        if self.faults is not None:
+            object.__setattr__(self, "faults", _block("faults", Faults, self.faults))
         self._choose()
 
     def _choose(self) -> None:
@@ -225,11 +234,12 @@ class Serve(ModelWork):
 
     @property
     def silent(self) -> tuple[str, ...]:
-        """Return metrics of adapters, models, failures, guesses and experts that it has none of."""
+        """Return metrics of adapters, models, failures, guesses, experts that it has none of."""
         several = self.adapters is not None or self.models is not None
         return (
             *(() if several else COPYING),
             *(() if self.fleet.failures else ("idle_failures",)),
+            *(() if self.faults is not None else FAULTS),
             *(() if self.speculation is not None else ("tokens_per_decode",)),
             *(() if self.model.moe_layers else ("expert_bytes_per_token",)),
         )

@@ -25,6 +25,7 @@ from opbyte.core.parameters import (
     Ratio,
     Seconds,
 )
+from opbyte.core.registry import nearest
 
 __all__ = ["CATALOG", "FlashDevice", "flash_names", "load_flash"]
 
@@ -196,6 +197,8 @@ class FlashDevice(Block):
             "channel_rate": self.channel_rate, "pcie.rate": self.pcie.rate,
             "buffer.rate": self.buffer.rate, "mapping.read": self.mapping.read,
         }  # fmt: skip
+        if self.buffer.size is not None and self.buffer.size.value < SECTOR:
+            raise ValueError(f"`buffer.size` must be {SECTOR} B or more, got {self.buffer.size}")
         for name, value in lasting.items():
             if not 0 < value.value < float("inf"):
                 raise ValueError(f"`{name}` must be above 0, got {value}")
@@ -296,11 +299,18 @@ def load_flash(name_or_path: str | os.PathLike[str], **changes: Any) -> FlashDev
     path = CATALOG.find(name_or_path)
     document = load_document(path, find=CATALOG.path)
     data = dict(document.data)
+    fields = [name for name in FlashDevice.model_fields if name not in ("kind", "name")]
     for key, value in changes.items():
-        if key not in FlashDevice.model_fields or key in ("kind", "name"):
-            rule = "is no field of a flash device"
-            raise ConfigError.one(str(name_or_path), key, rule, value)
+        if key not in fields:
+            near = nearest(key, fields)
+            guess = f"Did you mean '{near}'? " if near else ""
+            remedy = f"{guess}Known: {', '.join(fields)}."
+            raise ConfigError.one(path.stem, key, "is no field of a flash device", value, remedy)
         old = data.get(key)
         data[key] = {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
+    if changes:
+        # What is wrong may not stand in the file: no line of it is named.
+        marks = {at: mark for at, mark in document.marks.items() if at and at[0] not in changes}
+        document = replace(document, marks=marks, name=path.stem)
     device = validate(FlashDevice, replace(document, data=data))
     return device.model_copy(update={"name": path.stem})

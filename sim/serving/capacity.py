@@ -14,9 +14,8 @@ from opbyte.core.mapping import Mapping as SoftwareMapping
 from opbyte.core.registry import nearest
 from opbyte.core.units import parse
 from opbyte.hw_models.machine import Machine, load_machine
-from opbyte.sim.serving.fleet.server import FleetServer, server_of
+from opbyte.sim.serving.fleet.server import AnyServer, server_of
 from opbyte.sim.serving.metrics import metrics
-from opbyte.sim.serving.server import Server
 from opbyte.sim.simulate import resolve_mapping
 from opbyte.workloads.serve import TIMES, Serve
 from opbyte.workloads.traces import RequestTrace
@@ -77,14 +76,10 @@ def capacity(
         progress: Called with each rate that was tried and whether it keeps the limits.
     Raises:
         ConfigError: For a metric that is not known, or a limit that is no time.
-        UncoveredError: If engines fail: their times do not stretch with the trace.
+        UncoveredError: If engines or devices fail: their times do not stretch with the trace.
         WorkloadError: If the trace has no arrivals to stretch, or no request has what is limited.
     """
-    if work.fleet.failures:
-        raise UncoveredError(
-            "capacity: failures happen at given times, whatever the rate. leave out fleet.failures "
-            "and give the fleet the engines that are left"
-        )
+    _check_steady(work)
     limits = _limits(slo)
     loaded = load_machine(machine)
     server = server_of(loaded, work, resolve_mapping(loaded, mapping, work.kind), seed=seed)
@@ -133,7 +128,25 @@ def capacity(
     return Capacity(low, best, broken, tuple(tried))
 
 
-def _stretchable(trace: RequestTrace, server: Server | FleetServer) -> RequestTrace:
+def _check_steady(work: Serve) -> None:
+    """Refuse works whose engines or devices fail.
+
+    Raises:
+        UncoveredError: If they do: their times do not stretch with the trace.
+    """
+    if work.fleet.failures:
+        raise UncoveredError(
+            "capacity: failures happen at given times, whatever the rate. leave out fleet.failures "
+            "and give the fleet the engines that are left"
+        )
+    if work.faults is not None and work.faults.some:
+        raise UncoveredError(
+            "capacity: devices are lost at given times, whatever the rate. leave out faults, and "
+            "give the mapping the devices that are left (attention_decode.heads)"
+        )
+
+
+def _stretchable(trace: RequestTrace, server: AnyServer) -> RequestTrace:
     """Return the requests that can be served.
 
     Raises:

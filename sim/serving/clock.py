@@ -6,9 +6,9 @@ from heapq import heappush
 
 import simpy
 
-#: Order of what happens at one moment: what comes in, the ends of steps by the numbers of their
-#: engines, and then plans, which see all of it. Compiled loops keep the same.
-COMES, ENDS, PLANS = 0, 1, 1 << 30
+#: Order of what happens at one moment: devices are lost or return, what comes in, the ends of steps
+#: by the numbers of their engines, and then plans, which see all of it. Compiled loops keep it too.
+CHANGES, COMES, ENDS, PLANS = -1, 0, 1, 1 << 30
 
 
 class Clock(simpy.Environment):

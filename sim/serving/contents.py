@@ -31,6 +31,7 @@ class LowerTiers:
         links: The way from each tier to the one above it.
         rooms: Blocks that each tier holds at most.
         loaded: Blocks that requests got from each tier.
+        written: Blocks that were written to each tier.
     """
 
     def __init__(self, env: Clock, tiers: Sequence[tuple[int, LinkPrice]]) -> None:
@@ -41,7 +42,7 @@ class LowerTiers:
         """
         self.links = [Transfers(env, price) for _, price in tiers]
         self.rooms = [blocks for blocks, _ in tiers]
-        self.loaded = [0] * len(tiers)
+        self.loaded, self.written = [0] * len(tiers), [0] * len(tiers)
         #: Of each tier, the least recently used first; contents that were used at once the later
         #: in their sequence the earlier, since they are worth nothing without those before them.
         self._held: list[OrderedDict[Hashable, None]] = [OrderedDict() for _ in tiers]
@@ -128,7 +129,7 @@ class LowerTiers:
         new = [key for key in keys if key not in held and key not in sinking]
         if new:
             sinking.update(new)
-            self._send(tier, len(new), partial(self._sunk, tier, new, used))
+            self._send(tier, len(new), partial(self._sunk, tier, new, used), down=True)
 
     def _sunk(self, tier: int, keys: list[Hashable], used: Sequence[Hashable]) -> None:
         self._sinking[tier].difference_update(keys)
@@ -139,6 +140,7 @@ class LowerTiers:
         """Put contents into a tier; what it has no room for goes to the next one."""
         held = self._held[tier]
         for key in reversed(keys):
+            self.written[tier] += key not in held
             held[key] = None
             held.move_to_end(key)
         over = max(0, len(held) - self.rooms[tier])
@@ -147,6 +149,6 @@ class LowerTiers:
             # The first that is pushed out is the last of its sequence.
             self._sink(tier + 1, pushed[::-1])
 
-    def _send(self, tier: int, blocks: int, then: Callable[[], Any]) -> None:
+    def _send(self, tier: int, blocks: int, then: Callable[[], Any], *, down: bool = False) -> None:
         link = self.links[tier]
-        link.send(blocks, link.env.now, then)
+        link.send(blocks, link.env.now, then, down=down)

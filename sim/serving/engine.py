@@ -133,6 +133,7 @@ class Engine:
         self._left: dict[Request, int] = {}
         self._answered: dict[Request, simpy.Event] = {}
         self._due: simpy.Event | None = None
+        self._closed: Callable[[], None] | None = None
         self._waits = False
         self._new = np.zeros(limits.max_sequences)
         self._past = np.zeros(limits.max_sequences)
@@ -176,6 +177,23 @@ class Engine:
         """Return the requests that have come and are not answered."""
         return len(self._left)
 
+    @property
+    def unanswered(self) -> list[Request]:
+        """Return them, in the order in which they came."""
+        return list(self._left)
+
+    def close(self, then: Callable[[], None], *, ends: bool) -> None:
+        """Plan no more steps, and call when nothing runs any more.
+
+        Args:
+            ends: The step under way ends first. Steps that are planned behind it are given up.
+        """
+        self._closed = then
+        while ends and len(self._flight) > 1:
+            self._free_at = self._flight.pop().start
+        if not ends or not self._flight:
+            then()
+
     def stop(self) -> list[Request]:
         """Stop for ever; return what is not answered, without blocks, in the order it came.
 
@@ -190,7 +208,7 @@ class Engine:
             request.blocks = []
             request.computed = request.known = 0
             request.sampled = request.output - left
-        return list(self._left)
+        return self.unanswered
 
     def poke(self) -> None:
         """Plan a step if one may be planned: there are new requests, or free blocks.
@@ -203,7 +221,7 @@ class Engine:
 
     def _plan(self, event: simpy.Event) -> None:
         # A step that ended at the same moment was followed by a plan.
-        if event is self._due and not self.stopped:
+        if event is self._due and not self.stopped and self._closed is None:
             self._fill()
 
     def _fill(self) -> None:
@@ -221,7 +239,10 @@ class Engine:
         if not self.stopped:
             self._waits = False
             self._end(self._flight.popleft())
-            self._fill()
+            if self._closed is None:
+                self._fill()
+            else:
+                self._closed()
 
     def _start(self) -> bool:
         """Plan a step and put it behind those under way; return False if there is nothing to do."""
@@ -299,8 +320,9 @@ class Engine:
         written = max(self.env.now, self._free_at)
         for request in plan.outs:
             self.below.send(
-                request.below, written, partial(self._moved, request, self.scheduler.gone)
-            )
+                request.below, written, partial(self._moved, request, self.scheduler.gone),
+                down=True,
+            )  # fmt: skip
         for request in plan.ins:
             self.below.send(
                 request.below, self.env.now, partial(self._moved, request, self.scheduler.back)

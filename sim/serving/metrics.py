@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 
 from opbyte.core.ops import Array
-from opbyte.sim.serving.fleet.server import FleetServer
+from opbyte.sim.serving.fleet.server import AnyServer
 from opbyte.sim.serving.many.residents import Copied
 from opbyte.sim.serving.served import Serving
-from opbyte.sim.serving.server import Server
 from opbyte.sim.serving.tally import largest, over_time
 from opbyte.workloads.serve import COPYING, Goal
 
@@ -45,7 +44,7 @@ def good(serving: Serving, goal: Goal) -> Any:
     return kept
 
 
-def metrics(server: Server | FleetServer, serving: Serving, goal: Goal) -> dict[str, float]:
+def metrics(server: AnyServer, serving: Serving, goal: Goal) -> dict[str, float]:
     """Return the numbers of a served trace; NaN where nothing was served.
 
     Of several engines, requests that run and wait are counted together on average; shares of blocks
@@ -88,7 +87,9 @@ def metrics(server: Server | FleetServer, serving: Serving, goal: Goal) -> dict[
         "steps": float(serving.steps),
         "tokens_per_decode": serving.tokens_per_decode,
         "preempted": float(serving.preempted.sum()),
-        "rejected": float(len(serving.reasons)),
+        "rejected": float(len(serving.reasons) - len(serving.failed)),
+        "failed": float(len(serving.failed)),
+        "device_losses": float(serving.losses),
         "kv_hit_rate": 1.0 - serving.hits["computed"] / max(1, sum(serving.hits.values())),
         **{
             f"{name}_bytes_per_token": read / (float(tokens) if tokens else np.nan)

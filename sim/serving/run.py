@@ -10,10 +10,10 @@ from opbyte.core.errors import WorkloadError
 from opbyte.core.mapping import Mapping as SoftwareMapping
 from opbyte.hw_models.machine import Machine
 from opbyte.sim.result import Outcome
-from opbyte.sim.serving.fleet.server import FleetServer, server_of
+from opbyte.sim.serving.endurance import written_of
+from opbyte.sim.serving.fleet.server import AnyServer, server_of
 from opbyte.sim.serving.metrics import metrics
 from opbyte.sim.serving.served import Serving
-from opbyte.sim.serving.server import Server
 from opbyte.sim.simulate import RUNNERS, static_watts, with_costs
 
 if TYPE_CHECKING:
@@ -38,11 +38,11 @@ def run_serve(
     if not serving.served.any():
         why = next(iter(serving.reasons.values()))
         raise WorkloadError(f"serve: none of {len(work.trace)} requests can be served: {why}")
-    return outcome(machine, server, serving, work)
+    return outcome(machine, server, serving, work, mapping)
 
 
 def outcome(
-    machine: Machine, server: Server | FleetServer, serving: Serving, work: Serve
+    machine: Machine, server: AnyServer, serving: Serving, work: Serve, mapping: SoftwareMapping
 ) -> Outcome:
     """Return metrics and frames of a served trace."""
     found = metrics(server, serving, work.slo)
@@ -65,6 +65,7 @@ def outcome(
         "blocks": server.blocks,
         "hits": serving.hits,
         "moved_bytes": serving.moved,
+        "written": written_of(machine, work, mapping, serving),
         # Of each engine, where there are several.
         "engine_steps": None if serving.spread is None else serving.spread.steps.tolist(),
         "slo": {name: limit.value for name, limit in work.slo if limit is not None},

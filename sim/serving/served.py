@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+#: What becomes of a request: it may begin and not end.
+STATUS = ("served", "rejected", "failed")
+
+
 class Fates(NamedTuple):
     """What became of the requests of a trace.
 
@@ -32,12 +36,14 @@ class Fates(NamedTuple):
         arrival: Seconds, (requests,).
         reasons: Row -> why it was not served.
         preempted: How often each request lost its blocks, (requests,).
+        failed: Rows of `reasons` that had begun.
     """
 
     times: Array
     arrival: Array
     reasons: dict[int, str]
     preempted: npt.NDArray[Any]
+    failed: frozenset[int] = frozenset()
 
     @classmethod
     def unknown(cls, trace: RequestTrace, reasons: dict[int, str]) -> Fates:
@@ -82,6 +88,7 @@ class EngineRun:
         tally: Gaps between tokens, and how long how much was waiting and in use.
         hits: Tokens that requests had when they were admitted, by where they were found.
         moved: Bytes that each link carried between the cache and tiers below it.
+        written: Bytes that were written to each memory below the cache, of all devices.
         decodes, decoded: Steps of requests after their first tokens, and tokens that came of them.
         copied: What became of adapters or models, None where there are neither.
         replica: Number of the engine among several.
@@ -97,6 +104,7 @@ class EngineRun:
     tally: Tally
     hits: dict[str, int]
     moved: dict[str, float] = field(default_factory=dict)
+    written: dict[str, float] = field(default_factory=dict)
     decodes: int = 0
     decoded: int = 0
     copied: Copied | None = None
@@ -108,14 +116,16 @@ class Serving:
     """What came of a trace.
 
     Attributes:
-        times, arrival, reasons, preempted: As of `Fates`.
+        times, arrival, reasons, preempted, failed: As of `Fates`.
         series: Columns of `SERIES`, (6, rows); of several engines in the order of the steps' ends.
-        busy, joules, means, steps, tokens, hits, moved, copied: As of `EngineRun`, of all engines.
+        busy, joules, means, steps, tokens, hits, moved, written, copied: As of `EngineRun`, of all
+            engines.
         traffic: Bytes that steps read of weights and of experts, NaN where prices have none.
         tally: Gaps between tokens, and how long how much was waiting and in use; of several
             engines their sums.
         spread: Which of several engines did what; None of one alone.
         tokens_per_decode: Mean tokens that a request gets from a step after its first token.
+        losses: Devices of decode attention that were lost.
     """
 
     trace: RequestTrace
@@ -123,6 +133,7 @@ class Serving:
     arrival: Array
     reasons: dict[int, str]
     preempted: npt.NDArray[Any]
+    failed: frozenset[int]
     series: Array
     busy: dict[str, float]
     traffic: dict[str, float]
@@ -136,6 +147,8 @@ class Serving:
     copied: Copied | None
     hits: dict[str, int]
     moved: dict[str, float]
+    written: dict[str, float]
+    losses: int = 0
 
     @property
     def seconds(self) -> float:
@@ -168,7 +181,8 @@ class Serving:
         texts = {text: i for i, text in enumerate(dict.fromkeys(["", *self.reasons.values()]))}
         codes = np.zeros(len(self.arrival), np.int32)
         codes[list(self.reasons)] = [texts[text] for text in self.reasons.values()]
-        rejected = (~self.served).astype(np.int8)
+        status = (~self.served).astype(np.int8)
+        status[list(self.failed)] = 2
         columns = {
             "arrival_s": self.arrival.copy(),
             "scheduled_s": scheduled,
@@ -177,7 +191,7 @@ class Serving:
             "input_tokens": self.trace.input_tokens.copy(),
             "output_tokens": self.trace.output_tokens.copy(),
             "preempted": self.preempted,
-            "status": pd.Categorical.from_codes(rejected, pd.Index(["served", "rejected"])),
+            "status": pd.Categorical.from_codes(status, pd.Index(STATUS)),
             "reason": pd.Categorical.from_codes(codes, pd.Index(list(texts))),
             **({} if self.spread is None else self.spread.columns),
         }
@@ -200,12 +214,15 @@ def together(
     """Return what engines did as one: their steps in the order in which they ended.
 
     Args:
-        runs: Of one engine, or of several; of one that failed and came back more than one.
+        runs: Of one engine, or of several; of one that failed and came back, or that lost devices,
+            more than one.
         spread: Which of several engines did what, as far as runs do not say; None of one alone.
     """
+    # As it is: a copy would cost memory.
     series = runs[0].series
-    if spread is not None:
+    if len(runs) > 1 or spread is not None:
         series = np.concatenate([run.series for run in runs], axis=1)
+    if spread is not None:
         of = np.repeat([run.replica for run in runs], [run.series.shape[1] for run in runs])
         order = np.argsort(series[0], kind="stable")
         steps = np.zeros(spread.engines, np.int64)
@@ -221,7 +238,7 @@ def together(
         tally=runs[0].tally if len(runs) == 1 else Tally.together([run.tally for run in runs]),
         spread=spread, copied=runs[0].copied, hits=_sums([run.hits for run in runs]),
         tokens_per_decode=sum(run.decoded for run in runs) / decodes if decodes else 1.0,
-        moved=_sums([run.moved for run in runs]),
+        moved=_sums([run.moved for run in runs]), written=_sums([run.written for run in runs]),
     )  # fmt: skip
 
 

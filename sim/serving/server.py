@@ -276,6 +276,7 @@ class Server:
             series=done.series, busy=busy, traffic=done.traffic, joules=joules, means=done.means,
             steps=done.steps, tokens=done.tokens, tally=done.tally,
             hits=self.hits(done.asked, done.found), moved=moved_bytes(carried),
+            written=self._swapped(carried),
         )  # fmt: skip
 
     def _busy(self, of_model: Array, of_draft: Array | None = None) -> dict[str, float]:
@@ -310,8 +311,20 @@ class Server:
             traffic=engine.traffic, joules=joules, means=engine.means, steps=len(series.end_s),
             tokens=sum(series.tokens), tally=engine.tally, decodes=engine.decodes,
             decoded=engine.decoded, copied=copied, moved=moved_bytes(carried),
+            written=self._spilt(contents) if contents else self._swapped(carried),
             hits=self.hits(pool.asked, pool.hit, contents.loaded if contents else ()),
         )  # fmt: skip
+
+    def _spilt(self, contents: LowerTiers) -> dict[str, float]:
+        """Return the bytes that contents took in each tier when they came."""
+        tiers = zip(self.tiers, contents.written, strict=True)
+        return {tier.memory: blocks * tier.price.block_bytes for tier, blocks in tiers}
+
+    def _swapped(self, carried: Sequence[Carried]) -> dict[str, float]:
+        """Return the bytes that went to the tier below: all come back, so half of what moved."""
+        if self.below is None:
+            return {}
+        return {self.below.memory: sum(moved_bytes(carried).values()) / 2.0}
 
     def hits(self, asked: int, found: int, loaded: Sequence[int] = ()) -> dict[str, int]:
         """Return the tokens of admitted requests by where they were found.

@@ -63,13 +63,13 @@ class Tally:
     @classmethod
     def together(cls, tallies: Sequence[Tally]) -> Tally:
         """Return what several engines counted: all their gaps, and all their time."""
-        waiting = [tally.waiting for tally in tallies]
+        waiting, used = ([getattr(t, name) for t in tallies] for name in ("waiting", "used"))
         return cls(
             np.sum([tally.gaps for tally in tallies], axis=0),
             sum(tally.gap_sum for tally in tallies),
             max(tally.gap_max for tally in tallies),
-            np.sum([np.pad(s, (0, max(map(len, waiting)) - len(s))) for s in waiting], axis=0),
-            np.sum([tally.used for tally in tallies], axis=0),
+            _sum(waiting),
+            _sum(used),
         )
 
     def add_gap(self, gap: float, count: int = 1) -> None:
@@ -109,6 +109,13 @@ class Tally:
             return 0.0
         inside = float(rank - (upto[at] - self.gaps[at])) / float(self.gaps[at])
         return min(_lower(at) + inside * (_lower(at + 1) - _lower(at)), self.gap_max)
+
+
+def _sum(times: Sequence[Array]) -> Array:
+    """Return the sum of arrays, the shorter ones with zeros behind."""
+    most = max(map(len, times))
+    total: Array = np.sum([np.pad(one, (0, most - len(one))) for one in times], axis=0)
+    return total
 
 
 def over_time(seconds: Array, share: float, whole: float) -> float:

@@ -148,13 +148,17 @@ def _hop(placer: Placer, path: list[str], each: float) -> LinkPrice:
     """Return what a copy of blocks of so many bytes on each device costs along a path."""
     machine = placer.machine
     rates = [resource_rate(machine, r, placer.instances(r)) for r in path]
+    slowest = min(float(np.min(rate)) for rate in rates)
+    last = path[-1]
+    written = machine.values.get(f"{last}.write", np.inf) * placer.instances(last)
     energy = sum(8.0 * machine.values.get(f"{r}.energy", np.nan) for r in path)
     return LinkPrice(
         name=path[1] if len(path) > 2 else path[-1],
         start_s=float(np.max(first_access(machine, path))),
-        block_s=each / min(float(np.min(rate)) for rate in rates),
+        block_s=each / slowest,
         block_j=float(np.max(energy)) * each * placer.devices,
         block_bytes=each * placer.devices,
+        down_s=each / min(slowest, float(np.min(written))),
     )
 
 

@@ -16,7 +16,8 @@ class LinkPrice:
     Attributes:
         name: Of the resource that it keeps busy.
         start_s: Seconds of each transfer, whatever its size.
-        block_s: Seconds of each block.
+        block_s: Seconds of each block on its way up, ..
+        down_s: .. and down, where a memory writes at another rate than it reads; 0 for the same.
         block_j: Joules of each block, NaN where the machine does not say.
         block_bytes: Bytes of each block, of all devices.
     """
@@ -26,6 +27,7 @@ class LinkPrice:
     block_s: float
     block_j: float = float("nan")
     block_bytes: float = float("nan")
+    down_s: float = 0.0
 
 
 class Carried(NamedTuple):
@@ -56,15 +58,20 @@ class Transfers:
         self.busy_s, self.blocks = 0.0, 0
         self._free_at = 0.0
 
-    def send(self, blocks: int, ready: float, then: Callable[[], Any]) -> float:
+    def send(
+        self, blocks: int, ready: float, then: Callable[[], Any], *, down: bool = False
+    ) -> float:
         """Send blocks; return when they are there.
 
         Args:
             ready: Seconds, not before now: what is sent is complete then. Until then, and while
                 it is under way, what is sent later waits.
             then: Called when they are there, before steps of the same moment end.
+            down: They leave the cache.
         """
-        seconds = self.price.start_s + blocks * self.price.block_s
+        price = self.price
+        each = price.down_s or price.block_s if down else price.block_s
+        seconds = price.start_s + blocks * each
         self._free_at = max(ready, self._free_at) + seconds
         self.busy_s += seconds
         self.blocks += blocks

@@ -30,7 +30,7 @@ def is_flash(technology: str) -> bool:
 
 def show_flash(
     output: Output, technology: str, settings: list[str], *, curve: bool, out: Path | None,
-    wear: str | None, pattern: str, **choices: Any,
+    wear: str | None, pattern: str, per_day: str | None = None, **choices: Any,
 ) -> int:  # fmt: skip
     """Send a stream to a flash device, and print what it did.
 
@@ -39,14 +39,18 @@ def show_flash(
         curve: Whether to go through queue depths, too.
         out: Folder for a figure and a table of that curve.
         wear: Pattern of writes whose garbage collection is shown, None for none.
+        per_day: Bytes that the host writes in a day so, None for none.
     """
     from opbyte.hw_models.memory.nand import flash
 
     drive = flash(technology, **_changes(settings))
+    if per_day is not None and wear is None:
+        remedy = "add --wear kv, or leave it out"
+        raise ConfigError.one("", "--writes-per-day", "needs a pattern", per_day, remedy)
     found = drive.stream(pattern, **choices)
     answer: dict[str, Any] = {"memory": drive.device.name, "pattern": pattern, **_summary(found)}
     if wear is not None:
-        answer |= _wear(drive, wear)
+        answer |= _wear(drive, wear, per_day)
     _show(output, drive.device.description, answer)
     if curve or out is not None:
         choices.pop("queue_depth")
@@ -103,11 +107,23 @@ def _summary(found: FlashResult) -> dict[str, Any]:
     }
 
 
-def _wear(drive: Flash, pattern: str) -> dict[str, Any]:
+def _wear(drive: Flash, pattern: str, per_day: str | None) -> dict[str, Any]:
+    from opbyte.core.units import parse
+
     found = drive.wear(pattern)
-    return {
+    answer = {
         "write_amplification": found.write_amplification,
         "sustained_write_bytes_per_s": found.sustained_bytes_per_s,
+    }
+    if per_day is None:
+        return answer
+    lasts = drive.endurance(parse(per_day, "bytes"), found.write_amplification)
+    return answer | {
+        "bytes_per_day": lasts.bytes_per_day,
+        "rated_bytes": lasts.rated_bytes,
+        "years": lasts.years,
+        "drive_writes_per_day": lasts.drive_writes_per_day,
+        "share_of_five_years": lasts.share_of_five_years,
     }
 
 

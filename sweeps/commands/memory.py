@@ -73,6 +73,10 @@ def command(
         str | None,
         typer.Option("--wear", help="Flash: write amplification of seq, random or kv."),
     ] = None,
+    per_day: Annotated[
+        str | None,
+        typer.Option("--writes-per-day", help="Flash, with --wear: bytes such as 5 TB, in years."),
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for figure and table.")] = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -87,7 +91,8 @@ def command(
     from opbyte.sweeps.console import Output
 
     output = Output(json, quiet)
-    of_flash = {"--block": block, "--queue-depth": queue_depth, "--wear": wear}
+    of_flash = {"--block": block, "--queue-depth": queue_depth, "--wear": wear,
+                "--writes-per-day": per_day}  # fmt: skip
     if is_flash(technology):
         of_dram = {
             "--interval": interval != 1, "--mapping": mapping != "RoBaRaCoCh",
@@ -97,12 +102,13 @@ def command(
         }  # fmt: skip
         _refuse(technology, [name for name, given in of_dram.items() if given], "DRAM")
         return show_flash(
-            output, technology, settings or [], curve=curve, out=out, wear=wear, pattern=pattern,
-            block=block, queue_depth=queue_depth or 32, requests=requests, read_pct=read_pct,
-            seed=seed,
+            output, technology, settings or [], curve=curve, out=out, wear=wear, per_day=per_day,
+            pattern=pattern, block=block, queue_depth=queue_depth or 32, requests=requests,
+            read_pct=read_pct, seed=seed,
         )  # fmt: skip
     _refuse(technology, [name for name, given in of_flash.items() if given is not None], "flash")
     requests = 100_000 if requests is None else requests
+    _check_name(technology)
     channel = memory(technology, **_changes(settings or []))
     choices: dict[str, Any] = {
         "mapping": mapping.split(",") if "," in mapping else mapping,
@@ -122,6 +128,22 @@ def command(
             _draw(output, out, f"{technology}, {pattern}", loads)
     output.data(answer)
     return 0
+
+
+def _check_name(technology: str) -> None:
+    """Check that a name is one of a catalog.
+
+    Raises:
+        ConfigError: If it is none, with the names of both kinds.
+    """
+    from opbyte.core.catalog import is_path
+    from opbyte.core.registry import lookup_error
+    from opbyte.hw_models.memory.flash_devices import flash_names
+    from opbyte.hw_models.memory.standards import CATALOG
+
+    names = [*CATALOG.names(), *flash_names()]
+    if not is_path(technology) and technology not in names:
+        raise lookup_error("memory", technology, names)
 
 
 def _refuse(technology: str, given: list[str], kind: str) -> None:

@@ -18,9 +18,8 @@ from opbyte.core.config import Document
 from opbyte.core.mapping import Mapping as SoftwareMapping
 from opbyte.core.ops import Array
 from opbyte.hw_models.machine import Machine
-from opbyte.sim.serving.fleet.server import FleetServer, server_of
+from opbyte.sim.serving.fleet.server import AnyServer, server_of
 from opbyte.sim.serving.run import outcome
-from opbyte.sim.serving.server import Server
 from opbyte.sim.simulate import evaluate
 from opbyte.workloads.mixed import Mixed
 from opbyte.workloads.serve import Serve
@@ -49,7 +48,7 @@ class Memory:
     machines: dict[str, Machine] = field(default_factory=dict)
     setups: dict[str, Any] = field(default_factory=dict)
     evaluated: dict[Any, dict[str, Array]] = field(default_factory=dict)
-    servers: dict[str, Server | FleetServer] = field(default_factory=dict)
+    servers: dict[str, AnyServer] = field(default_factory=dict)
     metrics: dict[str, dict[str, Array]] = field(default_factory=dict)
     moves: dict[str, Array] = field(default_factory=dict)
 
@@ -121,7 +120,7 @@ class Played:
             if engine not in known.servers:
                 known.servers[engine] = server_of(hardware, built, self.mapping)
             server = known.servers[engine]
-            played = outcome(hardware, server, server.serve(built.trace), built)
+            played = outcome(hardware, server, server.serve(built.trace), built, self.mapping)
             known.metrics[key] = dict(played.metrics)
         return known.metrics[key]
 

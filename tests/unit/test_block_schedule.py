@@ -122,7 +122,7 @@ def test_software_on_the_way_bounds_the_copies() -> None:
 
 def test_bound_is_never_slower_and_more_rate_never_hurts() -> None:
     machine = load_machine("t4-host")
-    work = Generate(MODEL, batch=32, input=128, output=16)
+    work = Generate(MODEL, batch=24, input=128, output=16)
     for name in ("host", "disk", "weights-on-host"):
         real = run(work, name, machine).seconds
         assert run(work, name, machine, "bound").seconds <= real * (1 + 1e-9)

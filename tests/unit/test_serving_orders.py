@@ -55,7 +55,9 @@ def cases(draw, kinds=("continuous", "shortest", "fair")):
         "arrival": np.cumsum(gaps), "inputs": inputs, "outputs": outputs, "limits": limits,
         "kind": draw(st.sampled_from(kinds)), "who": who, "levels": levels,
         "blocks": longest + draw(st.integers(0, few)), "size": size, "below": below,
-        "link": LinkPrice("link", draw(seconds), draw(seconds)) if below else None,
+        "link": LinkPrice("link", *(draw(seconds) for _ in range(2)), down_s=draw(seconds))
+        if below
+        else None,
         "depth": draw(st.integers(1, 4)), "remember": draw(st.booleans()),
     }  # fmt: skip
 

@@ -25,7 +25,7 @@ from opbyte.sim.serving.compiled.state import (
 from opbyte.sim.serving.transfers import LinkPrice
 
 #: Entries of `Link.seconds` and `Link.counts`.
-START_S, BLOCK_S, FREE_AT, BUSY_S = range(4)
+START_S, BLOCK_S, FREE_AT, BUSY_S, DOWN_S = range(5)
 FIRST, PENDING, CARRIED = range(3)
 
 
@@ -35,7 +35,8 @@ class Link(NamedTuple):
     Attributes:
         ends: Seconds, (requests,): nobody has two.
         who: Whose blocks leave; -1 less whose blocks come back.
-        seconds: Of a transfer, of a block, when the link is free, in which it was busy, (4,).
+        seconds: Of a transfer, of a block that comes back, when the link is free, in which it was
+            busy, of a block that leaves, (5,).
         counts: First of the ring, how many are under way, blocks carried, (3,).
         size: Tokens of a block.
     """
@@ -49,9 +50,10 @@ class Link(NamedTuple):
 
 def new_link(requests: int, price: LinkPrice | None, size: int) -> Link:
     """Return an idle link."""
-    seconds = np.zeros(4)
+    seconds = np.zeros(5)
     if price is not None:
         seconds[:2] = price.start_s, price.block_s
+        seconds[DOWN_S] = price.down_s or price.block_s
     room = max(1, requests)
     return Link(np.zeros(room), np.zeros(room, np.int32), seconds, np.zeros(3, np.int64), size)
 
@@ -63,7 +65,8 @@ def send(s: State, t: Link, now: float, written: float) -> None:
         r = s.moves[i]
         ready = max(now, written) if r >= 0 else now
         blocks = s.requests[AWAY, r if r >= 0 else -1 - r]
-        seconds = t.seconds[START_S] + blocks * t.seconds[BLOCK_S]
+        each = t.seconds[DOWN_S] if r >= 0 else t.seconds[BLOCK_S]
+        seconds = t.seconds[START_S] + blocks * each
         t.seconds[FREE_AT] = max(ready, t.seconds[FREE_AT]) + seconds
         t.seconds[BUSY_S] += seconds
         at = (t.counts[FIRST] + t.counts[PENDING]) % t.who.shape[0]

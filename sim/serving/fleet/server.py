@@ -17,6 +17,7 @@ from opbyte.sim.serving.clock import Clock
 from opbyte.sim.serving.compiled.fleet import route_compiled
 from opbyte.sim.serving.compiled.pooled import serve_pools
 from opbyte.sim.serving.compiled.queue import FCFS, order_of
+from opbyte.sim.serving.faults.server import FaultServer
 from opbyte.sim.serving.fleet.engines import Fleet
 from opbyte.sim.serving.fleet.link import Wire, wire_of
 from opbyte.sim.serving.fleet.pools import Pools
@@ -36,17 +37,20 @@ _BY_LOAD = ("least_outstanding", "prefix_affinity")
 
 def server_of(
     machine: Machine, work: Serve, mapping: SoftwareMapping, *, seed: int = 0
-) -> Server | FleetServer:
+) -> AnyServer:
     """Price and measure who serves a work: one engine, or several.
 
     Args:
-        seed: Of what is drawn: whether guesses hold.
+        seed: Of what is drawn: whether guesses hold, when devices are lost.
     Raises:
         CapacityError: If weights and one block of cache do not fit.
         ConfigError: If the machine has too few devices, or something is not known.
         UncoveredError: If no model covers the machine, mapping, model or fleet.
     """
     fleet = work.fleet
+    if work.faults is not None:
+        ROUTERS.lookup(fleet.router)
+        return FaultServer.of(machine, work, mapping, seed=seed)
     if fleet.engines == 1 and not fleet.failures:
         ROUTERS.lookup(fleet.router)
         return Server.of(machine, work, mapping, seed=seed)
@@ -245,6 +249,9 @@ class FleetServer:
             busy[wire.name], instances[wire.name] = wire.busy, ends
         spread = replace(served.spread, instances=instances)
         return replace(served, busy=busy, joules=served.joules + wire.joules, spread=spread)
+
+
+AnyServer = Server | FleetServer | FaultServer
 
 
 def _check_devices(placer: Placer, fleet: FleetBlock) -> None:

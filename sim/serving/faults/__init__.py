@@ -1,0 +1,1 @@
+"""Devices of decode attention that are lost while a trace is served."""
