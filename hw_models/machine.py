@@ -54,6 +54,7 @@ from opbyte.hw_models.kernel import Kernel
 from opbyte.hw_models.link.parameters import Collectives, Flit
 from opbyte.hw_models.lut import Lut
 from opbyte.hw_models.memory.rates import Access
+from opbyte.hw_models.misses import Misses
 from opbyte.hw_models.pim import Pim
 from opbyte.hw_models.relatives import with_relatives
 from opbyte.hw_models.serial import Serial
@@ -109,10 +110,12 @@ class Sharing(Block):
 class Memory(Block):
     """One capacity behind named ports."""
 
-    kind: Literal["sram", "dram", "flash"] = "dram"
+    kind: Literal["sram", "dram", "flash", "cxl"] = "dram"
     technology: str | None = None
     """A memory of the catalog, whose command timing decides what is not given; any other name is
-    a name only."""
+    a name only, except of kind `cxl`."""
+    expander: dict[str, Any] = Field(default_factory=dict)
+    """Of kind `cxl`: what differs from the device's file, as it would stand there."""
     channels: int | None = Field(None, ge=1)
     """Channels of the technology."""
     access: Access | None = None
@@ -192,6 +195,8 @@ class Unit(Block):
     """Threads on cores, and the kernels of a library: kind `cpu`."""
     spatial: Spatial | None = None
     """What PEs and lanes do beside products: kind `spatial_array`."""
+    misses: Misses | None = None
+    """What cores wait for: caches and lines under way. Kind `cores`."""
     source: str | None = None
 
     @model_validator(mode="after")
@@ -208,6 +213,7 @@ class Unit(Block):
             ("serial", "bit_serial"),
             ("cpu", "cpu"),
             ("lut", "lut_core"),
+            ("misses", "cores"),
         ):
             if getattr(self, block) is not None and self.kind != kind:
                 raise ValueError(f"`{block}` needs a unit of kind {kind}. change one")
@@ -266,6 +272,9 @@ class Link(Block):
     """Die area of the interface at each end, per rate; without it the parts' own area has it."""
     duplex: Literal["full", "half"] = "full"
     multicast: bool = False
+    in_flight: Bytes | None = None
+    """Bytes of reads that the engine at its end keeps under way (tags times request): what crosses
+    it takes at least bytes * latency of the whole way / in_flight."""
     flit: Flit | None = None
     """Messages travel in whole flits; without it every byte on the wire is payload."""
     collectives: Collectives | None = None

@@ -11,7 +11,8 @@ import numpy as np
 from opbyte.core.errors import UncoveredError
 from opbyte.core.mapping import Placement
 from opbyte.core.ops import Array
-from opbyte.hw_models.price import first_access, resource_rate
+from opbyte.hw_models.price import resource_rate
+from opbyte.hw_models.waiting import first_access
 from opbyte.sim.place import Placer
 from opbyte.sim.result import PhaseRun
 

@@ -3,6 +3,7 @@
 from opbyte.hw_models.compute import (
     aim,
     bit_serial,
+    cores,
     cpu,
     dataflow,
     gpu,
@@ -19,6 +20,7 @@ from opbyte.hw_models.compute import (
 __all__ = [
     "aim",
     "bit_serial",
+    "cores",
     "cpu",
     "dataflow",
     "gpu",

@@ -121,6 +121,8 @@ class PlacedOps:
         pages: Bytes that lie together of each class that lies in pages at random places, by
             (unit, column of `MOVED`).
         einsums: How fused attention is mapped on a spatial array.
+        ways: Of units and links that keep so many bytes under way: share and resources of each tier
+            of a class, by (unit, column of `MOVED`).
     """
 
     table: OpTable
@@ -153,6 +155,9 @@ class PlacedOps:
     dependency: bool = False
     pages: dict[tuple[int, int], float] = field(default_factory=dict)
     einsums: Einsums | None = None
+    ways: dict[tuple[int, int], tuple[tuple[float, tuple[int, ...]], ...]] = field(
+        default_factory=dict
+    )
 
     def __len__(self) -> int:
         """Return the number of fused operators."""
