@@ -14,6 +14,7 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
     "load_machine": ("opbyte.hw_models.machine", "load_machine"),
     "memory": ("opbyte.hw_models.memory.dram", "memory"),
     "flash": ("opbyte.hw_models.memory.nand", "flash"),
+    "cxl": ("opbyte.hw_models.memory.cxl", "cxl"),
     "load_mapping": ("opbyte.core.mapping", "load_mapping"),
     # what to simulate
     "load_model": ("opbyte.workloads.model_loader", "load_model"),
@@ -25,6 +26,7 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
     "Gemm": ("opbyte.workloads.phases", "Gemm"),
     "ModelSet": ("opbyte.workloads.model_set", "ModelSet"),
     "CompositionOfExperts": ("opbyte.workloads.coe", "CompositionOfExperts"),
+    "Stream": ("opbyte.workloads.stream", "Stream"),
     "OpTrace": ("opbyte.workloads.op_trace", "OpTrace"),
     "Serve": ("opbyte.workloads.serve", "Serve"),
     "SpeculativeDecode": ("opbyte.workloads.speculative", "SpeculativeDecode"),
@@ -60,6 +62,7 @@ if TYPE_CHECKING:
     from opbyte.core.errors import WorkloadError as WorkloadError
     from opbyte.core.mapping import load_mapping as load_mapping
     from opbyte.hw_models.machine import load_machine as load_machine
+    from opbyte.hw_models.memory.cxl import cxl as cxl
     from opbyte.hw_models.memory.dram import memory as memory
     from opbyte.hw_models.memory.nand import flash as flash
     from opbyte.sim.attention_plan import attention_plan as attention_plan
@@ -84,6 +87,7 @@ if TYPE_CHECKING:
     from opbyte.workloads.phases import Prefill as Prefill
     from opbyte.workloads.serve import Serve as Serve
     from opbyte.workloads.speculative import SpeculativeDecode as SpeculativeDecode
+    from opbyte.workloads.stream import Stream as Stream
     from opbyte.workloads.traces.load import load_trace as load_trace
     from opbyte.workloads.traces.trace import RequestTrace as RequestTrace
 else:

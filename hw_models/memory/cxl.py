@@ -32,7 +32,7 @@ from opbyte.hw_models.memory.cxl_flits import LINE, Slots, lane_bytes_per_s, pay
 from opbyte.hw_models.memory.rates import Access, share
 from opbyte.hw_models.memory.standards import Standard
 
-__all__ = ["Cxl", "CxlLoad", "cxl", "dram_idle_s"]
+__all__ = ["Cxl", "CxlLoad", "cxl", "dram_idle_s", "dram_wait_s"]
 
 #: Shares of the peak that a curve looks at.
 _LOADS = (0.02, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.94, 0.97, 0.99)
@@ -146,7 +146,7 @@ class Cxl:
         dram = self.device.dram
         each = bytes_per_s / dram.channels / dram.standard.peak_bytes_per_s
         access = dram.access.model_copy(update={"read_pct": read_pct})
-        banks = _dram_wait(dram.standard, access, each)
+        banks = dram_wait_s(dram.standard, access, each)
         total = self.idle_latency_s + sum(waits) + banks
         return CxlLoad(bytes_per_s, total, sum(waits), banks)
 
@@ -206,7 +206,7 @@ def _wait(lines: float, service: float) -> float:
     return busy * service / (2.0 * (1.0 - busy))
 
 
-def _dram_wait(standard: Standard, access: Access, load: float) -> float:
+def dram_wait_s(standard: Standard, access: Access, load: float) -> float:
     """Return how much longer a read takes than on an idle channel, seconds.
 
     Args:

@@ -80,15 +80,18 @@ def command(
     """Send a stream of requests to one channel of a memory, command by command.
 
     A flash device (`opbyte list flash`) is a whole drive: --block, --queue-depth and --wear are
-    its choices, and --curve goes through queue depths.
+    its choices, and --curve goes through queue depths. A CXL expander (`opbyte list cxl`) is a whole
+    device with its link: --reads, --curve and --set are its choices.
     """
     from opbyte.hw_models.memory.dram import memory
+    from opbyte.sweeps.commands._cxl import is_cxl, show_cxl
     from opbyte.sweeps.commands._flash import is_flash, show_flash
     from opbyte.sweeps.console import Output
 
     output = Output(json, quiet)
     of_flash = {"--block": block, "--queue-depth": queue_depth, "--wear": wear}
-    if is_flash(technology):
+    of_dram = {}
+    if is_flash(technology) or is_cxl(technology):
         of_dram = {
             "--interval": interval != 1, "--mapping": mapping != "RoBaRaCoCh",
             "--scheduler": scheduler != "FRFCFS", "--refresh": refresh != "AllBank",
@@ -96,6 +99,16 @@ def command(
             "--sample": sample,
         }  # fmt: skip
         _refuse(technology, [name for name, given in of_dram.items() if given], "DRAM")
+    if is_cxl(technology):
+        other = {
+            **{name: value is not None for name, value in of_flash.items()},
+            "--pattern": pattern != "seq", "--requests": requests is not None, "--seed": seed != 1,
+        }  # fmt: skip
+        _refuse(technology, [n for n, given in other.items() if given], "another kind of memory")
+        return show_cxl(
+            output, technology, settings or [], read_pct=read_pct, curve=curve, out=out
+        )
+    if is_flash(technology):
         return show_flash(
             output, technology, settings or [], curve=curve, out=out, wear=wear, pattern=pattern,
             block=block, queue_depth=queue_depth or 32, requests=requests, read_pct=read_pct,
