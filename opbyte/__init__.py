@@ -36,6 +36,8 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
     "simulate": ("opbyte.sim.simulate", "simulate"),
     "simulate_batch": ("opbyte.sim.batch", "simulate_batch"),
     "capacity": ("opbyte.sim.serving.capacity", "capacity"),
+    "shared_reads": ("opbyte.sim.readers", "shared_reads"),
+    "Reader": ("opbyte.sim.readers", "Reader"),
     "attention_plan": ("opbyte.sim.attention_plan", "attention_plan"),
     # decide
     "load_study": ("opbyte.sweeps.study", "load_study"),
@@ -67,6 +69,8 @@ if TYPE_CHECKING:
     from opbyte.hw_models.memory.nand import flash as flash
     from opbyte.sim.attention_plan import attention_plan as attention_plan
     from opbyte.sim.batch import simulate_batch as simulate_batch
+    from opbyte.sim.readers import Reader as Reader
+    from opbyte.sim.readers import shared_reads as shared_reads
     from opbyte.sim.serving.capacity import capacity as capacity
     from opbyte.sim.simulate import simulate as simulate
     from opbyte.sweeps import plots as plot  # noqa: F401  (public under another name)

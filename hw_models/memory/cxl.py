@@ -150,27 +150,34 @@ class Cxl:
         total = self.idle_latency_s + sum(waits) + banks
         return CxlLoad(bytes_per_s, total, sum(waits), banks)
 
-    def outstanding(self, lines: float, read_pct: int = 100) -> CxlLoad:
+    def outstanding(self, lines: float, read_pct: int = 100, path_s: float = 0.0) -> CxlLoad:
         """Return rate and latency with a fixed number of lines under way: Little's law.
 
+        Args:
+            path_s: What each line takes beside, from who asks to the device's port and back.
         Raises:
-            ConfigError: If that is not above 0.
+            ConfigError: If the lines are not above 0.
         """
         if not 0.0 < lines < np.inf:
             raise ConfigError.one(self.device.name, "lines", "must be above 0", lines)
         peak = self.peak_bytes_per_s(read_pct)
-        low, high = 1e-6 * peak, (1.0 - 1e-9) * peak
+        low, high = 1e-9 * peak, (1.0 - 1e-9) * peak
 
         def missing(x: float) -> float:
-            return self.at(x, read_pct).outstanding - lines
+            return x * (self.at(x, read_pct).latency_s + path_s) / LINE - lines
 
         if missing(high) <= 0.0:
+            # All wait for the slowest of link and DRAM.
             found = self.at(high, read_pct)
-            latency = lines * LINE / peak
-            wait = latency - self.idle_latency_s - found.dram_wait_s
-            return CxlLoad(peak, latency, wait, found.dram_wait_s)
+            more = lines * LINE / peak - path_s - found.latency_s
+            link = more if self.limit(read_pct) == "link" else 0.0
+            return CxlLoad(
+                peak, found.latency_s + more, found.link_wait_s + link,
+                found.dram_wait_s + more - link,
+            )  # fmt: skip
         if missing(low) >= 0.0:
-            low = 1e-12 * peak
+            rate = lines * LINE / (self.idle_latency_s + path_s)
+            return CxlLoad(rate, self.idle_latency_s, 0.0, 0.0)
         return self.at(float(brentq(missing, low, high, xtol=1e-9 * peak)), read_pct)
 
     def curve(self, read_pct: int = 100) -> list[CxlLoad]:
