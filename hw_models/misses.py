@@ -62,6 +62,7 @@ def hit_share(working: Any, capacity: Any, replacement: str) -> Array:
         return np.where(ratio <= 1.0, 1.0, 0.0)
     # h exp(-h r) = exp(-r): h = -W(-r exp(-r)) / r on the lower solution, 1 up to r = 1.
     safe = np.maximum(ratio, 1.0)
-    hits = -lambertw(-safe * np.exp(-safe)).real / safe
+    root: Any = lambertw  # scipy's stubs do not know arrays of floats here
+    hits = -root(-safe * np.exp(-safe)).real / safe
     found: Array = np.where(ratio <= 1.0, 1.0, np.clip(hits, 0.0, 1.0))
     return found

@@ -185,7 +185,8 @@ def _at_cxl(port: Port, expander: Cxl) -> dict[str, Any]:
     found: dict[str, Any] = {}
     wires = f"PCIe {link.generation} x{link.lanes}, flits of {link.flit} B"
     if port.bandwidth is None:
-        text = f"{device.source}; {wires}, {dram.channels} channels of {dram.technology}"
+        behind = f"{dram.channels} channels of {dram.technology}"
+        text = f"CXL specification 3.0, section 4.2: {wires}, {behind}; {device.source}"
         found["bandwidth"] = Parameter(peak, "bytes_per_s", text)
     if port.efficiency is None:
         text = f"assumed: header slots are filled, controller of {device.name}; {reads} % reads"

@@ -3,13 +3,13 @@
 Each reader goes through iterations: b bytes come from the device, and c seconds of computation use
 them. With `prefetch` the bytes of the next iteration come meanwhile, else before.
 
-**analytic** adds up demands. With r the rate of one reader alone, n readers and d devices of rate R,
+**analytic** adds up demands. With r the rate of one reader alone, n readers and d devices of R,
 
     seconds of an iteration = max(alone, n b / (d R))    alone = max(c, b / r), or c + b / r
 
 **event** lets them meet. Readers that copy share what the devices grant to as many of them: with k
 copying, k times the bytes that an engine keeps in flight wait at the devices, whose latency grows
-with the load (`opbyte.hw_models.memory.cxl`, Little's law). Readers start in step, as those of one
+with the load (`opbyte.hw_models.memory.cxl`, Little's law); all move at one rate. Readers start in step, as those of one
 data-parallel job do after each all-reduce, or at drawn phases.
 """
 
@@ -62,7 +62,9 @@ class Reader:
                 raise ConfigError.one("", f"reader.{name}", "must be above 0", getattr(self, name))
         for name in ("compute_s", "path_s"):
             if not 0.0 <= getattr(self, name) < float("inf"):
-                raise ConfigError.one("", f"reader.{name}", "must not be below 0", getattr(self, name))
+                raise ConfigError.one(
+                    "", f"reader.{name}", "must not be below 0", getattr(self, name)
+                )
 
 
 @dataclass(frozen=True)

@@ -40,12 +40,15 @@ def run_stream(
     placer = Placer(machine, mapping.model_copy(update=alone(mapping)))
     degrees = placer.mapping.degrees
     runs = [run_phase(placer, p, fidelity) for p in work.lowered(degrees)]
-    metrics = combine(placer, runs, work.tokens)
+    with np.errstate(invalid="ignore"):  # of what a cache holds nothing crosses a memory's port
+        metrics = combine(placer, runs, work.tokens)
     metrics["bandwidth"] = work.bytes / metrics["seconds"]
     metrics["latency"] = _latency(placer, np.atleast_1d(work.offered), ideal=fidelity == "bound")
     for name in work.undefined:
         metrics.pop(name, None)
-    return feasible(placer, Outcome(metrics, tuple(runs), placer.occupancy(work.footprint(degrees))))
+    return feasible(
+        placer, Outcome(metrics, tuple(runs), placer.occupancy(work.footprint(degrees)))
+    )
 
 
 def _latency(placer: Placer, offered: Array, *, ideal: bool) -> Array:

@@ -42,7 +42,16 @@ def _models() -> dict[str, type[BaseModel]]:
     return dict(
         zip(
             KINDS,
-            (CxlDevice, Experiment, FlashDevice, MachineConfig, Mapping, Device, Study, SyntheticTrace),
+            (
+                CxlDevice,
+                Experiment,
+                FlashDevice,
+                MachineConfig,
+                Mapping,
+                Device,
+                Study,
+                SyntheticTrace,
+            ),
             strict=True,
         )
     )

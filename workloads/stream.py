@@ -24,7 +24,9 @@ class Stream(Work):
 
     kind: ClassVar[str] = "stream"
     metrics: ClassVar[tuple[str, ...]] = ("bandwidth", "latency")
-    undefined: ClassVar[tuple[str, ...]] = ("tokens_per_s", "joules_per_token", "usd_per_mtoken")
+    undefined: ClassVar[tuple[str, ...]] = (
+        "tokens_per_s", "joules_per_token", "usd_per_mtoken", "flops", "op_per_byte",
+    )  # fmt: skip
     vector_fields: ClassVar[tuple[str, ...]] = ("bytes", "offered")
     least: ClassVar[Mapping[str, float]] = {"offered": 0.0}
     alone: ClassVar[bool] = True

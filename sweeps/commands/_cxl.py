@@ -52,7 +52,9 @@ def show_cxl(
         "limits_bytes_per_s": limits,
         "limit": expander.limit(read_pct),
     }
-    rows = [[f"{name} (there and back)", f"{x * 1e9:.4g} ns"] for name, x in expander.steps_s.items()]
+    rows = [
+        [f"{name} (there and back)", f"{x * 1e9:.4g} ns"] for name, x in expander.steps_s.items()
+    ]
     rows.append(["idle latency", f"{expander.idle_latency_s * 1e9:.4g} ns"])
     rows += [[f"{name}, {read_pct} % reads", f"{x / 1e9:.4g} GB/s"] for name, x in limits.items()]
     rows.append(["bandwidth", f"{answer['bandwidth_bytes_per_s'] / 1e9:.4g} GB/s"])

@@ -80,8 +80,8 @@ def command(
     """Send a stream of requests to one channel of a memory, command by command.
 
     A flash device (`opbyte list flash`) is a whole drive: --block, --queue-depth and --wear are
-    its choices, and --curve goes through queue depths. A CXL expander (`opbyte list cxl`) is a whole
-    device with its link: --reads, --curve and --set are its choices.
+    its choices, and --curve goes through queue depths. A CXL expander (`opbyte list cxl`) is one
+    with its link: --reads, --curve and --set are its choices.
     """
     from opbyte.hw_models.memory.dram import memory
     from opbyte.sweeps.commands._cxl import is_cxl, show_cxl
@@ -105,9 +105,7 @@ def command(
             "--pattern": pattern != "seq", "--requests": requests is not None, "--seed": seed != 1,
         }  # fmt: skip
         _refuse(technology, [n for n, given in other.items() if given], "another kind of memory")
-        return show_cxl(
-            output, technology, settings or [], read_pct=read_pct, curve=curve, out=out
-        )
+        return show_cxl(output, technology, settings or [], read_pct=read_pct, curve=curve, out=out)
     if is_flash(technology):
         return show_flash(
             output, technology, settings or [], curve=curve, out=out, wear=wear, pattern=pattern,

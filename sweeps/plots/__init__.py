@@ -4,7 +4,7 @@ from opbyte.sweeps.plots._attention import attention_traffic
 from opbyte.sweeps.plots._bars import breakdown, occupancy
 from opbyte.sweeps.plots._lines import lines
 from opbyte.sweeps.plots._measured import measured_against_simulated
-from opbyte.sweeps.plots._memory import cxl_latency, load_latency, queue_depth
+from opbyte.sweeps.plots._memory import cxl_latency, load_latency, queue_depth, shared_readers
 from opbyte.sweeps.plots._pareto import pareto
 from opbyte.sweeps.plots._roofline import roofline
 from opbyte.sweeps.plots._sensitivity import sensitivity
@@ -27,6 +27,7 @@ __all__ = [
     "save",
     "sensitivity",
     "serving",
+    "shared_readers",
     "study_figures",
     "study_plots",
     "styled",

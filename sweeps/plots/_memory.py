@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
 from opbyte.hw_models.memory.cxl import CxlLoad
 from opbyte.hw_models.memory.dram import StreamResult
 from opbyte.hw_models.memory.nand import FlashResult
-from opbyte.sweeps.plots._style import axes_for, figure_of, in_style
+from opbyte.sim.readers import Shared
+from opbyte.sweeps.plots._style import DASHES, axes_for, figure_of, in_style, series_style
 
 
 @in_style
@@ -88,4 +89,32 @@ def cxl_latency(
     ax.set_ylabel("Read latency (ns)")
     ax.set_title(title)
     ax.legend(loc="upper left")
+    return figure_of(ax)
+
+
+@in_style
+def shared_readers(title: str, found: Mapping[str, Sequence[Shared]]) -> Figure:
+    """Draw the slowdown of readers of shared devices against their number.
+
+    Args:
+        title: What they do.
+        found: Fidelity -> results; devices have colours, fidelities dashes.
+    """
+    ax = axes_for(None)
+    counts = sorted({x.devices for results in found.values() for x in results})
+    for dashes, (fidelity, results) in zip(DASHES, found.items(), strict=False):
+        for i, devices in enumerate(counts):
+            mine = sorted((x.readers, x.slowdown) for x in results if x.devices == devices)
+            if mine:
+                color, marker = series_style(i)
+                label = f"{devices} device{'s' if devices > 1 else ''}, {fidelity}"
+                ax.plot(
+                    *zip(*mine, strict=True), color=color, marker=marker, ls=dashes, label=label
+                )
+    ax.set_xticks(sorted({x.readers for results in found.values() for x in results}))
+    ax.set_ylim(bottom=0.9)
+    ax.set_xlabel("GPUs")
+    ax.set_ylabel("Seconds of an iteration over those of one GPU")
+    ax.set_title(title)
+    ax.legend()
     return figure_of(ax)
