@@ -9,7 +9,7 @@ them. With `prefetch` the bytes of the next iteration come meanwhile, else befor
 
 **event** lets them meet. Readers that copy share what the devices grant to as many of them: with k
 copying, k times the bytes that an engine keeps in flight wait at the devices, whose latency grows
-with the load (`opbyte.hw_models.memory.cxl`, Little's law); all move at one rate. Readers start in step, as those of one
+with the load (`opbyte.hw_models.memory.cxl`, Little's law). Readers start in step, as those of one
 data-parallel job do after each all-reduce, or at drawn phases.
 """
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from opbyte.core.errors import ConfigError, UncoveredError
+from opbyte.core.errors import UncoveredError
 from opbyte.core.mapping import Mapping
 from opbyte.core.placed import SharedArray
 from opbyte.hw_models.machine import Machine
@@ -13,20 +13,13 @@ def spread_memories(machine: Machine, mapping: Mapping, groups: Groups) -> dict[
     """Return the memories whose instances pages go round, with the instances for each device.
 
     Raises:
-        ConfigError: If pages have nothing to go round.
+        UncoveredError: If another tensor lies in one of those instances.
     """
     spread: dict[str, float] = {}
-    for tensor, place in mapping.place.items():
+    for place in mapping.place.values():
         if place.interleave is None:
             continue
         found = {t: machine.memory(t).count / groups.devices(t) for t in place.in_}
-        if len(found) == 1 and machine.memory(next(iter(found))).count == 1:
-            raise ConfigError.one(
-                "", f"mapping.place.{tensor}.interleave",
-                f"pages go round several memories or instances, and {machine.name} has one of "
-                f"'{next(iter(found))}'", str(place.interleave),
-                "leave it out, or name more memories",
-            )  # fmt: skip
         spread |= {t: n for t, n in found.items() if n > 1.0}
     for tensor, place in mapping.place.items():
         alone = [t for t in place.in_ if t in spread and place.interleave is None]

@@ -234,8 +234,8 @@ def test_pages_round_two_devices_have_twice_the_rate_and_half_the_bytes_in_each(
     rate(two, place, 200 * 2**30)  # 100 GiB in each
     with pytest.raises(CapacityError):
         rate(two, place, 300 * 2**30)
-    with pytest.raises(ConfigError, match="go round"):
-        rate(machine, place)
+    # One instance is a round of its own.
+    assert rate(machine, place) == rate(machine, mapping(aic_dram=1.0))
 
 
 @settings(max_examples=15, deadline=None)
@@ -279,6 +279,24 @@ def test_a_gpu_reads_its_cache_over_the_links_at_every_fidelity(name):
         rate = machine.values["aic.dram.cxl.bandwidth"] * machine.values["aic.dram.cxl.efficiency"]
         read = 4 * 4096 * model.kv_bytes_per_token / rate
         assert times[1] == pytest.approx(read + here, rel=0.1)
+
+
+def test_two_gpus_of_one_device_have_half_of_it_each_and_two_devices_give_it_back():
+    machine = ob.load_machine("cxl-host-2x2")
+    work = ob.Decode("llama-3.1-8b", batch=8, context=4096)
+
+    def seconds(devices, gpus):
+        place = machine.config.mappings["kv-cxl"].model_dump(by_alias=True, exclude_none=True)
+        place["parallel"] = {"all": {"group": "gpus", "dp": gpus}}
+        changed = machine.replace({"aic.count": devices})
+        return [
+            ob.simulate(changed, work, place, fidelity=f).seconds for f in ("analytic", "event")
+        ]
+
+    alone = seconds(1, 1)
+    # Two GPUs have half of the sequences each: as many bytes cross the device as before.
+    assert seconds(1, 2) == pytest.approx(alone, rel=0.05)
+    assert seconds(2, 2) == pytest.approx([x / 2 for x in alone], rel=0.1)
 
 
 def test_an_engine_with_few_bytes_in_flight_limits_the_link():
