@@ -13,19 +13,7 @@ if TYPE_CHECKING:
     from opbyte.hw_models.memory.cxl import CxlLoad
     from opbyte.sweeps.console import Output
 
-__all__ = ["is_cxl", "show_cxl"]
-
-
-def is_cxl(technology: str) -> bool:
-    """Return whether a name or a file is a CXL expander."""
-    from opbyte.core.catalog import SUFFIXES
-    from opbyte.core.config import load_document
-    from opbyte.hw_models.memory.cxl_devices import CATALOG
-
-    if not technology.endswith(SUFFIXES):
-        return technology in CATALOG.names()
-    path = Path(technology)
-    return path.is_file() and load_document(path, find=CATALOG.path).data.get("kind") == "cxl"
+__all__ = ["show_cxl"]
 
 
 def show_cxl(

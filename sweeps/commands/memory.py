@@ -84,14 +84,15 @@ def command(
     with its link: --reads, --curve and --set are its choices.
     """
     from opbyte.hw_models.memory.dram import memory
-    from opbyte.sweeps.commands._cxl import is_cxl, show_cxl
-    from opbyte.sweeps.commands._flash import is_flash, show_flash
+    from opbyte.sweeps.commands._cxl import show_cxl
+    from opbyte.sweeps.commands._flash import show_flash
+    from opbyte.sweeps.commands._kinds import kind_of
     from opbyte.sweeps.console import Output
 
     output = Output(json, quiet)
     of_flash = {"--block": block, "--queue-depth": queue_depth, "--wear": wear}
-    of_dram = {}
-    if is_flash(technology) or is_cxl(technology):
+    kind = kind_of(technology)
+    if kind != "memory":
         of_dram = {
             "--interval": interval != 1, "--mapping": mapping != "RoBaRaCoCh",
             "--scheduler": scheduler != "FRFCFS", "--refresh": refresh != "AllBank",
@@ -99,14 +100,14 @@ def command(
             "--sample": sample,
         }  # fmt: skip
         _refuse(technology, [name for name, given in of_dram.items() if given], "DRAM")
-    if is_cxl(technology):
+    if kind == "cxl":
         other = {
             **{name: value is not None for name, value in of_flash.items()},
             "--pattern": pattern != "seq", "--requests": requests is not None, "--seed": seed != 1,
         }  # fmt: skip
         _refuse(technology, [n for n, given in other.items() if given], "another kind of memory")
         return show_cxl(output, technology, settings or [], read_pct=read_pct, curve=curve, out=out)
-    if is_flash(technology):
+    if kind == "flash":
         return show_flash(
             output, technology, settings or [], curve=curve, out=out, wear=wear, pattern=pattern,
             block=block, queue_depth=queue_depth or 32, requests=requests, read_pct=read_pct,

@@ -114,7 +114,7 @@ def shared_readers(title: str, found: Mapping[str, Sequence[Shared]]) -> Figure:
     ax.set_xticks(sorted({x.readers for results in found.values() for x in results}))
     ax.set_ylim(bottom=0.9)
     ax.set_xlabel("GPUs")
-    ax.set_ylabel("Seconds of an iteration over those of one GPU")
+    ax.set_ylabel("Slowdown")
     ax.set_title(title)
     ax.legend()
     return figure_of(ax)
