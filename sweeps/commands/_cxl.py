@@ -95,10 +95,14 @@ def _show_curve(output: Output, loads: list[CxlLoad]) -> None:
 
 
 def _draw(output: Output, out: Path, title: str, loads: list[CxlLoad]) -> None:
+    from matplotlib import pyplot as plt
+
     from opbyte.sweeps.plots import cxl_latency, save
 
-    for path in save(cxl_latency(title, loads), out / "load_latency"):
+    figure = cxl_latency(title, loads)
+    for path in save(figure, out / "load_latency"):
         output.note(f"wrote {path}")
+    plt.close(figure)
     names = list(_load(loads[0]))
     lines = [",".join(names), *(",".join(repr(v) for v in _load(x).values()) for x in loads)]
     table = out / "load_latency.csv"
