@@ -25,6 +25,8 @@ from opbyte.hw_models.waiting import (
     with_engines,
 )
 
+__all__ = ["Demand", "columns", "first_access", "price", "resource_rate"]
+
 _READ = ("weight", "expert")
 
 

@@ -17,7 +17,10 @@ from opbyte.hw_models.compute.base import UnitView
 from opbyte.hw_models.machine import Machine
 from opbyte.hw_models.misses import hit_share
 
-__all__ = ["behind_caches", "first_access", "miss_seconds", "with_engines"]
+__all__ = [
+    "behind_caches", "cache_hits", "cache_port", "first_access", "line_seconds", "miss_seconds",
+    "with_engines",
+]  # fmt: skip
 
 
 def behind_caches(
@@ -33,19 +36,15 @@ def behind_caches(
     """
     missing: dict[int, Array] = {}
     for u, view in enumerate(views):
-        misses = view.machine.unit(view.path).config.misses
-        if misses is None:
+        if view.machine.unit(view.path).config.misses is None:
             continue
         ops = placed.unit_of == u
-        own = view.machine.unit_ports(view.path)[0]
-        cache = own.rpartition(".")[0]
         missing[u] = np.ones(1)
-        if view.machine.memory(cache).config.kind != "sram" or not ops.any():
+        own = cache_port(view)
+        if own is None or not ops.any():
             continue
         moved = totals[ops].sum(axis=1)
-        working = (moved * placed.executions[ops]).sum(axis=0)
-        capacity = view.machine.values[f"{cache}.capacity"]
-        hits = hit_share(working, capacity, "best" if ideal else misses.replacement)
+        hits = cache_hits(view, (moved * placed.executions[ops]).sum(axis=0), ideal=ideal)
         missing[u] = 1.0 - hits
         port = placed.resources.index(own)
         points = np.broadcast_shapes(crossing.shape[2:], hits.shape)
@@ -67,9 +66,7 @@ def miss_seconds(
     for u, share in missing.items():
         view = views[u]
         waits = _byte_seconds(placed, view.machine, u, totals)
-        path = totals.sum(axis=1) * view.get("misses.path")
-        flying = _instances(view) * view.get("misses.outstanding") * view.get("misses.line")
-        seconds = share * (waits + path) / flying
+        seconds = share * line_seconds(view, totals.sum(axis=1), waits)
         least = least + np.where((placed.unit_of == u)[:, None], seconds, 0.0)
     found: Array = least
     return found
@@ -95,8 +92,36 @@ def with_engines(placed: PlacedOps, machine: Machine, totals: Array, busy: Array
     return busy
 
 
-def _instances(view: UnitView) -> int:
-    return int(view.machine.unit(view.path).config.instances)
+def cache_port(view: UnitView) -> str | None:
+    """Return the port of the cache in front of a unit's tiers: its first, where that is an SRAM's."""
+    own = view.machine.unit_ports(view.path)[0]
+    return own if view.machine.memory(own.rpartition(".")[0]).config.kind == "sram" else None
+
+
+def cache_hits(view: UnitView, working: Any, *, ideal: bool) -> Array:
+    """Return the share of a step's bytes that the cache of cores answers, (points,).
+
+    Args:
+        working: Bytes that the unit moves in one run, which the next one moves again.
+    """
+    misses, port = view.machine.unit(view.path).config.misses, cache_port(view)
+    if misses is None or port is None:
+        return np.zeros(1)
+    capacity = view.machine.values[f"{port.rpartition('.')[0]}.capacity"]
+    policy = "best" if ideal else misses.replacement
+    return np.atleast_1d(hit_share(working, capacity, policy))
+
+
+def line_seconds(view: UnitView, moved: Any, byte_seconds: Any) -> Any:
+    """Return the least time in which cores with so many lines under way move bytes.
+
+    Args:
+        moved: Bytes.
+        byte_seconds: Sum of bytes times the latency of their ports and links.
+    """
+    cores = int(view.machine.unit(view.path).config.instances)
+    flying = cores * view.get("misses.outstanding") * view.get("misses.line")
+    return (byte_seconds + moved * view.get("misses.path")) / flying
 
 
 def _byte_seconds(
