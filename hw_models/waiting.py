@@ -93,7 +93,7 @@ def with_engines(placed: PlacedOps, machine: Machine, totals: Array, busy: Array
 
 
 def cache_port(view: UnitView) -> str | None:
-    """Return the port of the cache in front of a unit's tiers: its first, where that is an SRAM's."""
+    """Return the port of the cache in front of a unit: its first, where that is an SRAM's."""
     own = view.machine.unit_ports(view.path)[0]
     return own if view.machine.memory(own.rpartition(".")[0]).config.kind == "sram" else None
 

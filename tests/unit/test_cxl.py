@@ -1,6 +1,7 @@
 """CXL expanders: flits, steps, limits, latency under load, and machines with them."""
 
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -308,3 +309,19 @@ def test_an_engine_with_few_bytes_in_flight_limits_the_link():
     found = ob.simulate(slow, work, "kv-cxl").seconds
     assert found >= read * way / 8192
     assert found == pytest.approx(read * way / 8192, rel=0.2)
+
+
+def test_the_sketched_machine_streams_over_dram_and_expanders():
+    """CXL memory as a DRAM of given rate and latency behind a link, as the sketch writes it."""
+    sketch = Path(__file__).parents[1] / "data" / "sketches" / "6_cxl.yaml"
+    cores = {
+        "cpu.cores.kind": "cores", "cpu.cores.vector": "3 TFLOP/s",
+        "cpu.cores.launch": {"software": "5 us"},
+        "cpu.cores.misses": {"outstanding": 16, "path": "70 ns"}, "cpu.cores.instances": 32,
+    }  # fmt: skip
+    machine = ob.load_machine(sketch).replace(cores)
+    place = mapping(cpu_dram=0.5, aic_dram=0.5)
+    times = [8e9 / rate(machine, place, 8e9, f) for f in ("bound", "analytic", "event")]
+    # Two expanders of 38 GB/s have half of the bytes; a thousandth may stay in the cache.
+    assert times[0] == pytest.approx(8e9 * 0.5 / 76e9, rel=0.02)
+    assert times[0] <= times[1] == pytest.approx(times[2], rel=1e-9)
