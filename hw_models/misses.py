@@ -23,7 +23,6 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
-from scipy.special import lambertw
 
 from opbyte.core.blocks import Block
 from opbyte.core.ops import Array
@@ -60,6 +59,8 @@ def hit_share(working: Any, capacity: Any, replacement: str) -> Array:
         return 1.0 / np.maximum(ratio, 1.0)
     if replacement == "lru":
         return np.where(ratio <= 1.0, 1.0, 0.0)
+    from scipy.special import lambertw
+
     # h exp(-h r) = exp(-r): h = -W(-r exp(-r)) / r on the lower solution, 1 up to r = 1.
     safe = np.maximum(ratio, 1.0)
     root: Any = lambertw  # scipy's stubs do not know arrays of floats here

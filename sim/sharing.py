@@ -19,7 +19,9 @@ def spread_memories(machine: Machine, mapping: Mapping, groups: Groups) -> dict[
     for place in mapping.place.values():
         if place.interleave is None:
             continue
-        found = {t: machine.memory(t).count / groups.devices(t) for t in place.in_}
+        # A device's own memory is its own, however many devices there are.
+        away = [t for t in place.in_ if not f"{t}.".startswith(f"{groups.of_path(t)}.")]
+        found = {t: machine.memory(t).count / groups.devices(t) for t in away}
         spread |= {t: n for t, n in found.items() if n > 1.0}
     for tensor, place in mapping.place.items():
         alone = [t for t in place.in_ if t in spread and place.interleave is None]

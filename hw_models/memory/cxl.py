@@ -24,7 +24,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.optimize import brentq
 
 from opbyte.core.errors import ConfigError
 from opbyte.hw_models.memory.cxl_devices import CxlDevice, load_cxl
@@ -160,6 +159,8 @@ class Cxl:
         """
         if not 0.0 < lines < np.inf:
             raise ConfigError.one(self.device.name, "lines", "must be above 0", lines)
+        from scipy.optimize import brentq
+
         peak = self.peak_bytes_per_s(read_pct)
         low, high = 1e-9 * peak, (1.0 - 1e-9) * peak
 

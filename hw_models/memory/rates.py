@@ -25,8 +25,8 @@ from opbyte.core.parameters import Bytes
 from opbyte.hw_models.memory.standards import CATALOG, Standard, load_standard
 
 __all__ = [
-    "DEFAULT", "MIXED", "PAGES", "SEVERAL", "SEVERAL_READS", "TABLE", "Access", "digest", "page_on_channel", "refresh_share",
-    "share", "standard_called", "written",
+    "DEFAULT", "MIXED", "PAGES", "SEVERAL", "SEVERAL_READS", "TABLE", "Access", "digest",
+    "page_on_channel", "refresh_share", "share", "standard_called", "written",
 ]  # fmt: skip
 
 #: Requests of a stream: some dozen refresh intervals of every shipped memory.

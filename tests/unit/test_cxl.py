@@ -300,6 +300,15 @@ def test_two_gpus_of_one_device_have_half_of_it_each_and_two_devices_give_it_bac
     assert seconds(2, 2) == pytest.approx([x / 2 for x in alone], rel=0.1)
 
 
+def test_pages_do_not_go_round_other_gpus_memories():
+    two, work = ob.load_machine("cxl-host-2x2"), ob.Decode("llama-3.1-8b", batch=4, context=4096)
+    shares = {"gpu.hbm": 0.9, "aic.dram": 0.1}
+    place = two.config.mappings["kv-cxl"].model_dump(by_alias=True, exclude_none=True)
+    place["place"]["kv"] = {"in": shares, "interleave": "4 KiB"}
+    one = ob.load_machine("cxl-host").replace({"aic.count": 2})
+    assert ob.simulate(two, work, place).seconds == ob.simulate(one, work, place).seconds
+
+
 def test_an_engine_with_few_bytes_in_flight_limits_the_link():
     machine, work = ob.load_machine("cxl-host"), ob.Decode("llama-3.1-8b", batch=4, context=4096)
     slow = machine.replace({"dma.in_flight": "8 KiB"})
