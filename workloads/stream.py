@@ -29,7 +29,6 @@ class Stream(Work):
     )  # fmt: skip
     vector_fields: ClassVar[tuple[str, ...]] = ("bytes", "offered")
     least: ClassVar[Mapping[str, float]] = {"offered": 0.0}
-    alone: ClassVar[bool] = True
 
     bytes: Number
     offered: Number = 0.0

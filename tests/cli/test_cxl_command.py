@@ -59,7 +59,7 @@ def test_bad_input_is_one_error(arguments, words, capsys):
 def test_validate_lists_every_device(capsys):
     assert main(["validate", "cxl_devices", "--json"]) == 0
     points = {p["id"]: p for p in json.loads(capsys.readouterr().out)["points"]}
-    assert len(points) == 29
+    assert len(points) == 34
     assert {p["class"] for p in points.values()} == {"assumed", "calibrated", "internal", "open"}
     fine = [p for p in points.values() if p["class"] != "open"]
     assert all(p["ok"] for p in fine)
