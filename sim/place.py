@@ -20,7 +20,7 @@ from opbyte.sim.networks import Networks
 from opbyte.sim.operators import Operators
 from opbyte.sim.policies import decided
 from opbyte.sim.sharing import ports_by_memory, shared_arrays, spread_memories
-from opbyte.sim.ways import Ways
+from opbyte.sim.ways import TierWays, Ways
 
 #: Placement key of each tensor class, in order of preference.
 PLACE_KEYS = {
@@ -300,23 +300,17 @@ class Placer:
 
     def _tier_ways(
         self, units: tuple[str, ...], resources: tuple[str, ...]
-    ) -> dict[tuple[int, int], tuple[tuple[float, tuple[int, ...]], ...]]:
-        """Return the ways of each class to its tiers, where bytes under way are counted."""
-        machine = self.machine
-        engines = any(link.in_flight is not None for link in machine.config.links.values())
-        found = {}
+    ) -> dict[tuple[int, int], TierWays]:
+        """Return the ways of each class to its tiers, for units that count bytes under way."""
+        found: dict[tuple[int, int], TierWays] = {}
         for u, unit in enumerate(units):
-            if not engines and machine.unit(unit).config.misses is None:
+            if not self.ways.counts_bytes_under_way(unit):
                 continue
             own = unit if self.groups.attends(unit) else ""
             for c, moved in enumerate(MOVED):
-                if moved == "internal":
-                    continue
-                tiers = self.tiers(CLASS_OF.get(moved, moved), own).in_
-                found[u, c] = tuple(
-                    (share, tuple(resources.index(r) for r in self.hops(tier, unit)))
-                    for tier, share in tiers.items()
-                )
+                if moved != "internal":
+                    tiers = self.tiers(CLASS_OF.get(moved, moved), own).in_
+                    found[u, c] = self.ways.to_tiers(tiers, unit, resources)
         return found
 
     def _pages(self, units: tuple[str, ...]) -> dict[tuple[int, int], float]:
