@@ -55,6 +55,7 @@ from opbyte.hw_models.kernel import Kernel
 from opbyte.hw_models.link.parameters import Collectives, Flit
 from opbyte.hw_models.lut import Lut
 from opbyte.hw_models.memory.rates import Access
+from opbyte.hw_models.misses import Misses
 from opbyte.hw_models.pim import Pim
 from opbyte.hw_models.relatives import with_relatives
 from opbyte.hw_models.serial import Serial
@@ -110,10 +111,12 @@ class Sharing(Block):
 class Memory(Block):
     """One capacity behind named ports."""
 
-    kind: Literal["sram", "dram", "flash"] = "dram"
+    kind: Literal["sram", "dram", "flash", "cxl"] = "dram"
     technology: str | None = None
     """A memory of the catalog, whose command timing decides what is not given; any other name is
-    a name only."""
+    a name only, except of kind `cxl`."""
+    expander: dict[str, Any] = Field(default_factory=dict)
+    """Of kind `cxl`: what differs from the device's file, as it would stand there."""
     channels: int | None = Field(None, ge=1)
     """Channels of the technology."""
     access: Access | None = None
@@ -195,6 +198,8 @@ class Unit(Block):
     """Attention kernels behind the channels of a drive: kind `csd_engine`."""
     spatial: Spatial | None = None
     """What PEs and lanes do beside products: kind `spatial_array`."""
+    misses: Misses | None = None
+    """What cores wait for: caches and lines under way. Kind `cores`."""
     source: str | None = None
 
     @model_validator(mode="after")
@@ -212,6 +217,7 @@ class Unit(Block):
             ("cpu", "cpu"),
             ("lut", "lut_core"),
             ("csd", "csd_engine"),
+            ("misses", "cores"),
         ):
             if getattr(self, block) is not None and self.kind != kind:
                 raise ValueError(f"`{block}` needs a unit of kind {kind}. change one")
@@ -270,6 +276,9 @@ class Link(Block):
     """Die area of the interface at each end, per rate; without it the parts' own area has it."""
     duplex: Literal["full", "half"] = "full"
     multicast: bool = False
+    in_flight: Bytes | None = None
+    """Bytes of reads that the engine at its end keeps under way (tags times request): what crosses
+    it takes at least bytes * latency of the whole way / in_flight."""
     flit: Flit | None = None
     """Messages travel in whole flits; without it every byte on the wire is payload."""
     collectives: Collectives | None = None

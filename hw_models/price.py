@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +18,14 @@ from opbyte.hw_models.link.wires import collective_wires
 from opbyte.hw_models.machine import Machine
 from opbyte.hw_models.pages import turning_pages
 from opbyte.hw_models.sharing import chosen, with_arrays
+from opbyte.hw_models.waiting import (
+    behind_caches,
+    first_access,
+    miss_seconds,
+    with_engines,
+)
+
+__all__ = ["Demand", "columns", "first_access", "price", "resource_rate"]
 
 _READ = ("weight", "expert")
 
@@ -86,6 +93,7 @@ def price(placed: PlacedOps, machine: Machine, *, ideal: bool = False) -> Demand
         # A collective on its own reads and writes memory as kernels of the first unit do.
         ops = (placed.unit_of == u) | ((placed.unit_of < 0) & ~copied & (u == 0))
         crossing[ops] = np.einsum("ocp,cr->orp", totals[ops], placed.routes[u])
+    crossing, missing = behind_caches(placed, views, totals, crossing, ideal=ideal)
     rates, latencies, energies = _resources(placed, machine, ideal=ideal)
     stepping = np.zeros((len(placed), 1))
     if placed.transfers:
@@ -101,6 +109,9 @@ def price(placed: PlacedOps, machine: Machine, *, ideal: bool = False) -> Demand
     if kernels:
         busy = _waits_inside(placed, machine, kernels, compute, busy)
     busy = with_arrays(placed, crossing, busy, rates)
+    if placed.ways and not ideal:
+        busy = with_engines(placed, machine, totals, busy)
+        compute = np.maximum(compute, miss_seconds(placed, views, totals, missing))
     latency, floor = _latency(placed, machine, views, totals, stepping, kernels, ideal=ideal)
     joules = _joules(placed, views, crossing, energies, kernels)
     shape = (len(placed), points)
@@ -380,19 +391,6 @@ def _first_accesses(
                 seconds = np.where(whole, first_access(machine, crossed), seconds)
             access = np.maximum(access, np.where(mine & (totals[:, c] > 0), seconds, 0.0))
     return access
-
-
-def first_access(machine: Machine, resources: Iterable[str]) -> Any:
-    """Return the latency of a way: the slowest of its ports and every link, seconds."""
-    ports: Any = 0.0
-    links: Any = 0.0
-    for resource in resources:
-        latency = machine.values.get(f"{resource}.latency", 0.0)
-        if resource in machine.config.links:
-            links = links + latency
-        else:
-            ports = np.maximum(ports, latency)
-    return ports + links
 
 
 def _launch(view: UnitView, mode: str) -> Any:

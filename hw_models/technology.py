@@ -13,13 +13,23 @@ not give, the technology does.
 A memory of kind `flash` whose technology is a flash device takes its rates from the page kernel
 (`opbyte.hw_models.memory.flash_rates`): its port to the host, and one named `inside` at the
 channels, which no link limits.
+
+A memory of kind `cxl` is an expander with its link (`opbyte.hw_models.memory.cxl`): of its one port
+
+    bandwidth = min(link's payload, peak of the DRAM, controller)
+    efficiency = what the slowest of them sustains / bandwidth        latency = sum of the steps
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from opbyte.core.catalog import SUFFIXES
+from opbyte.core.errors import OpbyteError
 from opbyte.core.parameters import Parameter
+from opbyte.hw_models.memory.cxl import Cxl
+from opbyte.hw_models.memory.cxl_devices import CATALOG as CXL
+from opbyte.hw_models.memory.cxl_devices import load_cxl
 from opbyte.hw_models.memory.flash_rates import device_called, inside_of, peak, stream_rate
 from opbyte.hw_models.memory.rates import DEFAULT, Access, refresh_share, share, standard_called
 from opbyte.hw_models.stack import Stack
@@ -29,10 +39,12 @@ if TYPE_CHECKING:
     from opbyte.hw_models.memory.flash_devices import FlashDevice
     from opbyte.hw_models.memory.standards import Standard
 
-__all__ = ["INSIDE", "flash_of", "pins_of", "standard_of", "with_rates"]
+__all__ = ["INSIDE", "expander_of", "flash_of", "pins_of", "standard_of", "with_rates"]
 
 #: Port of a flash memory at its channels, behind the controller's link to the host.
 INSIDE = "inside"
+#: Of the payload of full header slots, what one header in each of them leaves: 4.5 slots of 5.
+ONE_HEADER = 0.9
 
 
 def standard_of(memory: Memory) -> Standard | None:
@@ -54,6 +66,25 @@ def flash_of(memory: Memory, port: str | None = None) -> FlashDevice | None:
     return inside_of(device) if device is not None and port == INSIDE else device
 
 
+def expander_of(memory: Memory) -> Cxl | None:
+    """Return the CXL expander of a memory, with its changes; None where none is known.
+
+    Raises:
+        ConfigError: If the changes break a rule.
+    """
+    if memory.kind != "cxl" or memory.technology is None:
+        return None
+    if memory.technology not in CXL.names() and not memory.technology.endswith(SUFFIXES):
+        return None
+    device = load_cxl(memory.technology, **memory.expander)
+    if memory.access is not None:
+        access = memory.access.model_copy(update={"port": None, "interleave": None})
+        device = device.model_copy(
+            update={"dram": device.dram.model_copy(update={"access": access})}
+        )
+    return Cxl(device)
+
+
 def pins_of(memory: Memory) -> str | None:
     """Return the port at the pins: `access.port`, or the only port without a `stream`."""
     if memory.access is not None and memory.access.port is not None:
@@ -68,6 +99,10 @@ def with_rates(memory: Memory) -> Memory:
     Raises:
         ValueError: If timing is needed that no technology of that name has.
     """
+    if memory.expander and memory.kind != "cxl":
+        raise ValueError("`expander` changes a memory of `kind: cxl`. leave it out")
+    if memory.kind == "cxl":
+        return _with_cxl_rates(memory)
     flash = flash_of(memory)
     if flash is not None:
         return _with_flash_rates(memory, flash)
@@ -112,6 +147,63 @@ def _with_flash_rates(memory: Memory, device: FlashDevice) -> Memory:
             own = inside_of(device) if name == INSIDE else device
             ports[name] = ports[name].model_copy(update=_at_flash(ports[name], own))
     return memory.model_copy(update={"ports": ports})
+
+
+def _with_cxl_rates(memory: Memory) -> Memory:
+    if memory.channels is not None or memory.stack is not None or len(memory.ports) != 1:
+        raise ValueError(
+            "a memory of `kind: cxl` has one port, to its link, and no `stack`; `channels` are "
+            "those of `expander: {dram: {...}}`"
+        )
+    try:
+        expander = expander_of(memory)
+    except OpbyteError as error:
+        raise ValueError(str(error)) from None
+    if expander is None:
+        known = ", ".join(CXL.names())
+        raise ValueError(
+            f"`technology` must be a CXL device, got {memory.technology}. Known: {known}"
+        )
+    if memory.capacity.value > expander.device.capacity.value:
+        raise ValueError(
+            f"`capacity` {memory.capacity} is more than the {expander.device.capacity} of "
+            f"{expander.device.name}. change `expander: {{capacity: ...}}`"
+        )
+    ((name, port),) = memory.ports.items()
+    return memory.model_copy(
+        update={"ports": {name: port.model_copy(update=_at_cxl(port, expander))}}
+    )
+
+
+def _at_cxl(port: Port, expander: Cxl) -> dict[str, Any]:
+    """Return bandwidth, efficiency and latency of an expander, as far as they are not given."""
+    device, access = expander.device, expander.device.dram.access
+    link, dram, reads = device.link, device.dram, access.read_pct
+    peaks = {**expander.limits(reads), "dram": dram.channels * dram.standard.peak_bytes_per_s}
+    peak = min(peaks.values())
+    part = min(1.0, expander.peak_bytes_per_s(reads) / peak)
+    found: dict[str, Any] = {}
+    wires = f"PCIe {link.generation} x{link.lanes}, flits of {link.flit} B"
+    if port.bandwidth is None:
+        behind = f"{dram.channels} channels of {dram.technology}"
+        text = f"CXL specification 3.0, section 4.2: {wires}, {behind}; {device.source}"
+        found["bandwidth"] = Parameter(peak, "bytes_per_s", text)
+    if port.efficiency is None:
+        text = f"assumed: header slots are filled, controller of {device.name}; {reads} % reads"
+        least = min(part, ONE_HEADER * peaks["link"] / peak)
+        found["efficiency"] = Parameter(part, "ratio", text, (least, 1.0))
+    if port.latency is None:
+        steps = ", ".join(f"{k} {v * 1e9:.3g} ns" for k, v in expander.steps_s.items() if v)
+        rest = expander.idle_latency_s - sum(device.steps.named().values())
+        ends = device.steps.range()
+        texts = [p.source or "" for p, _ in device.steps.parameters()]
+        word = "assumed: " if any(t.startswith(("assumed", "recalled")) for t in texts) else ""
+        word = "calibrated: " if any(t.startswith("calibrated") for t in texts) else word
+        text = f"{word}{steps}; {device.source}"
+        found["latency"] = Parameter(
+            expander.idle_latency_s, "seconds", text, (ends[0] + rest, ends[1] + rest)
+        )
+    return found
 
 
 def _at_flash(port: Port, device: FlashDevice) -> dict[str, Any]:

@@ -15,6 +15,7 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
     "memory": ("opbyte.hw_models.memory.dram", "memory"),
     "flash": ("opbyte.hw_models.memory.nand", "flash"),
     "sparse_pages": ("opbyte.hw_models.compute.csd.layout", "sparse_pages"),
+    "cxl": ("opbyte.hw_models.memory.cxl", "cxl"),
     "load_mapping": ("opbyte.core.mapping", "load_mapping"),
     # what to simulate
     "load_model": ("opbyte.workloads.model_loader", "load_model"),
@@ -26,6 +27,7 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
     "Gemm": ("opbyte.workloads.phases", "Gemm"),
     "ModelSet": ("opbyte.workloads.model_set", "ModelSet"),
     "CompositionOfExperts": ("opbyte.workloads.coe", "CompositionOfExperts"),
+    "Stream": ("opbyte.workloads.stream", "Stream"),
     "OpTrace": ("opbyte.workloads.op_trace", "OpTrace"),
     "Serve": ("opbyte.workloads.serve", "Serve"),
     "SpeculativeDecode": ("opbyte.workloads.speculative", "SpeculativeDecode"),
@@ -35,6 +37,8 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
     "simulate": ("opbyte.sim.simulate", "simulate"),
     "simulate_batch": ("opbyte.sim.batch", "simulate_batch"),
     "capacity": ("opbyte.sim.serving.capacity", "capacity"),
+    "shared_reads": ("opbyte.sim.readers", "shared_reads"),
+    "Reader": ("opbyte.sim.readers", "Reader"),
     "attention_plan": ("opbyte.sim.attention_plan", "attention_plan"),
     # decide
     "load_study": ("opbyte.sweeps.study", "load_study"),
@@ -63,10 +67,13 @@ if TYPE_CHECKING:
     from opbyte.core.mapping import load_mapping as load_mapping
     from opbyte.hw_models.compute.csd.layout import sparse_pages as sparse_pages
     from opbyte.hw_models.machine import load_machine as load_machine
+    from opbyte.hw_models.memory.cxl import cxl as cxl
     from opbyte.hw_models.memory.dram import memory as memory
     from opbyte.hw_models.memory.nand import flash as flash
     from opbyte.sim.attention_plan import attention_plan as attention_plan
     from opbyte.sim.batch import simulate_batch as simulate_batch
+    from opbyte.sim.readers import Reader as Reader
+    from opbyte.sim.readers import shared_reads as shared_reads
     from opbyte.sim.serving.capacity import capacity as capacity
     from opbyte.sim.simulate import simulate as simulate
     from opbyte.sweeps import plots as plot  # noqa: F401  (public under another name)
@@ -88,6 +95,7 @@ if TYPE_CHECKING:
     from opbyte.workloads.phases import Prefill as Prefill
     from opbyte.workloads.serve import Serve as Serve
     from opbyte.workloads.speculative import SpeculativeDecode as SpeculativeDecode
+    from opbyte.workloads.stream import Stream as Stream
     from opbyte.workloads.traces.load import load_trace as load_trace
     from opbyte.workloads.traces.trace import RequestTrace as RequestTrace
 else:

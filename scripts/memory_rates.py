@@ -11,6 +11,7 @@ for name in memory_names():
     standard = load_standard(name)
     reads, both = rates.DEFAULT, rates.MIXED
     wanted = [(reads, None), (both, None), (rates.Access(read_pct=0), None)]
+    wanted += [(rates.Access(read_pct=r, streams=rates.SEVERAL), None) for r in rates.SEVERAL_READS]
     wanted += [(reads, page) for page in rates.PAGES if page >= standard.burst_bytes]
     table[name] = {
         "digest": rates.digest(standard),

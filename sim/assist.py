@@ -23,7 +23,8 @@ from opbyte.core.errors import ConfigError, UncoveredError
 from opbyte.core.ops import Array
 from opbyte.core.placed import PlacedOps
 from opbyte.hw_models.compute.base import Rows, UnitView
-from opbyte.hw_models.price import Demand, first_access, resource_rate
+from opbyte.hw_models.price import Demand, resource_rate
+from opbyte.hw_models.waiting import first_access
 from opbyte.sim.place import Placer
 
 

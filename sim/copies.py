@@ -14,7 +14,8 @@ from opbyte.core.ops import Array
 from opbyte.core.routes import Route
 from opbyte.hw_models.host_path import path_rate
 from opbyte.hw_models.machine import Machine
-from opbyte.hw_models.price import first_access, resource_rate
+from opbyte.hw_models.price import resource_rate
+from opbyte.hw_models.waiting import first_access
 from opbyte.sim.place import Placer
 from opbyte.sim.result import PhaseRun
 

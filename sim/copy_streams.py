@@ -14,7 +14,8 @@ from opbyte.core.mapping import Placement
 from opbyte.core.ops import Array
 from opbyte.core.placed import BACK, written_name
 from opbyte.hw_models.machine import Machine
-from opbyte.hw_models.price import first_access, resource_rate
+from opbyte.hw_models.price import resource_rate
+from opbyte.hw_models.waiting import first_access
 from opbyte.sim.copies import host_io, route_rate
 from opbyte.sim.neurons import neuron_bytes
 from opbyte.sim.place import Placer

@@ -20,8 +20,8 @@ from opbyte.sim.kv_select import selected
 from opbyte.sim.networks import Networks
 from opbyte.sim.operators import Operators
 from opbyte.sim.policies import decided
-from opbyte.sim.sharing import ports_by_memory, shared_arrays
-from opbyte.sim.ways import Ways
+from opbyte.sim.sharing import ports_by_memory, shared_arrays, spread_memories
+from opbyte.sim.ways import TierWays, Ways
 
 #: Placement key of each tensor class, in order of preference.
 PLACE_KEYS = {
@@ -63,6 +63,7 @@ class Placer:
                 f"mapping '{mapping.name or 'unnamed'}' of {machine.name}: einsums are mapped on "
                 "units of kind spatial_array, and it runs on none. remove them, or name one"
             )
+        self.spread = spread_memories(machine, mapping, self.groups)
         self.holders: dict[str, list[str]] = {}
         self._routes: dict[tuple[str, str], dict[str, float]] = {}
         self.ways = Ways(machine)
@@ -73,11 +74,11 @@ class Placer:
         """Refuse what each device has several of: nothing spreads work or tensors over them yet."""
         group = self.groups.of_path(path)
         devices = self.machine.counts[group]
-        if count > devices:
+        if count > devices and path not in self.spread:
             raise UncoveredError(
                 f"{self.machine.name}: {noun} '{path}' occurs {count} times for {devices} of "
                 f"'{group}', and no model spreads work over several. make its part the group, "
-                "or give one the rates and capacities of all"
+                "give one the rates and capacities of all, or `interleave` what lies in a memory"
             )
 
     # -- tiers -----------------------------------------------------------------------------
@@ -129,6 +130,7 @@ class Placer:
             for tier, share in self.tiers(tensor).in_.items():
                 part = np.atleast_1d(size) * share * self.crowd(tier) / self._spread(tier, tensor)
                 part = part * copies
+                part = part / self.spread.get(tier, 1.0)
                 used[tier] = used.get(tier, 0.0) + part
                 if tensor not in self.holders.setdefault(tier, []):
                     self.holders[tier].append(tensor)
@@ -300,6 +302,7 @@ class Placer:
             kv_select=self.mapping.kv_select,
             kv_copies=self.kv_copies,
             left=self._left(table, op_of),
+            ways=self._tier_ways(units, resources),
         )
 
     def _left(self, table: OpTable, op_of: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_] | None:
@@ -323,6 +326,21 @@ class Placer:
         source, *links, target = (resources.index(r) for r in way)
         shares = tuple(self.groups.wired(written_name(r)) for r in way[1:-1])
         return Transfer(op, source, target, tuple(links), shares, self.command)
+
+    def _tier_ways(
+        self, units: tuple[str, ...], resources: tuple[str, ...]
+    ) -> dict[tuple[int, int], TierWays]:
+        """Return the ways of each class to its tiers, for units that count bytes under way."""
+        found: dict[tuple[int, int], TierWays] = {}
+        for u, unit in enumerate(units):
+            if not self.ways.counts_bytes_under_way(unit):
+                continue
+            own = unit if self.groups.attends(unit) else ""
+            for c, moved in enumerate(MOVED):
+                if moved != "internal":
+                    tiers = self.tiers(CLASS_OF.get(moved, moved), own).in_
+                    found[u, c] = self.ways.to_tiers(tiers, unit, resources)
+        return found
 
     def _pages(self, units: tuple[str, ...]) -> dict[tuple[int, int], float]:
         """Return the page of each class that lies in pages, by (unit, column of `MOVED`)."""
@@ -445,12 +463,17 @@ class Placer:
                 return 1.0 / self.groups.alike(resource) if link.topology == "bus" else 1.0
             if self.groups.together:
                 return 1.0
+            wide = [n for m, n in self.spread.items() if self.machine.memory(m).part in link.ends]
+            if wide:
+                return max(wide)
             if link.ends == (node, node) and self.group.startswith(f"{node}."):
                 return self.machine.counts[node] / self.machine.counts[self.group]
             return 1.0 / self.devices if link.topology == "bus" else 1.0
         if resource in self.machine.memories:
             return 1.0
         memory = self.machine.memory(resource.rpartition(".")[0])
+        if memory.path in self.spread:
+            return self.spread[memory.path]
         if self.groups.together:
             return self.groups.spanned(resource) / self._sharing(memory.path, memory.count)
         return min(1.0, memory.count / self.groups.devices(resource))

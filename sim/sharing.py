@@ -3,8 +3,34 @@
 from __future__ import annotations
 
 from opbyte.core.errors import UncoveredError
+from opbyte.core.mapping import Mapping
 from opbyte.core.placed import SharedArray
 from opbyte.hw_models.machine import Machine
+from opbyte.sim.groups import Groups
+
+
+def spread_memories(machine: Machine, mapping: Mapping, groups: Groups) -> dict[str, float]:
+    """Return the memories whose instances pages go round, with the instances for each device.
+
+    Raises:
+        UncoveredError: If another tensor lies in one of those instances.
+    """
+    spread: dict[str, float] = {}
+    for place in mapping.place.values():
+        if place.interleave is None:
+            continue
+        # A device's own memory is its own, however many devices there are.
+        away = [t for t in place.in_ if not f"{t}.".startswith(f"{groups.of_path(t)}.")]
+        found = {t: machine.memory(t).count / groups.devices(t) for t in away}
+        spread |= {t: n for t, n in found.items() if n > 1.0}
+    for tensor, place in mapping.place.items():
+        alone = [t for t in place.in_ if t in spread and place.interleave is None]
+        if alone:
+            raise UncoveredError(
+                f"{machine.name}: '{tensor}' lies in one instance of '{alone[0]}', round all of "
+                "which others are interleaved, and no model prices both. give it `interleave`, too"
+            )
+    return spread
 
 
 def ports_by_memory(machine: Machine, resources: tuple[str, ...]) -> dict[str, list[str]]:

@@ -102,6 +102,7 @@ RUNNERS_OF = {
     "coe": "opbyte.sim.coe",
     "serve": "opbyte.sim.serving.run",
     "speculative_decode": "opbyte.sim.speculative",
+    "stream": "opbyte.sim.stream",
 }
 
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from opbyte.core.errors import ConfigError
 from opbyte.hw_models.machine import Machine
+
+#: Share and resources, by their places, of the way to each tier of a tensor class.
+TierWays: TypeAlias = tuple[tuple[float, tuple[int, ...]], ...]
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,20 @@ class Ways:
         if memory.part == machine.unit(unit).part:
             return [out, *own]
         return [out, *self.links_between(memory.part, machine.unit(unit).part), *own]
+
+    def counts_bytes_under_way(self, unit: str) -> bool:
+        """Return whether bytes under way bound a unit, or an engine of some link."""
+        engines = any(link.in_flight is not None for link in self.machine.config.links.values())
+        return engines or self.machine.unit(unit).config.misses is not None
+
+    def to_tiers(
+        self, tiers: Mapping[str, float], unit: str, resources: tuple[str, ...]
+    ) -> TierWays:
+        """Return share and resources of the way from each tier to a unit."""
+        return tuple(
+            (share, tuple(resources.index(r) for r in self.hops(tier, unit)))
+            for tier, share in tiers.items()
+        )
 
     def path(self, source: str, target: str, via: str | None = None) -> list[str]:
         """Return the ports and links that a copy from one memory to another crosses.

@@ -47,6 +47,12 @@ def _flash() -> Entries:
     return _files(CATALOG, lambda data: str(data.get("description", "")))
 
 
+def _cxl() -> Entries:
+    from opbyte.hw_models.memory.cxl_devices import CATALOG
+
+    return _files(CATALOG, lambda data: str(data.get("description", "")))
+
+
 def _gates() -> Entries:
     from opbyte.hw_models.gates import CATALOG
 
@@ -153,6 +159,7 @@ KINDS: dict[str, Callable[[], Entries]] = {
     "models": _models,
     "memories": _memories,
     "flash": _flash,
+    "cxl": _cxl,
     "gates": _gates,
     "studies": _studies,
     "works": _works,

@@ -10,7 +10,7 @@ from opbyte.core.registry import lookup_error
 
 __all__ = ["KINDS", "schema_of"]
 
-KINDS = ("experiment", "flash", "machine", "mapping", "memory", "study", "trace")
+KINDS = ("cxl", "experiment", "flash", "machine", "mapping", "memory", "study", "trace")
 
 
 def schema_of(kind: str | None = None) -> dict[str, Any]:
@@ -33,6 +33,7 @@ _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 def _models() -> dict[str, type[BaseModel]]:
     from opbyte.core.mapping import Mapping
     from opbyte.hw_models.machine import MachineConfig
+    from opbyte.hw_models.memory.cxl_devices import CxlDevice
     from opbyte.hw_models.memory.flash_devices import FlashDevice
     from opbyte.hw_models.memory.standards import Device
     from opbyte.sweeps.study import Experiment, Study
@@ -41,7 +42,16 @@ def _models() -> dict[str, type[BaseModel]]:
     return dict(
         zip(
             KINDS,
-            (Experiment, FlashDevice, MachineConfig, Mapping, Device, Study, SyntheticTrace),
+            (
+                CxlDevice,
+                Experiment,
+                FlashDevice,
+                MachineConfig,
+                Mapping,
+                Device,
+                Study,
+                SyntheticTrace,
+            ),
             strict=True,
         )
     )

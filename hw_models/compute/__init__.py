@@ -3,6 +3,7 @@
 from opbyte.hw_models.compute import (
     aim,
     bit_serial,
+    cores,
     cpu,
     csd,
     dataflow,
@@ -20,6 +21,7 @@ from opbyte.hw_models.compute import (
 __all__ = [
     "aim",
     "bit_serial",
+    "cores",
     "cpu",
     "csd",
     "dataflow",

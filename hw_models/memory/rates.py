@@ -25,8 +25,8 @@ from opbyte.core.parameters import Bytes
 from opbyte.hw_models.memory.standards import CATALOG, Standard, load_standard
 
 __all__ = [
-    "DEFAULT", "MIXED", "PAGES", "TABLE", "Access", "digest", "page_on_channel", "refresh_share",
-    "share", "standard_called", "written",
+    "DEFAULT", "MIXED", "PAGES", "SEVERAL", "SEVERAL_READS", "TABLE", "Access", "digest",
+    "page_on_channel", "refresh_share", "share", "standard_called", "written",
 ]  # fmt: skip
 
 #: Requests of a stream: some dozen refresh intervals of every shipped memory.
@@ -71,6 +71,8 @@ class Access(Block):
 
 
 DEFAULT = Access()
+#: Streams that take turns on a channel of a server, and shares of reads that go with them.
+SEVERAL, SEVERAL_READS = 8, (100, 75, 67, 50)
 #: Two reads for each write.
 MIXED = Access(read_pct=67)
 #: What an access says about its memory and no channel knows.
@@ -130,9 +132,13 @@ def _of_catalog(name: str) -> Standard | None:
 
 def written(access: Access, page: int | None) -> str | None:
     """Return the name under which the table holds a share; None for another controller's."""
-    if access.model_copy(update={"read_pct": DEFAULT.read_pct, **_NO_PLACE}) != DEFAULT:
+    traffic = {"read_pct": DEFAULT.read_pct, "streams": DEFAULT.streams}
+    if access.model_copy(update={**traffic, **_NO_PLACE}) != DEFAULT:
         return None
-    return f"reads {access.read_pct}" if page is None else f"reads {access.read_pct} page {page}"
+    name = f"reads {access.read_pct}"
+    if access.streams != DEFAULT.streams:
+        return f"{name} streams {access.streams}" if page is None else None
+    return name if page is None else f"{name} page {page}"
 
 
 @functools.lru_cache(maxsize=256)

@@ -142,6 +142,8 @@ class Placement(_Frozen):
     """Where a tensor class lives: shares of memories that add up to one.
 
     Attributes:
+        interleave: Bytes that lie in one memory before the next one's: pages go round the memories
+            of `in` by their shares, and round all instances of each.
         page: Bytes that lie together in one instance of a memory; pages are at random places. Left
             out: tensors lie in one piece and are read as streams.
         copies: Under a `zigzag` pipeline, of `scores`: score matrices that are held at once, where
@@ -489,7 +491,6 @@ class Mapping(_Frozen):
             )
             wishes[f"place.{name}.spill"] = bool(place.spill) and name != "kv"
             wishes[f"place.{name}.format"] = place.format is not None and not blocks
-            wishes[f"place.{name}.interleave"] = place.interleave is not None
             early = place.cache is not None and place.cache.prefetch != "none"
             if early and name != "expert.weight" and not blocks:
                 wishes[f"place.{name}.cache.prefetch"] = True

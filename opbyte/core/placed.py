@@ -129,6 +129,8 @@ class PlacedOps:
         kv_select: Cached tokens that decode attention is exact on; None for all.
         kv_copies: How often keys and values are stored. The second copy of keys lies by channel.
         left: Whether the next layer does not wait for an operator, (ops,); None where it does.
+        ways: Of units and links that keep so many bytes under way: share and resources of each tier
+            of a class, by (unit, column of `MOVED`).
     """
 
     table: OpTable
@@ -164,6 +166,9 @@ class PlacedOps:
     kv_select: KvSelect | None = None
     kv_copies: tuple[int, int] = (1, 1)
     left: npt.NDArray[np.bool_] | None = None
+    ways: dict[tuple[int, int], tuple[tuple[float, tuple[int, ...]], ...]] = field(
+        default_factory=dict
+    )
 
     def __len__(self) -> int:
         """Return the number of fused operators."""

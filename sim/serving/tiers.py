@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from opbyte.core.errors import CapacityError, ConfigError, UncoveredError
-from opbyte.hw_models.price import first_access, resource_rate
+from opbyte.hw_models.price import resource_rate
+from opbyte.hw_models.waiting import first_access
 from opbyte.sim.place import Placer
 from opbyte.sim.serving.memory import beside_cache, state_bytes, token_bytes
 from opbyte.sim.serving.transfers import LinkPrice

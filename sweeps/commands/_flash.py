@@ -13,19 +13,7 @@ if TYPE_CHECKING:
     from opbyte.hw_models.memory.nand import Flash, FlashResult
     from opbyte.sweeps.console import Output
 
-__all__ = ["is_flash", "show_flash"]
-
-
-def is_flash(technology: str) -> bool:
-    """Return whether a name or a file is a flash device."""
-    from opbyte.core.catalog import SUFFIXES
-    from opbyte.core.config import load_document
-    from opbyte.hw_models.memory.flash_devices import CATALOG
-
-    if not technology.endswith(SUFFIXES):
-        return technology in CATALOG.names()
-    path = Path(technology)
-    return path.is_file() and load_document(path, find=CATALOG.path).data.get("kind") == "flash"
+__all__ = ["show_flash"]
 
 
 def show_flash(

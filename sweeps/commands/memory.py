@@ -84,16 +84,20 @@ def command(
     """Send a stream of requests to one channel of a memory, command by command.
 
     A flash device (`opbyte list flash`) is a whole drive: --block, --queue-depth and --wear are
-    its choices, and --curve goes through queue depths.
+    its choices, and --curve goes through queue depths. A CXL expander (`opbyte list cxl`) is one
+    with its link: --reads, --curve and --set are its choices.
     """
     from opbyte.hw_models.memory.dram import memory
-    from opbyte.sweeps.commands._flash import is_flash, show_flash
+    from opbyte.sweeps.commands._cxl import show_cxl
+    from opbyte.sweeps.commands._flash import show_flash
+    from opbyte.sweeps.commands._kinds import kind_of
     from opbyte.sweeps.console import Output
 
     output = Output(json, quiet)
     of_flash = {"--block": block, "--queue-depth": queue_depth, "--wear": wear,
                 "--writes-per-day": per_day}  # fmt: skip
-    if is_flash(technology):
+    kind = kind_of(technology)
+    if kind != "memory":
         of_dram = {
             "--interval": interval != 1, "--mapping": mapping != "RoBaRaCoCh",
             "--scheduler": scheduler != "FRFCFS", "--refresh": refresh != "AllBank",
@@ -101,6 +105,14 @@ def command(
             "--sample": sample,
         }  # fmt: skip
         _refuse(technology, [name for name, given in of_dram.items() if given], "DRAM")
+    if kind == "cxl":
+        other = {
+            **{name: value is not None for name, value in of_flash.items()},
+            "--pattern": pattern != "seq", "--requests": requests is not None, "--seed": seed != 1,
+        }  # fmt: skip
+        _refuse(technology, [n for n, given in other.items() if given], "another kind of memory")
+        return show_cxl(output, technology, settings or [], read_pct=read_pct, curve=curve, out=out)
+    if kind == "flash":
         return show_flash(
             output, technology, settings or [], curve=curve, out=out, wear=wear, per_day=per_day,
             pattern=pattern, block=block, queue_depth=queue_depth or 32, requests=requests,

@@ -4,7 +4,7 @@ from opbyte.sweeps.plots._attention import attention_traffic
 from opbyte.sweeps.plots._bars import breakdown, occupancy
 from opbyte.sweeps.plots._lines import lines
 from opbyte.sweeps.plots._measured import measured_against_simulated
-from opbyte.sweeps.plots._memory import load_latency, queue_depth
+from opbyte.sweeps.plots._memory import cxl_latency, load_latency, queue_depth, shared_readers
 from opbyte.sweeps.plots._pareto import pareto
 from opbyte.sweeps.plots._roofline import roofline
 from opbyte.sweeps.plots._sensitivity import sensitivity
@@ -18,6 +18,7 @@ from opbyte.sweeps.plots._waterfall import waterfall
 __all__ = [
     "attention_traffic",
     "breakdown",
+    "cxl_latency",
     "lines",
     "load_latency",
     "measured_against_simulated",
@@ -28,6 +29,7 @@ __all__ = [
     "save",
     "sensitivity",
     "serving",
+    "shared_readers",
     "sparse_gain",
     "study_figures",
     "study_plots",

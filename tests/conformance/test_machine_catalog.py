@@ -28,6 +28,8 @@ CPUS = {
     *("m2-ultra-cpu", "agx-orin-cpu", "raspberry-pi-5", "surface-book-3"),
     *("oneplus-12", "oneplus-13", "oneplus-ace-2", "i9-13900k", "i9-14900"),
 }
+#: Servers of cores and expanders.
+CXL_HOSTS = {"cxl-server", "vistara-host"}
 #: Chips and cards of any size, not devices of a node.
 COMPUTE_IN_MEMORY = {"ianus", "neupims", "pim-gpt", "gddr6-aim", "hbm-pim", "upmem-2556"}
 SPATIAL = {
@@ -227,7 +229,7 @@ def test_every_machine_has_area_price_and_power(name: str) -> None:
     machine = load_machine(name)
     known = ("gpu", "rdu", "h100", "h20", "device")
     devices = sum(n for part, n in machine.counts.items() if part.split(".")[-1] in known)
-    if name in COMPUTE_IN_MEMORY | CORES | CPUS | SPATIAL:
+    if name in COMPUTE_IN_MEMORY | CORES | CPUS | SPATIAL | CXL_HOSTS:
         assert machine_area_m2(machine) > 0
         assert machine_price_usd(machine) > 0
         assert machine_power_w(machine) > 0

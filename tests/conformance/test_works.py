@@ -46,6 +46,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "attention_decode": {"batch": 3, "kv_tokens": 100, "heads": 8, "kv_heads": 1},
     "coe": {"router": MODEL, "experts": MODEL, "count": 5, "batch": 2, "input": 16, "output": 4},
     "fft-conv": {"batch": 2, "channels": 8, "length": 1024, "order": 2},
+    "stream": {"bytes": 2**20},
     "monarch-example": {"rows": 64, "columns": 64, "inner": 16, "outer": 16},
 }
 #: What a served trace computes is not known before it is served.
@@ -72,7 +73,8 @@ def test_tables_are_finite_and_do_something(example: Work) -> None:
         for column in phase.table.columns.values():
             assert np.isfinite(column).all()
             assert (column >= 0).all()
-        assert phase.table.total("flops").item() + phase.table.total("payload").item() > 0
+        worked = ("flops", "payload", "in_bytes")
+        assert sum(phase.table.total(c).item() for c in worked) > 0
         assert (phase.table.edges[:, 0] < phase.table.edges[:, 1]).all()
 
 

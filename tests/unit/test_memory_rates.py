@@ -201,6 +201,8 @@ def test_what_has_no_timing_is_refused(memory, rule):
 def _entries(name, pages):
     standard = load_standard(name)
     wanted = [(Access(read_pct=p), None) for p in (100, 67, 0)]
+    several = rates.SEVERAL_READS if pages == rates.PAGES else (67,)
+    wanted += [(Access(read_pct=p, streams=rates.SEVERAL), None) for p in several]
     return standard, [*wanted, *((Access(), p) for p in pages if p >= standard.burst_bytes)]
 
 

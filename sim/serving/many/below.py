@@ -10,7 +10,8 @@ from opbyte.core.errors import CapacityError, ConfigError, UncoveredError
 from opbyte.core.mapping import Mapping as SoftwareMapping
 from opbyte.core.mapping import Placement
 from opbyte.core.parallel import Parallel
-from opbyte.hw_models.price import first_access, resource_rate
+from opbyte.hw_models.price import resource_rate
+from opbyte.hw_models.waiting import first_access
 from opbyte.sim.place import Placer
 from opbyte.sim.serving.transfers import LinkPrice
 from opbyte.workloads.adapter_step import adapter_bytes

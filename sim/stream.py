@@ -1,0 +1,85 @@
+"""A pass over memory: its rate, and the latency of one access under a load.
+
+The latency is that of the ways to the tiers, by their shares, of the unit's own `path`, and of what
+ports wait under their share of the load. Where the load is more than a tier sustains, so many lines
+wait as cores keep under way (Little's law).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from opbyte.core.errors import UncoveredError
+from opbyte.core.mapping import Mapping as SoftwareMapping
+from opbyte.core.ops import Array
+from opbyte.hw_models.compute.base import UnitView
+from opbyte.hw_models.loaded import port_rate, port_wait_s
+from opbyte.hw_models.machine import Machine
+from opbyte.hw_models.waiting import first_access
+from opbyte.sim.place import Placer
+from opbyte.sim.result import Outcome
+from opbyte.sim.simulate import RUNNERS, alone, combine, feasible, refuse_caches, run_phase
+
+if TYPE_CHECKING:
+    from opbyte.workloads.stream import Stream
+
+
+@RUNNERS.register("stream")
+def run_stream(
+    machine: Machine, work: Stream, mapping: SoftwareMapping, fidelity: str, seed: int
+) -> Outcome:
+    """Return the outcome of one pass.
+
+    Raises:
+        UncoveredError: If the mapping caches a tensor.
+    """
+    del seed
+    refuse_caches(machine, work, mapping)
+    placer = Placer(machine, mapping.model_copy(update=alone(mapping)))
+    degrees = placer.mapping.degrees
+    runs = [run_phase(placer, p, fidelity) for p in work.lowered(degrees)]
+    with np.errstate(invalid="ignore"):  # of what a cache holds nothing crosses a memory's port
+        metrics = combine(placer, runs, work.tokens)
+    metrics["bandwidth"] = work.bytes / metrics["seconds"]
+    metrics["latency"] = _latency(placer, np.atleast_1d(work.offered), ideal=fidelity == "bound")
+    for name in work.undefined:
+        metrics.pop(name, None)
+    return feasible(
+        placer, Outcome(metrics, tuple(runs), placer.occupancy(work.footprint(degrees)))
+    )
+
+
+def _latency(placer: Placer, offered: Array, *, ideal: bool) -> Array:
+    """Return the latency of one access, seconds, (points,)."""
+    machine = placer.machine
+    unit = placer.unit_of(frozenset({"stream"}))
+    view = UnitView(machine, unit)
+    total: Any = np.atleast_1d(view.get("misses.path", 0.0))
+    for tier, share in placer.tiers("activation").in_.items():
+        hops = placer.hops(tier, unit)
+        idle = np.atleast_1d(first_access(machine, hops))
+        total = total + share * idle
+        if ideal or not offered.any():
+            continue
+        port = hops[0]
+        load = share * offered / placer.instances(port)
+        wait = port_wait_s(machine, port, load)
+        if np.isinf(wait).any():
+            wait = np.where(np.isinf(wait), _saturated(view, port, placer) - idle, wait)
+        total = total + share * wait
+    found: Array = total
+    return found
+
+
+def _saturated(view: UnitView, port: str, placer: Placer) -> Any:
+    """Return the latency with every line under way that cores keep, at the port's rate."""
+    lines = view.get("misses.outstanding")
+    if lines is None:
+        raise UncoveredError(
+            f"{view.machine.name}: '{port}' is asked for more than it sustains, and how many lines "
+            f"'{view.path}' keeps under way is unknown. lower `offered`, or give it `misses`"
+        )
+    flying = lines * view.get("misses.line") * view.machine.unit(view.path).config.instances
+    return np.atleast_1d(flying / (port_rate(view.machine, port) * placer.instances(port)))
