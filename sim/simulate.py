@@ -79,6 +79,7 @@ RUNNERS_OF = {
     "coe": "opbyte.sim.coe",
     "serve": "opbyte.sim.serving.run",
     "speculative_decode": "opbyte.sim.speculative",
+    "train": "opbyte.sim.training.run",
 }
 
 

@@ -25,6 +25,7 @@ from opbyte.workloads import (
     phases,
     serve,
     speculative,
+    train,
     vector_calls,
 )
 from opbyte.workloads.model import Model
@@ -49,6 +50,7 @@ REGISTERED = (
     phases,
     serve,
     speculative,
+    train,
     vector_calls,
 )
 
