@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from opbyte.core.config import Document, validate
@@ -19,8 +20,8 @@ from opbyte.workloads.model_set import Adapter
 from opbyte.workloads.model_work import ModelWork, check_context
 from opbyte.workloads.numeric import is_array
 from opbyte.workloads.spans import Segment, Step
+from opbyte.workloads.training.nodes import Recipe
 from opbyte.workloads.training.plan import Plan, bytes_of_states, check_stages, in_flight, plan_of
-from opbyte.workloads.training.tape import Recipe
 from opbyte.workloads.work import WORKS
 
 __all__ = ["Lora", "TrainStep"]
@@ -106,9 +107,9 @@ class TrainStep(ModelWork):
                 f"{self.kind}: no model runs the encoder of {self.model.name} backward. "
                 "choose a decoder"
             )
-        if isinstance(self.lora, Mapping):
-            document = Document(dict(self.lora), {}, "lora")
-            object.__setattr__(self, "lora", validate(Lora, document))
+        given: object = self.lora
+        if isinstance(given, Mapping):
+            object.__setattr__(self, "lora", validate(Lora, Document(dict(given), {}, "lora")))
         if self.lora is not None:
             self.lora.adapter.parameters(self.model)
         lookup(self.gradient)
@@ -133,19 +134,16 @@ class TrainStep(ModelWork):
             WorkloadError: If they are no whole number, or too few for chunks of a pipeline.
         """
         many = self.batch / (parallel.dp * self.micro_batch)
-        whole = many == (many // 1.0)
-        if not (whole.all() if is_array(many) else whole):
+        if np.any(many != np.floor(many)):
             raise WorkloadError(
                 f"{self.kind}: batch = {self.batch} does not divide into replicas and microbatches "
                 f"(dp = {parallel.dp}, micro_batch = {self.micro_batch}). change one of them"
             )
-        if parallel.interleave > 1:
-            rest = many % parallel.pp
-            if rest.any() if is_array(rest) else rest:
-                raise WorkloadError(
-                    f"{self.kind}: chunks take turns for groups of pp = {parallel.pp} microbatches "
-                    f"of a replica, and there are {many}. change batch, or use interleave: 1"
-                )
+        if parallel.interleave > 1 and np.any(many % parallel.pp):
+            raise WorkloadError(
+                f"{self.kind}: chunks take turns for groups of pp = {parallel.pp} microbatches "
+                f"of a replica, and there are {many}. change batch, or use interleave: 1"
+            )
         return many
 
     def plan(self, parallel: Parallel, *, fused: bool = True) -> Plan:

@@ -60,9 +60,7 @@ class Fabric:
         if self.ideal:
             return np.asarray(cost.wire_bytes / rate)
         rate = rate * values.get(f"{name}.efficiency", 1.0)
-        return np.asarray(
-            cost.steps * values.get(f"{name}.latency", 0.0) + cost.wire_bytes / rate
-        )
+        return np.asarray(cost.steps * values.get(f"{name}.latency", 0.0) + cost.wire_bytes / rate)
 
     def _inside(self, kind: str, size: Array, participants: int) -> Array:
         name = self.networks.of_collectives()

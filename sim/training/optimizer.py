@@ -113,7 +113,9 @@ def _cost(placer: Placer, unit: str, one: Pass, elements: Array, *, ideal: bool)
         joules = joules + elements * size * np.atleast_1d(energy)
     if one.flops:
         crowd = max(1.0, placer.devices / machine.unit(unit).count)
-        lanes = elements * one.flops * crowd / (view.vector_rate("optimizer") * _cores(machine, unit))
+        lanes = (
+            elements * one.flops * crowd / (view.vector_rate("optimizer") * _cores(machine, unit))
+        )
         busy = np.maximum(busy, lanes)
         joules = joules + elements * one.flops * view.get("energy.vector", np.nan)
     if not ideal:

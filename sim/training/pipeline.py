@@ -44,7 +44,9 @@ def order_of(stages: int, chunks: int, microbatches: int, stage: int) -> Ints:
         chunk = turn // stages % chunks
         micro = turn // (stages * chunks) * stages + turn % stages
     forth = np.stack([np.zeros(count, np.int64), chunk * stages + stage, micro], axis=1)
-    back = np.stack([np.ones(count, np.int64), (chunks - 1 - chunk) * stages + stage, micro], axis=1)
+    back = np.stack(
+        [np.ones(count, np.int64), (chunks - 1 - chunk) * stages + stage, micro], axis=1
+    )
     ahead = int(in_flight(stages, chunks, stage, microbatches)) - 1
     rows = list(forth[:ahead])
     for i in range(ahead, count):

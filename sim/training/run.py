@@ -216,11 +216,11 @@ class _Training:
         seconds = pipeline + after + optimizer
         parts = self._parts(found, pipeline, after, points)
         parts["optimizer_s"] = optimizer
-        return self._finished(found, seconds, parts, costs, played, points)
+        return self._finished(found, seconds, parts, costs, played)
 
     @staticmethod
     def _points(*values: Array) -> int:
-        return max(v.shape[-1] for v in values)
+        return max(int(v.shape[-1]) for v in values)
 
     def _pipeline(
         self, forward: Array, backward: Array, send: Array, points: int
@@ -287,7 +287,6 @@ class _Training:
         parts: dict[str, Array],
         costs: tuple[PassCost, ...],
         played: Played,
-        points: int,
     ) -> Outcome:
         machine, work, plan = self.placer.machine, self.work, self.plan
         runs = [

@@ -1,1 +1,1 @@
-"""Training: the forward rows of a model as a tape, what it keeps, and the rows that run backward."""
+"""Training: forward rows as a tape, what it keeps, and the rows that run backward."""

@@ -22,7 +22,15 @@ from functools import partial
 import numpy as np
 
 from opbyte.core.ops import BlockBuilder, Number, OpTable, OpTableBuilder
-from opbyte.workloads.training.tape import ATTENTION, GIVEN, PRODUCTS, Node, Recipe, Tape, again
+from opbyte.workloads.training.nodes import (
+    ATTENTION,
+    GIVEN,
+    PRODUCTS,
+    Node,
+    Recipe,
+    Tape,
+    again,
+)
 
 #: Products of attention's backward kernel, over those of its forward kernel.
 FLASH_BACKWARD = 2.5

@@ -12,9 +12,9 @@ from opbyte.core.errors import UncoveredError, WorkloadError
 from opbyte.core.ops import Array, Number, OpTable
 from opbyte.core.parallel import Parallel
 from opbyte.workloads.footprint import activation_bytes, weight_bytes
-from opbyte.workloads.numeric import share
+from opbyte.workloads.training.nodes import PRODUCTS, Node, Recipe, Tape
 from opbyte.workloads.training.passes import backward_table, forward_table, recompute_table
-from opbyte.workloads.training.tape import PRODUCTS, Recipe, Tape, adapter_elements, tape_of
+from opbyte.workloads.training.tape import adapter_elements, tape_of
 
 #: Kinds of rows whose operations utilisation counts, each over its whole rectangle.
 COUNTED = PRODUCTS | {"score", "context"}
@@ -105,11 +105,8 @@ class Plan:
         )  # fmt: skip
 
 
-def _rectangle(node: object) -> Number:
-    columns = node
-    groups = columns["groups"] if columns["groups"] is not None else 1.0  # type: ignore[index]
-    size: Number = 2.0 * columns["m"] * columns["n"] * columns["k"] * groups  # type: ignore[index]
-    return size
+def _rectangle(node: Node) -> Number:
+    return 2.0 * node["m"] * node["n"] * node["k"] * node.numbers.get("groups", 1.0)
 
 
 def _products(table: OpTable) -> Number:
@@ -217,8 +214,3 @@ def in_flight(pp: int, interleave: int, stage: int, microbatches: int) -> float:
         return float(min(pp - stage, microbatches))
     ahead = 2 * (pp - stage - 1) + (interleave - 1) * pp + 1
     return float(min(ahead, microbatches * interleave))
-
-
-__all__ = [
-    "COUNTED", "STATE", "Plan", "bytes_of_states", "check_stages", "in_flight", "plan_of", "share",
-]  # fmt: skip
