@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from opbyte.core.config import Document, validate
 from opbyte.core.dtypes import lookup
-from opbyte.core.errors import UncoveredError, WorkloadError
+from opbyte.core.errors import WorkloadError
 from opbyte.core.ops import Number, Phase
 from opbyte.core.parallel import Parallel
 from opbyte.workloads.layers import lower_step
@@ -21,7 +21,7 @@ from opbyte.workloads.model_work import ModelWork, check_context
 from opbyte.workloads.numeric import is_array
 from opbyte.workloads.spans import Segment, Step
 from opbyte.workloads.training.nodes import Recipe
-from opbyte.workloads.training.plan import Plan, bytes_of_states, check_stages, in_flight, plan_of
+from opbyte.workloads.training.plan import Plan, bytes_of_states, check_split, in_flight, plan_of
 from opbyte.workloads.work import WORKS
 
 __all__ = ["Lora", "TrainStep"]
@@ -93,7 +93,6 @@ class TrainStep(ModelWork):
 
         Raises:
             ConfigError: If a dtype or a target of adapters is unknown.
-            UncoveredError: If the model has an encoder.
             WorkloadError: If one makes no sense.
         """
         super().__post_init__()
@@ -101,11 +100,6 @@ class TrainStep(ModelWork):
         if self.recompute not in RECOMPUTE:
             raise WorkloadError(
                 f"{self.kind}: recompute is one of {', '.join(RECOMPUTE)}, got {self.recompute!r}"
-            )
-        if self.model.encoder:
-            raise UncoveredError(
-                f"{self.kind}: no model runs the encoder of {self.model.name} backward. "
-                "choose a decoder"
             )
         given: object = self.lora
         if isinstance(given, Mapping):
@@ -156,7 +150,7 @@ class TrainStep(ModelWork):
             WorkloadError: If the work can not be split so.
         """
         model = self.model
-        check_stages(len(model.order), parallel, model.name)
+        check_split(model, parallel)
         tokens = self.micro_batch * self.sequence
         step = Step((Segment("prefill", self.micro_batch, self.sequence),), logits=tokens)
         virtual = replace(

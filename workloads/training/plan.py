@@ -12,6 +12,8 @@ from opbyte.core.errors import UncoveredError, WorkloadError
 from opbyte.core.ops import Array, Number, OpTable
 from opbyte.core.parallel import Parallel
 from opbyte.workloads.footprint import activation_bytes, weight_bytes
+from opbyte.workloads.mixers import Attention
+from opbyte.workloads.model import Model
 from opbyte.workloads.training.nodes import PRODUCTS, Node, Recipe, Tape
 from opbyte.workloads.training.passes import backward_table, forward_table, recompute_table
 from opbyte.workloads.training.tape import adapter_elements, tape_of
@@ -170,23 +172,31 @@ def _trained(
     return trained
 
 
-def check_stages(model_layers: int, parallel: Parallel, name: str) -> None:
-    """Refuse chunks without layers, and chunks of a pipeline of one stage.
+def check_split(model: Model, parallel: Parallel) -> None:
+    """Refuse models and splits that have no tape.
 
     Raises:
-        WorkloadError: If there are more virtual stages than layers.
-        UncoveredError: If replicas split experts.
+        WorkloadError: If there are more virtual stages than layers, or chunks of one stage.
+        UncoveredError: If a layer is no attention and network, or replicas split experts.
     """
+    name, layers = model.name, len(model.order)
+    mixers = {type(x.mixer).__name__ for x in model.layers if not isinstance(x.mixer, Attention)}
+    if mixers or model.encoder:
+        raise UncoveredError(
+            f"{name}: no model runs {', '.join(sorted(mixers)) or 'an encoder'} backward. train a "
+            "decoder of softmax attention, dense networks and experts"
+        )
     if parallel.interleave > 1 and parallel.pp == 1:
         raise WorkloadError(f"{name}: interleave={parallel.interleave} needs pp > 1")
-    if parallel.pp * parallel.interleave > model_layers:
+    if parallel.pp * parallel.interleave > layers:
         raise WorkloadError(
             f"{name}: pp * interleave = {parallel.pp * parallel.interleave} chunks for "
-            f"{model_layers} layers: one would be empty. lower one of them"
+            f"{layers} layers: one would be empty. lower one of them"
         )
-    if parallel.ep > parallel.tp and parallel.zero:
+    if model.moe_layers and (parallel.ep > parallel.tp or (parallel.zero and parallel.ep > 1)):
         raise UncoveredError(
-            f"{name}: no model splits the states of experts that replicas share. use zero: 0"
+            f"{name}: no model splits experts over replicas in training. use ep <= tp, and "
+            "zero: 0 beside ep"
         )
 
 
