@@ -32,6 +32,7 @@ PLACE_KEYS = {
     "momentum": ("momentum", "optimizer"),
     "variance": ("variance", "optimizer"),
     "master_weight": ("master_weight", "optimizer"),
+    "master_gradient": ("master_gradient", "optimizer"),
 }
 
 

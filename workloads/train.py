@@ -21,7 +21,14 @@ from opbyte.workloads.model_work import ModelWork, check_context
 from opbyte.workloads.numeric import is_array
 from opbyte.workloads.spans import Segment, Step
 from opbyte.workloads.training.nodes import Recipe
-from opbyte.workloads.training.plan import Plan, bytes_of_states, check_split, in_flight, plan_of
+from opbyte.workloads.training.plan import (
+    STATE,
+    Plan,
+    bytes_of_states,
+    check_split,
+    in_flight,
+    plan_of,
+)
 from opbyte.workloads.work import WORKS
 
 __all__ = ["Lora", "TrainStep"]
@@ -67,13 +74,14 @@ class TrainStep(ModelWork):
         lora: `Lora` or a mapping with its keys; without it all weights are trained.
         gradient: Type of the buffer that gradients are summed in.
         clip: Gradients are scaled to a largest norm.
+        master: Narrower weights have a copy of 32 bits that the optimizer steps.
     """
 
     kind: ClassVar[str] = "train"
     metrics: ClassVar[tuple[str, ...]] = (
-        "mfu", "hfu", "forward_s", "recompute_s", "backward_s", "communication_s", "bubble_s",
-        "optimizer_s", "weight_bytes", "gradient_bytes", "optimizer_bytes", "activation_bytes",
-        "peak_bytes", "microbatches",
+        "mfu", "mfu_causal", "hfu", "forward_s", "recompute_s", "backward_s", "communication_s",
+        "bubble_s", "optimizer_s", "weight_bytes", "gradient_bytes", "optimizer_bytes",
+        "activation_bytes", "peak_bytes", "microbatches",
     )  # fmt: skip
     vector_fields: ClassVar[tuple[str, ...]] = ("batch", "sequence", "micro_batch")
     blocks: ClassVar[Mapping[str, type[BaseModel]]] = {"lora": Lora}
@@ -87,6 +95,7 @@ class TrainStep(ModelWork):
     lora: Lora | None = None
     gradient: str = "fp32"
     clip: bool = True
+    master: bool = True
 
     def __post_init__(self) -> None:
         """Check the fields.
@@ -173,14 +182,22 @@ class TrainStep(ModelWork):
         held = self.held(self.plan(parallel))
         return max(held, key=lambda one: float(max_of(sum(one.values(), 0.0))))
 
-    def held(self, plan: Plan) -> list[dict[str, Number]]:
-        """Return the bytes of each tensor class at the peak of each stage of the pipeline."""
+    def held(self, plan: Plan, *, master_gradient: bool = False) -> list[dict[str, Number]]:
+        """Return the bytes of each tensor class at the peak of each stage of the pipeline.
+
+        Args:
+            master_gradient: Gradients have a copy of 32 bits that the optimizer reads.
+        """
         parallel, pp = plan.parallel, plan.parallel.pp
         many = self.microbatches(parallel)
         least = int(max_of(many))
-        return [
-            self._stage(plan, s, in_flight(pp, parallel.interleave, s, least)) for s in range(pp)
-        ]
+        stages = []
+        for s in range(pp):
+            held = self._stage(plan, s, in_flight(pp, parallel.interleave, s, least))
+            if master_gradient:
+                held["master_gradient"] = held["momentum"]
+            stages.append(held)
+        return stages
 
     def _stage(self, plan: Plan, stage: int, chunks: float) -> dict[str, Number]:
         parallel = plan.parallel
@@ -193,14 +210,15 @@ class TrainStep(ModelWork):
         if self.lora is not None:
             element = lookup(self.lora.dtype).bytes_per_element
             weight += trained * element
-        states = bytes_of_states(trained, zero, dp, weight=element)
+        states = bytes_of_states(trained, zero, dp, weight=element if self.master else STATE)
         gathered = 2.0 * plan.largest_layer if zero >= 3 and dp > 1 else 0.0
         kept = sum((plan.kept[s] for s in own), 0.0) / parallel.interleave
         return {
             "weight": weight / (dp if zero >= 3 else 1) + gathered,
             "gradient": trained * size / (dp if zero >= 2 else 1),
             **states,
-            "activation": kept * chunks + plan.working,
+            "activation": kept * chunks,
+            "working": plan.working,
         }
 
 

@@ -26,8 +26,9 @@ def memory_over_time(
 ) -> pd.DataFrame:
     """Return one row for each change: `seconds`, `event`, bytes of each class, `total`.
 
-    A forward pass adds what its microbatch keeps, a backward pass gives it back; while one runs a
-    device has its working set beside. Weights, gradients and states are there all the time.
+    A forward pass adds what its microbatch keeps, a backward pass gives it back:
+    `activation_peak` is the larger of before and after. Weights, gradients, states and room for the
+    working set are there all the time.
 
     Args:
         stage: The fullest stage.
@@ -39,7 +40,6 @@ def memory_over_time(
     del work
     kept = [float(np.max(size)) for size in plan.kept]
     times, activations = kept_over_time(played, stage, kept)
-    working = float(np.max(plan.working))
     order = played.orders[stage]
     rows: list[dict[str, Any]] = []
     for end, size, back in zip(times, activations, order[:, BACK], strict=True):
@@ -48,7 +48,7 @@ def memory_over_time(
         )
     before = np.concatenate([[0.0], activations[:-1]])
     for row, earlier in zip(rows, before, strict=True):
-        row["activation_peak"] = max(earlier, row["activation"]) + working
+        row["activation_peak"] = max(earlier, row["activation"])
     rows.append(
         {"seconds": seconds, "event": "optimizer", "activation": 0.0, "activation_peak": 0.0}
     )

@@ -10,8 +10,11 @@ it reads and writes; bytes of an element, g those of a gradient and w those of a
     cast      reads 4, writes w        master weight to weight
     zero      writes g
 
-Weights of 32 bits are their own master: no cast. A pass takes the longer of its operations on the
-unit's vector lanes and its bytes at the ports and links between unit and where each tensor lives.
+Weights of 32 bits are their own master: no cast. A CPU's Adam writes the weights in its own pass,
+as DeepSpeed's does (ZeRO-Offload, arXiv 2101.06840, section 5). Where a mapping places
+`master_gradient`, gradients are first copied to 32 bits. A pass takes the longer of its operations
+on the unit's vector lanes and its bytes at the ports and links between unit and where each tensor
+lives.
 """
 
 from __future__ import annotations
@@ -59,28 +62,45 @@ class PassCost:
     moved: Array
 
 
-def passes(weight: float, gradient: float, *, scaled: bool, clip: bool) -> tuple[Pass, ...]:
+def passes(
+    weight: float,
+    gradient: float,
+    *,
+    scaled: bool,
+    clip: bool,
+    master: bool = True,
+    upcast: bool = False,
+    fused: bool = False,
+) -> tuple[Pass, ...]:
     """Return the passes of a step.
 
     Args:
         weight, gradient: Bytes of an element.
         scaled: The loss is scaled.
         clip: Gradients are scaled to a largest norm.
+        master: Weights have a master, unless they have 32 bits themselves.
+        upcast: Gradients are copied to a master gradient of 32 bits first.
+        fused: The pass of Adam writes the weights too, as CPU optimizers do.
     """
-    found = []
+    found, tensor, size = [], "gradient", gradient
+    if upcast:
+        tensor, size = "master_gradient", STATE
+        found.append(Pass("upcast", {"gradient": gradient, tensor: size}, 0.0))
     if scaled:
-        found.append(Pass("unscale", {"gradient": 2.0 * gradient}, 2.0))
+        found.append(Pass("unscale", {tensor: 2.0 * size}, 2.0))
     if clip:
-        found.append(Pass("norm", {"gradient": gradient}, 2.0))
-        found.append(Pass("clip", {"gradient": 2.0 * gradient}, 1.0))
+        found.append(Pass("norm", {tensor: size}, 2.0))
+        found.append(Pass("clip", {tensor: 2.0 * size}, 1.0))
     both = 2.0 * STATE
-    states = {"momentum": both, "variance": both}
-    if weight < STATE:
-        adam = {"gradient": gradient, **states, "master_weight": both}
-        cast = {"master_weight": STATE, "weight": weight}
-        found += [Pass("adam", adam, ADAM_FLOPS), Pass("cast", cast, 0.0)]
+    states = {tensor: size, "momentum": both, "variance": both}
+    if weight >= STATE or not master:
+        found.append(Pass("adam", {**states, "weight": 2.0 * weight}, ADAM_FLOPS))
+    elif fused:
+        states |= {"master_weight": both, "weight": weight}
+        found.append(Pass("adam", states, ADAM_FLOPS))
     else:
-        found.append(Pass("adam", {"gradient": gradient, **states, "weight": both}, ADAM_FLOPS))
+        found.append(Pass("adam", {**states, "master_weight": both}, ADAM_FLOPS))
+        found.append(Pass("cast", {"master_weight": STATE, "weight": weight}, 0.0))
     found.append(Pass("zero", {"gradient": gradient}, 0.0))
     return tuple(found)
 
@@ -93,8 +113,13 @@ def pass_costs(
     Args:
         elements: Trained elements that it steps, (points,).
     """
-    unit = placer.unit_of(frozenset({"optimizer", "vector"}))
+    unit = optimizer_unit(placer)
     return tuple(_cost(placer, unit, one, elements, ideal=ideal) for one in todo)
+
+
+def optimizer_unit(placer: Placer) -> str:
+    """Return the unit that runs the optimizer: that of the first rule that fits `optimizer`."""
+    return placer.unit_of(frozenset({"optimizer", "vector"}))
 
 
 def _cost(placer: Placer, unit: str, one: Pass, elements: Array, *, ideal: bool) -> PassCost:
@@ -119,7 +144,8 @@ def _cost(placer: Placer, unit: str, one: Pass, elements: Array, *, ideal: bool)
         busy = np.maximum(busy, lanes)
         joules = joules + elements * one.flops * view.get("energy.vector", np.nan)
     if not ideal:
-        latency = view.get(f"launch.{placer.mapping.launch}")
+        host = machine.unit(unit).config.kind == "cpu"
+        latency = view.get(f"launch.{placer.mapping.launch}", 0.0 if host else None)
         if latency is None:
             raise UncoveredError(
                 f"{machine.name}: unit '{unit}' has no launch latency called "

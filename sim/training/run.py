@@ -27,7 +27,8 @@ from opbyte.sim.result import Outcome, PhaseRun
 from opbyte.sim.simulate import RUNNERS, combine, feasible, static_watts, with_costs
 from opbyte.sim.training.fabric import Fabric
 from opbyte.sim.training.memory import memory_over_time
-from opbyte.sim.training.optimizer import PassCost, pass_costs, passes
+from opbyte.sim.training.offload import Offload, computing
+from opbyte.sim.training.optimizer import PassCost, optimizer_unit, pass_costs, passes
 from opbyte.sim.training.pipeline import Played, play
 from opbyte.sim.training.streams import streams
 from opbyte.workloads.train import max_of
@@ -98,7 +99,13 @@ class _Training:
     ) -> None:
         self.work, self.ideal = work, ideal
         self.parallel = mapping.degrees
-        self.placer = Placer(machine, mapping, training=True)
+        #: Where tensors live, and where operators find them: in the unit's own memory.
+        self.home = Placer(machine, mapping, training=True)
+        unit = self.home.unit_of(frozenset({"gemm", "dense", "train"}))
+        self.placer = Placer(machine, computing(machine, mapping, unit), training=True)
+        beside = mapping.overlap in ("copy", "gradients")
+        self.offload = Offload(self.home, unit, beside, ideal)
+        self.master_gradient = "master_gradient" in mapping.place
         fused = any({"all", "attention"} & set(words) for words in mapping.fused_labels)
         self.plan: Plan = work.plan(self.parallel, fused=fused)
         self.many = np.atleast_1d(work.microbatches(self.parallel))
@@ -186,10 +193,14 @@ class _Training:
         dtype = self.work.lora.dtype if self.work.lora else self.work.model.precision.weight
         gradient = lookup(self.work.gradient).bytes_per_element
         scaled = lookup(dtype).name == "fp16"
-        todo = passes(self._element, gradient, scaled=scaled, clip=self.work.clip)
+        kind = self.home.machine.unit(optimizer_unit(self.home)).config.kind
+        todo = passes(
+            self._element, gradient, scaled=scaled, clip=self.work.clip, master=self.work.master,
+            upcast=self.master_gradient, fused=kind == "cpu",
+        )  # fmt: skip
         parts = self.parallel.dp if self.parallel.zero else 1
         most = np.atleast_1d(self._stages(self.plan.trained).max(axis=0)) / parts
-        return pass_costs(self.placer, todo, most, ideal=self.ideal)
+        return pass_costs(self.home, todo, most, ideal=self.ideal)
 
     # -- time --------------------------------------------------------------------------------
 
@@ -198,10 +209,7 @@ class _Training:
         plan, parallel = self.plan, self.parallel
         tables = {"forward": plan.forward, "recompute": plan.recompute, "backward": plan.backward}
         found = {name: p for name, t in tables.items() if (p := self._passes(t)) is not None}
-        forward, backward = found["forward"].seconds, found["backward"].seconds
-        if "recompute" in found:
-            forward, backward = np.broadcast_arrays(forward, backward)
-            backward = backward + found["recompute"].seconds
+        forward, backward = self._with_copies(found)
         once, each = self._replicas(self._stages(backward))
         if each.any():
             # Weights are gathered for both passes of a layer, gradients sent after the second.
@@ -214,9 +222,17 @@ class _Training:
         optimizer = sum((c.seconds for c in costs), np.zeros(1))
         after = once.max(axis=0) + self._tied()
         seconds = pipeline + after + optimizer
-        parts = self._parts(found, pipeline, after, points)
+        parts = self._parts(found, forward, backward, pipeline, after, points)
         parts["optimizer_s"] = optimizer
         return self._finished(found, seconds, parts, costs, played)
+
+    def _with_copies(self, found: dict[str, Passes]) -> tuple[Array, Array]:
+        """Return the seconds of forward and backward passes with copies, (virtual, points)."""
+        forward, backward = found["forward"].seconds, found["backward"].seconds
+        if "recompute" in found:
+            backward = backward + found["recompute"].seconds
+        gradient = lookup(self.work.gradient).bytes_per_element
+        return self.offload.passes(self.plan, forward, backward, gradient, self.many)
 
     @staticmethod
     def _points(*values: Array) -> int:
@@ -241,35 +257,45 @@ class _Training:
         return seconds, first
 
     def _parts(
-        self, found: dict[str, Passes], pipeline: Array, after: Array, points: int
+        self,
+        found: dict[str, Passes],
+        forward: Array,
+        backward: Array,
+        pipeline: Array,
+        after: Array,
+        points: int,
     ) -> dict[str, Array]:
-        """Return the step's parts on the stage that has most to do, each (points,)."""
-        computing = {
+        """Return the step's parts on the stage that has most to do, each (points,).
+
+        Args:
+            forward, backward: Seconds of passes, waits included, (virtual, points).
+        """
+        working = {
             name: np.broadcast_to(self._stages(p.computing), (self.parallel.pp, points))
             for name, p in found.items()
         }
-        total = sum(computing.values(), np.zeros((self.parallel.pp, points)))
+        total = sum(working.values(), np.zeros((self.parallel.pp, points)))
         most = total.argmax(axis=0)[None]
         parts = {
             f"{name}_s": self.many * np.take_along_axis(seconds, most, axis=0)[0]
-            for name, seconds in computing.items()
+            for name, seconds in working.items()
         }
         parts.setdefault("recompute_s", np.zeros(points))
-        waiting = self._waiting(found, most, points)
+        waiting = self._waiting(total, forward + backward, most, points)
         used = sum(parts.values(), np.zeros(points))
         parts["communication_s"] = waiting + after
         parts["bubble_s"] = np.maximum(pipeline - used - waiting, 0.0)
         return parts
 
-    def _waiting(self, found: dict[str, Passes], most: Any, points: int) -> Array:
-        """Return what a stage waits for collectives and sends of all microbatches."""
+    def _waiting(self, computing: Array, passes: Array, most: Any, points: int) -> Array:
+        """Return what a stage waits for collectives, copies and sends of all microbatches.
+
+        Args:
+            computing: Of each stage, (stages, points).
+            passes: Forward and backward with all waits but sends, (virtual, points).
+        """
         parallel = self.parallel
-        each = sum(
-            (self._stages(p.seconds - p.computing) for p in found.values()),
-            np.zeros((parallel.pp, points)),
-        )  # fmt: skip
-        backward = self._stages(found["backward"].seconds)
-        each = each + self._replicas(backward)[1]
+        each = self._stages(passes) - computing
         send, pp = self._send(), parallel.pp
         sends = np.full((pp, 1), 2.0 * parallel.interleave if pp > 1 else 0.0)
         # The first stage ends the backward passes, the last the forward ones.
@@ -319,15 +345,20 @@ class _Training:
         )
         metrics |= self._utilisation(seconds) | parts
         metrics["microbatches"] = self.many
-        stages = work.held(plan)
+        gradient = lookup(work.gradient).bytes_per_element
+        buffer = self.offload.buffers(plan, self._element, gradient)
+        stages = [
+            {**held, "buffer": buffer} if np.any(buffer) else held
+            for held in work.held(plan, master_gradient=self.master_gradient)
+        ]
         fullest = max(range(len(stages)), key=lambda s: max_of(sum(stages[s].values(), 0.0)))
         held = stages[fullest]
         metrics |= _held_metrics(held)
         metrics = {n: np.atleast_1d(np.asarray(v, np.float64)) for n, v in metrics.items()}
         detail = {"memory": memory_over_time(work, plan, played, fullest, held, float(seconds[0]))}
-        occupancy = self.placer.occupancy(held)
+        occupancy = self.home.occupancy(held)
         outcome = Outcome(metrics, tuple(runs), occupancy, detail=detail)
-        return feasible(self.placer, outcome, tuple(_held_metrics(held)))
+        return feasible(self.home, outcome, tuple(_held_metrics(held)))
 
     def _utilisation(self, seconds: Array) -> dict[str, Array]:
         """Return the shares of the matrix units' peak that useful and executed products take."""
@@ -339,6 +370,7 @@ class _Training:
         many = self.many * parallel.tp * parallel.dp
         return {
             "mfu": many * plan.model_flops / (seconds * peak),
+            "mfu_causal": many * plan.causal_flops / (seconds * peak),
             "hfu": many * plan.hardware_flops / (seconds * peak),
         }
 
@@ -355,12 +387,13 @@ def _rows(costs: tuple[PassCost, ...]) -> tuple[dict[str, Any], ...]:
 
 
 def _held_metrics(held: dict[str, Any]) -> dict[str, Array]:
-    states = [held.get(name, 0.0) for name in ("momentum", "variance", "master_weight")]
+    names = ("momentum", "variance", "master_weight", "master_gradient")
+    states = [held.get(name, 0.0) for name in names]
     return {
         "weight_bytes": np.atleast_1d(held["weight"]),
         "gradient_bytes": np.atleast_1d(held["gradient"]),
         "optimizer_bytes": np.atleast_1d(sum(states)),
-        "activation_bytes": np.atleast_1d(held["activation"]),
+        "activation_bytes": np.atleast_1d(held["activation"] + held["working"]),
         "peak_bytes": np.atleast_1d(sum(held.values(), 0.0)),
     }
 

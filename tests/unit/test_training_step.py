@@ -248,3 +248,131 @@ def test_points_together_equal_points_alone():
         metrics = evaluate(machine, alone, chosen).metrics
         for name in ("seconds", "mfu", "joules", "bubble_s", "activation_bytes", "optimizer_s"):
             assert np.broadcast_to(together[name], 3)[i] == pytest.approx(metrics[name][0]), name
+
+
+# -- tensors elsewhere ---------------------------------------------------------------------------
+
+HOST = {
+    "name": "gpu-and-host",
+    "parts": {
+        "host": {
+            "count": 1,
+            "memory": {
+                "dram": {"capacity": "2 TB", "ports": {"bus": {"bandwidth": "200 GB/s"}}},
+            },
+            "units": {
+                "cores": {
+                    "kind": "cpu", "at": "dram.bus", "instances": 32, "vector": "60 GFLOP/s",
+                    "peak": {"fp32": "2 TFLOP/s"}, "clock": "3 GHz",
+                },
+            },
+        },
+        "gpu": {
+            "count": 1,
+            "memory": {"hbm": {"capacity": "80 GB", "ports": {"phy": {"bandwidth": "2 TB/s"}}}},
+            "units": {
+                "sm": {
+                    "kind": "gpu", "at": "hbm.phy", "peak": {"bf16": "300 TFLOP/s"},
+                    "vector": "20 TFLOP/s", "launch": {"graph": "2 us"},
+                },
+            },
+        },
+    },
+    "links": {
+        "pcie": {"ends": ["host", "gpu"], "bandwidth": "32 GB/s", "duplex": "full"},
+    },
+}  # fmt: skip
+STATES = ("momentum", "variance", "master_weight")
+
+
+def offloaded(away=(), overlap="copy", cpu=True, **fields):
+    place = {name: {"in": {"host.dram": 1.0}} for name in away}
+    run = [{"ops": "all", "unit": "gpu.sm"}]
+    if cpu:
+        run.insert(0, {"ops": "optimizer", "unit": "host.cores"})
+    chosen = {
+        "groups": {"gpus": "gpu"}, "parallel": {"all": {"group": "gpus"}}, "run": run,
+        "place": place, "overlap": overlap, "fusion": "attention", "launch": "graph",
+    }  # fmt: skip
+    fields = {"batch": 4, "sequence": 4096, "clip": False, **fields}
+    work = {"kind": "train", "model": "llama-3.1-8b", "recompute": "full", **fields}
+    return ob.simulate(HOST, work, chosen)
+
+
+def test_adam_of_a_cpu_takes_its_memory():
+    r = offloaded((*STATES, "gradient"))
+    n = r.weight_bytes / 2
+    # Gradient, momentum, variance and master are read, three of them written: 28 bytes, and zeroing
+    # of 4; the weights leave over the link, 2 bytes, at the same time.
+    assert r.optimizer_s == pytest.approx(n * (28 + 4) / 200e9, rel=1e-6)
+    assert r.occupancy["host.dram"] == pytest.approx(16 * n)
+    assert r.occupancy["gpu.hbm"] == pytest.approx(r.peak_bytes - 16 * n)
+
+
+def test_gradients_are_copied_behind_the_backward_pass_or_after_it():
+    here, beside, after = (
+        offloaded(STATES),
+        offloaded((*STATES, "gradient")),
+        offloaded((*STATES, "gradient"), overlap="none"),
+    )
+    n, many = here.weight_bytes / 2, 4
+    assert after.communication_s - here.communication_s == pytest.approx(
+        many * 4 * n / 32e9, rel=1e-6
+    )
+    assert here.communication_s < beside.communication_s < after.communication_s
+    assert beside.forward_s == here.forward_s
+
+
+def test_weights_elsewhere_come_twice_and_leave_room_for_two_layers():
+    here = offloaded((*STATES, "gradient"), overlap="none")
+    away = offloaded((*STATES, "gradient", "weight"), overlap="none")
+    weight = here.weight_bytes
+    more = away.communication_s - here.communication_s
+    # Beside the gradients that leave, on the other direction of the link, weights come for nothing.
+    assert more == pytest.approx(4 * weight / 32e9, rel=1e-6)
+    room = here.occupancy["gpu.hbm"] - away.occupancy["gpu.hbm"]
+    assert 0.8 * weight < room < weight
+
+
+def test_a_share_of_the_activations_is_swapped():
+    place = {"activation": {"in": {"gpu.hbm": 0.5, "host.dram": 0.5}}}
+    chosen = {
+        "groups": {"gpus": "gpu"}, "parallel": {"all": {"group": "gpus"}}, "place": place,
+        "run": [{"ops": "all", "unit": "gpu.sm"}], "overlap": "copy", "fusion": "attention",
+        "launch": "graph",
+    }  # fmt: skip
+    work = {"kind": "train", "model": "llama-3.2-1b", "batch": 1, "sequence": 8192}
+    half = ob.simulate(HOST, work, chosen)
+    none = ob.simulate(HOST, work, {**chosen, "place": {}})
+    kept = half.occupancy["host.dram"]
+    assert kept > 0
+    assert half.occupancy["gpu.hbm"] < none.occupancy["gpu.hbm"]
+    assert half.seconds > none.seconds
+
+
+def test_a_master_gradient_is_one_more_tensor():
+    names = (*STATES, "gradient")
+    plain = offloaded(names, gradient="bf16")
+    master = offloaded((*names, "master_gradient"), gradient="bf16")
+    n = plain.weight_bytes / 2
+    assert master.optimizer_bytes - plain.optimizer_bytes == pytest.approx(4 * n)
+    # Read 2, write 4; Adam reads 4 in the place of 2.
+    assert master.optimizer_s - plain.optimizer_s == pytest.approx(n * (6 + 2) / 200e9, rel=1e-6)
+
+
+def test_without_master_weights_twelve_bytes_are_held():
+    # Horizon-LM (arXiv 2602.04816): weights and gradients of 2 bytes, two moments of 4.
+    names = ("momentum", "variance", "gradient", "weight")
+    r = offloaded(names, gradient="bf16", master=False)
+    assert r.occupancy["host.dram"] / (r.weight_bytes / 2) == pytest.approx(12)
+
+
+def test_storage_is_refused():
+    chosen = {
+        "groups": {"gpus": "gpu"}, "parallel": {"all": {"group": "gpus"}},
+        "run": [{"ops": "all", "unit": "gpu.sm"}], "fusion": "attention", "launch": "graph",
+        "place": {"activation": {"in": {"disk.flash": 1.0}}},
+    }  # fmt: skip
+    work = {"kind": "train", "model": "llama-3.2-1b", "batch": 1, "sequence": 1024}
+    with pytest.raises(UncoveredError, match="storage device"):
+        ob.simulate("rtx-4090-host", work, chosen)

@@ -62,6 +62,7 @@ class Node:
         keeps: Bytes of each tensor that the backward pass reads again.
         needs: Tensors (nodes) that `keeps` names, without masks and the like.
         parts: See `OpTable`.
+        causal: Operations of score and context rows that the mask lets through.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Node:
     needs: tuple[int, ...] = ()
     parts: tuple[float, ...] = ()
     spread: Spread | None = None
+    causal: Number = 0.0
 
     def __getitem__(self, column: str) -> Number:
         """Return a column of the forward row."""

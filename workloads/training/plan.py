@@ -81,13 +81,39 @@ class Plan:
     @cached_property
     def model_flops(self) -> Number:
         """Return what one microbatch needs of one device of each stage: no product twice."""
+        return self._needed(masked=False)
+
+    @cached_property
+    def causal_flops(self) -> Number:
+        """Return the same, of scores only those that the mask lets through."""
+        return self._needed(masked=True)
+
+    def _needed(self, *, masked: bool) -> Number:
         total: Number = 0.0
         for block in self.order:
             for node in self.tapes[block].nodes:
                 if node.kind in COUNTED:
                     passes = 3.0 if node.trained or node.kind not in PRODUCTS else 2.0
-                    total = total + passes * _rectangle(node)
+                    size = _rectangle(node)
+                    if masked and node.kind not in PRODUCTS:
+                        size = node.causal
+                    total = total + passes * size
         return total
+
+    @cached_property
+    def layers(self) -> list[float]:
+        """Return how many layers each virtual stage has."""
+        count = [0.0] * self.virtual
+        for block in self.order:
+            count[self.tapes[block].stage] += float(self.tapes[block].is_layer)
+        return count
+
+    @cached_property
+    def largest_kept(self) -> Number:
+        """Return the bytes that a microbatch keeps of the layer that keeps most."""
+        layers = [tape.kept(self.mode) for tape in self.tapes if tape.is_layer]
+        largest: Array = np.max(np.stack(np.broadcast_arrays(*layers)), axis=0)
+        return largest
 
     @cached_property
     def hardware_flops(self) -> Number:

@@ -149,6 +149,7 @@ class _Taping:
 
     def _attend(self, node: Node) -> None:
         """Let the rows of attention be one kernel, or kernels over whole rectangles of scores."""
+        node.causal = node["flops"]
         if self.recipe.fused:
             return
         node.labels = (node.labels - {"attention"}) | {"attention_core"}
