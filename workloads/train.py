@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from opbyte.core.config import Document, validate
 from opbyte.core.dtypes import lookup
-from opbyte.core.errors import WorkloadError
+from opbyte.core.errors import UncoveredError, WorkloadError
 from opbyte.core.ops import Number, Phase
 from opbyte.core.parallel import Parallel
 from opbyte.workloads.layers import lower_step
@@ -33,7 +33,7 @@ from opbyte.workloads.work import WORKS
 
 __all__ = ["Lora", "TrainStep"]
 
-RECOMPUTE = ("none", "selective", "full")
+RECOMPUTE = ("none", "selective", "dense", "full")
 
 
 class Lora(BaseModel):
@@ -69,11 +69,14 @@ class TrainStep(ModelWork):
         sequence: Tokens of each.
         micro_batch: Sequences that a replica computes at once; their gradients add up.
         recompute: Activations that are computed again instead of kept: `none`, `selective`
-            (attention between queries, keys, values and its result) or `full` (each layer).
+            (attention between queries, keys, values and its result), `dense` (each layer but its
+            attention kernel, whose result is kept) or `full` (each layer).
         dropout: Elements are dropped after softmax, before residual sums and after the embedding.
         lora: `Lora` or a mapping with its keys; without it all weights are trained.
         gradient: Type of the buffer that gradients are summed in.
         clip: Gradients are scaled to a largest norm.
+        chunked_loss: Logits of a few tokens at a time are made and turned into gradients, as fused
+            losses do (Liger kernels): none are kept.
         master: Narrower weights have a copy of 32 bits that the optimizer steps.
     """
 
@@ -96,6 +99,7 @@ class TrainStep(ModelWork):
     gradient: str = "fp32"
     clip: bool = True
     master: bool = True
+    chunked_loss: bool = False
 
     def __post_init__(self) -> None:
         """Check the fields.
@@ -168,7 +172,12 @@ class TrainStep(ModelWork):
         table = lower_step(model, step, virtual, self.routing)
         size = lookup(self.gradient).bytes_per_element
         adapter = self.lora.adapter if self.lora is not None else None
-        recipe = Recipe(model, parallel, fused, self.dropout, adapter, size)
+        if self.recompute == "dense" and not fused:
+            raise UncoveredError(
+                f"{self.kind}: recompute: dense keeps the result of one kernel of attention, and "
+                "the mapping has several. use `fusion: attention`, or recompute: selective"
+            )
+        recipe = Recipe(model, parallel, fused, self.dropout, adapter, size, self.chunked_loss)
         return plan_of(table, recipe, parallel, self.recompute)
 
     def lower(self, parallel: Parallel) -> tuple[Phase, ...]:

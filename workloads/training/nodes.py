@@ -29,6 +29,7 @@ class Recipe:
         dropout: After softmax, before residual sums and after the embedding.
         adapter: Low-rank adapters; then all other weights are frozen.
         gradient: Bytes of an element of the gradients' buffer.
+        chunked: Logits are never there as a whole.
     """
 
     model: Model
@@ -37,6 +38,7 @@ class Recipe:
     dropout: bool = False
     adapter: Adapter | None = None
     gradient: float = 4.0
+    chunked: bool = False
 
     @property
     def activation(self) -> float:
@@ -123,11 +125,18 @@ class Tape:
         """Return the bytes that one microbatch keeps of this block until its backward pass.
 
         Args:
-            recompute: `full` keeps a layer's input alone, `selective` nothing between queries,
-                keys, values and the result of attention.
+            recompute: `full` keeps a layer's input alone, `dense` beside it what its attention
+                kernel made, `selective` nothing between queries, keys, values and the result of
+                attention.
         """
-        if recompute == "full" and self.is_layer:
-            return self.given
+        if recompute in ("full", "dense") and self.is_layer:
+            made = {
+                key: size
+                for i, node in enumerate(self.nodes)
+                for key, size in node.keeps.items()
+                if recompute == "dense" and node.kind == "context" and key[0] == i
+            }
+            return self.given + sum(made.values(), 0.0)
         tensors: Kept = {}
         for node in self.nodes:
             if recompute == "selective" and again(node):

@@ -49,15 +49,18 @@ def recompute_table(tapes: list[Tape], order: list[int], recompute: str) -> OpTa
     """Return what runs once more before the backward pass, None if nothing does.
 
     Args:
-        recompute: `none`, `selective` (attention without its matrices) or `full` (whole layers).
+        recompute: `none`, `selective` (attention without its matrices), `dense` (layers without
+            attention) or `full` (whole layers).
     """
     if recompute == "none":
         return None
 
     def emit(block: BlockBuilder, tape: Tape) -> None:
-        whole = recompute == "full" and tape.is_layer
+        whole = recompute in ("full", "dense") and tape.is_layer
         chosen = recompute == "selective" and not tape.recipe.fused
         nodes = [n for n in tape.nodes if whole or (chosen and again(n))]
+        if recompute == "dense":
+            nodes = [n for n in nodes if n.kind not in ATTENTION]
         _forward(block, tape, nodes)
 
     return _table(tapes, order[::-1], emit)
@@ -370,7 +373,7 @@ class _Backward:
         """Add a row that reads dY and what was kept, and writes the gradients of all inputs."""
         loss = node.kind == "cross_entropy"
         rows, given = ([], 0.0) if loss else self._gradient(i)
-        kept = sum(node.keeps.values(), 0.0)
+        kept = node["out_bytes"] if loss else sum(node.keeps.values(), 0.0)
         written = sum((self.tape.size(j) for j in node.inputs), 0.0)
         row = self._vector(
             f"{node.name}_dx", node.kind, rows, given + kept, written, flops=2.0 * node["flops"],

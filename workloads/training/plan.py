@@ -9,7 +9,7 @@ import numpy as np
 
 from opbyte.core.dtypes import lookup
 from opbyte.core.errors import UncoveredError, WorkloadError
-from opbyte.core.ops import Array, Number, OpTable
+from opbyte.core.ops import Array, Number, OpTable, with_columns
 from opbyte.core.parallel import Parallel
 from opbyte.workloads.footprint import activation_bytes, weight_bytes
 from opbyte.workloads.mixers import Attention
@@ -76,7 +76,17 @@ class Plan:
                 np.stack(np.broadcast_arrays(*(t.kept("none") - t.kept(self.mode) for t in layers)))
                 , axis=0,
             )  # fmt: skip
-        return again + activation_bytes(self.forward, 0.0)
+        return again + self._largest_row
+
+    @property
+    def _largest_row(self) -> Number:
+        table = self.forward
+        if self.recipe.chunked:
+            head = [name.startswith("head") for name in table.blocks]
+            whole = ~np.array(head)[table.block_of][:, None]
+            columns = {c: table[c] * whole for c in ("in_bytes", "side_bytes", "out_bytes")}
+            table = with_columns(table, **columns)
+        return activation_bytes(table, 0.0)
 
     @cached_property
     def model_flops(self) -> Number:

@@ -189,7 +189,7 @@ class _Taping:
             node.trained = not frozen
         elif node.kind in ATTENTION:
             self._keep_attention(node, index)
-        elif node.kind == "cross_entropy":
+        elif node.kind == "cross_entropy" and not recipe.chunked:
             self._needs(node, (index,))
 
     def _needs(self, node: Node, inputs: tuple[int, ...]) -> None:
