@@ -163,6 +163,25 @@ def test_adapters():
     assert layer(found).kept("none") < layer(full).kept("none")
 
 
+def test_dense_recomputation_keeps_what_attention_made():
+    found = plan("dense", fused=True, dropout=False)
+    kept = S * B * (2 * H + 2 * H + 4 * HEADS)
+    assert layer(found).kept("dense") == kept
+    names = set(found.recompute.names)
+    assert {"qkv", "up", "down"} <= names
+    assert not names & {"score", "softmax", "context"}
+    with pytest.raises(UncoveredError, match="one kernel of attention"):
+        plan("dense")
+
+
+def test_chunked_losses_keep_no_logits():
+    whole, chunked = (plan(fused=True, chunked_loss=c) for c in (False, True))
+    heads = [next(t for t in p.tapes if t.name == "head").kept("none") for p in (whole, chunked)]
+    assert heads[0] - heads[1] == 4 * S * B * VOCAB
+    assert chunked.working < whole.working
+    assert chunked.hardware_flops == whole.hardware_flops
+
+
 def test_states_in_mixed_precision():
     # Rajbhandari et al., arXiv 1910.02054, figure 1: (2 + 2 + K) psi, K = 12, over dp = 64.
     n = 7.5e9
@@ -184,7 +203,7 @@ def test_what_a_stage_has_in_flight():
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"recompute": "some"}, "recompute is one of none, selective, full"),
+        ({"recompute": "some"}, "recompute is one of none, selective, dense, full"),
         ({"sequence": 2 * S}, "allows a context"),
         ({"batch": 3}, "does not divide into replicas and microbatches"),
         ({"parallel": Parallel(interleave=2)}, "needs pp > 1"),
