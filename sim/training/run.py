@@ -118,8 +118,18 @@ class _Training:
         if table is None:
             return None
         demand = price(self.placer.place(table), self.placer.machine, ideal=self.ideal)
-        seconds, computing = streams(demand).of_stages(demand, self.plan.virtual)
+        found = streams(demand, self._taken)
+        seconds, computing = found.of_stages(demand, self.plan.virtual)
         return Passes(seconds, computing, demand)
+
+    @property
+    def _taken(self) -> Any:
+        """Return the share of a device's SMs that a call of the library takes."""
+        if self.ideal or self.parallel.tp == 1:
+            return 0.0
+        machine, link = self.placer.machine, self.placer.networks.of_collectives()
+        channels = machine.values.get(f"{link}.collectives.channels", 0.0)
+        return channels / machine.unit(self.offload.unit).config.instances
 
     def _send(self) -> Array:
         """Return the seconds of a send of one microbatch's hidden vectors to the next stage."""

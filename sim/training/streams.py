@@ -3,11 +3,15 @@
 Each stream takes its operators in program order; an operator starts when its stream is free and
 what it reads has ended. So an all-gather or reduce-scatter hides behind the products that do not
 wait for it, and nothing else does. A block starts when the one before it is complete.
+
+A library's call holds SMs (`channels`). Kernels beside it lack them: of c hidden seconds they lose
+the share of the SMs that is taken, and run on for as long afterwards.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -39,8 +43,12 @@ class Streams:
         return both[0], both[1]
 
 
-def streams(demand: Demand) -> Streams:
-    """Return what two streams take for each block of a priced table."""
+def streams(demand: Demand, taken: Any = 0.0) -> Streams:
+    """Return what two streams take for each block of a priced table.
+
+    Args:
+        taken: Share of the unit that calls take from kernels beside them.
+    """
     placed, duration = demand.placed, demand.duration
     points = duration.shape[1]
     blocks = len(placed.table.blocks)
@@ -49,6 +57,7 @@ def streams(demand: Demand) -> Streams:
     for source, target in placed.edges.tolist():
         sources.setdefault(target, []).append(source)
     ends = np.zeros_like(duration)
+    calls = np.zeros((blocks, points))
     free: dict[tuple[int, bool], Array] = {}
     for op in range(len(placed)):
         block, apart = int(placed.block_of[op]), bool(placed.unit_of[op] < 0)
@@ -58,6 +67,6 @@ def streams(demand: Demand) -> Streams:
         ends[op] = start + duration[op]
         free[block, apart] = ends[op]
         seconds[block] = np.maximum(seconds[block], ends[op])
-        if not apart:
-            computing[block] += duration[op]
-    return Streams(seconds, computing)
+        (calls if apart else computing)[block] += duration[op]
+    lost = np.maximum(computing + calls - seconds, 0.0) * taken
+    return Streams(seconds + lost, computing + lost)

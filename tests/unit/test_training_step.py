@@ -376,3 +376,44 @@ def test_storage_is_refused():
     work = {"kind": "train", "model": "llama-3.2-1b", "batch": 1, "sequence": 1024}
     with pytest.raises(UncoveredError, match="storage device"):
         ob.simulate("rtx-4090-host", work, chosen)
+
+
+# -- what training adds to a GPU -------------------------------------------------------------------
+
+
+def test_calls_take_sms_from_what_they_hide_behind():
+    machine = load_machine(MACHINE)
+    work = {"kind": "train", "model": "llama-3.2-1b", "batch": 8, "sequence": 2048}
+    split = mapping(tp=4, sequence=True)
+    plain, free = (
+        ob.simulate(machine.replace({"nvlink.collectives.channels": n}), work, split)
+        for n in ("24", "0")
+    )
+    assert plain.backward_s > free.backward_s
+    assert plain.forward_s == free.forward_s
+    # No more than the share of the SMs, of all that can be hidden.
+    hidden = free.backward_s * 24 / 108
+    assert plain.backward_s - free.backward_s < hidden
+    alone = [
+        ob.simulate(machine.replace({"nvlink.collectives.channels": n}), work, mapping()).seconds
+        for n in ("24", "0")
+    ]
+    assert alone[0] == alone[1]
+
+
+def test_sums_of_gradients_leave_as_32_bits():
+    def seconds(label):
+        builder = OpTableBuilder()
+        with builder.block("layer") as block:
+            block.add(
+                "dw", "gemm", dtype="bf16", labels=label, m=12288.0, n=4608.0, k=2048.0,
+                out_bytes=4.0 * 12288 * 4608,
+            )  # fmt: skip
+        builder.order = [0]
+        machine = load_machine("a100-sxm-80gb")
+        placer = Placer(machine, machine.mapping("eager"))
+        return float(price(placer.place(builder.build()), machine).duration[0, 0])
+
+    plain, summed = seconds(()), seconds(("gradient",))
+    more = 12288 * 4608 * 6 / (2.039e12 * 0.824)
+    assert 0.3 * more < summed - plain < 1.5 * more
