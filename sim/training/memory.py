@@ -12,12 +12,10 @@ from opbyte.sim.training.pipeline import BACK, Played, kept_over_time
 if TYPE_CHECKING:
     import pandas as pd
 
-    from opbyte.workloads.train import TrainStep
     from opbyte.workloads.training.plan import Plan
 
 
 def memory_over_time(
-    work: TrainStep,
     plan: Plan,
     played: Played,
     stage: int,
@@ -37,7 +35,6 @@ def memory_over_time(
     """
     import pandas as pd
 
-    del work
     kept = [float(np.max(size)) for size in plan.kept]
     times, activations = kept_over_time(played, stage, kept)
     order = played.orders[stage]

@@ -116,13 +116,16 @@ class Offload:
         """
         if not any(self.share(tensor) for tensor in MOVABLE):
             return forward, backward
-        # With ZeRO 3 each replica reads its part of the weights and gathers the rest.
-        parts = plan.parallel.dp if plan.parallel.zero == 3 else 1
+        # With ZeRO 3 each replica reads its part of the weights and gathers the rest; from 2 on it
+        # has gradients of its part alone.
+        parallel = plan.parallel
+        parts = parallel.dp if parallel.zero == 3 else 1
+        owned = parallel.dp if parallel.zero >= 2 else 1
         sums = 3.0 if np.any(many > 1) else 1.0
         found: tuple[list[Array], list[Array]] = ([], [])
         for s in range(plan.virtual):
             weight, kept = np.atleast_1d(plan.weights[s] / parts), np.atleast_1d(plan.kept[s])
-            trained = np.atleast_1d(plan.trained[s]) * gradient
+            trained = np.atleast_1d(plan.trained[s] / owned) * gradient
             forth = (Copied("weight", weight, "in"), Copied("activation", kept, "out"))
             back = (
                 Copied("weight", weight, "in"),

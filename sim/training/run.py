@@ -25,6 +25,7 @@ from opbyte.sim.analytic import Step
 from opbyte.sim.place import Placer
 from opbyte.sim.result import Outcome, PhaseRun
 from opbyte.sim.simulate import RUNNERS, combine, feasible, static_watts, with_costs
+from opbyte.sim.training.exchanges import Exchanges
 from opbyte.sim.training.fabric import Fabric
 from opbyte.sim.training.memory import memory_over_time
 from opbyte.sim.training.offload import Offload, computing
@@ -109,8 +110,9 @@ class _Training:
         fused = any({"all", "attention"} & set(words) for words in mapping.fused_labels)
         self.plan: Plan = work.plan(self.parallel, fused=fused)
         self.many = np.atleast_1d(work.microbatches(self.parallel))
-        groups = self.placer.groups
-        self.fabric = Fabric(machine, self.placer.networks, groups.part, ideal)
+        fabric = Fabric(machine, self.placer.networks, self.placer.groups.part, ideal)
+        hidden = mapping.overlap == "gradients"
+        self.exchanges = Exchanges(fabric, work, self.plan, self._element, hidden)
 
     # -- prices ------------------------------------------------------------------------------
 
@@ -128,69 +130,11 @@ class _Training:
         if self.ideal or self.parallel.tp == 1:
             return 0.0
         machine, link = self.placer.machine, self.placer.networks.of_collectives()
+        config = machine.unit(self.offload.unit).config
+        if config.kind != "gpu":
+            return 0.0
         channels = machine.values.get(f"{link}.collectives.channels", 0.0)
-        return channels / machine.unit(self.offload.unit).config.instances
-
-    def _send(self) -> Array:
-        """Return the seconds of a send of one microbatch's hidden vectors to the next stage."""
-        parallel, model = self.parallel, self.work.model
-        if parallel.pp == 1:
-            return np.zeros(1)
-        element = lookup(model.precision.activation).bytes_per_element
-        whole = np.atleast_1d(self.work.micro_batch * self.work.sequence * model.hidden * element)
-        # Each device of a tensor-parallel group sends a part, which the others then gather.
-        stride = parallel.tp * parallel.dp
-        seconds = self.fabric.exchange("send", whole / parallel.tp, 2, stride)
-        if not parallel.sequence:
-            seconds = seconds + self.fabric.exchange("all_gather", whole, parallel.tp, 1)
-        return seconds
-
-    def _stages(self, per_virtual: Array) -> Array:
-        """Return the sum over the chunks of each stage, (stages, ...)."""
-        pp = self.parallel.pp
-        return np.stack([per_virtual[s::pp].sum(axis=0) for s in range(pp)])
-
-    # -- replicas ----------------------------------------------------------------------------
-
-    def _replicas(self, backward: Array) -> tuple[Array, Array]:
-        """Return exposed seconds of replicas: once a step, and of each microbatch, (points,).
-
-        Args:
-            backward: Seconds of the backward pass of each stage, (stages, points).
-        """
-        parallel, work = self.parallel, self.work
-        trained = self._stages(self.plan.trained)
-        size = trained * lookup(work.gradient).bytes_per_element
-        weight = trained * self._element
-        dp, zero, stride = parallel.dp, parallel.zero, parallel.tp
-        hidden = self.placer.mapping.overlap == "gradients"
-
-        def call(kind: str, bytes_of_stage: Array) -> Array:
-            calls = [self.fabric.exchange(kind, s, dp, stride) for s in bytes_of_stage]
-            return np.stack(np.broadcast_arrays(*calls))
-
-        none = np.zeros((parallel.pp, 1))
-        if dp == 1:
-            return none, none
-        if zero == 3:
-            gathered = self._stages(self.plan.weights)
-            each = 2.0 * call("all_gather", gathered) + call("reduce_scatter", size)
-            return none, np.maximum(each - backward, 0.0) if hidden else each
-        reduction = call("all_reduce" if zero == 0 else "reduce_scatter", size)
-        after = call("all_gather", weight) if zero else none
-        if hidden:
-            reduction = np.maximum(reduction - backward, 0.0)
-        return reduction + after, none
-
-    def _tied(self) -> Array:
-        """Return the seconds in which first and last stage add up gradients of one embedding."""
-        model, parallel = self.work.model, self.parallel
-        if not model.tied or parallel.pp == 1 or self.work.lora is not None:
-            return np.zeros(1)
-        width = model.embedding_dim or model.hidden
-        size = model.vocab / parallel.tp * width * lookup(self.work.gradient).bytes_per_element
-        stride = parallel.tp * parallel.dp * (parallel.pp - 1)
-        return self.fabric.exchange("all_reduce", size, 2, stride)
+        return channels / config.instances
 
     @property
     def _element(self) -> float:
@@ -209,7 +153,7 @@ class _Training:
             upcast=self.master_gradient, fused=kind == "cpu",
         )  # fmt: skip
         parts = self.parallel.dp if self.parallel.zero else 1
-        most = np.atleast_1d(self._stages(self.plan.trained).max(axis=0)) / parts
+        most = np.atleast_1d(self.plan.of_stages(self.plan.trained).max(axis=0)) / parts
         return pass_costs(self.home, todo, most, ideal=self.ideal)
 
     # -- time --------------------------------------------------------------------------------
@@ -220,17 +164,17 @@ class _Training:
         tables = {"forward": plan.forward, "recompute": plan.recompute, "backward": plan.backward}
         found = {name: p for name, t in tables.items() if (p := self._passes(t)) is not None}
         forward, backward = self._with_copies(found)
-        once, each = self._replicas(self._stages(backward))
+        once, each = self.exchanges.replicas(self.plan.of_stages(backward))
         if each.any():
             # Weights are gathered for both passes of a layer, gradients sent after the second.
             share = np.tile(each, (parallel.interleave, 1)) / parallel.interleave
             forward, backward = forward + share / 3.0, backward + share * 2.0 / 3.0
-        send = self._send()
+        send = self.exchanges.send()
         costs = self._optimizer()
         points = self._points(forward, backward, send, self.many, once, *(c.seconds for c in costs))
         pipeline, played = self._pipeline(forward, backward, send, points)
         optimizer = sum((c.seconds for c in costs), np.zeros(1))
-        after = once.max(axis=0) + self._tied()
+        after = once.max(axis=0) + self.exchanges.tied()
         seconds = pipeline + after + optimizer
         parts = self._parts(found, forward, backward, pipeline, after, points)
         parts["optimizer_s"] = optimizer
@@ -281,7 +225,7 @@ class _Training:
             forward, backward: Seconds of passes, waits included, (virtual, points).
         """
         working = {
-            name: np.broadcast_to(self._stages(p.computing), (self.parallel.pp, points))
+            name: np.broadcast_to(self.plan.of_stages(p.computing), (self.parallel.pp, points))
             for name, p in found.items()
         }
         total = sum(working.values(), np.zeros((self.parallel.pp, points)))
@@ -305,8 +249,8 @@ class _Training:
             passes: Forward and backward with all waits but sends, (virtual, points).
         """
         parallel = self.parallel
-        each = self._stages(passes) - computing
-        send, pp = self._send(), parallel.pp
+        each = self.plan.of_stages(passes) - computing
+        send, pp = self.exchanges.send(), parallel.pp
         sends = np.full((pp, 1), 2.0 * parallel.interleave if pp > 1 else 0.0)
         # The first stage ends the backward passes, the last the forward ones.
         sends[[0, -1]] -= 1.0 if pp > 1 else 0.0
@@ -365,7 +309,7 @@ class _Training:
         held = stages[fullest]
         metrics |= _held_metrics(held)
         metrics = {n: np.atleast_1d(np.asarray(v, np.float64)) for n, v in metrics.items()}
-        detail = {"memory": memory_over_time(work, plan, played, fullest, held, float(seconds[0]))}
+        detail = {"memory": memory_over_time(plan, played, fullest, held, float(seconds[0]))}
         occupancy = self.home.occupancy(held)
         outcome = Outcome(metrics, tuple(runs), occupancy, detail=detail)
         return feasible(self.home, outcome, tuple(_held_metrics(held)))

@@ -57,6 +57,11 @@ class Plan:
         """Return the virtual stages."""
         return self.parallel.pp * self.parallel.interleave
 
+    def of_stages(self, values: Array) -> Array:
+        """Return the sum over the chunks of each stage of what is given by virtual stage."""
+        pp = self.parallel.pp
+        return np.stack([values[s::pp].sum(axis=0) for s in range(pp)])
+
     @cached_property
     def kept(self) -> list[Number]:
         """Return the activations that a microbatch keeps in each virtual stage, bytes."""
