@@ -45,34 +45,38 @@ class Exchanges:
             seconds = seconds + self.fabric.exchange("all_gather", whole, parallel.tp, 1)
         return seconds
 
-    def replicas(self, backward: Array) -> tuple[Array, Array]:
-        """Return exposed seconds of replicas: once a step, and of each microbatch, (points,).
+    def replicas(self, forward: Array, backward: Array) -> tuple[Array, Array, Array]:
+        """Return exposed seconds of replicas: once a step, in each forward and backward pass.
+
+        Gradients are reduced once a step, from ZeRO 2 on after each microbatch: a device has no
+        room for the others' parts. With ZeRO 3 both passes gather the weights.
 
         Args:
-            backward: Seconds of the backward pass of each stage, (stages, points).
+            forward, backward: Seconds of the passes of each stage, (stages, points).
+        Returns:
+            Each (stages, points).
         """
-        parallel, work = self.plan.parallel, self.work
+        parallel = self.plan.parallel
         trained = self.plan.of_stages(self.plan.trained)
-        size = trained * lookup(work.gradient).bytes_per_element
-        weight = trained * self.element
-        dp, zero, stride = parallel.dp, parallel.zero, parallel.tp
+        size = trained * lookup(self.work.gradient).bytes_per_element
+        dp, zero, none = parallel.dp, parallel.zero, np.zeros((parallel.pp, 1))
+        if dp == 1:
+            return none, none, none
 
         def call(kind: str, bytes_of_stage: Array) -> Array:
-            calls = [self.fabric.exchange(kind, s, dp, stride) for s in bytes_of_stage]
+            calls = [self.fabric.exchange(kind, s, dp, parallel.tp) for s in bytes_of_stage]
             return np.stack(np.broadcast_arrays(*calls))
 
-        none = np.zeros((parallel.pp, 1))
-        if dp == 1:
-            return none, none
+        def exposed(seconds: Array, beside: Array) -> Array:
+            return np.maximum(seconds - beside, 0.0) if self.hidden else seconds
+
+        reduction = call("reduce_scatter" if zero else "all_reduce", size)
         if zero == 3:
-            gathered = self.plan.of_stages(self.plan.weights)
-            each = 2.0 * call("all_gather", gathered) + call("reduce_scatter", size)
-            return none, np.maximum(each - backward, 0.0) if self.hidden else each
-        reduction = call("all_reduce" if zero == 0 else "reduce_scatter", size)
-        after = call("all_gather", weight) if zero else none
-        if self.hidden:
-            reduction = np.maximum(reduction - backward, 0.0)
-        return reduction + after, none
+            gather = call("all_gather", self.plan.of_stages(self.plan.weights))
+            return none, exposed(gather, forward), exposed(gather + reduction, backward)
+        after = call("all_gather", trained * self.element) if zero else none
+        reduction = exposed(reduction, backward)
+        return (after, none, reduction) if zero == 2 else (reduction + after, none, none)
 
     def tied(self) -> Array:
         """Return the seconds in which first and last stage add up gradients of one embedding."""

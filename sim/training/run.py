@@ -164,11 +164,10 @@ class _Training:
         tables = {"forward": plan.forward, "recompute": plan.recompute, "backward": plan.backward}
         found = {name: p for name, t in tables.items() if (p := self._passes(t)) is not None}
         forward, backward = self._with_copies(found)
-        once, each = self.exchanges.replicas(self.plan.of_stages(backward))
-        if each.any():
-            # Weights are gathered for both passes of a layer, gradients sent after the second.
-            share = np.tile(each, (parallel.interleave, 1)) / parallel.interleave
-            forward, backward = forward + share / 3.0, backward + share * 2.0 / 3.0
+        once, *each = self.exchanges.replicas(plan.of_stages(forward), plan.of_stages(backward))
+        # The chunks of a stage have equal shares of its exchanges.
+        waits = [np.tile(e, (parallel.interleave, 1)) / parallel.interleave for e in each]
+        forward, backward = forward + waits[0], backward + waits[1]
         send = self.exchanges.send()
         costs = self._optimizer()
         points = self._points(forward, backward, send, self.many, once, *(c.seconds for c in costs))

@@ -165,6 +165,9 @@ def test_zero_splits_states_and_pays_in_traffic():
     assert stages[3].weight_bytes < plain.weight_bytes / 2
     assert stages[1].optimizer_s < plain.optimizer_s
     assert stages[3].communication_s > stages[2].communication_s
+    # From stage 2 on gradients are reduced after each microbatch.
+    more = [train(dp=2, zero=z, batch=16).communication_s for z in (1, 2)]
+    assert more[1] > 2 * more[0]
     hidden = train(dp=8, zero=2, overlap="gradients")
     assert hidden.communication_s < stages[2].communication_s
     assert hidden.forward_s == stages[2].forward_s
