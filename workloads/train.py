@@ -29,6 +29,7 @@ from opbyte.workloads.training.plan import (
     in_flight,
     plan_of,
 )
+from opbyte.workloads.training.tape import check_adapters
 from opbyte.workloads.work import WORKS
 
 __all__ = ["Lora", "TrainStep"]
@@ -118,7 +119,7 @@ class TrainStep(ModelWork):
         if isinstance(given, Mapping):
             object.__setattr__(self, "lora", validate(Lora, Document(dict(given), {}, "lora")))
         if self.lora is not None:
-            self.lora.adapter.parameters(self.model)
+            check_adapters(self.model, self.lora.adapter)
         lookup(self.gradient)
         # Keys and values of a step are activations.
         stored = self.model.with_precision(kv=self.model.precision.activation)

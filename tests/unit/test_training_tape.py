@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 import opbyte as ob
-from opbyte.core.errors import UncoveredError, WorkloadError
+from opbyte.core.errors import ConfigError, UncoveredError, WorkloadError
 from opbyte.core.parallel import Parallel
 from opbyte.workloads.adapter_step import adapter_bytes
+from opbyte.workloads.model_loader import model_catalog
 from opbyte.workloads.training.plan import bytes_of_states, in_flight
 
 H, HEADS, LAYERS, VOCAB, S, B = 1024, 16, 4, 5120, 512, 2
@@ -161,6 +162,25 @@ def test_adapters():
     full = plan(model=model, fused=True, dropout=False)
     assert 0.64 < found.model_flops / full.model_flops < 0.72
     assert layer(found).kept("none") < layer(full).kept("none")
+
+
+@pytest.mark.parametrize(
+    ("name", "targets"),
+    [("mixtral-8x7b", ["gate_proj"]), ("mixtral-8x7b", ["w1"]), ("mixtral-8x7b", ["all"])],
+)
+def test_adapters_of_experts_are_refused(name, targets):
+    with pytest.raises((UncoveredError, ConfigError)):
+        ob.TrainStep(name, batch=1, sequence=64, lora={"rank": 8, "targets": targets})
+    plain = ob.TrainStep(name, batch=1, sequence=64, lora={"rank": 8})
+    assert plain.plan(Parallel()).trained.sum() == plain.lora.adapter.parameters(plain.model)
+
+
+@pytest.mark.parametrize("name", ["llama-3.1-8b", "qwen3-32b", "gemma-2-2b", "phi-2"])
+def test_all_adapters_are_counted(name):
+    if name not in model_catalog().names():
+        pytest.skip(f"{name} is not in the catalog")
+    work = ob.TrainStep(name, batch=1, sequence=64, lora={"rank": 4, "targets": ["all"]})
+    assert work.plan(Parallel()).trained.sum() == work.lora.adapter.parameters(work.model)
 
 
 def test_dense_recomputation_keeps_what_attention_made():

@@ -21,7 +21,9 @@ import numpy as np
 from opbyte.core.dtypes import lookup
 from opbyte.core.errors import UncoveredError
 from opbyte.core.ops import NUMERIC, Number, OpTable
+from opbyte.workloads.model import Model
 from opbyte.workloads.model_set import Adapter
+from opbyte.workloads.modules import modules_of
 from opbyte.workloads.rows import VECTOR_FLOPS
 from opbyte.workloads.training.nodes import ATTENTION, GIVEN, PRODUCTS, Node, Recipe, Tape
 
@@ -327,6 +329,27 @@ def _share(node: Node, parts: int) -> None:
         if column == "groups" and not np.any(node[column] > 1.0):
             continue
         node.numbers[column] = node[column] / parts
+
+
+def check_adapters(model: Model, adapter: Adapter) -> None:
+    """Refuse adapters of matrices that no tape adds them to.
+
+    Raises:
+        ConfigError: If the model has no matrix of a target's name.
+        UncoveredError: If a target is one of several experts, or none that `_TARGETS` names.
+    """
+    adapter.parameters(model)
+    known = {name for names in _TARGETS.values() for name in names}
+    for module in modules_of(model):
+        if module.layer < 0 or not adapter.covers(module):
+            continue
+        names = module.words[-1]
+        ffn = not set(names) & {"q_proj", "k_proj", "v_proj", "o_proj"}
+        if not set(names) & known or (ffn and model.moe_layers):
+            raise UncoveredError(
+                f"{model.name}: no model trains adapters of {names[0]}. name targets among "
+                f"{', '.join(sorted(known))}, in models with experts those of attention alone"
+            )
 
 
 def adapter_elements(tape: Tape) -> Number:
