@@ -420,3 +420,45 @@ def test_sums_of_gradients_leave_as_32_bits():
     plain, summed = seconds(()), seconds(("gradient",))
     more = 12288 * 4608 * 6 / (2.039e12 * 0.824)
     assert 0.3 * more < summed - plain < 1.5 * more
+
+
+# -- exchanges -------------------------------------------------------------------------------------
+
+
+def fabric(ideal=False):
+    from opbyte.sim.training.fabric import Fabric
+
+    placer = Placer(load_machine(MACHINE), load_mapping(mapping(tp=8)), training=True)
+    return Fabric(placer.machine, placer.networks, "node.gpu", ideal)
+
+
+def test_exchanges_inside_a_node_are_calls_of_its_link():
+    work = {"kind": "all_reduce", "bytes": 2**26, "participants": 4}
+    alone = ob.simulate("a100-sxm-80gb", work)
+    launch = load_machine("a100-sxm-80gb").values["gpu.sm.launch.graph"]
+    found = float(fabric().exchange("all_reduce", 2.0**26, 4, 2)[0])
+    assert found == pytest.approx(alone.seconds - launch, rel=0.02)
+
+
+def test_exchanges_between_nodes_share_the_network():
+    wires, size = fabric(ideal=True), 1e9
+    # A group of one device of each node has its adapter; groups of eight in each share a node's.
+    for stride, share in ((8, 8), (1, 1), (2, 2)):
+        seconds = float(wires.exchange("all_reduce", size, 32, stride)[0])
+        assert seconds == pytest.approx(2 * size * 31 / 32 / (200e9 / share))
+    both = [wires.exchange(k, size, 32, 8) for k in ("reduce_scatter", "all_gather")]
+    assert sum(both) == pytest.approx(wires.exchange("all_reduce", size, 32, 8))
+    assert float(wires.exchange("send", size, 2, 8)[0]) == pytest.approx(size / 25e9)
+    assert not wires.exchange("all_reduce", size, 1, 8).any()
+    assert (fabric().exchange("send", size, 2, 8) > wires.exchange("send", size, 2, 8)).all()
+
+
+def test_a_machine_without_a_network_says_so():
+    parts = {**HOST["parts"], "gpu": {**HOST["parts"]["gpu"], "count": 2}}
+    chosen = {
+        "groups": {"gpus": "gpu"}, "parallel": {"all": {"group": "gpus", "pp": 2}},
+        "run": [{"ops": "all", "unit": "gpu.sm"}], "fusion": "attention", "launch": "graph",
+    }  # fmt: skip
+    work = {"kind": "train", "model": "llama-3.2-1b", "batch": 2, "sequence": 1024}
+    with pytest.raises(ConfigError, match="no link between instances of 'gpu'"):
+        ob.simulate({**HOST, "parts": parts}, work, chosen)
