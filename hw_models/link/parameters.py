@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import model_validator
 
 from opbyte.core.blocks import Block
-from opbyte.core.parameters import Bytes, BytesPerSecond, Count, Factor, Ratio, Seconds
+from opbyte.core.parameters import Bytes, BytesPerSecond, Factor, Ratio, Seconds
 
 
 class Flit(Block):
@@ -61,7 +61,7 @@ class Collectives(Block):
     """Share of the rate of NVLS."""
     direct: Ratio | None = None
     """Share of the rate of kernels that read the others' memory (a mapping's `all_reduce`)."""
-    channels: Count | None = None
+    channels: Factor | None = None
     """Thread blocks of a large call, each on an SM that products beside it lack (training)."""
     p2p: bool = True
     """Devices reach each other's memory; otherwise every byte passes through the host's."""
