@@ -30,6 +30,7 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
     "Stream": ("opbyte.workloads.stream", "Stream"),
     "OpTrace": ("opbyte.workloads.op_trace", "OpTrace"),
     "Serve": ("opbyte.workloads.serve", "Serve"),
+    "TrainStep": ("opbyte.workloads.train", "TrainStep"),
     "SpeculativeDecode": ("opbyte.workloads.speculative", "SpeculativeDecode"),
     "RequestTrace": ("opbyte.workloads.traces.trace", "RequestTrace"),
     "load_trace": ("opbyte.workloads.traces.load", "load_trace"),
@@ -98,6 +99,7 @@ if TYPE_CHECKING:
     from opbyte.workloads.stream import Stream as Stream
     from opbyte.workloads.traces.load import load_trace as load_trace
     from opbyte.workloads.traces.trace import RequestTrace as RequestTrace
+    from opbyte.workloads.train import TrainStep as TrainStep
 else:
     # Hidden from type checkers, which would otherwise accept any name.
     def __getattr__(name: str) -> object:

@@ -30,19 +30,28 @@ PLACE_KEYS = {
     "kv": ("kv",),
     "state": ("state", "kv"),
     "activation": ("activation",),
+    "gradient": ("gradient",),
+    "working": ("working",),
+    "buffer": ("buffer",),
+    "momentum": ("momentum", "optimizer"),
+    "variance": ("variance", "optimizer"),
+    "master_weight": ("master_weight", "optimizer"),
+    "master_gradient": ("master_gradient", "optimizer"),
 }
 
 
 class Placer:
     """Resolves a mapping on a machine once, and places any number of tables with it.
 
+    Args:
+        training: The tables are those of a training step.
     Raises:
         ConfigError: If the mapping names a part, memory, unit or link that the machine lacks.
         UncoveredError: If the mapping asks for what no model covers.
     """
 
-    def __init__(self, machine: Machine, mapping: Mapping) -> None:
-        missing = mapping.not_modelled()
+    def __init__(self, machine: Machine, mapping: Mapping, *, training: bool = False) -> None:
+        missing = mapping.not_modelled(training=training)
         if missing:
             raise UncoveredError(
                 f"mapping '{mapping.name or 'unnamed'}' of {machine.name}: no model honours "

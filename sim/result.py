@@ -210,6 +210,18 @@ class Result:
         written = self.outcome.detail.get("written", ())
         return endurance(self.hardware, written, memory, made, **choices)
 
+    @property
+    def memory(self) -> pd.DataFrame:
+        """Return what the fullest device of a training step holds, one row for each change.
+
+        Raises:
+            AttributeError: Of other work.
+        """
+        if "memory" not in self.outcome.detail:
+            raise AttributeError(f"{self.work} has no memory over time: training steps have")
+        frame: pd.DataFrame = self.outcome.detail["memory"]
+        return frame
+
     def __dir__(self) -> list[str]:
         """Return attributes and metrics, for completion."""
         return sorted({*super().__dir__(), *self.outcome.metrics})

@@ -103,6 +103,7 @@ RUNNERS_OF = {
     "serve": "opbyte.sim.serving.run",
     "speculative_decode": "opbyte.sim.speculative",
     "stream": "opbyte.sim.stream",
+    "train": "opbyte.sim.training.run",
 }
 
 

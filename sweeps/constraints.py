@@ -28,6 +28,10 @@ METRIC_DIMENSIONS: Mapping[str, str] = {
     "carbon_kg": "kilograms",
     **dict.fromkeys(("usd_per_mtoken", "tco_usd_per_mtoken"), "dollars"),
     "flops_per_s": "ops_per_s",
+    **dict.fromkeys(
+        ("weight_bytes", "gradient_bytes", "optimizer_bytes", "activation_bytes", "peak_bytes"),
+        "bytes",
+    ),
 }
 #: What stands behind the name of a time of requests.
 _STATISTICS = ("mean", "p50", "p90", "p99", "max")

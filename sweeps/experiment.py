@@ -179,10 +179,10 @@ def _utilisation(result: Result) -> dict[str, float]:
 
 
 def _write_frames(out: Path, result: Result) -> None:
-    """Write the operators, or of a served trace its requests and its steps."""
+    """Write the operators, of a served trace its requests and its steps, of training its memory."""
     if result.outcome.phases:
         result.breakdown.to_csv(out / "breakdown.csv", index=False)
-    for name in ("requests", "series"):
+    for name in ("requests", "series", "memory"):
         if name in result.outcome.detail:
             result.outcome.detail[name].to_parquet(out / f"{name}.parquet", index=False)
 

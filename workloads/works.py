@@ -26,6 +26,7 @@ from opbyte.workloads import (
     serve,
     speculative,
     stream,
+    train,
     vector_calls,
 )
 from opbyte.workloads.model import Model
@@ -51,6 +52,7 @@ REGISTERED = (
     serve,
     speculative,
     stream,
+    train,
     vector_calls,
 )
 

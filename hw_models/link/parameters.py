@@ -61,6 +61,8 @@ class Collectives(Block):
     """Share of the rate of NVLS."""
     direct: Ratio | None = None
     """Share of the rate of kernels that read the others' memory (a mapping's `all_reduce`)."""
+    channels: Factor | None = None
+    """Thread blocks of a large call, each on an SM that products beside it lack (training)."""
     p2p: bool = True
     """Devices reach each other's memory; otherwise every byte passes through the host's."""
     through_host: Ratio | None = None

@@ -52,6 +52,8 @@ class Split(_Frozen):
         expert_tp: Devices over which each routed expert is split, see `Parallel`.
         heads: Devices that share the attention heads, where only attention is split.
         zero: ZeRO stage of data-parallel training.
+        sequence: Sequence parallelism in training, see `Parallel`.
+        interleave: Chunks of layers of each pipeline stage in training, see `Parallel`.
         tensor: What `tp` splits. `megatron`: heads and columns, two all-reduces a layer. `outputs`:
             every matrix by its outputs alone; inputs are broadcast and outputs gathered, all else
             runs on one device of the stage.
@@ -69,6 +71,8 @@ class Split(_Frozen):
     expert_tp: int | None = Field(None, ge=1)
     heads: int | None = Field(None, ge=1)
     zero: Literal[0, 1, 2, 3] = 0
+    sequence: bool = False
+    interleave: int = Field(1, ge=1)
     tensor: Literal["megatron", "outputs"] = "megatron"
     together: bool = False
 
@@ -77,7 +81,7 @@ class Split(_Frozen):
         """Return the degrees without the group: those by which operators are split."""
         return Parallel(
             self.tp // self.gathered, self.pp, self.ep, self.dp, self.microbatches, self.dispatch,
-            self.expert_tp or 0,
+            self.expert_tp or 0, self.sequence, self.interleave, self.zero,
         )  # fmt: skip
 
     @property
@@ -342,7 +346,8 @@ class Mapping(_Frozen):
             `kv_write` writes keys and values of prompts there while the next layer runs;
             `head` has the heads of a layer follow each other through both groups; `dependency`
             has them follow each other through the units of a device, so that norms, softmax and
-            attention hide behind linear tiles.
+            attention hide behind linear tiles; `gradients` has replicas exchange gradients and
+            gathered weights while they compute, in training.
         pipeline: Batches that take turns on the groups of a mapping that has two, that follow
             each other through the stages of one, or that share loads of weights (`zigzag`).
         assist: Products that the group of decode attention takes a share of while it has no
@@ -368,7 +373,9 @@ class Mapping(_Frozen):
     launch: str = "hardware"
     host: Seconds | None = None
     all_reduce: Literal["library", "direct"] = "library"
-    overlap: Literal["none", "copy", "head", "dependency", "q_first", "kv_write"] = "none"
+    overlap: Literal["none", "copy", "head", "dependency", "q_first", "kv_write", "gradients"] = (
+        "none"
+    )
     routes: dict[str, Routes] = Field(default_factory=dict)
     pipeline: Annotated[Pipeline | Continuous | Zigzag, Field(discriminator="kind")] | None = None
     assist: Assist | None = None
@@ -451,17 +458,22 @@ class Mapping(_Frozen):
         popular = self.neurons is not None and self.neurons.popularity is not None
         return popular and not self.blocks and bool(self.cached)
 
-    def not_modelled(self) -> tuple[str, ...]:
+    def not_modelled(self, *, training: bool = False) -> tuple[str, ...]:
         """Return what this mapping asks for that no simulation honours yet.
 
         Loading such a mapping is fine; simulating it would silently ignore a wish, so the
         simulation refuses.
+
+        Args:
+            training: Of a training step; ZeRO, sequence parallelism and chunks are its alone.
         """
         two = self.attention is not None
         blocks = self.blocks
         known = {"all", ATTENTION} if "all" in self.parallel else {"dense", ATTENTION}
         shapes = [split.degrees for split in self.parallel.values()]
         ahead = ("q_first", "head", "kv_write") if two else ("dependency",)
+        splits = [] if training else list(self.parallel.values())
+        ahead = ("gradients",) if training else ahead
         wishes = {
             "overlap": self.overlap not in ("none", "copy", *ahead),
             "overlap: kv_write of staggered batches": self.overlap == "kv_write"
@@ -478,7 +490,9 @@ class Mapping(_Frozen):
             and self.kv_select is not None
             and self.kv_select.kind == "lop",
             "parallel of one operator class": bool(set(self.parallel) - known),
-            "parallel.zero": any(s.zero for s in self.parallel.values()),
+            "parallel.zero": any(s.zero for s in splits),
+            "parallel.sequence": any(s.sequence for s in splits),
+            "parallel.interleave": any(s.interleave > 1 for s in splits),
             "routes": bool(self.routes)
             and not (blocks or self.cached)
             and not (two and set(self.routes) == {"kv"}),

@@ -19,6 +19,10 @@ class Parallel:
             of a tensor-parallel group, which all have the tokens, compute their own experts, and
             the sum over devices that follows adds them up; replicas exchange tokens all the same.
         expert_tp: Devices over which each routed expert is split; 0 for tp / ep, at least 1.
+        sequence: In training, what tensor parallelism leaves whole is split over tokens.
+        interleave: In training, chunks of layers that each stage of the pipeline has.
+        zero: In training, ZeRO stage: what replicas split of optimizer (1), gradients (2) and
+            weights (3).
     """
 
     tp: int = 1
@@ -28,6 +32,9 @@ class Parallel:
     microbatches: int = 1
     dispatch: bool = True
     expert_tp: int = 0
+    sequence: bool = False
+    interleave: int = 1
+    zero: int = 0
 
     @property
     def devices(self) -> int:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 Rows: TypeAlias = "list[dict[str, Any]]"
 Lines: TypeAlias = "Iterator[tuple[dict[str, Any], tuple[str, ...]]]"
 MEASURED, IN_MEMORY, SPATIAL, DRIVE = "gpu", "pim", "attention", "ssd"
+TRAINING = "megatron"
 NOTES = """mean: mean absolute error; bias: mean signed error, above 0 where we are slower.
 in the fit: never (another file), left out (samples of this file were fitted), fitted.
 Not compared, for want of rows: narrow formats, Blackwell, AMD."""
@@ -26,7 +27,7 @@ Sources = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="[SOURCE]...",
-        help="Published sources, default: all; or gpu, pim, attention, ssd: rows.",
+        help="Published sources, default: all; or gpu, pim, attention, ssd, megatron: rows.",
         show_default=False,
     ),
 ]
@@ -57,8 +58,9 @@ def command(
     Classes: predicted (every parameter that matters is published), assumed, calibrated, internal,
     open. Exit code 1 if a number that is not open misses its tolerance.
 
-    `gpu` compares operators with measured rows, `pim` kernels and systems and `attention` spatial
-    arrays with other simulators', `ssd` a drive; OPBYTE_REFERENCE locates the rows.
+    `gpu` compares operators and `megatron` training steps with measured rows, `pim` kernels and
+    systems, `attention` spatial arrays and `ssd` a drive with other simulators'; OPBYTE_REFERENCE
+    locates the rows.
     """
     from opbyte.sweeps.console import Output
     from opbyte.sweeps.validation import sources_of, validate_source
@@ -76,7 +78,9 @@ def command(
         answer["attention"] = _attention(output)
     if DRIVE in wanted:
         answer["ssd"] = _drives(output)
-    of_rows = (MEASURED, IN_MEMORY, SPATIAL, DRIVE)
+    if TRAINING in wanted:
+        answer["megatron"] = _training(output)
+    of_rows = (MEASURED, IN_MEMORY, SPATIAL, DRIVE, TRAINING)
     wanted = [name for name in wanted if name not in of_rows]
     if answer and not wanted:
         output.data(answer)
@@ -198,6 +202,56 @@ def _drives(output: Output) -> Rows:
 
     columns = ("variant", "metric", "band", "rows", "mean", "bias", "median", "p95", "worst")
     return _simulated(output, "ssd", ssd_rows, lines, columns, 3)
+
+
+def _training(output: Output) -> Rows:
+    """Print measured training steps against ours; return the rows.
+
+    Raises:
+        ConfigError: If the folder has no such file.
+    """
+    import numpy as np
+
+    from opbyte.sweeps.bands import Band
+    from opbyte.sweeps.validation import training_rows
+    from opbyte.sweeps.validation.folders import rows_folder
+
+    folder = rows_folder("training")
+    found = list(training_rows.compared(folder))
+    kept = [one for one in found if not isinstance(one, str)]
+    if not kept:
+        raise ConfigError.one(str(folder), "", f"holds no {training_rows.FILE}", "", "")
+    keys = ("mfu", "hfu", "communication_s", "bubble_s", "optimizer_s", "peak_bytes")
+    rows: Rows = [
+        {
+            "model": one.row["model"], "recompute": one.row["recompute"],
+            "gpus": int(one.row["gpus"]), "measured": one.measured, "seconds": one.result.seconds,
+            "error": one.error, **{key: one.result.metrics[key] for key in keys},
+            "origin": training_rows.ORIGIN, "seen": "never",
+        }
+        for one in kept
+    ]  # fmt: skip
+    shown = [
+        (
+            r["model"], r["recompute"], f"{r['gpus']}", f"{r['measured']:.2f}",
+            f"{r['seconds']:.2f}", f"{r['error']:+.1f}", f"{100 * r['mfu']:.1f}",
+            f"{100 * r['hfu']:.1f}", f"{r['peak_bytes'] / 1e9:.1f}",
+        )
+        for r in rows
+    ]  # fmt: skip
+    output.table(
+        f"{training_rows.ORIGIN}: seconds of a step against ours",
+        ("model", "recompute", "GPUs", "measured", "ours", "error %", "MFU %", "HFU %", "peak GB"),
+        shown,
+        left=2,
+    )
+    band = Band.of("all", np.array([one.error for one in kept]))
+    worst = max(abs(one.error) for one in kept)
+    output.line(
+        f"mean {band.mape:.1f} %, bias {band.bias:+.1f} %, worst {worst:.1f} %; "
+        f"bar {training_rows.BAR:g} % in the mean; none of the rows was fitted"
+    )
+    return rows
 
 
 def _two(numbers: Iterable[float]) -> list[str]:

@@ -14,7 +14,7 @@ FOLDER = "OPBYTE_REFERENCE"
 
 
 def rows_folder(kind: str) -> Path:
-    """Return the folder of reference rows of a kind: gpu, pim, attention or ssd.
+    """Return the folder of reference rows of a kind: gpu, pim, attention, ssd or training.
 
     Raises:
         ConfigError: If there is none.

@@ -15,6 +15,8 @@ from opbyte.hw_models.compute.gpu.parameters import GpuView
 
 #: Bytes of an element of a result: products of narrower operands leave as 16 bits.
 NARROWEST_RESULT = 2.0
+#: Label of products that are added to a sum of gradients: read and written in the epilogue.
+GRADIENT = "gradient"
 #: Rows that are a kernel of a library of dense products when they are an operator of their own.
 PRODUCTS = frozenset({"gemm", "grouped_gemm", "score", "context"})
 
@@ -51,10 +53,11 @@ def _seconds(table: OpTable, rows: Rows, sizes: list[Array], given: Array, view:
     from opbyte.hw_models.compute.gpu.kernel import compiled
 
     fill_seconds = compiled()
-    dtypes = [table.dtypes[row] for row in rows]
+    kinds = [(table.dtypes[row], _written(table, row)) for row in rows]
     parts: list[tuple[Any, Array]] = []
-    for dtype in dict.fromkeys(dtypes):
-        mine = slice(None) if dtypes.count(dtype) == len(dtypes) else _rows_of(dtypes, dtype)
+    for kind in dict.fromkeys(kinds):
+        dtype, written = kind
+        mine = slice(None) if kinds.count(kind) == len(kinds) else _rows_of(kinds, kind)
         size = lookup(dtype).bytes_per_element
         m, n, k, groups, second = (column[mine] for column in (*sizes, given))
         # Where both are activations the second matrix is of the same dtype.
@@ -66,7 +69,7 @@ def _seconds(table: OpTable, rows: Rows, sizes: list[Array], given: Array, view:
         facts = view.facts(dtype)
         seconds = np.empty((len(m), max(shapes.shape[2], facts.shape[0])))
         generation = view.generation
-        result = max(size, NARROWEST_RESULT)
+        result = max(size, NARROWEST_RESULT, written)
         fill_seconds(seconds, shapes, size, result, facts, generation.rules, generation.tiles)
         parts.append((mine, seconds))
     if len(parts) == 1:
@@ -77,5 +80,13 @@ def _seconds(table: OpTable, rows: Rows, sizes: list[Array], given: Array, view:
     return total
 
 
-def _rows_of(dtypes: list[str], dtype: str) -> Rows:
-    return np.array([i for i, name in enumerate(dtypes) if name == dtype], np.int64)
+def _written(table: OpTable, row: np.int64) -> float:
+    """Return the bytes that an element of a sum of gradients is read and written, 0 of others."""
+    if GRADIENT not in table.labels[row]:
+        return 0.0
+    elements = table["m"][row] * table["n"][row] * table["groups"][row]
+    return float(np.max(2.0 * table["out_bytes"][row] / elements))
+
+
+def _rows_of(kinds: list[tuple[str, float]], kind: tuple[str, float]) -> Rows:
+    return np.array([i for i, other in enumerate(kinds) if other == kind], np.int64)

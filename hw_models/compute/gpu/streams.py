@@ -104,6 +104,27 @@ for _kernel in (
     StreamKernel("elementwise", "assumed: one pass, vectors of 16 bytes"),
     StreamKernel("kv_append", "assumed: one pass, rows to their pages"),
     StreamKernel("embedding", "assumed: rows of the table, one pass"),
+    StreamKernel(
+        "causal_softmax",
+        "Megatron-LM scaled_upper_triang_masked_softmax.h: a warp keeps its row in registers, one "
+        "reading and one exp. Counted in full, though masked scores are not read",
+        specials=1.0,
+    ),
+    StreamKernel(
+        "softmax_backward",
+        "Megatron-LM scaled_upper_triang_masked_softmax.h: a warp keeps both rows in registers",
+    ),
+    StreamKernel(
+        "dropout",
+        "PyTorch Dropout.cu, fused_dropout_kernel_vec: one pass, vectors. assumed: the random "
+        "numbers hide behind the bytes",
+    ),
+    StreamKernel(
+        "cross_entropy",
+        "assumed: one pass over logits, as fused losses have it, with one exp; loss over parallel "
+        "vocabularies in eager frameworks takes five",
+        specials=1.0,
+    ),
 ):
     STREAM_KERNELS.register(_kernel.name)(_kernel)
 

@@ -1,0 +1,1 @@
+"""Training steps in time: streams of a device, pipelines of stages, replicas, the optimizer."""

@@ -1,0 +1,57 @@
+"""What the fullest device of a training job holds over a step, by tensor class."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from opbyte.core.ops import Number
+from opbyte.sim.training.pipeline import BACK, Played, kept_over_time
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from opbyte.workloads.training.plan import Plan
+
+
+def memory_over_time(
+    plan: Plan,
+    played: Played,
+    stage: int,
+    held: dict[str, Number],
+    seconds: float,
+) -> pd.DataFrame:
+    """Return one row for each change: `seconds`, `event`, bytes of each class, `total`.
+
+    A forward pass adds what its microbatch keeps, a backward pass gives it back:
+    `activation_peak` is the larger of before and after. Weights, gradients, states and room for the
+    working set are there all the time.
+
+    Args:
+        stage: The fullest stage.
+        held: Its classes at the peak.
+        seconds: Of the whole step.
+    """
+    import pandas as pd
+
+    kept = [float(np.max(size)) for size in plan.kept]
+    times, activations = kept_over_time(played, stage, kept)
+    order = played.orders[stage]
+    rows: list[dict[str, Any]] = []
+    for end, size, back in zip(times, activations, order[:, BACK], strict=True):
+        rows.append(
+            {"seconds": end, "event": "backward" if back else "forward", "activation": size}
+        )
+    before = np.concatenate([[0.0], activations[:-1]])
+    for row, earlier in zip(rows, before, strict=True):
+        row["activation_peak"] = max(earlier, row["activation"])
+    rows.append(
+        {"seconds": seconds, "event": "optimizer", "activation": 0.0, "activation_peak": 0.0}
+    )
+    frame = pd.DataFrame(rows)
+    steady = {name: float(np.max(size)) for name, size in held.items() if name != "activation"}
+    for name, size in steady.items():
+        frame[name] = size
+    frame["total"] = frame["activation_peak"] + sum(steady.values())
+    return frame
