@@ -137,13 +137,19 @@ class Sobol(_Frozen):
 
 
 class Optuna(_Frozen):
-    """A search with Optuna's NSGA-II, generation by generation."""
+    """A search of the front, round by round; docs/search.md."""
 
     kind: Literal["optuna"]
     trials: int | None = Field(None, ge=1)
     """Distinct points to evaluate; default: a twentieth of the grid, or 400 without a grid."""
     population: int = Field(32, ge=4)
+    """Points of one round."""
     seed: int = Field(0, ge=0)
+    sampler: Literal["nsga2", "nsga3", "tpe", "qmc", "random"] = "nsga2"
+    """Who proposes points where there is no screen."""
+    screen: Literal["auto", "analytic", "bound", "none"] = "auto"
+    """Fidelity at which all points are looked at first. `auto`: analytic where fidelity is event,
+    the points can be counted (up to 10^7), and the work has an analytic model."""
 
 
 Strategy = Annotated[Grid | Zip | List | Random | Sobol | Optuna, Field(discriminator="kind")]

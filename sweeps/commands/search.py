@@ -23,7 +23,8 @@ from opbyte.sweeps.commands._options import (
 def command(
     study: StudyFile,
     trials: Annotated[
-        int | None, typer.Option("--trials", min=1, help="Distinct points to evaluate.")
+        int | None,
+        typer.Option("--budget", "--trials", min=1, help="Most distinct points to play."),
     ] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Seed of the search.")] = None,
     out: Out = None,
