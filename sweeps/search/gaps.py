@@ -124,7 +124,7 @@ class Gaps:
         return np.where(self.exact, zero, low), np.where(self.exact, zero, high)
 
     def expected(self, places: Floats, labels: Labels, measured: Floats) -> Floats:
-        """Return the gap to expect at each point, (points, k): the mean of the nearest of its group.
+        """Return the gaps to expect, (points, k): the mean of the nearest of each group.
 
         Args:
             places: Positions of the points along the axes, each in [0, 1], (points, axes).
