@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,12 +13,14 @@ import numpy.typing as npt
 
 from opbyte.core.errors import ConfigError, Problem
 from opbyte.core.parameters import Quantity
+from opbyte.core.registry import nearest
 from opbyte.sweeps.space import Line
 from opbyte.sweeps.study import AxisForm
 
-__all__ = ["SI_UNITS", "PlanAxis", "Target", "resolved_axis"]
+__all__ = ["SI_UNITS", "PlanAxis", "Target", "resolved_axis", "resolved_when"]
 
 _MOST_VALUES = 1_000_000
+_SHOWN = 8
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,58 @@ def resolved_axis(form: AxisForm, target: Target, *, discrete: bool) -> PlanAxis
         raise ConfigError.one("", "", rule, "", "Add for example `steps: 9`.")
     line = Line(target.path, 0, low, high, form.scale == "log", whole)
     return PlanAxis(target, None, None, line)
+
+
+def resolved_when(
+    form: AxisForm, earlier: Sequence[PlanAxis], path: str
+) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """Return the paths of earlier axes and the positions at which an axis means anything.
+
+    Args:
+        form: As written.
+        earlier: The axes before it.
+        path: Of the axis itself.
+
+    Raises:
+        ConfigError: With every condition that names no earlier axis or none of its values.
+    """
+    problems: list[Problem] = []
+    found = []
+    known = {axis.path: axis for axis in earlier}
+    for name, raw in (form.when or {}).items():
+        at = f"when.{name}"
+        if name not in known:
+            rule = f"a condition names an axis that stands before {path}"
+            near = nearest(name, known)
+            remedy = f"Did you mean {near!r}?" if near else f"Known: {', '.join(known) or 'none'}."
+            problems.append(Problem("", at, rule, name, remedy))
+            continue
+        values = raw if isinstance(raw, list) else [raw]
+        positions = [_position(known[name], value) for value in values]
+        for value, position in zip(values, positions, strict=True):
+            if position is None:
+                texts = ", ".join(known[name].texts[:_SHOWN]) or "none, it is continuous"
+                rule = f"{name} never has this value"
+                problems.append(Problem("", at, rule, value, f"Its values: {texts}."))
+        found.append((name, tuple(sorted({p for p in positions if p is not None}))))
+    if problems:
+        raise ConfigError(problems)
+    return tuple(found)
+
+
+def _position(axis: PlanAxis, raw: Any) -> int | None:
+    """Return the position of a written value in an axis, None where it has no such value."""
+    if not axis.target.numeric:
+        keys = [repr(v) for v in axis.written or ()]
+        return keys.index(repr(raw)) if repr(raw) in keys else None
+    try:
+        number = _number(axis.target, raw, "")
+    except ConfigError:
+        return None
+    if axis.numbers is None:
+        return None
+    close = np.flatnonzero(np.isclose(axis.numbers, number, rtol=1e-9, atol=0.0))
+    return int(close[0]) if len(close) else None
 
 
 def _counted(target: Target, values: npt.NDArray[np.float64]) -> PlanAxis:

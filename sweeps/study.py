@@ -62,6 +62,9 @@ class AxisForm(_Frozen):
     """Equal differences or equal ratios in `range`."""
     log2: list[Any] | None = Field(None, min_length=2, max_length=2)
     """Lowest value and highest value; each is twice the one before."""
+    when: dict[str, Any] | None = Field(None, min_length=1)
+    """Other axis -> value or values at which this one means anything; elsewhere it stays as `base`
+    has it, and is no point of its own. The other axis stands before this one."""
 
     @model_validator(mode="after")
     def _one_form(self) -> AxisForm:

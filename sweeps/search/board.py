@@ -15,12 +15,24 @@ from opbyte.sweeps.rows import Rows
 from opbyte.sweeps.runner import CHUNK, Session
 from opbyte.sweeps.space import Codes, Line
 
-__all__ = ["Board", "Judged", "Point", "judged"]
+__all__ = ["Board", "Judged", "Point", "judged", "settled"]
 
 _EVENT_CHUNK = 4
 
 #: One point: the code of each axis, in order.
 Point = tuple[float, ...]
+
+
+def settled(lines: Sequence[Line], point: Point) -> Point:
+    """Return a point with each axis at its first value where it means nothing."""
+    codes = {line.path: code for line, code in zip(lines, point, strict=True)}
+    used = dict.fromkeys(codes, True)
+    for line in lines:
+        for path, positions in line.when:
+            used[line.path] &= used[path] and codes[path] in positions
+        if not used[line.path]:
+            codes[line.path] = float(line.idle)
+    return tuple(codes.values())
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from opbyte.sweeps.search.board import Board, Judged, Point
+from opbyte.sweeps.search.board import Board, Judged, Point, settled
 from opbyte.sweeps.space import Line, unit_points
 from opbyte.sweeps.study import Optuna
 
@@ -82,7 +82,8 @@ def _first(lines: tuple[Line, ...], strategy: Optuna, start: Sequence[Point]) ->
     share = unit_points(len(lines), 4 * size, strategy.seed, sobol=True)
     columns = [line.at(share[:, i]) for i, line in enumerate(lines)]
     drawn = zip(*(c.tolist() for c in columns), strict=True)
-    points = list(dict.fromkeys([*start, *corners, *(tuple(map(float, p)) for p in drawn)]))
+    all_points = [*start, *corners, *(tuple(map(float, p)) for p in drawn)]
+    points = list(dict.fromkeys(settled(lines, p) for p in all_points))
     return points[: max(size, len(start))]
 
 
@@ -95,7 +96,7 @@ def _neighbours(board: Board, rng: np.random.Generator, most: int) -> list[Point
                 code = _stepped(line, point[i], step)
                 if code is None:
                     continue
-                near = (*point[:i], code, *point[i + 1 :])
+                near = settled(board.lines, (*point[:i], code, *point[i + 1 :]))
                 if near not in board.known:
                     found[near] = None
     candidates = sorted(found)
@@ -148,7 +149,7 @@ def _suggested(trial: Any, lines: tuple[Line, ...]) -> Point:
         else:
             value = float(trial.suggest_float(line.path, line.low, line.high, log=line.log))
             codes.append(float(np.rint(value)) if line.whole else value)
-    return tuple(codes)
+    return settled(lines, tuple(codes))
 
 
 def _tell(study: Any, trial: Any, answer: Judged | None, objectives: int) -> None:
