@@ -32,8 +32,8 @@ _EVENT_CHUNK = 64
 class Progress(Protocol):
     """What wants to know how far a run is."""
 
-    def start(self, total: int, stored: int) -> None:
-        """A run of `total` points begins, `stored` of which exist already."""
+    def start(self, total: int, stored: int, what: str = "") -> None:
+        """A run of `total` points begins, `stored` of which exist already; `what` is done."""
 
     def advance(self, rows: int, failed: int) -> None:
         """Rows were evaluated, some of which failed."""

@@ -150,6 +150,10 @@ class Optuna(_Frozen):
     seed: int = Field(0, ge=0)
     sampler: Literal["nsga2", "nsga3", "tpe", "qmc", "random"] = "nsga2"
     """Who proposes points where there is no screen."""
+    designs: list[dict[str, Any]] = Field(default_factory=list)
+    """Points to begin with: a value for each axis."""
+    results: list[str] = Field(default_factory=list)
+    """Folders of results whose fronts to begin with, at the nearest values of the axes."""
     screen: Literal["auto", "analytic", "bound", "none"] = "auto"
     """Fidelity at which all points are looked at first. `auto`: analytic where fidelity is event,
     the points can be counted (up to 10^7), and the work has an analytic model."""

@@ -1,6 +1,6 @@
 """How far the event level may be from the screen: what laws say, and what was measured.
 
-For an objective of cost v > 0 the gap of a point is
+For an objective of value v > 0 the gap of a point is
 
     g = ln v(event) - ln v(screen)   where less is better, its negative where more is better,
 
@@ -8,7 +8,8 @@ so that a gap above 0 is worse than the screen promised. Three kinds of knowledg
 
 - *exact*: parameters, area and price do not depend on the fidelity, g = 0.
 - *law*: contention only delays (DESIGN law 1: analytic <= event), so times, rates of tokens and
-  energies have g >= 0. One measured gap below 0 takes the law away for the study.
+  energies have g >= 0, and 0 is their lower end: as long as the law holds, the front that a search
+  ends with is that of all points. One measured gap below 0 takes the law away for the study.
 - *measured*: of n gaps between a and b, the next is expected in [a - s, b + s], where
   s = 2 (b - a) / (n - 1) is twice what the range of n uniform draws lacks at each end.
 
@@ -119,7 +120,7 @@ class Gaps:
             margin = _BEYOND * (high - low) / (len(values) - 1)
             low, high = low - margin, high + margin
         kept = self.lawful & ~self.law_broken
-        low = np.where(kept, np.maximum(low, 0.0), low)
+        low = np.where(kept, 0.0, low)
         zero = np.zeros(count)
         return np.where(self.exact, zero, low), np.where(self.exact, zero, high)
 

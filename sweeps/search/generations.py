@@ -12,7 +12,9 @@ points on the front so far: crossover finds the region, neighbours fill its edge
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -62,17 +64,23 @@ def _sampler(strategy: Optuna) -> Any:
 
     samplers = optuna.samplers
     size, seed = strategy.population, strategy.seed
-    match strategy.sampler:
-        case "nsga2":
-            return samplers.NSGAIISampler(population_size=size, seed=seed)
-        case "nsga3":
-            return samplers.NSGAIIISampler(population_size=size, seed=seed)
-        case "tpe":
-            return samplers.TPESampler(seed=seed, n_startup_trials=size, multivariate=True)
-        case "qmc":
-            return samplers.QMCSampler(seed=seed, scramble=True)
-        case "random":
-            return samplers.RandomSampler(seed=seed)
+    # Optuna calls some samplers experimental: our tests say what we need of them.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return _SAMPLERS[strategy.sampler](samplers, size, seed)
+
+
+_SAMPLERS: Mapping[str, Callable[[Any, int, int], Any]] = MappingProxyType(
+    {
+        "nsga2": lambda of, size, seed: of.NSGAIISampler(population_size=size, seed=seed),
+        "nsga3": lambda of, size, seed: of.NSGAIIISampler(population_size=size, seed=seed),
+        "tpe": lambda of, size, seed: of.TPESampler(
+            seed=seed, n_startup_trials=size, multivariate=True
+        ),
+        "qmc": lambda of, _, seed: of.QMCSampler(seed=seed, scramble=True),
+        "random": lambda of, _, seed: of.RandomSampler(seed=seed),
+    }
+)
 
 
 def _first(lines: tuple[Line, ...], strategy: Optuna, start: Sequence[Point]) -> list[Point]:

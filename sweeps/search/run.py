@@ -17,6 +17,7 @@ from opbyte.sweeps.search.climb import Climb
 from opbyte.sweeps.search.gaps import Gaps
 from opbyte.sweeps.search.generations import generations
 from opbyte.sweeps.search.screen import MOST_SCREENED, at_fidelity, screened
+from opbyte.sweeps.search.start import starting_points
 from opbyte.sweeps.store import Results
 from opbyte.sweeps.study import List, Optuna, Zip
 from opbyte.workloads.works import WORKS
@@ -46,10 +47,10 @@ def search_plan(
     grid = 0 if plan.continuous else plan.grid_points
     budget = strategy.trials or (grid // _SHARE_OF_GRID if grid else _DEFAULT_TRIALS)
     budget = max(min(budget, grid) if grid else budget, 1)
+    start = starting_points(plan, strategy)
     session = open_session(plan, options, executor, progress)
     board = Board(session, tuple(axis.line for axis in plan.axes), budget)
     board.stored = _restored(session, plan)
-    start: list[Point] = []
     try:
         if fidelity:
             about = _two_levels(board, options, strategy, fidelity, start)
@@ -82,7 +83,7 @@ def _two_levels(
         rule = f"every point failed on the {fidelity} screen ({pool.reason})"
         raise ConfigError.one(where, "strategy", rule, "", "Write `screen: none`.")
     if session.progress is not None:
-        session.progress.start(min(board.budget, len(pool)), 0)
+        session.progress.start(min(board.budget, len(pool)), 0, "played")
     climb = Climb(board, plan, pool, gaps, strategy.population)
     left = climb.run(start) if len(pool) else 0
     low, high = gaps.interval()

@@ -86,7 +86,7 @@ def screened(
     backend = backend_of(plan, options, None, seed_key)
     collector = _Collector(plan, band)
     if progress is not None:
-        progress.start(space.count, 0)
+        progress.start(space.count, 0, "screened")
 
     def tasks() -> Iterator[Task]:
         for ids in space.portions(plan.slow, CHUNK):
@@ -192,8 +192,16 @@ def beaten(logs: Floats, by: Floats) -> Mask:
         by: The same of the others, (others, k).
     """
     answer = np.zeros(len(logs), dtype=np.bool_)
-    for other in by:
-        answer |= (other <= logs + TOLERANCE).all(axis=1)
+    rest = np.arange(len(logs))
+    columns = [logs[:, j] + TOLERANCE for j in range(logs.shape[1])]
+    # What is good in all objectives beats most, and fewer points remain to be compared.
+    for other in by[np.argsort(by.sum(axis=1), kind="stable")]:
+        worse = columns[0] >= other[0]
+        for column, value in zip(columns[1:], other[1:], strict=True):
+            worse &= column >= value
+        if worse.any():
+            answer[rest[worse]] = True
+            rest, columns = rest[~worse], [c[~worse] for c in columns]
     return answer
 
 
