@@ -29,6 +29,8 @@ Floats = npt.NDArray[np.float64]
 _MOST_ESTIMATED = 4096
 #: Candidates whose hypervolume is compared.
 _MOST_COMPARED = 400
+#: A round has at least this part of its size.
+_LEAST_SHARE = 4
 #: The reference of the hypervolume, beyond the worst of the front.
 _REFERENCE = 1.1
 
@@ -157,7 +159,14 @@ class Climb:
         rest = ~np.isin(alive, first)
         best = logs + np.where(np.isfinite(low), low, 0.0)
         more = self._gaining(alive[rest], best[rest], self.round_size - len(first), beyond=False)
-        return np.concatenate([first, more])
+        chosen = np.concatenate([first, more])
+        # Workers must have something to do: the next best in the best case, layer by layer.
+        while len(chosen) < min(self.round_size // _LEAST_SHARE, len(alive)):
+            rest = ~np.isin(alive, chosen)
+            most = self.round_size // _LEAST_SHARE - len(chosen)
+            more = self._gaining(alive[rest], best[rest], most, beyond=False)
+            chosen = np.concatenate([chosen, more])
+        return chosen
 
     def _expected(self, alive: Ids, logs: Floats, low: Floats, high: Floats) -> tuple[Ids, Floats]:
         """Return candidates and the logarithms of the costs that are expected of them."""

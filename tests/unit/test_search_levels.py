@@ -149,7 +149,7 @@ def test_where_the_law_holds_the_front_is_that_of_all_points(k, count, spread, s
 def test_equal_fidelities_cost_no_more_than_the_front():
     rng = np.random.default_rng(0)
     screen = rng.normal(size=(2000, 2))
-    climb, played = made_up(screen, screen.copy(), round_size=5)
+    climb, played = made_up(screen, screen.copy(), round_size=3)
     climb.run([])
     assert sorted(played) == np.flatnonzero(nondominated(screen)).tolist()
 
