@@ -148,7 +148,7 @@ class Optuna(_Frozen):
     population: int = Field(32, ge=4)
     """Points of one round."""
     seed: int = Field(0, ge=0)
-    sampler: Literal["nsga2", "nsga3", "tpe", "qmc", "random"] = "nsga2"
+    sampler: Literal["nsga2", "nsga3", "tpe", "qmc", "gp", "random"] = "nsga2"
     """Who proposes points where there is no screen."""
     designs: list[dict[str, Any]] = Field(default_factory=list)
     """Points to begin with: a value for each axis."""

@@ -14,7 +14,7 @@ from opbyte.sweeps.runner import Options
 from opbyte.sweeps.search.board import Board
 from opbyte.sweeps.search.climb import Climb
 from opbyte.sweeps.search.gaps import Gaps, log_costs
-from opbyte.sweeps.search.generations import generations
+from opbyte.sweeps.search.generations import bayesian, generations
 from opbyte.sweeps.search.screen import at_fidelity, nondominated, screened
 from opbyte.sweeps.study import load_study
 
@@ -79,7 +79,7 @@ class Recorded:
         """Return the ids that a search without a screen plays, in order."""
         given = self.plan.study.strategy.model_copy(update=strategy)
         board = self.board(budget)
-        generations(board, given)
+        (bayesian if given.sampler == "gp" else generations)(board, given)
         return np.array([board.id(p) for p in board.known])
 
     def two_levels(self, budget, round_size=20):

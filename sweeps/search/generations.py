@@ -23,9 +23,11 @@ from opbyte.sweeps.search.board import Board, Judged, Point, settled
 from opbyte.sweeps.space import Line, unit_points
 from opbyte.sweeps.study import Optuna
 
-__all__ = ["generations"]
+__all__ = ["bayesian", "generations"]
 
 _STALE_GENERATIONS = 20
+#: Candidates of a Bayesian round: beside the front, and anywhere.
+_NEAR, _AFAR = 100, 150
 
 
 def generations(board: Board, strategy: Optuna, start: Sequence[Point] = ()) -> None:
@@ -56,6 +58,26 @@ def generations(board: Board, strategy: Optuna, start: Sequence[Point] = ()) -> 
             _tell(study, trial, board.known.get(point), len(directions))
         stale = stale + 1 if len(board.known) == before else 0
         enqueued = _neighbours(board, rng, size // 2)
+
+
+def bayesian(board: Board, strategy: Optuna, start: Sequence[Point] = ()) -> None:
+    """The same with Gaussian processes, for points that cost seconds; see `surrogate`."""
+    from opbyte.sweeps.search.surrogate import proposals
+
+    size, axes = strategy.population, board.session.plan.axes
+    rng = np.random.default_rng(strategy.seed)
+    points = _first(board.lines, strategy, start)
+    stale = 0
+    while board.left and points and stale < _STALE_GENERATIONS:
+        before = len(board.known)
+        board.evaluate(board.allowed(points))
+        stale = stale + 1 if len(board.known) == before else 0
+        near = _neighbours(board, rng, _NEAR)
+        share = rng.random((_AFAR, len(board.lines)))
+        columns = [line.at(share[:, i]).tolist() for i, line in enumerate(board.lines)]
+        far = [settled(board.lines, tuple(map(float, p))) for p in zip(*columns, strict=True)]
+        untried = [p for p in dict.fromkeys([*near, *far]) if p not in board.known]
+        points = proposals(board, axes, untried, size, rng)
 
 
 def _sampler(strategy: Optuna) -> Any:

@@ -15,7 +15,7 @@ from opbyte.sweeps.runner import Options, Progress, Session, open_session
 from opbyte.sweeps.search.board import Board, Judged, Point, judged
 from opbyte.sweeps.search.climb import Climb
 from opbyte.sweeps.search.gaps import Gaps
-from opbyte.sweeps.search.generations import generations
+from opbyte.sweeps.search.generations import bayesian, generations
 from opbyte.sweeps.search.screen import MOST_SCREENED, at_fidelity, screened
 from opbyte.sweeps.search.start import starting_points
 from opbyte.sweeps.store import Results
@@ -58,7 +58,7 @@ def search_plan(
             about = {"screen": "none"}
             if progress is not None:
                 progress.start(budget, 0)
-            generations(board, strategy, start)
+            (bayesian if strategy.sampler == "gp" else generations)(board, strategy, start)
     finally:
         session.store.flush()
         session.backend.close()

@@ -157,10 +157,12 @@ def test_an_interruption_keeps_finished_points_and_exits_130(small, tmp_path, se
     pd.testing.assert_frame_equal(kept, stored, check_exact=True)
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "sent", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.proof)]
+)
 def test_a_search_that_was_stopped_goes_on_to_the_same_points(small, tmp_path, sent):
     strategy = "strategy={kind: optuna, screen: none, population: 8}"
-    options = ("--budget", "100", "--set", strategy)
+    options = ("--budget", "60", "--set", strategy)
     first = (*options, "--workers", "1")
     process = start(small, tmp_path / "out", *first, command="search")
     wait_for_another_part(process, tmp_path / "out", set())

@@ -114,7 +114,7 @@ def test_samples_are_folded_too(tmp_path, kind):
     assert (frame["workload.batch"].isna() == (frame["machine"] == "sn40l-node")).all()
 
 
-@pytest.mark.parametrize("sampler", ["nsga2", "nsga3", "tpe", "qmc", "random"])
+@pytest.mark.parametrize("sampler", ["nsga2", "nsga3", "tpe", "qmc", "gp", "random"])
 def test_every_sampler_searches_a_conditional_space(tmp_path, sampler):
     strategy = {"kind": "optuna", "trials": 6, "population": 4, "sampler": sampler}
     frames = [
