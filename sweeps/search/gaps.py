@@ -37,9 +37,28 @@ TOLERANCE = 1e-9
 ENOUGH = 6
 _BEYOND = 2.0
 #: Metrics of the machine and of what fits, which no fidelity changes.
-EXACT = ("area_m2", "price_usd", "batch_max", "kv_bytes", "flops", "nodes_max", "models_max")
+EXACT = (
+    "area_m2",
+    "price_usd",
+    "carbon_kg",
+    "batch_max",
+    "kv_bytes",
+    "flops",
+    "nodes_max",
+    "models_max",
+)
 #: Metrics that contention can only make worse.
-LAWFUL = ("seconds", "ttft", "tpot", "tokens_per_s", "joules", "joules_per_token", "usd_per_mtoken")
+LAWFUL = (
+    "seconds",
+    "ttft",
+    "tpot",
+    "tokens_per_s",
+    "joules",
+    "joules_per_token",
+    "usd_per_mtoken",
+    "tco_usd_per_mtoken",
+    "carbon_g_per_mtoken",
+)
 
 
 def log_costs(columns: Mapping[str, Any], objectives: Mapping[str, str]) -> Floats:
