@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,12 +13,24 @@ import numpy.typing as npt
 
 from opbyte.core.errors import ConfigError, Problem
 from opbyte.core.parameters import Quantity
+from opbyte.core.registry import nearest
+from opbyte.core.units import format_quantity
 from opbyte.sweeps.space import Line
 from opbyte.sweeps.study import AxisForm
 
-__all__ = ["SI_UNITS", "PlanAxis", "Target", "resolved_axis"]
+__all__ = [
+    "SI_UNITS",
+    "PlanAxis",
+    "Target",
+    "position",
+    "read_number",
+    "resolved_axis",
+    "resolved_when",
+]
 
 _MOST_VALUES = 1_000_000
+_SHOWN = 8
+_FOUR_DIGITS = 5e-4
 
 
 @dataclass(frozen=True)
@@ -72,6 +84,14 @@ class PlanAxis:
         """Return the values as text, for axes that are no numbers."""
         return tuple(_text(v) for v in self.written or ())
 
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """Return the values as people write them, with units."""
+        dimension = self.target.dimension
+        if self.numbers is None or dimension in (None, "count", "ratio", "factor"):
+            return tuple(t.removesuffix(".0") for t in self.texts)
+        return tuple(format_quantity(float(v), dimension, digits=4) for v in self.numbers)
+
     def number(self, code: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
         """Return the SI values of codes."""
         if self.line.size == 0:
@@ -103,7 +123,7 @@ def resolved_axis(form: AxisForm, target: Target, *, discrete: bool) -> PlanAxis
     ends = form.range if form.range is not None else form.log2
     assert ends is not None
     key = "range" if form.range is not None else "log2"
-    low, high = (_number(target, raw, f"{key}[{i}]") for i, raw in enumerate(ends))
+    low, high = (read_number(target, raw, f"{key}[{i}]") for i, raw in enumerate(ends))
     if low > high or (low == high and key == "range"):
         rule = f"{key} must start with its lower end"
         raise ConfigError.one("", key, rule, f"[{ends[0]}, {ends[1]}]")
@@ -127,6 +147,62 @@ def resolved_axis(form: AxisForm, target: Target, *, discrete: bool) -> PlanAxis
     return PlanAxis(target, None, None, line)
 
 
+def resolved_when(
+    form: AxisForm, earlier: Sequence[PlanAxis], path: str
+) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """Return the paths of earlier axes and the positions at which an axis means anything.
+
+    Args:
+        form: As written.
+        earlier: The axes before it.
+        path: Of the axis itself.
+
+    Raises:
+        ConfigError: With every condition that names no earlier axis or none of its values.
+    """
+    problems: list[Problem] = []
+    found = []
+    known = {axis.path: axis for axis in earlier}
+    for name, raw in (form.when or {}).items():
+        at = f"when.{name}"
+        if name not in known:
+            rule = f"a condition names an axis that stands before {path}"
+            near = nearest(name, known)
+            remedy = f"Did you mean {near!r}?" if near else f"Known: {', '.join(known) or 'none'}."
+            problems.append(Problem("", at, rule, name, remedy))
+            continue
+        values = raw if isinstance(raw, list) else [raw]
+        places = [position(known[name], value) for value in values]
+        for value, place in zip(values, places, strict=True):
+            if place is None:
+                texts = ", ".join(known[name].shown[:_SHOWN]) or "none, it is continuous"
+                rule = f"{name} never has this value"
+                problems.append(Problem("", at, rule, value, f"Its values: {texts}."))
+        found.append((name, tuple(sorted({p for p in places if p is not None}))))
+    if problems:
+        raise ConfigError(problems)
+    return tuple(found)
+
+
+def position(axis: PlanAxis, raw: Any) -> int | None:
+    """Return the position of a written value in an axis, None where it has no such value.
+
+    Numbers may be written with four digits, as tables show them.
+    """
+    if not axis.target.numeric:
+        keys = [repr(v) for v in axis.written or ()]
+        return keys.index(repr(raw)) if repr(raw) in keys else None
+    try:
+        number = read_number(axis.target, raw, "")
+    except ConfigError:
+        return None
+    if axis.numbers is None:
+        return None
+    away = np.abs(axis.numbers - number)
+    nearest_one = int(np.argmin(away))
+    return nearest_one if away[nearest_one] <= _FOUR_DIGITS * abs(number) else None
+
+
 def _counted(target: Target, values: npt.NDArray[np.float64]) -> PlanAxis:
     line = Line(target.path, len(values))
     if target.numeric:
@@ -144,7 +220,7 @@ def _listed(target: Target, values: list[Any]) -> PlanAxis:
         numbers = []
         for i, raw in enumerate(values):
             try:
-                numbers.append(_number(target, raw, f"values[{i}]"))
+                numbers.append(read_number(target, raw, f"values[{i}]"))
             except ConfigError as error:
                 problems.extend(error.problems)
         if problems:
@@ -167,7 +243,7 @@ def _distinct(values: list[Any], keys: list[Any]) -> None:
         seen.add(key)
 
 
-def _number(target: Target, raw: Any, at: str) -> float:
+def read_number(target: Target, raw: Any, at: str) -> float:
     """Return one value of an axis as an SI float."""
     try:
         if target.dimension is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,7 +14,7 @@ from opbyte.core.errors import ConfigError, OpbyteError, Problem
 from opbyte.core.registry import nearest
 from opbyte.hw_models.machine import Machine
 from opbyte.sim.simulate import metrics_of, unplayable
-from opbyte.sweeps.axes import PlanAxis, resolved_axis
+from opbyte.sweeps.axes import PlanAxis, resolved_axis, resolved_when
 from opbyte.sweeps.blame import at_fault, unplaced, whole_problems
 from opbyte.sweeps.choices import choices, listed_codes, slow_axes
 from opbyte.sweeps.constraints import Constraint, metric_dimension
@@ -181,10 +182,12 @@ class _Checker:
 
     def _machines(self) -> list[Machine]:
         machines = []
+        self._built: list[tuple[Any, Machine]] = []
         for source in self._machine_sources():
             choice = {"machine": source} if source is not self.side.machine else {}
             try:
                 machines.append(self.side.machine_of(choice))
+                self._built.append((source, machines[-1]))
             except OpbyteError as error:
                 if "machine" in self.forms:
                     name = self.document.name
@@ -211,7 +214,7 @@ class _Checker:
         """Return the first written value of the axes below a root."""
         first = {}
         for path, form in self.forms.items():
-            if path.partition(".")[0] == root:
+            if path.partition(".")[0] == root and not form.when:
                 values = form.values or form.range or form.log2 or []
                 first[path] = values[0]
         return first
@@ -220,12 +223,17 @@ class _Checker:
 
     def _axes(self, targets: Targets) -> tuple[PlanAxis, ...]:
         discrete = not isinstance(self.study.strategy, Random | Sobol | Optuna)
-        axes, keys = [], dict[str, str]()
+        axes: list[PlanAxis] = []
+        keys: dict[str, str] = {}
         for path, form in self.forms.items():
             at = self._at(path)
             try:
-                target = targets.of(path)
+                target = self._targets_of(form, targets).of(path)
                 axis = resolved_axis(form, target, discrete=discrete)
+                conditions = resolved_when(form, axes, path)
+                axis = dataclasses.replace(
+                    axis, line=dataclasses.replace(axis.line, when=conditions)
+                )
                 if axis.line.size == 0 and not target.numeric:
                     rule = "only a number can be a continuous axis"
                     raise ConfigError.one("", "", rule, path, "List its `values`.")
@@ -237,6 +245,15 @@ class _Checker:
             keys[target.key] = path
             axes.append(axis)
         return tuple(axes)
+
+    def _targets_of(self, form: AxisForm, targets: Targets) -> Targets:
+        """Return what paths mean on the machines at which an axis means anything."""
+        named = (form.when or {}).get("machine")
+        if named is None:
+            return targets
+        named = named if isinstance(named, list) else [named]
+        some = [m for source, m in self._built if source in named]
+        return targets.on(some) if some else targets
 
     def _links(self, targets: Targets) -> tuple[Link, ...]:
         links = []
@@ -274,6 +291,12 @@ class _Checker:
             reads = {key for link in links for key in link.reads.values()}
             if axis.target.key in reads and axis.numbers is None and axis.line.size:
                 self._problem(self._at(axis.path), "derived parameters need numbers here")
+            if axis.target.key in reads and axis.line.when:
+                rule = "derived parameters can not read an axis that has a `when`"
+                self._problem((*self._at(axis.path), "when"), rule, "", "Remove the condition.")
+            if axis.path in self.study.objectives and axis.line.when:
+                rule = "an objective must mean something at every point, this axis has a `when`"
+                self._problem(("objectives", axis.path), rule, "", "Choose another objective.")
 
     # -- points ----------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from opbyte.sweeps.axes import PlanAxis
 from opbyte.sweeps.derive import Link
-from opbyte.sweeps.space import Codes, Space
+from opbyte.sweeps.space import Codes, Line, Space, active
 
 __all__ = ["choices", "listed_codes", "slow_axes"]
 
@@ -42,17 +42,49 @@ def choices(structure: list[PlanAxis], space: Space | None) -> Iterator[dict[str
     written = {a.path: list(a.written or ()) for a in structure}
     if space is not None and space.table is not None:
         seen = set()
-        for row in zip(*(space.table[p].tolist() for p in written), strict=True):
+        used = active(space.lines, space.table)
+        columns = [
+            np.where(used[p], space.table[p], -1).tolist() if p in used else space.table[p].tolist()
+            for p in written
+        ]
+        for row in zip(*columns, strict=True):
             if row not in seen:
                 seen.add(row)
-                yield {p: written[p][i] for p, i in zip(written, row, strict=True)}
+                yield {p: written[p][i] for p, i in zip(written, row, strict=True) if i >= 0}
         if not written:
             yield {}
         return
+    lines = {a.path: a.line for a in structure}
+    for choice in _varied(written):
+        yield _possible(choice, written, lines)
+
+
+def _varied(written: dict[str, list[Any]]) -> Iterator[tuple[dict[str, Any], str]]:
     first = {p: values[0] for p, values in written.items()}
     for machine in written.get("machine", [None]):
         start = {**first, "machine": machine} if "machine" in written else first
-        yield start
+        yield start, ""
         for path, values in written.items():
             if path != "machine":
-                yield from ({**start, path: value} for value in values[1:])
+                yield from (({**start, path: value}, path) for value in values[1:])
+
+
+def _possible(
+    varied: tuple[dict[str, Any], str], written: dict[str, list[Any]], lines: dict[str, Line]
+) -> dict[str, Any]:
+    """Return a choice in which the axis that varies means something, without those that do not."""
+    choice, path = varied
+    asked = [path] if path else []
+    while asked:
+        for parent, positions in lines[asked.pop()].when:
+            if parent in choice and written[parent].index(choice[parent]) not in positions:
+                choice = {**choice, parent: written[parent][positions[0]]}
+            asked += [parent] if parent in lines else []
+    for name, line in lines.items():
+        for parent, positions in line.when:
+            gone = parent in lines and parent not in choice
+            if gone or (
+                parent in choice and written[parent].index(choice[parent]) not in positions
+            ):
+                choice = {p: v for p, v in choice.items() if p != name}
+    return choice

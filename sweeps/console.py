@@ -108,24 +108,34 @@ class RunProgress:
         self._output = output
         self._bar: Any = None
         self._task: Any = None
+        self._what = ""
         self._total = self._done = self._failed = 0
         self._last = self._began = time.monotonic()
 
-    def start(self, total: int, stored: int) -> None:
-        """A run of `total` points begins, `stored` of which exist already."""
-        self._total, self._done = total, stored
+    def start(self, total: int, stored: int, what: str = "") -> None:
+        """A run of `total` points begins, `stored` of which exist already; `what` is done."""
+        self.close()
+        self._what = f" {what}" if what else ""
+        self._total, self._done, self._failed = total, stored, 0
         if stored:
             self._output.note(f"{stored:,} of {total:,} points are stored already")
         if self._output.silent or not sys.stderr.isatty():
             return
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
 
         self._bar = Progress(
-            BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+            TimeRemainingColumn(),
             console=Console(file=sys.stderr), transient=True,
         )  # fmt: skip
-        self._task = self._bar.add_task("points", total=total, completed=stored)
+        self._task = self._bar.add_task(f"points{self._what}", total=total, completed=stored)
         self._bar.start()
 
     def advance(self, rows: int, failed: int) -> None:
@@ -141,7 +151,7 @@ class RunProgress:
             failed_text = f", {self._failed:,} failed" if self._failed else ""
             spent = now - self._began
             self._output.note(
-                f"{self._done:,} of {self._total:,} points, {spent:.0f} s{failed_text}"
+                f"{self._done:,} of {self._total:,} points{self._what}, {spent:.0f} s{failed_text}"
             )
 
     def close(self) -> None:

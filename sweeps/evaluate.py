@@ -16,7 +16,7 @@ from opbyte.sweeps.design import Design, Side
 from opbyte.sweeps.keys import seed_of
 from opbyte.sweeps.plan import Plan
 from opbyte.sweeps.rows import INFEASIBLE, OK, STATUS, Floats, Rows, Words, joined
-from opbyte.sweeps.space import Codes, Ids
+from opbyte.sweeps.space import Codes, Ids, active
 from opbyte.sweeps.targets import parameter_path
 
 __all__ = ["Evaluator"]
@@ -35,6 +35,7 @@ class Evaluator:
         self._played: dict[Any, Answer] = {}
         targets = [*(a.target for a in plan.axes), *(k.target for k in plan.links)]
         self._names = {t.key: t.name for t in targets}
+        self._lines = tuple(a.line for a in plan.axes)
 
     def rows(self, ids: Ids, codes: Codes, stop: Callable[[], bool]) -> Rows:
         """Return the rows of points; of fewer where `stop` says so after some.
@@ -66,11 +67,14 @@ class Evaluator:
     def _groups(self, ids: Ids, codes: Codes) -> list[Any]:
         """Return positions of the points of each design, in order of first appearance."""
         slow = [a for a in self.plan.axes if a.path in self.plan.slow]
-        if not slow:
+        used = active(self._lines, codes)
+        if not slow and not used:
             return [np.arange(len(ids))]
         label = np.zeros(len(ids), dtype=np.int64)
         for axis in slow:
             label = label * axis.line.size + codes[axis.path]
+        for where in used.values():
+            label = label * 2 + where
         _, first, inverse = np.unique(label, return_index=True, return_inverse=True)
         order = np.argsort(inverse, kind="stable")
         bounds = np.cumsum(np.bincount(inverse))[:-1]
@@ -81,14 +85,16 @@ class Evaluator:
 
     def _group(self, ids: Ids, codes: Codes, broken: str = "") -> Rows:
         plan, count = self.plan, len(ids)
+        used = active(self._lines, codes)
+        axes = [a for a in plan.axes if a.path not in used or bool(used[a.path][0])]
         choice = {
             a.path: a.written[int(codes[a.path][0])]
-            for a in plan.axes
+            for a in axes
             if not a.target.numeric and a.written is not None
         }
         numbers = {
             a.target.key: a.number(codes[a.path])
-            for a in plan.axes
+            for a in axes
             if a.numbers is not None or a.line.size == 0
         }
         try:
@@ -132,7 +138,7 @@ class Evaluator:
         if root == "machine":
             machine = self.plan.side.machine_of(choice)
             return float(machine.values[parameter_path(machine, rest) or rest])
-        work = self.plan.side.work_of({**self._defaults(), **choice})
+        work = self.plan.side.work_of({**self._defaults(self._names), **choice})
         return float(getattr(work, key.partition(".")[2]))
 
     def _around(
@@ -155,13 +161,13 @@ class Evaluator:
     def _inputs(self, numbers: Mapping[str, Floats]) -> dict[str, Floats]:
         """Return the numbers that go into the simulation as arrays, by key."""
         targets = [a.target for a in self.plan.axes] + [k.target for k in self.plan.links]
-        return {t.key: numbers[t.key] for t in targets if t.numeric}
+        return {t.key: numbers[t.key] for t in targets if t.numeric and t.key in numbers}
 
     def _answer(
         self, side: Side, ids: Ids, choice: Mapping[str, Any], inputs: Mapping[str, Floats]
     ) -> Answer:
         """Return what points of one design answer; what raises is halved down to its points."""
-        design = self._design(side, choice)
+        design = self._design(side, choice, inputs)
         if isinstance(design, str):
             return Answer.failed(self.plan.metrics, len(ids), design)
         try:
@@ -188,26 +194,29 @@ class Evaluator:
             available=np.full(points, float(error.available_bytes)),
         )
 
-    def _design(self, side: Side, choice: Mapping[str, Any]) -> Design | str:
+    def _design(
+        self, side: Side, choice: Mapping[str, Any], inputs: Mapping[str, Floats]
+    ) -> Design | str:
         """Return a design, or why there is none."""
-        key = (side.at[0], repr(sorted(choice.items())))
+        defaults = self._defaults(inputs)
+        key = (side.at[0], repr((sorted(defaults), sorted(choice.items()))))
         if key not in self._designs:
             if len(self._designs) >= _MOST_DESIGNS:
                 self._designs.clear()
             try:
-                self._designs[key] = side.build({**self._defaults(), **choice})
+                self._designs[key] = side.build({**defaults, **choice})
             except (OpbyteError, WorkloadError) as error:
                 self._designs[key] = _text(error)
         return self._designs[key]
 
-    def _defaults(self) -> dict[str, Any]:
+    def _defaults(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return a first value of the fields that axes give, for works that do not give them."""
         return {
             f"workload.{a.path.partition('.')[2]}": float(a.numbers[0])
             if a.numbers is not None
             else a.line.low
             for a in self.plan.axes
-            if a.target.kind == "field"
+            if a.target.kind == "field" and a.target.key in given
         }
 
     def _simulated(self, design: Design, ids: Ids, inputs: Mapping[str, Floats]) -> Answer:
@@ -251,8 +260,12 @@ class Evaluator:
         for axis in plan.axes:
             if axis.target.key in numbers:
                 columns[axis.path] = numbers[axis.target.key]
-            else:
+            elif axis.numbers is not None or axis.line.size == 0:
+                columns[axis.path] = np.full(count, np.nan)
+            elif axis.path in choice:
                 words[axis.path] = Words(codes[axis.path].astype(np.int32), axis.texts)
+            else:
+                words[axis.path] = Words.same("", count)
         for link in plan.links:
             nothing = np.full(count, np.nan)
             columns[link.target.path] = numbers.get(link.target.key, nothing)

@@ -11,7 +11,7 @@ from opbyte.sweeps.axes import PlanAxis
 from opbyte.sweeps.constraints import Constraint
 from opbyte.sweeps.derive import Link
 from opbyte.sweeps.design import Side
-from opbyte.sweeps.space import Space
+from opbyte.sweeps.space import Space, grid_count
 from opbyte.sweeps.study import Study, study_name
 
 __all__ = ["Plan"]
@@ -81,10 +81,7 @@ class Plan:
     @property
     def grid_points(self) -> int:
         """Return the number of combinations of all values; 0 where an axis is continuous."""
-        count = 1
-        for axis in self.axes:
-            count *= axis.line.size
-        return count
+        return 0 if self.continuous else grid_count(tuple(axis.line for axis in self.axes))
 
     def points(self) -> Space:
         """Return the points.

@@ -22,7 +22,7 @@ from opbyte.sweeps.rows import FAILED, Rows
 from opbyte.sweeps.store import Results, Store
 from opbyte.sweeps.study import Optuna
 
-__all__ = ["Options", "Progress", "Session", "open_session", "run_plan"]
+__all__ = ["Options", "Progress", "Session", "backend_of", "open_session", "run_plan"]
 
 #: Points of one vectorised evaluation: what stays in a processor's cache.
 CHUNK = 8192
@@ -32,8 +32,8 @@ _EVENT_CHUNK = 64
 class Progress(Protocol):
     """What wants to know how far a run is."""
 
-    def start(self, total: int, stored: int) -> None:
-        """A run of `total` points begins, `stored` of which exist already."""
+    def start(self, total: int, stored: int, what: str = "") -> None:
+        """A run of `total` points begins, `stored` of which exist already; `what` is done."""
 
     def advance(self, rows: int, failed: int) -> None:
         """Rows were evaluated, some of which failed."""
@@ -125,11 +125,16 @@ def open_session(
     meta = meta_of(plan)
     folder = options.out or Path("results") / plan.name
     store = Store(folder, meta, fresh=options.fresh)
-    backend = _backend(plan, options, executor, str(meta["key"]))
+    backend = backend_of(plan, options, executor, str(meta["key"]))
     return Session(plan, store, backend, progress)
 
 
-def _backend(plan: Plan, options: Options, executor: Executor | None, seed_key: str) -> Backend:
+def backend_of(plan: Plan, options: Options, executor: Executor | None, seed_key: str) -> Backend:
+    """Return where the points of a plan are evaluated.
+
+    Raises:
+        ConfigError: If the executor is unknown.
+    """
     workers = options.workers or _default_workers(plan)
     if executor is not None:
         return ExecutorBackend(plan, seed_key, executor, max(workers, 2))

@@ -6,6 +6,7 @@ writes its axes, the last axis fastest. Ids do not depend on workers, chunks or 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Codes", "Ids", "Line", "Space", "grid_space", "sampled_space", "table_space"]
+__all__ = [
+    "Codes",
+    "Ids",
+    "Line",
+    "Space",
+    "active",
+    "folded",
+    "grid_space",
+    "sampled_space",
+    "table_space",
+]
 
 Ids = npt.NDArray[np.int64]
 #: Per axis: positions in its values (int64), or for a continuous axis its values (float64).
@@ -30,6 +41,7 @@ class Line:
         high: Upper end of a continuous axis, SI.
         log: Whether equal steps of a continuous axis are equal ratios.
         whole: Whether a continuous axis has whole numbers only.
+        when: Paths of earlier axes, and the positions at which this axis means anything.
     """
 
     path: str
@@ -38,6 +50,12 @@ class Line:
     high: float = 0.0
     log: bool = False
     whole: bool = False
+    when: tuple[tuple[str, tuple[int, ...]], ...] = ()
+
+    @property
+    def idle(self) -> float:
+        """Return the code of this axis where it means nothing."""
+        return 0 if self.size else self.low
 
     def at(self, share: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
         """Return positions or values for shares in [0, 1)."""
@@ -94,15 +112,21 @@ class Space:
         inner = [i for i, line in enumerate(self.lines) if line.path not in slow]
         shape = self.shape
         order = [shape[i] for i in (*outer, *inner)]
-        for start in range(0, self.count, most):
-            flat = np.arange(start, min(start + most, self.count), dtype=np.int64)
+        span = math.prod(shape)
+        for start in range(0, span, most):
+            flat = np.arange(start, min(start + most, span), dtype=np.int64)
             if outer and inner:
                 moved = np.unravel_index(flat, order)
                 digits = dict(zip((*outer, *inner), moved, strict=True))
                 flat = np.ravel_multi_index(
                     tuple(digits[i] for i in range(len(shape))), shape
                 ).astype(np.int64)
-            yield flat
+            codes = self.codes(flat)
+            real = np.ones(len(flat), dtype=np.bool_)
+            for path, used in active(self.lines, codes).items():
+                real &= used | (codes[path] == 0)
+            if real.any():
+                yield flat[real]
 
     def _sorted(self, slow: frozenset[str]) -> Ids:
         assert self.table is not None
@@ -117,17 +141,61 @@ def _chunks(ids: Ids, most: int) -> Iterator[Ids]:
         yield ids[start : start + most]
 
 
-def grid_space(lines: tuple[Line, ...]) -> Space:
-    """Return every combination of the axes' values."""
-    count = 1
+def active(lines: tuple[Line, ...], codes: Codes) -> dict[str, npt.NDArray[np.bool_]]:
+    """Return where each conditional axis means anything, (points,), by path."""
+    found: dict[str, npt.NDArray[np.bool_]] = {}
     for line in lines:
-        count *= line.size
-    return Space(lines, count)
+        for path, positions in line.when:
+            here = np.isin(codes[path], positions)
+            if path in found:
+                here = here & found[path]
+            found[line.path] = found[line.path] & here if line.path in found else here
+    return found
+
+
+def folded(lines: tuple[Line, ...], codes: Codes) -> Codes:
+    """Return codes with each axis at its first value where it means nothing."""
+    idle = {line.path: line.idle for line in lines}
+    for path, used in active(lines, codes).items():
+        codes = {**codes, path: np.where(used, codes[path], idle[path])}
+    return codes
+
+
+def grid_space(lines: tuple[Line, ...]) -> Space:
+    """Return every combination of the axes' values; ids are positions among all combinations."""
+    return Space(lines, grid_count(lines))
+
+
+def grid_count(lines: tuple[Line, ...]) -> int:
+    """Return the number of combinations; an axis that means nothing counts once.
+
+    The axes that conditions name, and those that are conditional, are enumerated.
+    """
+    named = {path for line in lines for path, _ in line.when}
+    some = tuple(line for line in lines if line.path in named or line.when)
+    count = math.prod(line.size for line in lines if line not in some)
+    if not some:
+        return count
+    parents = tuple(line for line in some if line.path in named)
+    shape = tuple(line.size for line in parents)
+    places = np.unravel_index(np.arange(math.prod(shape)), shape)
+    codes: Codes = {p.path: c.astype(np.int64) for p, c in zip(parents, places, strict=True)}
+    children = tuple(line for line in some if line.path not in named)
+    for line in children:
+        codes[line.path] = np.zeros(len(places[0]), dtype=np.int64)
+    many = np.full(len(places[0]), count, dtype=np.int64)
+    used = active(lines, codes)
+    for line in some:
+        if line.path in named and line.when:
+            many[~used[line.path] & (codes[line.path] != 0)] = 0
+        elif line.when:
+            many *= np.where(used[line.path], line.size, 1)
+    return int(many.sum())
 
 
 def table_space(lines: tuple[Line, ...], table: Codes) -> Space:
     """Return points given one by one."""
-    return Space(lines, len(next(iter(table.values()))), table)
+    return Space(lines, len(next(iter(table.values()))), folded(lines, table))
 
 
 def sampled_space(lines: tuple[Line, ...], points: int, seed: int, *, sobol: bool) -> Space:

@@ -62,6 +62,9 @@ class AxisForm(_Frozen):
     """Equal differences or equal ratios in `range`."""
     log2: list[Any] | None = Field(None, min_length=2, max_length=2)
     """Lowest value and highest value; each is twice the one before."""
+    when: dict[str, Any] | None = Field(None, min_length=1)
+    """Other axis -> value or values at which this one means anything; elsewhere it stays as `base`
+    has it, and is no point of its own. The other axis stands before this one."""
 
     @model_validator(mode="after")
     def _one_form(self) -> AxisForm:
@@ -137,13 +140,23 @@ class Sobol(_Frozen):
 
 
 class Optuna(_Frozen):
-    """A search with Optuna's NSGA-II, generation by generation."""
+    """A search of the front, round by round; docs/search.md."""
 
     kind: Literal["optuna"]
     trials: int | None = Field(None, ge=1)
     """Distinct points to evaluate; default: a twentieth of the grid, or 400 without a grid."""
     population: int = Field(32, ge=4)
+    """Points of one round."""
     seed: int = Field(0, ge=0)
+    sampler: Literal["nsga2", "nsga3", "tpe", "qmc", "gp", "random"] = "nsga2"
+    """Who proposes points where there is no screen."""
+    designs: list[dict[str, Any]] = Field(default_factory=list)
+    """Points to begin with: a value for each axis."""
+    results: list[str] = Field(default_factory=list)
+    """Folders of results whose fronts to begin with, at the nearest values of the axes."""
+    screen: Literal["auto", "analytic", "bound", "none"] = "auto"
+    """Fidelity at which all points are looked at first. `auto`: analytic where fidelity is event,
+    the points can be counted (up to 10^7), and the work has an analytic model."""
 
 
 Strategy = Annotated[Grid | Zip | List | Random | Sobol | Optuna, Field(discriminator="kind")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,20 @@ _MOST_ROWS = 20
 _MOST_NAMES = 12
 
 
-def show(results: Results, output: Output, drawn: list[Path]) -> None:
-    """Print counts, the front with its baseline, reasons of points without a result, figures."""
+def show(
+    results: Results,
+    output: Output,
+    drawn: list[Path],
+    search: Mapping[str, Any] | None = None,
+) -> None:
+    """Print counts, the front with its baseline, reasons of points without a result, figures.
+
+    Args:
+        results: The folder.
+        output: Where to.
+        drawn: Figures.
+        search: How a search went (`search.json`), where the points come from one.
+    """
     columns = results.columns(None if output.json else _wanted(results))
     objectives = {n: d for n, d in results.objectives.items() if n in columns}
     best = front_of(columns, objectives).tolist() if objectives else []
@@ -35,6 +48,7 @@ def show(results: Results, output: Output, drawn: list[Path]) -> None:
             "front": [_row(columns, int(i)) for i in best],
             "reasons": reasons,
             "plots": [str(p) for p in drawn],
+            **({"search": dict(search)} if search else {}),
         }
     )
     if output.silent:
@@ -50,11 +64,31 @@ def show(results: Results, output: Output, drawn: list[Path]) -> None:
     output.line(f"{total:,} point{'' if total == 1 else 's'}: {listed}")
     if objectives and not len(best):
         output.line("  no point is ok and keeps every constraint, so there is no front")
+    for line in _search_lines(results, search or {}):
+        output.line(f"  {line}")
     for reason, count in list(reasons.items())[:5]:
         output.line(f"  {count:,} x {reason}")
     output.line(f"results: {results.folder}")
     for path in drawn:
         output.line(f"figure: {path}")
+
+
+def _search_lines(results: Results, search: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what a search has to say about its front."""
+    if search.get("screen", "none") == "none":
+        return
+    fidelity = results.meta["study"]["fidelity"]
+    yield (
+        f"{search['screened']:,} points screened ({search['screen']}), {search['played']:,} played "
+        f"({fidelity}); the front is of played points alone"
+    )
+    left = search["could_still_join"]
+    if left:
+        yield f"{left:,} screened points could still join the front: raise --budget to play them"
+    else:
+        yield "no other point could join the front within the measured gaps of the two fidelities"
+    for name in search["law_broken"]:
+        yield f"{name} was better at the {fidelity} level than on the screen somewhere"
 
 
 def _wanted(results: Results) -> list[str]:

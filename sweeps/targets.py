@@ -29,6 +29,10 @@ class Targets:
         self._machines = machines
         self._work = work
 
+    def on(self, machines: Sequence[Machine]) -> Targets:
+        """Return what paths mean on some of the machines."""
+        return Targets(machines, self._work)
+
     def of(self, path: str) -> Target:
         """Return what a path means.
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import signal
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,8 @@ class Request:
     search: bool = False
     trials: int | None = None
     seed: int | None = None
+    start: list[str] = field(default_factory=list)
+    dashboard: Path | None = None
 
 
 def run_study(request: Request) -> int:
@@ -69,8 +72,21 @@ def run_study(request: Request) -> int:
     finally:
         progress.close()
     drawn = _plots(results, output) if request.plots and not request.shard else []
-    show(results, output, drawn)
+    about = _about_search(results) if request.search else {}
+    if request.dashboard is not None:
+        from opbyte.sweeps.search.dashboard import export_dashboard
+
+        about["dashboard_trials"] = export_dashboard(results, request.dashboard)
+    show(results, output, drawn, about)
     return 1 if results.counts.get("failed") else 0
+
+
+def _about_search(results: Results) -> dict[str, Any]:
+    """Return how the search of a folder went."""
+    from opbyte.sweeps.search.run import SUMMARY
+
+    about: dict[str, Any] = json.loads((results.folder / SUMMARY).read_text(encoding="utf-8"))
+    return about
 
 
 def _searched(plan: Plan, request: Request) -> Plan:
@@ -84,6 +100,8 @@ def _searched(plan: Plan, request: Request) -> Plan:
         changes["trials"] = request.trials
     if request.seed is not None:
         changes["seed"] = request.seed
+    if request.start:
+        changes["results"] = [*given.results, *request.start]
     study = plan.study.model_copy(update={"strategy": given.model_copy(update=changes)})
     return dataclasses.replace(plan, study=study)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -23,7 +24,16 @@ from opbyte.sweeps.commands._options import (
 def command(
     study: StudyFile,
     trials: Annotated[
-        int | None, typer.Option("--trials", min=1, help="Distinct points to evaluate.")
+        int | None,
+        typer.Option("--budget", "--trials", min=1, help="Most distinct points to play."),
+    ] = None,
+    start: Annotated[
+        list[str] | None,
+        typer.Option("--from", metavar="DIR", help="Begin with this front; may be repeated."),
+    ] = None,
+    dashboard: Annotated[
+        Path | None,
+        typer.Option("--dashboard", metavar="FILE", help="Write an Optuna journal of all points."),
     ] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Seed of the search.")] = None,
     out: Out = None,
@@ -42,6 +52,6 @@ def command(
     request = Request(
         study=study, out=out, workers=workers, executor=executor, shard=None, fidelity=fidelity,
         settings=settings or [], fresh=fresh, plots=not no_plots, json=json, quiet=quiet,
-        search=True, trials=trials, seed=seed,
+        search=True, trials=trials, seed=seed, start=start or [], dashboard=dashboard,
     )  # fmt: skip
     return run_study(request)

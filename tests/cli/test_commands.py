@@ -187,8 +187,21 @@ def test_search(folder):
         opbyte(folder, "search", "s.yaml", "--trials", "8", "--seed", "1", "--no-plots", "--json")
     )
     assert found["points"]["total"] == 8
+    assert found["search"] == {"screen": "none", "played": 8, "budget": 8}
     whole = answer(opbyte(folder, "sweep", "s.yaml", "--no-plots", "--json"))
     assert whole["points"]["total"] == 16
+
+
+def test_a_search_in_two_levels_says_so(folder):
+    options = ("s.yaml", "--fidelity", "event", "--budget", "16", "--no-plots", "--out", "levels")
+    done = opbyte(folder, "search", *options)
+    assert done.returncode == 0, done.stderr
+    for part in ("16 points screened (analytic)", "played (event)", "no other point could join"):
+        assert part in done.stdout
+    found = answer(opbyte(folder, "search", *options, "--json", "--dashboard", "d.log"))
+    assert found["search"]["could_still_join"] == 0
+    assert found["search"]["dashboard_trials"] == found["points"]["total"] < 16
+    assert (folder / "d.log").stat().st_size > 0
 
 
 def test_run_prints_metrics_and_breakdown(folder):

@@ -44,10 +44,10 @@ def heed_interrupts():
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def start(study: Path, out: Path, *more: str) -> subprocess.Popen[str]:
-    command = [*PROGRAM, "sweep", str(study), "--out", str(out), "--no-plots", *more]
+def start(study: Path, out: Path, *more: str, command: str = "sweep") -> subprocess.Popen[str]:
+    arguments = [*PROGRAM, command, str(study), "--out", str(out), "--no-plots", *more]
     return subprocess.Popen(
-        command,
+        arguments,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -155,6 +155,26 @@ def test_an_interruption_keeps_finished_points_and_exits_130(small, tmp_path, se
     assert frame["point"].tolist() == list(range(200))
     kept = frame[frame["point"].isin(stored["point"])].reset_index(drop=True)
     pd.testing.assert_frame_equal(kept, stored, check_exact=True)
+
+
+@pytest.mark.parametrize(
+    "sent", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.proof)]
+)
+def test_a_search_that_was_stopped_goes_on_to_the_same_points(small, tmp_path, sent):
+    strategy = "strategy={kind: optuna, screen: none, population: 8}"
+    options = ("--budget", "60", "--set", strategy)
+    first = (*options, "--workers", "1")
+    process = start(small, tmp_path / "out", *first, command="search")
+    wait_for_another_part(process, tmp_path / "out", set())
+    os.kill(process.pid, sent)
+    text = finish(process, 130 if sent == signal.SIGINT else -signal.SIGKILL)
+    assert "Traceback" not in text
+    stored = len(open_results(tmp_path / "out").frame())
+    finish(start(small, tmp_path / "out", *options, "--workers", "2", command="search"))
+    finish(start(small, tmp_path / "whole", *first, command="search"))
+    frames = [open_results(tmp_path / name).frame() for name in ("out", "whole")]
+    assert 0 < stored < len(frames[0])
+    pd.testing.assert_frame_equal(*frames, check_exact=True)
 
 
 def test_a_killed_run_leaves_whole_parts_and_is_resumed(small, tmp_path):
