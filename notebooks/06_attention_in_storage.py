@@ -263,8 +263,8 @@ with styled():
 # %% [markdown]
 # **Seen:** the drive's own mechanisms take a sixth of the 1.6. InstInfer wins because the host path
 # loses most of the SSD's rate, and a queue that is one deep loses more than faults and copies
-# together: SSD offload by GPUDirect with a deep queue leaves 1.3. Each command to a drive would have
-# to take more than 1 ms to end at the published 8.99. **Evidence:** the last step on the left
+# together: SSD offload by GPUDirect with a deep queue leaves 1.3. Each command to a drive would
+# have to take more than 1 ms to end at the published 8.99. **Evidence:** the last step on the left
 # is *calibrated* on the paper's own shares; without it 4.3 is *open* (3.7 to 5.7 over the assumed
 # costs, and 1.4 to 8.5 over one to eight copy threads).
 #
@@ -431,7 +431,7 @@ with styled():
     panels[0].set(xscale="log", xlabel="Energy (J per token)", xlim=(0.4, None),
                   title="From what moves to rated power")  # fmt: skip
     for system, usd in costs["USD/Mtoken"].items():
-        panels[1].plot(usd, system, color=COLOURS[system], marker=MARKS[system], ms=7)
+        panels[1].plot([usd], [system], color=COLOURS[system], marker=MARKS[system], ms=7)
     panels[1].set(xscale="log", xlabel="Price of parts (USD per million tokens)",
                   title="Written off in three years")  # fmt: skip
     for ax in panels:
@@ -492,7 +492,8 @@ worn.pivot(index="answer", columns="mapping", values=["TB a day", "years"]).roun
 # **Seen:** with long answers the drive spends its time reading: it writes 1 TB a day and lasts 17
 # years. With 64 tokens of answer to a long prompt it writes 12 TB a day and is worn out in a year
 # and a half; below some 250 tokens it does not last five. The sparse choice writes nine times as
-# much for each new token, and lasts five years nowhere. Collecting garbage adds nothing: pages of a
+# much for each new token, and lasts five years nowhere. More drives share the bytes but take them sooner: each of twenty
+# lasts one to two times as long. Collecting garbage adds nothing: pages of a
 # sequence die together. **Evidence:** 3,000 cycles are published; even wear and the rate of
 # programs, which limits prompts, are *assumed*.
 #

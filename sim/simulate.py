@@ -435,7 +435,9 @@ def resolve_mapping(
     """Return the mapping to use: the machine's for this kind of work unless one is given."""
     if mapping is None:
         chosen = machine.mapping(kind if kind in machine.config.mappings else None)
-    elif isinstance(mapping, str) and "\n" not in mapping and not mapping.endswith((".yaml", ".yml")):
+    elif (
+        isinstance(mapping, str) and "\n" not in mapping and not mapping.endswith((".yaml", ".yml"))
+    ):
         chosen = machine.mapping(mapping)
     else:
         chosen = load_mapping(mapping)
