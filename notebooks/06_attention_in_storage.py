@@ -492,8 +492,8 @@ worn.pivot(index="answer", columns="mapping", values=["TB a day", "years"]).roun
 # **Seen:** with long answers the drive spends its time reading: it writes 1 TB a day and lasts 17
 # years. With 64 tokens of answer to a long prompt it writes 12 TB a day and is worn out in a year
 # and a half; below some 250 tokens it does not last five. The sparse choice writes nine times as
-# much for each new token, and lasts five years nowhere. More drives share the bytes but take them sooner: each of twenty
-# lasts one to two times as long. Collecting garbage adds nothing: pages of a
+# much for each new token, and lasts five years nowhere. Twenty drives share the bytes but take
+# them sooner: each lasts one to two times as long. Collecting garbage adds nothing, for pages of a
 # sequence die together. **Evidence:** 3,000 cycles are published; even wear and the rate of
 # programs, which limits prompts, are *assumed*.
 #

@@ -293,7 +293,7 @@ def test_bound_analytic_event(count, mapping):
 def test_bytes_are_compulsory_and_whole_pages(mapping):
     work = decode(8, 1000)
     machine = load_machine("a6000-csd-2")
-    chosen = machine.mapping(mapping)
+    chosen = machine.mapping(mapping).on(machine.counts)
     outcome = evaluate(machine, work, chosen)
     demand = outcome.phases[0].demand
     runs = demand.placed.repeats[:, None]
