@@ -178,6 +178,7 @@ def evaluate(
         )
     if why := unplayable(type(work), fidelity):
         raise UncoveredError(why)
+    mapping = mapping.on(machine.counts)
     elsewhere = _run_elsewhere(machine, work, mapping, fidelity, seed)
     if elsewhere is not None:
         return elsewhere
@@ -486,10 +487,14 @@ def resolve_mapping(
 ) -> SoftwareMapping:
     """Return the mapping to use: the machine's for this kind of work unless one is given."""
     if mapping is None:
-        return machine.mapping(kind if kind in machine.config.mappings else None)
-    if isinstance(mapping, str) and "\n" not in mapping and not mapping.endswith((".yaml", ".yml")):
-        return machine.mapping(mapping)
-    return load_mapping(mapping)
+        chosen = machine.mapping(kind if kind in machine.config.mappings else None)
+    elif (
+        isinstance(mapping, str) and "\n" not in mapping and not mapping.endswith((".yaml", ".yml"))
+    ):
+        chosen = machine.mapping(mapping)
+    else:
+        chosen = load_mapping(mapping)
+    return chosen.on(machine.counts)
 
 
 def unplayable(work: type[Work], fidelity: str) -> str:

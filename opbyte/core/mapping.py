@@ -50,7 +50,8 @@ class Split(_Frozen):
         group: Name of a group.
         dispatch: Tokens are sent to the devices of their experts, see `Parallel`.
         expert_tp: Devices over which each routed expert is split, see `Parallel`.
-        heads: Devices that share the attention heads, where only attention is split.
+        heads: Devices that share the attention heads, where only attention is split; `all` of the
+            group's part.
         zero: ZeRO stage of data-parallel training.
         sequence: Sequence parallelism in training, see `Parallel`.
         interleave: Chunks of layers of each pipeline stage in training, see `Parallel`.
@@ -69,7 +70,7 @@ class Split(_Frozen):
     microbatches: int = Field(1, ge=1)
     dispatch: bool = True
     expert_tp: int | None = Field(None, ge=1)
-    heads: int | None = Field(None, ge=1)
+    heads: Annotated[int, Field(ge=1)] | Literal["all"] | None = None
     zero: Literal[0, 1, 2, 3] = 0
     sequence: bool = False
     interleave: int = Field(1, ge=1)
@@ -424,7 +425,21 @@ class Mapping(_Frozen):
         """Return the parallel degrees of decode attention on a group of its own."""
         split = self.attention
         assert split is not None, "asked only of a mapping with such a group"
+        assert split.heads != "all", "asked only of a mapping `on` a machine"
         return self._with_batches(Parallel(tp=split.heads or split.tp))
+
+    def on(self, counts: MappingType[str, int]) -> Mapping:
+        """Return the mapping with `heads: all` counted on a machine.
+
+        Args:
+            counts: Part -> its instances. A part that is not there counts as one; who asks for the
+                group's devices says that it is missing.
+        """
+        split = self.attention
+        if split is None or split.heads != "all":
+            return self
+        counted = split.model_copy(update={"heads": counts.get(self.groups[split.group], 1)})
+        return self.model_copy(update={"parallel": {**self.parallel, ATTENTION: counted}})
 
     def _with_batches(self, degrees: Parallel) -> Parallel:
         return replace(degrees, microbatches=self.batches) if self.pipeline else degrees

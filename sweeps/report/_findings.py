@@ -32,8 +32,8 @@ def findings(frame: pd.DataFrame, study: Mapping[str, Any], axes: list[str]) -> 
     said = [_coverage(frame)]
     if fine.empty:
         return said
-    for metric, sense in objectives.items():
-        said += _best(fine, metric, sense, [a for a in axes if a != metric])
+    for metric in objectives:
+        said += _best(fine, metric, objectives, [a for a in axes if a != metric])
     said += _limits(frame, axes)
     for metric in [m for m in objectives if m not in axes][:2]:
         said += _effects(fine, metric, direction(metric, objectives), axes)
@@ -68,12 +68,17 @@ def _coverage(frame: pd.DataFrame) -> str:
     return text + "."
 
 
-def _best(fine: pd.DataFrame, metric: str, sense: str, axes: list[str]) -> list[str]:
-    values = fine[metric].dropna()
-    if values.empty:
+def _best(
+    fine: pd.DataFrame, metric: str, objectives: Mapping[str, str], axes: list[str]
+) -> list[str]:
+    """Return where a metric is best; of several points the best in the other objectives."""
+    known = fine[fine[metric].notna()]
+    if known.empty:
         return []
-    place = int(np.argmax(values) if sense == "max" else np.argmin(values))
-    row = fine.loc[values.index].iloc[place]
+    sense, values = objectives[metric], known[metric]
+    order = [metric, *(m for m in objectives if m != metric)]
+    rising = [objectives[m] != "max" for m in order]
+    row = known.sort_values(order, ascending=rising, kind="stable").iloc[0]
     middle = float(values.median())
     word = "Highest" if sense == "max" else "Lowest"
     text = f"{word} {_short(metric)}: {cell(row[metric], metric)}"

@@ -77,6 +77,65 @@ def test_new_tokens_need_room_until_their_page_is_full():
     ob.simulate(ONE, decode(batch=256), mapping="instinfer")
 
 
+# -- number of drives ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mapping", MAPPINGS)
+@pytest.mark.parametrize("count", [1, 3, 20, 27, 40])
+def test_heads_are_split_over_all_drives_that_there_are(mapping, count):
+    machine = ONE.replace({"csd.count": count})
+    found = ob.simulate(machine, decode(), mapping=mapping)
+    split = machine.mapping(mapping).parallel
+    split = {
+        **split, "attention_decode": split["attention_decode"].model_copy(update={"heads": count})
+    }  # fmt: skip
+    written = ob.simulate(machine, decode(), mapping=mapped(mapping, machine, parallel=split))
+    assert found.metrics == pytest.approx(written.metrics, rel=0, nan_ok=True)
+    # The drive with most heads decides what fits.
+    copies = {"instinfer": 2, "instinfer-sparf": 3}[mapping]
+    heads = np.ceil(HEADS / count)
+    assert found.occupancy["csd.flash"] == copies * 64 * 1536 * heads * WIDTH * 2 * LAYERS
+    assert evaluate(machine, decode(), machine.mapping(mapping)).metrics["seconds"] == found.seconds
+
+
+def test_more_drives_than_heads_are_refused():
+    with pytest.raises(ob.WorkloadError, match="41 does not divide 40"):
+        ob.simulate(ONE.replace({"csd.count": 41}), decode(), mapping="instinfer")
+
+
+def test_a_study_varies_the_number_of_drives(tmp_path):
+    study = {
+        "kind": "study",
+        "name": "drives",
+        "base": {
+            "machine": "a6000-csd",
+            "mapping": "instinfer",
+            "workload": {"kind": "decode", "model": "opt-13b", "batch": 64, "context": 1536},
+        },
+        "axes": {"machine.csd.count": {"values": [1, 2, 20]}},
+        "objectives": {"tokens_per_s": "max"},
+    }
+    found = ob.load_study(study).run(tmp_path, workers=1).frame()
+    for count, speed in zip(found["machine.csd.count"], found["tokens_per_s"], strict=True):
+        one = ob.simulate(MACHINES[int(count)], decode(), mapping="instinfer")
+        assert speed == pytest.approx(one.tokens_per_s, rel=1e-12)
+
+
+@pytest.mark.parametrize("heads", [0, "every", 2.5])
+def test_heads_are_a_number_or_all(heads):
+    split = {"attention_decode": {"group": "csds", "heads": heads}}
+    with pytest.raises(ConfigError, match=r"parallel\.attention_decode\.heads: must be .*'all'"):
+        load_mapping(
+            {"groups": {"csds": "csd"}, "parallel": split, "run": [{"ops": "all", "unit": "x.y"}]}
+        )
+
+
+def test_all_of_a_part_that_is_not_there_is_refused():
+    elsewhere = mapped(groups={"gpu": "gpu", "csds": "csb"})
+    with pytest.raises(ConfigError, match="did you mean 'csd'"):
+        ob.simulate(ONE, decode(), mapping=elsewhere)
+
+
 # -- seconds -------------------------------------------------------------------------------
 
 
@@ -234,7 +293,7 @@ def test_bound_analytic_event(count, mapping):
 def test_bytes_are_compulsory_and_whole_pages(mapping):
     work = decode(8, 1000)
     machine = load_machine("a6000-csd-2")
-    chosen = machine.mapping(mapping)
+    chosen = machine.mapping(mapping).on(machine.counts)
     outcome = evaluate(machine, work, chosen)
     demand = outcome.phases[0].demand
     runs = demand.placed.repeats[:, None]

@@ -153,13 +153,28 @@ def test_findings_give_the_numbers_of_the_grid():
         "36 of 40 points are feasible; 4 infeasible, most often because kv does not fit in "
         "rdu.hbm (4 points)."
     )
-    # 8 * 3.2e12 / 1e9 * 3
-    assert "Highest throughput: 76,800 tokens/s at fusion layer, batch size 8" in text
+    # 8 * 3.2e12 / 1e9 * 3; batch 16 is as fast and takes less energy than 8.
+    assert "Highest throughput: 76,800 tokens/s at fusion layer, batch size 16" in text
     # 1/16 + 0.08
     assert "Lowest energy per token: 142 mJ at fusion layer, batch size 16" in text
     assert "none: feasible up to batch size 8, not at 16." in text
     assert "Fusion layer, all else equal, beats none by a factor of 3 in throughput." in text
     assert "from 800 GB/s to 3.2 TB/s, all else equal: throughput changes by a factor of 4." in text
+
+
+def test_of_points_that_cost_the_same_the_fastest_is_named():
+    frame = pd.DataFrame(
+        {
+            "workload.batch": [1, 2, 4],
+            "price_usd": [7.0, 7.0, 9.0],
+            "tokens_per_s": [10.0, 20.0, 30.0],
+            "status": "ok",
+        }
+    )
+    study = {"objectives": {"tokens_per_s": "max", "price_usd": "min"}}
+    text = "\n".join(findings(frame, study, ["workload.batch"]))
+    assert "Lowest price: 7 USD at batch size 2" in text
+    assert "Highest throughput: 30 tokens/s at batch size 4" in text
 
 
 def test_points_beyond_a_constraint_are_counted_apart():
