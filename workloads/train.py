@@ -34,6 +34,8 @@ from opbyte.workloads.work import WORKS
 __all__ = ["Lora", "TrainStep"]
 
 RECOMPUTE = ("none", "selective", "dense", "full")
+#: Types of gradients' sums, and of adapters.
+SUMMED = ("fp32", "bf16", "fp16")
 
 
 class Lora(BaseModel):
@@ -117,12 +119,25 @@ class TrainStep(ModelWork):
         given: object = self.lora
         if isinstance(given, Mapping):
             object.__setattr__(self, "lora", validate(Lora, Document(dict(given), {}, "lora")))
+        elif given is not None and not isinstance(given, Lora):
+            raise WorkloadError(
+                f"{self.kind}: lora must be a mapping, got {given!r}. write {{rank: 16}}, or leave it out"
+            )
         if self.lora is not None:
             check_adapters(self.model, self.lora.adapter)
-        lookup(self.gradient)
+            self._check_summed("lora.dtype", self.lora.dtype)
+        self._check_summed("gradient", self.gradient)
         # Keys and values of a step are activations.
         stored = self.model.with_precision(kv=self.model.precision.activation)
         object.__setattr__(self, "model", stored)
+
+    def _check_summed(self, name: str, dtype: str) -> None:
+        """Refuse types that small steps are lost in."""
+        found = lookup(dtype)
+        if found.name not in SUMMED:
+            raise WorkloadError(
+                f"{self.kind}: {name} must be one of {', '.join(SUMMED)}, got {dtype!r}"
+            )
 
     @property
     def tokens(self) -> Number:

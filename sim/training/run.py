@@ -30,7 +30,7 @@ from opbyte.sim.training.fabric import Fabric
 from opbyte.sim.training.memory import memory_over_time
 from opbyte.sim.training.offload import Offload, computing
 from opbyte.sim.training.optimizer import PassCost, optimizer_unit, pass_costs, passes
-from opbyte.sim.training.pipeline import Played, play
+from opbyte.sim.training.pipeline import Played, check_passes, play
 from opbyte.sim.training.streams import streams
 from opbyte.workloads.train import fullest
 
@@ -110,6 +110,7 @@ class _Training:
         fused = any({"all", "attention"} & set(words) for words in mapping.fused_labels)
         self.plan: Plan = work.plan(self.parallel, fused=fused)
         self.many = np.atleast_1d(work.microbatches(self.parallel))
+        check_passes(float(self.many.max()), self.plan.virtual)
         fabric = Fabric(machine, self.placer.networks, self.placer.groups.part, ideal)
         hidden = mapping.overlap == "gradients"
         self.exchanges = Exchanges(fabric, work, self.plan, self._element, hidden)
