@@ -69,8 +69,9 @@ def _latency(placer: Placer, offered: Array, *, ideal: bool) -> Array:
         most = _most_wait(view, port, placer, idle)
         if (np.isinf(wait) & np.isinf(most)).any():
             raise UncoveredError(
-                f"{machine.name}: '{port}' is asked for more than it sustains, and no such load comes "
-                f"from '{view.path}'. lower `offered`, or let it keep more lines under way (`misses`)"
+                f"{machine.name}: '{port}' is asked for more than it sustains, and no such load "
+                f"comes from '{view.path}'. lower `offered`, or give it `misses` with more lines "
+                "under way"
             )
         total = total + share * np.minimum(wait, most)
     found: Array = total

@@ -121,7 +121,8 @@ class TrainStep(ModelWork):
             object.__setattr__(self, "lora", validate(Lora, Document(dict(given), {}, "lora")))
         elif given is not None and not isinstance(given, Lora):
             raise WorkloadError(
-                f"{self.kind}: lora must be a mapping, got {given!r}. write {{rank: 16}}, or leave it out"
+                f"{self.kind}: lora must be a mapping, got {given!r}. write {{rank: 16}}, or leave "
+                "it out"
             )
         if self.lora is not None:
             check_adapters(self.model, self.lora.adapter)

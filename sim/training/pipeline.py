@@ -151,12 +151,6 @@ def compiled() -> Any:
     return numba.njit(**LOOP)(fill_ends)
 
 
-def busy(forward: Array, backward: Array, stages: int, microbatches: int) -> Array:
-    """Return the seconds in which each stage computes, (stages,)."""
-    total = (forward + backward).reshape(-1, stages).sum(axis=0)
-    return np.asarray(microbatches * total)
-
-
 def kept_over_time(played: Played, stage: int, kept: Sequence[float]) -> tuple[Array, Array]:
     """Return when the activations that a stage keeps change, and to how many bytes.
 
