@@ -9,16 +9,19 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
+
+from pydantic import model_validator
 
 from opbyte.core.blocks import Block
 from opbyte.core.catalog import Catalog
 from opbyte.core.config import Document, load_document
 from opbyte.core.parameters import (
     DollarsPerJoule,
-    Factor,
     KilogramsPerByte,
     KilogramsPerJoule,
+    Parameter,
+    Quantity,
     Ratio,
     Seconds,
 )
@@ -30,12 +33,12 @@ class Site(Block):
     """Prices and carbon of energy, and how long a machine is of use."""
 
     electricity: DollarsPerJoule
-    overhead: Factor
+    overhead: Annotated[Parameter, Quantity("factor", least=1.0)]
     """Energy of the whole site over that of its machines."""
     grid: KilogramsPerJoule
     """Carbon dioxide (equivalent) of the site's electricity."""
     life: Seconds
-    """Time over which a machine's making is written off."""
+    """Time over which a machine's making is written off, above 0."""
     busy: Ratio
     """Share of its life for which it runs such work."""
     fab_grid: KilogramsPerJoule
@@ -45,6 +48,12 @@ class Site(Block):
     flash: KilogramsPerByte
     """Carbon of making a byte of flash."""
     source: str | None = None
+
+    @model_validator(mode="after")
+    def _lives(self) -> Self:
+        if not self.life.value:
+            raise ValueError("`life` must be above 0; got 0. Write for example 3 years")
+        return self
 
 
 def with_site(document: Document) -> Document:

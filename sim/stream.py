@@ -1,8 +1,8 @@
 """A pass over memory: its rate, and the latency of one access under a load.
 
 The latency is that of the ways to the tiers, by their shares, of the unit's own `path`, and of what
-ports wait under their share of the load. Where the load is more than a tier sustains, so many lines
-wait as cores keep under way (Little's law).
+ports wait under their share of the load: no more lines wait than cores keep under way, so that no
+latency is beyond lines / rate (Little's law).
 """
 
 from __future__ import annotations
@@ -66,20 +66,30 @@ def _latency(placer: Placer, offered: Array, *, ideal: bool) -> Array:
         port = hops[0]
         load = share * offered / placer.instances(port)
         wait = port_wait_s(machine, port, load)
-        if np.isinf(wait).any():
-            wait = np.where(np.isinf(wait), _saturated(view, port, placer) - idle, wait)
-        total = total + share * wait
+        most = _most_wait(view, port, placer, idle)
+        if (np.isinf(wait) & np.isinf(most)).any():
+            raise UncoveredError(
+                f"{machine.name}: '{port}' is asked for more than it sustains, and no such load "
+                f"comes from '{view.path}'. lower `offered`, or give it `misses` with more lines "
+                "under way"
+            )
+        total = total + share * np.minimum(wait, most)
     found: Array = total
     return found
 
 
-def _saturated(view: UnitView, port: str, placer: Placer) -> Any:
-    """Return the latency with every line under way that cores keep, at the port's rate."""
+def _most_wait(view: UnitView, port: str, placer: Placer, idle: Array) -> Array:
+    """Return the wait with all lines under way that cores keep, at the port's rate.
+
+    Args:
+        idle: Latency of an idle machine without the unit's own path.
+    Returns:
+        Seconds, (points,); infinite where so few lines, or none that are known, wait for nothing.
+    """
     lines = view.get("misses.outstanding")
     if lines is None:
-        raise UncoveredError(
-            f"{view.machine.name}: '{port}' is asked for more than it sustains, and how many lines "
-            f"'{view.path}' keeps under way is unknown. lower `offered`, or give it `misses`"
-        )
+        return np.full(1, np.inf)
     flying = lines * view.get("misses.line") * view.machine.unit(view.path).config.instances
-    return np.atleast_1d(flying / (port_rate(view.machine, port) * placer.instances(port)))
+    saturated = flying / (port_rate(view.machine, port) * placer.instances(port))
+    wait = np.atleast_1d(saturated - view.get("misses.path") - idle)
+    return np.where(wait > 0.0, wait, np.inf)

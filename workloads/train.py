@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -12,13 +12,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from opbyte.core.config import Document, validate
 from opbyte.core.dtypes import lookup
 from opbyte.core.errors import UncoveredError, WorkloadError
-from opbyte.core.ops import Number, Phase
+from opbyte.core.ops import Array, Number, Phase
 from opbyte.core.parallel import Parallel
 from opbyte.workloads.layers import lower_step
 from opbyte.workloads.model import Model
 from opbyte.workloads.model_set import Adapter
 from opbyte.workloads.model_work import ModelWork, check_context
-from opbyte.workloads.numeric import is_array
 from opbyte.workloads.spans import Segment, Step
 from opbyte.workloads.training.nodes import Recipe
 from opbyte.workloads.training.plan import (
@@ -35,6 +34,8 @@ from opbyte.workloads.work import WORKS
 __all__ = ["Lora", "TrainStep"]
 
 RECOMPUTE = ("none", "selective", "dense", "full")
+#: Types of gradients' sums, and of adapters.
+SUMMED = ("fp32", "bf16", "fp16")
 
 
 class Lora(BaseModel):
@@ -118,12 +119,26 @@ class TrainStep(ModelWork):
         given: object = self.lora
         if isinstance(given, Mapping):
             object.__setattr__(self, "lora", validate(Lora, Document(dict(given), {}, "lora")))
+        elif given is not None and not isinstance(given, Lora):
+            raise WorkloadError(
+                f"{self.kind}: lora must be a mapping, got {given!r}. write {{rank: 16}}, or leave "
+                "it out"
+            )
         if self.lora is not None:
             check_adapters(self.model, self.lora.adapter)
-        lookup(self.gradient)
+            self._check_summed("lora.dtype", self.lora.dtype)
+        self._check_summed("gradient", self.gradient)
         # Keys and values of a step are activations.
         stored = self.model.with_precision(kv=self.model.precision.activation)
         object.__setattr__(self, "model", stored)
+
+    def _check_summed(self, name: str, dtype: str) -> None:
+        """Refuse types that small steps are lost in."""
+        found = lookup(dtype)
+        if found.name not in SUMMED:
+            raise WorkloadError(
+                f"{self.kind}: {name} must be one of {', '.join(SUMMED)}, got {dtype!r}"
+            )
 
     @property
     def tokens(self) -> Number:
@@ -189,8 +204,7 @@ class TrainStep(ModelWork):
 
     def footprint(self, parallel: Parallel) -> dict[str, Number]:
         """Return the bytes of each tensor class on the fullest device, at the peak."""
-        held = self.held(self.plan(parallel))
-        return max(held, key=lambda one: float(max_of(sum(one.values(), 0.0))))
+        return fullest(self.held(self.plan(parallel)))[1]
 
     def held(self, plan: Plan, *, master_gradient: bool = False) -> list[dict[str, Number]]:
         """Return the bytes of each tensor class at the peak of each stage of the pipeline.
@@ -200,16 +214,15 @@ class TrainStep(ModelWork):
         """
         parallel, pp = plan.parallel, plan.parallel.pp
         many = self.microbatches(parallel)
-        least = int(max_of(many))
         stages = []
         for s in range(pp):
-            held = self._stage(plan, s, in_flight(pp, parallel.interleave, s, least))
+            held = self._stage(plan, s, in_flight(pp, parallel.interleave, s, many))
             if master_gradient:
                 held["master_gradient"] = held["momentum"]
             stages.append(held)
         return stages
 
-    def _stage(self, plan: Plan, stage: int, chunks: float) -> dict[str, Number]:
+    def _stage(self, plan: Plan, stage: int, chunks: Number) -> dict[str, Number]:
         parallel = plan.parallel
         own = range(stage, plan.virtual, parallel.pp)
         zero, dp = parallel.zero, parallel.dp
@@ -232,6 +245,20 @@ class TrainStep(ModelWork):
         }
 
 
-def max_of(value: Number) -> float:
-    """Return a number, or the largest of several."""
-    return float(value.max()) if is_array(value) else float(value)
+def fullest(stages: Sequence[Mapping[str, Number]]) -> tuple[Array, dict[str, Number]]:
+    """Return which stage holds most at each design point, and what it holds.
+
+    Args:
+        stages: Bytes of each tensor class, the same classes in all.
+    Returns:
+        Index, (points,), and bytes of each class, numbers where all are.
+    """
+    totals = np.stack(np.broadcast_arrays(*(sum(one.values(), 0.0) for one in stages)))
+    most = totals.argmax(axis=0)
+    if not most.ndim:
+        return np.atleast_1d(most), dict(stages[int(most)])
+    held = {
+        name: np.choose(most, [np.broadcast_to(one[name], most.shape) for one in stages])
+        for name in stages[0]
+    }
+    return most, held

@@ -39,7 +39,8 @@ _LOADS = (0.02, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.94, 0.97, 0
 
 def dram_idle_s(standard: Standard) -> float:
     """Return the time of one read of a closed row: tRCD + tCL + tBL, seconds."""
-    return (standard.ticks["nRCD"] + standard.read_latency) * standard.tick_s
+    ticks = standard.ticks
+    return (ticks.get("nRCDRD", ticks.get("nRCD", 0)) + standard.read_latency) * standard.tick_s
 
 
 @dataclass(frozen=True)

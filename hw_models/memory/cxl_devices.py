@@ -143,6 +143,14 @@ class CxlDevice(Block):
     tags: int = Field(128, ge=1)
     """Lines that the host's port keeps outstanding (CXL-DMSim: 128 entries)."""
 
+    @model_validator(mode="after")
+    def _is_there(self) -> Self:
+        for name in ("capacity", "rate"):
+            given = getattr(self, name)
+            if given is not None and not given.value:
+                raise ValueError(f"`{name}` must be above 0; got 0. give what the device has")
+        return self
+
 
 def cxl_names() -> list[str]:
     """Return the names of the catalog's devices."""

@@ -65,18 +65,13 @@ def whole_weights(rates: Mapping[str, float], most: int = 16) -> dict[str, int]:
     if most < 1:
         raise ConfigError.one("", "most", "must be a whole number from 1 on", most)
     best: tuple[float, dict[str, int]] = (0.0, {})
-    fastest = max(rates.values())
-    for top in range(1, most + 1):
-        # With the fastest at weight `top`, a memory ends no later with so many pages of its own.
-        period = top / fastest
-        for weights in (
-            {n: math.floor(r * period * (1.0 + 1e-12)) for n, r in rates.items()},
-            {n: min(most, max(1, math.ceil(r * period))) for n, r in rates.items()},
-        ):
-            total = sum(weights.values())
-            rate = interleaved_rate(rates, {n: w / total for n, w in weights.items()})
-            if rate > best[0] * (1.0 + 1e-12):
-                best = rate, weights
+    # The slowest of a turn ends it after top / rate; all others fill that time with whole pages.
+    for period in sorted({top / rate for rate in rates.values() for top in range(1, most + 1)}):
+        weights = {n: min(most, math.floor(r * period * (1 + 1e-12))) for n, r in rates.items()}
+        total = sum(weights.values())
+        rate = interleaved_rate(rates, {n: w / total for n, w in weights.items()})
+        if rate > best[0] * (1.0 + 1e-12):
+            best = rate, weights
     return best[1]
 
 

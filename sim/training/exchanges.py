@@ -38,9 +38,11 @@ class Exchanges:
             return np.zeros(1)
         element = lookup(model.precision.activation).bytes_per_element
         whole = np.atleast_1d(self.work.micro_batch * self.work.sequence * model.hidden * element)
-        # Each device of a tensor-parallel group sends a part, which the others then gather.
-        stride = parallel.tp * parallel.dp
-        seconds = self.fabric.exchange("send", whole / parallel.tp, 2, stride)
+        # Each device of a tensor-parallel group sends a part, which the others then gather. Of
+        # stages in several nodes the sends that cross a border set the pace of all.
+        stage = parallel.tp * parallel.dp
+        part = whole / parallel.tp
+        seconds = self.fabric.exchange("send", part, 2, stage, span=stage * parallel.pp)
         if not parallel.sequence:
             seconds = seconds + self.fabric.exchange("all_gather", whole, parallel.tp, 1)
         return seconds
@@ -85,5 +87,5 @@ class Exchanges:
             return np.zeros(1)
         width = model.embedding_dim or model.hidden
         size = model.vocab / parallel.tp * width * lookup(self.work.gradient).bytes_per_element
-        stride = parallel.tp * parallel.dp * (parallel.pp - 1)
-        return self.fabric.exchange("all_reduce", size, 2, stride)
+        stage = parallel.tp * parallel.dp
+        return self.fabric.exchange("all_reduce", size, 2, stage, span=stage * parallel.pp)

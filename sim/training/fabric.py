@@ -1,9 +1,8 @@
 """Exchanges between the devices of a training job: replicas, and stages of a pipeline.
 
-Devices are numbered tensor-parallel first, then replicas, then stages (Megatron-LM's order). The
-members of an exchange are `stride` apart. If they are in one node, it is a call of the link between
-its devices; else the link between nodes carries it as a ring, and groups that have members in the
-same nodes share a node's rate.
+Devices are numbered tensor-parallel first, then replicas, then stages (Megatron-LM's order). If the
+members of an exchange are in one node, it is a call of the link between its devices; else the link
+between nodes carries it as a ring, and exchanges that run side by side share a node's rate.
 """
 
 from __future__ import annotations
@@ -35,13 +34,17 @@ class Fabric:
     part: str
     ideal: bool = False
 
-    def exchange(self, kind: str, size: Any, participants: int, stride: int) -> Array:
+    def exchange(
+        self, kind: str, size: Any, participants: int, beside: int, span: int | None = None
+    ) -> Array:
         """Return the seconds of a collective, (points,).
 
         Args:
             kind: all_reduce, all_gather, reduce_scatter or send.
             size: Bytes of each participant's full buffer.
-            stride: Devices from one participant to the next.
+            beside: Exchanges side by side: of neighbouring devices, at the same time.
+            span: Devices from the first member to the last of all these; `participants * beside`
+                where the members follow each other.
         Raises:
             ConfigError: If no link joins them.
         """
@@ -49,11 +52,11 @@ class Fabric:
         if participants <= 1 or not size.any():
             return np.zeros_like(size)
         local = self._local
-        if stride * participants <= local:
+        if (span or beside * participants) <= local:
             return self._inside(kind, size, participants)
         name = self._between
         values = self.machine.values
-        rate = np.atleast_1d(values[f"{name}.bandwidth"]) / min(stride, local)
+        rate = np.atleast_1d(values[f"{name}.bandwidth"]) / min(beside, local)
         # Ends of a send that cross a border of nodes: as many as there are devices between them.
         many = np.full_like(size, 2.0 if kind == "send" else participants)
         cost = collective_cost(kind, "ring", size, many)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,7 +22,9 @@ def memory_over_time(
     held: dict[str, Number],
     seconds: float,
 ) -> pd.DataFrame:
-    """Return one row for each change: `seconds`, `event`, bytes of each class, `total`.
+    """Return one row for each change at the first design point.
+
+    Columns: `seconds`, `event`, bytes of each class, `total`.
 
     A forward pass adds what its microbatch keeps, a backward pass gives it back:
     `activation_peak` is the larger of before and after. Weights, gradients, states and room for the
@@ -35,23 +37,24 @@ def memory_over_time(
     """
     import pandas as pd
 
-    kept = [float(np.max(size)) for size in plan.kept]
+    kept = [_first(size) for size in plan.kept]
     times, activations = kept_over_time(played, stage, kept)
-    order = played.orders[stage]
-    rows: list[dict[str, Any]] = []
-    for end, size, back in zip(times, activations, order[:, BACK], strict=True):
-        rows.append(
-            {"seconds": end, "event": "backward" if back else "forward", "activation": size}
-        )
+    back = played.orders[stage][:, BACK] == 1
     before = np.concatenate([[0.0], activations[:-1]])
-    for row, earlier in zip(rows, before, strict=True):
-        row["activation_peak"] = max(earlier, row["activation"])
-    rows.append(
-        {"seconds": seconds, "event": "optimizer", "activation": 0.0, "activation_peak": 0.0}
+    frame = pd.DataFrame(
+        {
+            "seconds": np.append(times, seconds),
+            "event": [*np.where(back, "backward", "forward").tolist(), "optimizer"],
+            "activation": np.append(activations, 0.0),
+            "activation_peak": np.append(np.maximum(before, activations), 0.0),
+        }
     )
-    frame = pd.DataFrame(rows)
-    steady = {name: float(np.max(size)) for name, size in held.items() if name != "activation"}
+    steady = {name: _first(size) for name, size in held.items() if name != "activation"}
     for name, size in steady.items():
         frame[name] = size
     frame["total"] = frame["activation_peak"] + sum(steady.values())
     return frame
+
+
+def _first(size: Number) -> float:
+    return float(np.atleast_1d(size)[0])

@@ -21,6 +21,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from opbyte.core.errors import UncoveredError
 from opbyte.core.loops import LOOP
 from opbyte.core.ops import Array
 from opbyte.workloads.training.plan import in_flight
@@ -29,6 +30,23 @@ Ints = npt.NDArray[np.int64]
 
 #: Columns of an order: 1 for backward, virtual stage, microbatch.
 BACK, VIRTUAL, MICRO = range(3)
+#: Passes of a step that are played one by one: some 100 MB.
+MOST_PASSES = 2**22
+
+
+def check_passes(microbatches: float, virtual: int) -> None:
+    """Refuse more passes than can be played.
+
+    Raises:
+        UncoveredError: With their number.
+    """
+    passes = 2.0 * microbatches * virtual
+    if passes > MOST_PASSES:
+        raise UncoveredError(
+            f"train: {microbatches:g} microbatches of a replica in {virtual} chunks of layers are "
+            f"{passes:g} passes, and at most {MOST_PASSES:g} are played. lower batch, or raise "
+            "micro_batch"
+        )
 
 
 def order_of(stages: int, chunks: int, microbatches: int, stage: int) -> Ints:
@@ -48,11 +66,8 @@ def order_of(stages: int, chunks: int, microbatches: int, stage: int) -> Ints:
         [np.ones(count, np.int64), (chunks - 1 - chunk) * stages + stage, micro], axis=1
     )
     ahead = int(in_flight(stages, chunks, stage, microbatches)) - 1
-    rows = list(forth[:ahead])
-    for i in range(ahead, count):
-        rows += [forth[i], back[i - ahead]]
-    rows += list(back[count - ahead :])
-    return np.array(rows, np.int64)
+    turns = np.stack([forth[ahead:], back[: count - ahead]], axis=1).reshape(-1, 3)
+    return np.concatenate([forth[:ahead], turns, back[count - ahead :]])
 
 
 @dataclass(frozen=True)
@@ -134,12 +149,6 @@ def fill_ends(ends: Array, done: Array, at: Ints, orders: Ints, seconds: Array) 
 def compiled() -> Any:
     """Return `fill_ends` compiled."""
     return numba.njit(**LOOP)(fill_ends)
-
-
-def busy(forward: Array, backward: Array, stages: int, microbatches: int) -> Array:
-    """Return the seconds in which each stage computes, (stages,)."""
-    total = (forward + backward).reshape(-1, stages).sum(axis=0)
-    return np.asarray(microbatches * total)
 
 
 def kept_over_time(played: Played, stage: int, kept: Sequence[float]) -> tuple[Array, Array]:

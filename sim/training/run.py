@@ -30,9 +30,9 @@ from opbyte.sim.training.fabric import Fabric
 from opbyte.sim.training.memory import memory_over_time
 from opbyte.sim.training.offload import Offload, computing
 from opbyte.sim.training.optimizer import PassCost, optimizer_unit, pass_costs, passes
-from opbyte.sim.training.pipeline import Played, play
+from opbyte.sim.training.pipeline import Played, check_passes, play
 from opbyte.sim.training.streams import streams
-from opbyte.workloads.train import max_of
+from opbyte.workloads.train import fullest
 
 if TYPE_CHECKING:
     from opbyte.workloads.train import TrainStep
@@ -110,6 +110,7 @@ class _Training:
         fused = any({"all", "attention"} & set(words) for words in mapping.fused_labels)
         self.plan: Plan = work.plan(self.parallel, fused=fused)
         self.many = np.atleast_1d(work.microbatches(self.parallel))
+        check_passes(float(self.many.max()), self.plan.virtual)
         fabric = Fabric(machine, self.placer.networks, self.placer.groups.part, ideal)
         hidden = mapping.overlap == "gradients"
         self.exchanges = Exchanges(fabric, work, self.plan, self._element, hidden)
@@ -304,11 +305,10 @@ class _Training:
             {**held, "buffer": buffer} if np.any(buffer) else held
             for held in work.held(plan, master_gradient=self.master_gradient)
         ]
-        fullest = max(range(len(stages)), key=lambda s: max_of(sum(stages[s].values(), 0.0)))
-        held = stages[fullest]
+        stage, held = fullest(stages)
         metrics |= _held_metrics(held)
         metrics = {n: np.atleast_1d(np.asarray(v, np.float64)) for n, v in metrics.items()}
-        detail = {"memory": memory_over_time(plan, played, fullest, held, float(seconds[0]))}
+        detail = {"memory": memory_over_time(plan, played, int(stage[0]), held, float(seconds[0]))}
         occupancy = self.home.occupancy(held)
         outcome = Outcome(metrics, tuple(runs), occupancy, detail=detail)
         return feasible(self.home, outcome, tuple(_held_metrics(held)))

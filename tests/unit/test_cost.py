@@ -286,3 +286,12 @@ def test_a_site_keeps_the_values_that_are_not_given_and_refuses_others() -> None
         load_machine({**data, "site": {"grids": "24 g/kWh"}})
     with pytest.raises(ConfigError, match="site"):
         load_machine({**data, "site": "iceland"})
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "rule"),
+    [("life", "0 years", "must be above 0"), ("overhead", 0.5, "must be at least 1")],
+)
+def test_a_site_that_can_not_be_is_refused(field, value, rule) -> None:
+    with pytest.raises(ConfigError, match=rule):
+        load_machine("h100-sxm-80gb").replace({f"site.{field}": value})

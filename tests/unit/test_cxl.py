@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import opbyte as ob
-from opbyte.core.errors import CapacityError, ConfigError
+from opbyte.core.errors import CapacityError, ConfigError, UncoveredError
 from opbyte.hw_models.memory.cxl import cxl, dram_idle_s, dram_wait_s
 from opbyte.hw_models.memory.cxl_devices import cxl_names, load_cxl
 from opbyte.hw_models.memory.cxl_flits import LINE, Slots, lane_bytes_per_s, payload_rate
@@ -334,3 +334,33 @@ def test_the_sketched_machine_streams_over_dram_and_expanders():
     # Two expanders of 38 GB/s have half of the bytes; a thousandth may stay in the cache.
     assert times[0] == pytest.approx(8e9 * 0.5 / 76e9, rel=0.02)
     assert times[0] <= times[1] == pytest.approx(times[2], rel=1e-9)
+
+
+def test_no_load_waits_longer_than_for_all_lines_that_cores_keep():
+    rate = 236.34e9
+    loads = [0.0, 0.5 * rate, 0.9 * rate, 0.9999 * rate, 1.1 * rate, 4 * rate]
+
+    def latency(machine, load):
+        return ob.simulate(machine, ob.Stream(bytes=1e9, offered=float(int(load)))).latency
+
+    machine = ob.load_machine("cxl-server")
+    found = [latency(machine, load) for load in loads]
+    assert found == sorted(found)
+    assert found[0] == pytest.approx(114e-9)
+    # Little's law: 32 cores with 48 lines of 64 bytes each.
+    assert found[-1] == pytest.approx(32 * 48 * 64 / rate, rel=1e-3)
+    few = machine.replace({"cpu.cores.misses.outstanding": 4})
+    assert latency(few, loads[2]) == found[2]
+    with pytest.raises(UncoveredError, match=r"no such load comes from 'cpu\.cores'"):
+        latency(few, loads[-1])
+
+
+@pytest.mark.parametrize(("field", "value"), [("capacity", "0 GB"), ("rate", "0 GB/s")])
+def test_a_device_without_room_or_rate_is_refused(field, value):
+    with pytest.raises(ConfigError, match=f"`{field}` must be above 0"):
+        ob.cxl("cxl-asic-x8", **{field: value})
+
+
+def test_stacked_memory_has_a_closed_row_too():
+    device = ob.cxl("cxl-asic-x8", dram={"technology": "hbm3-6400"})
+    assert 20e-9 < device.steps_s["dram"] < 60e-9

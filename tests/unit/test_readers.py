@@ -1,5 +1,7 @@
 """Several readers of one device: sums of demands, what meets on top, and two devices."""
 
+import itertools
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -104,6 +106,20 @@ def test_best_shares_reach_the_sum_and_nothing_beats_them(rates):
 def test_whole_weights_of_rates_that_are_whole():
     assert whole_weights({"dram": 200.0, "cxl": 50.0}) == {"dram": 4, "cxl": 1}
     assert whole_weights({"dram": 200.0, "cxl": 1.0}, most=16) == {"dram": 1, "cxl": 0}
+
+
+@given(st.lists(st.floats(1.0, 20.0), min_size=2, max_size=3), st.integers(1, 4))
+def test_no_whole_weights_are_faster(rates, most):
+    rates = {f"m{i}": rate for i, rate in enumerate(rates)}
+
+    def rate(weights):
+        total = sum(weights.values())
+        return interleaved_rate(rates, {n: w / total for n, w in weights.items()})
+
+    found = rate(whole_weights(rates, most))
+    for weights in itertools.product(range(most + 1), repeat=len(rates)):
+        if any(weights):
+            assert rate(dict(zip(rates, weights, strict=True))) <= found * (1 + 1e-9)
 
 
 def test_bad_shares_are_refused():

@@ -253,6 +253,38 @@ def test_points_together_equal_points_alone():
             assert np.broadcast_to(together[name], 3)[i] == pytest.approx(metrics[name][0]), name
 
 
+def test_each_point_has_its_own_fullest_stage_and_microbatches_in_flight():
+    from opbyte.sim.simulate import evaluate
+    from opbyte.workloads.train import TrainStep
+
+    machine, chosen = load_machine(MACHINE), load_mapping(mapping(tp=2, pp=4, dp=2, zero=2))
+    batch, sequence = [16.0, 16.0, 128.0, 8.0], [512.0, 4096.0, 512.0, 2048.0]
+    fields = {"model": "llama-3.2-1b", "micro_batch": 4.0}
+    together = evaluate(machine, TrainStep(batch=batch, sequence=sequence, **fields), chosen)
+    for i, (b, s) in enumerate(zip(batch, sequence, strict=True)):
+        alone = evaluate(machine, TrainStep(batch=b, sequence=s, **fields), chosen).metrics
+        for name, values in together.metrics.items():
+            found = np.broadcast_to(values, len(batch))[i]
+            assert found == pytest.approx(alone[name][0], rel=1e-9, nan_ok=True), name
+
+
+@pytest.mark.parametrize("wish", [{"gradient": "int4"}, {"lora": {"rank": 8, "dtype": "int4"}}])
+def test_sums_need_16_bits(wish):
+    with pytest.raises(ob.WorkloadError, match="must be one of fp32, bf16, fp16, got 'int4'"):
+        train(**wish)
+
+
+def test_lora_is_a_block():
+    with pytest.raises(ob.WorkloadError, match="lora must be a mapping, got 8"):
+        train(lora=8)
+
+
+def test_more_passes_than_can_be_played_are_refused():
+    with pytest.raises(UncoveredError, match=r"1e\+30 microbatches.*lower batch"):
+        train(batch=1e30)
+    assert train(batch=2.0**17).bubble_s == pytest.approx(0.0, abs=1e-6)
+
+
 # -- tensors elsewhere ---------------------------------------------------------------------------
 
 HOST = {
@@ -451,6 +483,28 @@ def test_exchanges_between_nodes_share_the_network():
     assert float(wires.exchange("send", size, 2, 8)[0]) == pytest.approx(size / 25e9)
     assert not wires.exchange("all_reduce", size, 1, 8).any()
     assert (fabric().exchange("send", size, 2, 8) > wires.exchange("send", size, 2, 8)).all()
+
+
+def test_a_tied_embedding_is_added_up_between_its_two_stages():
+    wires, size = fabric(), 128256 * 2048 * 4.0
+    inside = wires.exchange("all_reduce", size, 2, 1, span=8)
+    assert float(inside[0]) == float(wires.exchange("all_reduce", size, 2, 4)[0])
+    # First and last stage of one device each, in two nodes: nobody shares their adapters.
+    apart = fabric(ideal=True).exchange("all_reduce", size, 2, 1, span=16)
+    assert float(apart[0]) == pytest.approx(size / 200e9)
+    # Eight stages in one node of a machine that has no network.
+    chosen = mapping(pp=8)
+    chosen["groups"], chosen["run"] = {"gpus": "gpu"}, [{"ops": "all", "unit": "gpu.sm"}]
+    work = {"kind": "train", "model": "llama-3.2-1b", "batch": 8, "sequence": 2048}
+    one = ob.simulate("dgx-a100", work, chosen)
+    assert one.seconds == pytest.approx(train(pp=8).seconds, rel=1e-9)
+
+
+def test_stages_that_share_a_node_wait_for_sends_between_nodes():
+    wires = fabric(ideal=True)
+    inside, across = (wires.exchange("send", 1e9, 2, 4, span=n) for n in (8, 16))
+    assert float(across[0]) == pytest.approx(1e9 / 50e9)
+    assert across > inside
 
 
 def test_a_machine_without_a_network_says_so():

@@ -255,13 +255,13 @@ def bytes_of_states(trained: Number, zero: int, dp: int, *, weight: float) -> di
     return states
 
 
-def in_flight(pp: int, interleave: int, stage: int, microbatches: int) -> float:
+def in_flight(pp: int, interleave: int, stage: int, microbatches: Number) -> Number:
     """Return the chunks of microbatches whose activations a stage holds at most.
 
     1F1B holds pp - stage microbatches (Narayanan et al., arXiv 2104.04473, section 2.2);
     interleaved, 2 (pp - stage - 1) + (v - 1) pp + 1 chunks.
     """
     if interleave == 1:
-        return float(min(pp - stage, microbatches))
-    ahead = 2 * (pp - stage - 1) + (interleave - 1) * pp + 1
-    return float(min(ahead, microbatches * interleave))
+        return np.minimum(float(pp - stage), microbatches)
+    ahead = 2.0 * (pp - stage - 1) + (interleave - 1) * pp + 1.0
+    return np.minimum(ahead, microbatches * interleave)

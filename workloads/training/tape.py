@@ -99,7 +99,7 @@ class _Taping:
     def _node(self, row: int) -> int:
         table, recipe, tape = self.table, self.recipe, self.tape
         numbers, kind, name = self._columns(row), table.kinds[row], table.names[row]
-        sources = [int(s) for s, t in table.edges if t == row]
+        sources = table.edges[table.edges[:, 1] == row, 0].tolist()
         inputs = [self.node_of[s] for s in sources if s in self.node_of]
         if np.any(numbers["in_bytes"] > 0.0) and kind != "embedding":
             inputs.append(GIVEN)
