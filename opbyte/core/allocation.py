@@ -20,7 +20,7 @@ class Allocate(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
     policy: str
-    """A registered policy: `local_only`, `naive_interleave`, `cxl_aware`, `optimal`, or a plug-in's."""
+    """A registered policy: `local_only`, `naive_interleave`, `cxl_aware`, `optimal`, or another."""
     local: str
     """Memory next to the cores that step, such as `cpu.dram`."""
     beyond: str

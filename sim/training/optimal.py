@@ -198,7 +198,18 @@ def step_model(
         rest = _flat(_step_loads(here, i, fixed))
         launch = 0.0 if here.ideal else float(np.max(here.launch()))
         lanes = float(np.max(here.lanes(one)))
-        passes.append(Pass(lanes, True, 0.0, 1.0, local, beyond, rest, launch))
+        passes.append(
+            Pass(
+                lanes,
+                beside=True,
+                tail=0.0,
+                times=1.0,
+                local=local,
+                beyond=beyond,
+                fixed=rest,
+                always=launch,
+            )
+        )
     return StepModel(tuple(tensors), tuple(passes))
 
 

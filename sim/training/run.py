@@ -171,8 +171,8 @@ class _Training:
         scaled = lookup(dtype).name == "fp16"
         kind = self.home.machine.unit(optimizer_unit(self.home)).config.kind
         todo = passes(
-            self._element, self.gradient, scaled=scaled, clip=self.work.clip, master=self.work.master,
-            upcast=self.master_gradient, fused=kind in ("cpu", "cores"),
+            self._element, self.gradient, scaled=scaled, clip=self.work.clip,
+            master=self.work.master, upcast=self.master_gradient, fused=kind in ("cpu", "cores"),
         )  # fmt: skip
         parts = self.parallel.dp if self.parallel.zero else 1
         most = np.atleast_1d(self.plan.of_stages(self.plan.trained).max(axis=0)) / parts
