@@ -239,7 +239,7 @@ def allocated(
     mapping: SoftwareMapping,
     model: Callable[[Sequence[Tensor]], StepModel] | None = None,
 ) -> SoftwareMapping:
-    """Return the mapping with tensors placed as its policy says; as it is without a policy.
+    """Return the mapping with tensors placed as its policy says.
 
     Args:
         model: Makes the seconds of a step of tensors as a function of their shares.
@@ -248,9 +248,8 @@ def allocated(
         CapacityError: If tensors do not fit.
         UncoveredError: If design points differ.
     """
-    if mapping.allocate is None:
-        return mapping
     block = mapping.allocate
+    assert block is not None, "asked only of a mapping with a policy"
     problem = problem_of(machine, work, mapping, model)
     return placed(mapping, decided(block.policy, problem), block.local, block.beyond)
 

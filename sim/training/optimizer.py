@@ -250,9 +250,13 @@ def _with_mix(machine: Machine, todo: tuple[Pass, ...]) -> Machine:
     if not told:
         return machine
 
-    def mixed() -> Machine:
-        changed = machine.replace(told)
-        swept = {n: v for n, v in machine.values.items() if not isinstance(v, float)}
-        return changed.with_values(swept)
-
-    return machine.remembered(("optimizer's mix", reads), mixed)
+    changed = machine.remembered(("optimizer's mix", reads), lambda: machine.replace(told).values)
+    # Values may differ from those that were built: a port keeps its part of what it had.
+    values: dict[str, Any] = {}
+    for name, value in machine.values.items():
+        if name.rpartition(".")[2] in ("bandwidth", "efficiency") and name in machine.parameters:
+            ratio = changed[name] / machine.parameters[name].value
+            most = 1.0 if name.endswith("efficiency") else np.inf
+            if ratio != 1.0:
+                values[name] = np.minimum(value * ratio, most)
+    return machine.with_values(values)

@@ -34,6 +34,7 @@ from opbyte.sim.training.offload import Offload, computing
 from opbyte.sim.training.optimal import StepModel, others, step_model
 from opbyte.sim.training.optimizer import PassCost, Stepping, optimizer_unit, passes
 from opbyte.sim.training.pipeline import Played, play
+from opbyte.sim.training.points import placed_alike
 from opbyte.sim.training.streams import streams
 from opbyte.workloads.train import max_of
 
@@ -69,8 +70,38 @@ def run_train(
     del seed
     _check(machine, work, mapping, fidelity)
     ideal = fidelity == "bound"
-    chosen = allocated(machine, work, mapping, model_of(machine, work, mapping, ideal=ideal))
-    return _Training(machine, work, chosen, ideal).outcome()
+
+    def run(some: Machine, step: TrainStep, placed: SoftwareMapping) -> Outcome:
+        return _Training(some, step, placed, ideal).outcome()
+
+    if mapping.allocate is None:
+        return run(machine, work, mapping)
+
+    known: dict[tuple[float, ...], SoftwareMapping] = {}
+
+    def decide(one: Machine, step: TrainStep) -> SoftwareMapping:
+        # Only a policy that counts seconds sees more than sizes and rooms.
+        block, counted = mapping.allocate, []
+        assert block is not None, "asked only of a mapping with a policy"
+        model = model_of(one, step, mapping, ideal=ideal)
+
+        def noted(tensors: Sequence[Tensor]) -> StepModel:
+            counted.append(True)
+            return model(tensors)
+
+        for tier in (block.local, block.beyond):
+            one.memory(tier)
+        key = tuple(float(getattr(step, name)) for name in step.vector_fields) + tuple(
+            float(one.values[f"{tier}.capacity"]) for tier in (block.local, block.beyond)
+        )
+        if key in known:
+            return known[key]
+        chosen = allocated(one, step, mapping, noted)
+        if not counted:
+            known[key] = chosen
+        return chosen
+
+    return placed_alike(machine, work, decide, run)
 
 
 def model_of(
