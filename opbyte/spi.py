@@ -31,6 +31,7 @@ from opbyte.hw_models.machine import Machine
 from opbyte.sim.serving.fleet.routers import ROUTERS, Load, Router
 from opbyte.sim.serving.schedulers import SCHEDULERS, Group, Limits, Piece, Plan, Scheduler
 from opbyte.sim.simulate import RUNNERS, Runner
+from opbyte.sim.training.allocation import POLICIES, Policy, Problem
 from opbyte.workloads.serve import Grouping
 from opbyte.workloads.traces import FORMATS, BadRows, Columns, Head, TraceFormat, head_of
 from opbyte.workloads.work import WORKS, Work
@@ -38,6 +39,7 @@ from opbyte.workloads.work import WORKS, Work
 __all__ = [
     "COLLECTIVES",
     "FORMATS",
+    "POLICIES",
     "ROUTERS",
     "RUNNERS",
     "SCHEDULERS",
@@ -55,6 +57,8 @@ __all__ = [
     "Phase",
     "Piece",
     "Plan",
+    "Policy",
+    "Problem",
     "Registry",
     "Router",
     "Runner",

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from opbyte.core.allocation import Allocate
 from opbyte.core.config import Document, load_document, parse_document, validate
 from opbyte.core.kv_select import KvSelect
 from opbyte.core.parallel import Parallel
@@ -335,6 +336,7 @@ class Mapping(_Frozen):
             `all`, is the default class: whatever no other class names.
         place: Tensor class -> placement. `expert.weight` are routed experts or the experts of a
             Composition of Experts, `router.weight` the latter's router.
+        allocate: In training, the policy that places what `place` does not name.
         run: Rules that pick a unit.
         fusion: A name of `FUSIONS`, or lists of labels of which neighbours become one operator.
         launch: How a kernel starts; names a latency of the unit.
@@ -369,6 +371,7 @@ class Mapping(_Frozen):
     groups: dict[str, str] = Field(default_factory=dict)
     parallel: dict[str, Split] = Field(default_factory=dict)
     place: dict[str, Placement] = Field(default_factory=dict)
+    allocate: Allocate | None = None
     run: tuple[Run, ...]
     fusion: str | tuple[tuple[str, ...], ...] = "none"
     launch: str = "hardware"
@@ -505,6 +508,7 @@ class Mapping(_Frozen):
             and self.kv_select is not None
             and self.kv_select.kind == "lop",
             "parallel of one operator class": bool(set(self.parallel) - known),
+            "allocate": self.allocate is not None and not training,
             "parallel.zero": any(s.zero for s in splits),
             "parallel.sequence": any(s.sequence for s in splits),
             "parallel.interleave": any(s.interleave > 1 for s in splits),

@@ -76,23 +76,30 @@ class Offload:
 
     def seconds(self, copies: Iterable[Copied]) -> Array:
         """Return the seconds of the copies of one pass, (points,)."""
-        machine, placer = self.placer.machine, self.placer
-        load: dict[tuple[str, bool], Array] = {}
+        copies = tuple(copies)
+        longest: Array = np.zeros(1)
+        for seconds in self.loads(copies).values():
+            longest = np.maximum(longest, seconds)
         latency: Any = 0.0
         for copy in copies:
+            for tier in () if self.ideal else self.away(copy.tensor):
+                way = self.placer.path(tier, self._home)
+                latency = np.maximum(latency, first_access(self.placer.machine, way))
+        return np.where(longest > 0.0, longest + latency, 0.0)
+
+    def loads(self, copies: Iterable[Copied]) -> dict[tuple[str, bool], Array]:
+        """Return the seconds that copies keep ports and links busy, links by direction."""
+        machine, placer = self.placer.machine, self.placer
+        load: dict[tuple[str, bool], Array] = {}
+        for copy in copies:
             for tier, share in self.away(copy.tensor).items():
-                way = placer.path(tier, self._home)
-                for i, resource in enumerate(way):
+                for i, resource in enumerate(placer.path(tier, self._home)):
                     times = copy.crossings if i == 0 else 1.0
                     key = (resource, copy.way == "in" and _two_ways(machine, resource))
-                    load[key] = load.get(key, np.zeros(1)) + copy.size * share * times
-                if not self.ideal:
-                    latency = np.maximum(latency, first_access(machine, way))
-        longest: Array = np.zeros(1)
-        for (resource, _), size in load.items():
-            rate = resource_rate(machine, resource, placer.instances(resource), ideal=self.ideal)
-            longest = np.maximum(longest, size / np.atleast_1d(rate))
-        return np.where(longest > 0.0, longest + latency, 0.0)
+                    many = placer.instances(resource)
+                    rate = np.atleast_1d(resource_rate(machine, resource, many, ideal=self.ideal))
+                    load[key] = load.get(key, np.zeros(1)) + copy.size * share * times / rate
+        return load
 
     def joined(self, computing: Array, copies: Array, layers: float) -> Array:
         """Return the seconds of a pass with its copies.
@@ -116,27 +123,13 @@ class Offload:
         """
         if not any(self.share(tensor) for tensor in MOVABLE):
             return forward, backward
-        # With ZeRO 3 each replica reads its part of the weights and gathers the rest; from 2 on it
-        # has gradients of its part alone.
-        parallel = plan.parallel
-        parts = parallel.dp if parallel.zero == 3 else 1
-        owned = parallel.dp if parallel.zero >= 2 else 1
-        sums = 3.0 if np.any(many > 1) else 1.0
         found: tuple[list[Array], list[Array]] = ([], [])
         for s in range(plan.virtual):
-            weight, kept = np.atleast_1d(plan.weights[s] / parts), np.atleast_1d(plan.kept[s])
-            trained = np.atleast_1d(plan.trained[s] / owned) * gradient
-            forth = (Copied("weight", weight, "in"), Copied("activation", kept, "out"))
-            back = (
-                Copied("weight", weight, "in"),
-                Copied("activation", kept, "in"),
-                Copied("gradient", trained, "out", sums),
-            )
-            for seconds, computed, copies in (
-                (found[0], forward[s], forth),
-                (found[1], backward[s], back),
+            copies = copied(plan, s, gradient, many)
+            for seconds, computed, each in zip(
+                found, (forward[s], backward[s]), copies, strict=True
             ):
-                seconds.append(self.joined(computed, self.seconds(copies), plan.layers[s]))
+                seconds.append(self.joined(computed, self.seconds(each), plan.layers[s]))
         first, second = (np.stack(np.broadcast_arrays(*seconds)) for seconds in found)
         return first, second
 
@@ -155,6 +148,33 @@ class Offload:
     def _home(self) -> str:
         port = self.placer.machine.unit_ports(self.unit)[0]
         return port.rpartition(".")[0]
+
+
+def copied(
+    plan: Plan, stage: int, gradient: float, many: Array
+) -> tuple[tuple[Copied, ...], tuple[Copied, ...]]:
+    """Return what the forward and the backward pass of a virtual stage copy.
+
+    Args:
+        gradient: Bytes of an element of the gradients.
+        many: Microbatches, (1 or points,).
+    """
+    # With ZeRO 3 each replica reads its part of the weights and gathers the rest; from 2 on it has
+    # gradients of its part alone.
+    parallel = plan.parallel
+    parts = parallel.dp if parallel.zero == 3 else 1
+    owned = parallel.dp if parallel.zero >= 2 else 1
+    sums = 3.0 if np.any(many > 1) else 1.0
+    weight = np.atleast_1d(plan.weights[stage] / parts)
+    kept = np.atleast_1d(plan.kept[stage])
+    trained = np.atleast_1d(plan.trained[stage] / owned) * gradient
+    forth = (Copied("weight", weight, "in"), Copied("activation", kept, "out"))
+    back = (
+        Copied("weight", weight, "in"),
+        Copied("activation", kept, "in"),
+        Copied("gradient", trained, "out", sums),
+    )
+    return forth, back
 
 
 def _two_ways(machine: Machine, resource: str) -> bool:

@@ -12,15 +12,20 @@ it reads and writes; bytes of an element, g those of a gradient and w those of a
 
 Weights of 32 bits are their own master: no cast. A CPU's Adam writes the weights in its own pass,
 as DeepSpeed's does (ZeRO-Offload, arXiv 2101.06840, section 5). Where a mapping places
-`master_gradient`, gradients are first copied to 32 bits. A pass takes the longer of its operations
-on the unit's vector lanes and its bytes at the ports and links between unit and where each tensor
-lives.
+`master_gradient`, gradients are first copied to 32 bits. A pass takes the longest of its operations
+on the unit's vector lanes, its bytes at the ports and links between unit and where each tensor
+lives, and, on cores, its lines under way (`opbyte.hw_models.waiting`). What all passes move is the
+working set that comes again in the next step: the cache of cores answers a share of it.
+
+Ports whose rate depends on the mix of reads and writes have that of all passes of the step here,
+whatever the machine's `access` says for other work.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +33,8 @@ from opbyte.core.errors import UncoveredError
 from opbyte.core.ops import Array
 from opbyte.hw_models.compute.base import UnitView
 from opbyte.hw_models.machine import Machine
-from opbyte.hw_models.price import first_access, resource_rate
+from opbyte.hw_models.price import resource_rate
+from opbyte.hw_models.waiting import cache_hits, cache_port, first_access, line_seconds
 from opbyte.sim.place import Placer
 from opbyte.workloads.training.plan import STATE
 
@@ -42,13 +48,20 @@ class Pass:
     """One pass over all trained elements of a device.
 
     Attributes:
-        moved: Bytes of an element that are read or written, by tensor class.
+        read, written: Bytes of an element, by tensor class.
         flops: Operations of an element.
     """
 
     name: str
-    moved: Mapping[str, float]
+    read: Mapping[str, float]
+    written: Mapping[str, float]
     flops: float
+
+    @property
+    def moved(self) -> dict[str, float]:
+        """Return the bytes of an element that are read or written, by tensor class."""
+        names = dict.fromkeys((*self.read, *self.written))
+        return {n: self.read.get(n, 0.0) + self.written.get(n, 0.0) for n in names}
 
 
 @dataclass(frozen=True)
@@ -85,36 +98,32 @@ def passes(
     found, tensor, size = [], "gradient", gradient
     if upcast:
         tensor, size = "master_gradient", STATE
-        found.append(Pass("upcast", {"gradient": gradient, tensor: size}, 0.0))
+        found.append(Pass("upcast", {"gradient": gradient}, {tensor: size}, 0.0))
+    own = {tensor: size}
     if scaled:
-        found.append(Pass("unscale", {tensor: 2.0 * size}, 2.0))
+        found.append(Pass("unscale", own, own, 2.0))
     if clip:
-        found.append(Pass("norm", {tensor: size}, 2.0))
-        found.append(Pass("clip", {tensor: 2.0 * size}, 1.0))
-    both = 2.0 * STATE
-    states = {tensor: size, "momentum": both, "variance": both}
+        found.append(Pass("norm", own, {}, 2.0))
+        found.append(Pass("clip", own, own, 1.0))
+    states = {"momentum": STATE, "variance": STATE}
     if weight >= STATE or not master:
-        found.append(Pass("adam", {**states, "weight": 2.0 * weight}, ADAM_FLOPS))
+        states["weight"] = weight
+        found.append(Pass("adam", own | states, states, ADAM_FLOPS))
     elif fused:
-        states |= {"master_weight": both, "weight": weight}
-        found.append(Pass("adam", states, ADAM_FLOPS))
+        states["master_weight"] = STATE
+        found.append(Pass("adam", own | states, states | {"weight": weight}, ADAM_FLOPS))
     else:
-        found.append(Pass("adam", {**states, "master_weight": both}, ADAM_FLOPS))
-        found.append(Pass("cast", {"master_weight": STATE, "weight": weight}, 0.0))
-    found.append(Pass("zero", {"gradient": gradient}, 0.0))
+        states["master_weight"] = STATE
+        found.append(Pass("adam", own | states, states, ADAM_FLOPS))
+        found.append(Pass("cast", {"master_weight": STATE}, {"weight": weight}, 0.0))
+    found.append(Pass("zero", {}, {"gradient": gradient}, 0.0))
     return tuple(found)
 
 
-def pass_costs(
-    placer: Placer, todo: tuple[Pass, ...], elements: Array, *, ideal: bool
-) -> tuple[PassCost, ...]:
-    """Return what passes cost on one device.
-
-    Args:
-        elements: Trained elements that it steps, (points,).
-    """
-    unit = optimizer_unit(placer)
-    return tuple(_cost(placer, unit, one, elements, ideal=ideal) for one in todo)
+def read_pct(todo: Iterable[Pass]) -> int:
+    """Return the share of a step's bytes that is read, percent."""
+    read = sum(sum(one.read.values()) for one in todo)
+    return round(100.0 * read / sum(sum(one.moved.values()) for one in todo))
 
 
 def optimizer_unit(placer: Placer) -> str:
@@ -122,42 +131,132 @@ def optimizer_unit(placer: Placer) -> str:
     return placer.unit_of(frozenset({"optimizer", "vector"}))
 
 
-def _cost(placer: Placer, unit: str, one: Pass, elements: Array, *, ideal: bool) -> PassCost:
-    machine = placer.machine
-    view = UnitView(machine, unit)
-    crossing: dict[str, float] = {}
-    for tensor, size in one.moved.items():
-        for resource, share in placer.route(unit, tensor).items():
-            crossing[resource] = crossing.get(resource, 0.0) + size * share
-    busy: Array = np.zeros(1)
-    joules: Array = np.zeros(1)
-    for resource, size in crossing.items():
-        rate = resource_rate(machine, resource, placer.instances(resource), ideal=ideal)
-        busy = np.maximum(busy, elements * size / np.atleast_1d(rate))
-        energy = 8.0 * np.asarray(machine.values.get(f"{resource}.energy", np.nan))
-        joules = joules + elements * size * np.atleast_1d(energy)
-    if one.flops:
-        crowd = max(1.0, placer.devices / machine.unit(unit).count)
-        lanes = (
-            elements * one.flops * crowd / (view.vector_rate("optimizer") * _cores(machine, unit))
-        )
-        busy = np.maximum(busy, lanes)
-        joules = joules + elements * one.flops * view.get("energy.vector", np.nan)
-    if not ideal:
-        host = machine.unit(unit).config.kind == "cpu"
-        latency = view.get(f"launch.{placer.mapping.launch}", 0.0 if host else None)
+class Stepping:
+    """The passes of one optimizer step on one device.
+
+    Args:
+        elements: Trained elements that it steps, (points,).
+    """
+
+    def __init__(
+        self, placer: Placer, todo: tuple[Pass, ...], elements: Array, *, ideal: bool
+    ) -> None:
+        self.placer, self.todo, self.elements, self.ideal = placer, todo, elements, ideal
+        self.unit = optimizer_unit(placer)
+        self.machine = _with_mix(placer.machine, todo)
+        self.view = UnitView(self.machine, self.unit)
+        working = elements * sum(sum(one.moved.values()) for one in todo)
+        #: Share of the bytes that no cache answers.
+        self.missing = 1.0 - cache_hits(self.view, working, ideal=ideal)
+        #: Devices that share the unit.
+        self.crowd = max(1.0, placer.devices / self.machine.unit(self.unit).count)
+
+    def costs(self) -> tuple[PassCost, ...]:
+        """Return what each pass costs."""
+        return tuple(self._cost(one) for one in self.todo)
+
+    def _cost(self, one: Pass) -> PassCost:
+        busy: Array = np.zeros(1)
+        for seconds in self.loads(one).values():
+            busy = np.maximum(busy, seconds)
+        busy = np.maximum(busy, self.lanes(one))
+        crossing = self._crossing(one, one.moved)
+        joules: Array = np.zeros(1)
+        for resource, size in crossing.items():
+            energy = 8.0 * np.asarray(self.machine.values.get(f"{resource}.energy", np.nan))
+            joules = joules + self.elements * size * np.atleast_1d(energy)
+        if one.flops:
+            each = self.view.get("energy.vector", np.nan)
+            joules = joules + self.elements * one.flops * each
+        if not self.ideal:
+            busy = busy + self.launch() + first_access(self.machine, crossing)
+        moved = self.elements * sum(one.moved.values())
+        return PassCost(one.name, self.unit, busy, joules, moved)
+
+    def loads(self, one: Pass, tensors: Iterable[str] | None = None) -> dict[str, Array]:
+        """Return the seconds that a pass keeps each port and link busy, each (points,).
+
+        `lines` is the least time in which cores with so many lines under way move the bytes.
+
+        Args:
+            tensors: Count their bytes alone; by default those of all. Sums of parts are the whole.
+        """
+        moved = one.moved if tensors is None else {t: one.moved.get(t, 0.0) for t in tensors}
+        found: dict[str, Array] = {}
+        for resource, size in self._crossing(one, moved).items():
+            many = self.placer.instances(resource)
+            rate = resource_rate(self.machine, resource, many, ideal=self.ideal)
+            found[resource] = self.elements * size / np.atleast_1d(rate)
+        if self.machine.unit(self.unit).config.misses is not None and not self.ideal:
+            total = self.missing * self.elements * sum(moved.values())
+            waits = self.missing * self.elements * self._byte_seconds(moved)
+            found["lines"] = np.asarray(line_seconds(self.view, total, waits) * self.crowd)
+        return found
+
+    def lanes(self, one: Pass) -> Array:
+        """Return the seconds of a pass's operations, (points,)."""
+        config = self.machine.unit(self.unit).config
+        # The `vector` rate of a CPU is one core's.
+        cores = float(config.instances) if config.kind == "cpu" else 1.0
+        rate = self.view.vector_rate("optimizer") * cores
+        return np.asarray(self.elements * one.flops * self.crowd / rate)
+
+    def launch(self) -> Any:
+        """Return the seconds after which a pass starts.
+
+        Raises:
+            UncoveredError: If the unit has no such latency.
+        """
+        host = self.machine.unit(self.unit).config.kind == "cpu"
+        how = self.placer.mapping.launch
+        latency = self.view.get(f"launch.{how}", 0.0 if host else None)
         if latency is None:
             raise UncoveredError(
-                f"{machine.name}: unit '{unit}' has no launch latency called "
-                f"'{placer.mapping.launch}'. give it one, or map the optimizer to another unit"
+                f"{self.machine.name}: unit '{self.unit}' has no launch latency called '{how}'. "
+                "give it one, or map the optimizer to another unit"
             )
-        busy = busy + latency + first_access(machine, crossing)
-    moved = elements * sum(one.moved.values())
-    return PassCost(one.name, unit, busy, joules, moved)
+        return latency
+
+    def _crossing(self, one: Pass, moved: Mapping[str, float]) -> dict[str, Any]:
+        """Return the bytes of an element that cross each port and link."""
+        found: dict[str, Any] = {}
+        for tensor in one.moved:
+            size = moved.get(tensor, 0.0)
+            for resource, share in self.placer.route(self.unit, tensor).items():
+                found[resource] = found.get(resource, 0.0) + size * share * self.missing
+        own = cache_port(self.view)
+        if own is not None and self.machine.unit(self.unit).config.misses is not None:
+            found[own] = sum(moved.values())
+        return found
+
+    def _byte_seconds(self, moved: Mapping[str, float]) -> Any:
+        """Return the sum over tensors of an element's bytes times the latency of their ways."""
+        total: Any = 0.0
+        for tensor, size in moved.items():
+            for tier, share in self.placer.tiers(tensor).in_.items():
+                way = self.placer.hops(tier, self.unit)
+                total = total + size * share * first_access(self.machine, way)
+        return total
 
 
-def _cores(machine: Machine, unit: str) -> float:
-    """Return the cores of a CPU, whose `vector` rate is one core's; 1 of other units."""
-    if machine.unit(unit).config.kind != "cpu":
-        return 1.0
-    return float(machine.unit(unit).config.instances)
+def _with_mix(machine: Machine, todo: tuple[Pass, ...]) -> Machine:
+    """Return the machine whose ports have the rates of the mix of reads and writes of a step."""
+    reads = read_pct(todo)
+    told = {
+        f"{path}.access.read_pct": reads
+        for path, memory in machine.memories.items()
+        if memory.config.access is not None and memory.config.access.read_pct != reads
+    }
+    if not told:
+        return machine
+
+    changed = machine.remembered(("optimizer's mix", reads), lambda: machine.replace(told).values)
+    # Values may differ from those that were built: a port keeps its part of what it had.
+    values: dict[str, Any] = {}
+    for name, value in machine.values.items():
+        if name.rpartition(".")[2] in ("bandwidth", "efficiency") and name in machine.parameters:
+            ratio = changed[name] / machine.parameters[name].value
+            most = 1.0 if name.endswith("efficiency") else np.inf
+            if ratio != 1.0:
+                values[name] = np.minimum(value * ratio, most)
+    return machine.with_values(values)

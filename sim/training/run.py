@@ -9,6 +9,7 @@ most to do, and add up to the step with optimizer_s.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,12 +26,15 @@ from opbyte.sim.analytic import Step
 from opbyte.sim.place import Placer
 from opbyte.sim.result import Outcome, PhaseRun
 from opbyte.sim.simulate import RUNNERS, combine, feasible, static_watts, with_costs
+from opbyte.sim.training.allocation import Tensor, allocated, placed
 from opbyte.sim.training.exchanges import Exchanges
 from opbyte.sim.training.fabric import Fabric
 from opbyte.sim.training.memory import memory_over_time
 from opbyte.sim.training.offload import Offload, computing
-from opbyte.sim.training.optimizer import PassCost, optimizer_unit, pass_costs, passes
+from opbyte.sim.training.optimal import StepModel, others, step_model
+from opbyte.sim.training.optimizer import PassCost, Stepping, optimizer_unit, passes
 from opbyte.sim.training.pipeline import Played, check_passes, play
+from opbyte.sim.training.points import placed_alike
 from opbyte.sim.training.streams import streams
 from opbyte.workloads.train import fullest
 
@@ -65,7 +69,56 @@ def run_train(
     """
     del seed
     _check(machine, work, mapping, fidelity)
-    return _Training(machine, work, mapping, fidelity == "bound").outcome()
+    ideal = fidelity == "bound"
+
+    def run(some: Machine, step: TrainStep, placed: SoftwareMapping) -> Outcome:
+        return _Training(some, step, placed, ideal).outcome()
+
+    if mapping.allocate is None:
+        return run(machine, work, mapping)
+
+    known: dict[tuple[float, ...], SoftwareMapping] = {}
+
+    def decide(one: Machine, step: TrainStep) -> SoftwareMapping:
+        # Only a policy that counts seconds sees more than sizes and rooms.
+        block, counted = mapping.allocate, []
+        assert block is not None, "asked only of a mapping with a policy"
+        model = model_of(one, step, mapping, ideal=ideal)
+
+        def noted(tensors: Sequence[Tensor]) -> StepModel:
+            counted.append(True)
+            return model(tensors)
+
+        for tier in (block.local, block.beyond):
+            one.memory(tier)
+        key = tuple(float(getattr(step, name)) for name in step.vector_fields) + tuple(
+            float(one.values[f"{tier}.capacity"]) for tier in (block.local, block.beyond)
+        )
+        if key in known:
+            return known[key]
+        chosen = allocated(one, step, mapping, noted)
+        if not counted:
+            known[key] = chosen
+        return chosen
+
+    return placed_alike(machine, work, decide, run)
+
+
+def model_of(
+    machine: Machine, work: TrainStep, mapping: SoftwareMapping, *, ideal: bool
+) -> Callable[[Sequence[Tensor]], StepModel]:
+    """Return what makes the seconds of a step as a function of where tensors live."""
+
+    def model(tensors: Sequence[Tensor]) -> StepModel:
+        assert mapping.allocate is not None, "asked only of a mapping with a policy"
+        names, ends = [t.name for t in tensors], (mapping.allocate.local, mapping.allocate.beyond)
+        near, far = (
+            _Training(machine, work, placed(mapping, dict.fromkeys(names, share), *ends), ideal)
+            for share in (1.0, 0.0)
+        )
+        return step_model(machine, near, far, tensors, others(names))
+
+    return model
 
 
 def _check(machine: Machine, work: TrainStep, mapping: SoftwareMapping, fidelity: str) -> None:
@@ -144,33 +197,32 @@ class _Training:
         name = lora.dtype if lora is not None else self.work.model.precision.weight
         return lookup(name).bytes_per_element
 
-    def _optimizer(self) -> tuple[PassCost, ...]:
+    def stepping(self) -> Stepping:
+        """Return the passes of the optimizer on the device that steps most elements."""
         dtype = self.work.lora.dtype if self.work.lora else self.work.model.precision.weight
-        gradient = lookup(self.work.gradient).bytes_per_element
         scaled = lookup(dtype).name == "fp16"
         kind = self.home.machine.unit(optimizer_unit(self.home)).config.kind
         todo = passes(
-            self._element, gradient, scaled=scaled, clip=self.work.clip, master=self.work.master,
-            upcast=self.master_gradient, fused=kind == "cpu",
+            self._element, self.gradient, scaled=scaled, clip=self.work.clip,
+            master=self.work.master, upcast=self.master_gradient, fused=kind in ("cpu", "cores"),
         )  # fmt: skip
         parts = self.parallel.dp if self.parallel.zero else 1
         most = np.atleast_1d(self.plan.of_stages(self.plan.trained).max(axis=0)) / parts
-        return pass_costs(self.home, todo, most, ideal=self.ideal)
+        return Stepping(self.home, todo, most, ideal=self.ideal)
 
     # -- time --------------------------------------------------------------------------------
 
     def outcome(self) -> Outcome:
         """Return metrics, phases, occupancy and what memories hold over time."""
         plan, parallel = self.plan, self.parallel
-        tables = {"forward": plan.forward, "recompute": plan.recompute, "backward": plan.backward}
-        found = {name: p for name, t in tables.items() if (p := self._passes(t)) is not None}
+        found = self._priced()
         forward, backward = self._with_copies(found)
         once, *each = self.exchanges.replicas(plan.of_stages(forward), plan.of_stages(backward))
         # The chunks of a stage have equal shares of its exchanges.
         waits = [np.tile(e, (parallel.interleave, 1)) / parallel.interleave for e in each]
         forward, backward = forward + waits[0], backward + waits[1]
         send = self.exchanges.send()
-        costs = self._optimizer()
+        costs = self.stepping().costs()
         points = self._points(forward, backward, send, self.many, once, *(c.seconds for c in costs))
         pipeline, played = self._pipeline(forward, backward, send, points)
         optimizer = sum((c.seconds for c in costs), np.zeros(1))
@@ -180,13 +232,28 @@ class _Training:
         parts["optimizer_s"] = optimizer
         return self._finished(found, seconds, parts, costs, played)
 
-    def _with_copies(self, found: dict[str, Passes]) -> tuple[Array, Array]:
-        """Return the seconds of forward and backward passes with copies, (virtual, points)."""
+    @property
+    def gradient(self) -> float:
+        """Return the bytes of an element of the gradients."""
+        return lookup(self.work.gradient).bytes_per_element
+
+    def _priced(self) -> dict[str, Passes]:
+        plan = self.plan
+        tables = {"forward": plan.forward, "recompute": plan.recompute, "backward": plan.backward}
+        return {name: p for name, t in tables.items() if (p := self._passes(t)) is not None}
+
+    def computed(self, found: dict[str, Passes] | None = None) -> tuple[Array, Array]:
+        """Return the seconds of forward and backward passes without copies, (virtual, points)."""
+        found = found or self._priced()
         forward, backward = found["forward"].seconds, found["backward"].seconds
         if "recompute" in found:
             backward = backward + found["recompute"].seconds
-        gradient = lookup(self.work.gradient).bytes_per_element
-        return self.offload.passes(self.plan, forward, backward, gradient, self.many)
+        return forward, backward
+
+    def _with_copies(self, found: dict[str, Passes]) -> tuple[Array, Array]:
+        """Return the seconds of forward and backward passes with copies, (virtual, points)."""
+        passes = self.computed(found)
+        return self.offload.passes(self.plan, *passes, self.gradient, self.many)
 
     @staticmethod
     def _points(*values: Array) -> int:
@@ -299,8 +366,7 @@ class _Training:
         )
         metrics |= self._utilisation(seconds) | parts
         metrics["microbatches"] = self.many
-        gradient = lookup(work.gradient).bytes_per_element
-        buffer = self.offload.buffers(plan, self._element, gradient)
+        buffer = self.offload.buffers(plan, self._element, self.gradient)
         stages = [
             {**held, "buffer": buffer} if np.any(buffer) else held
             for held in work.held(plan, master_gradient=self.master_gradient)
@@ -351,4 +417,4 @@ def _held_metrics(held: dict[str, Any]) -> dict[str, Array]:
     }
 
 
-__all__ = ["Passes", "run_train"]
+__all__ = ["Passes", "model_of", "run_train"]
