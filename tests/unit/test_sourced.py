@@ -133,3 +133,13 @@ def test_rows_whose_hidden_choices_were_seen_afterwards_say_so() -> None:
     flexgen = {v.id: v for v in validate_source("flexgen")}
     assert "mapping.routes.weight.software.threads" in flexgen["opt-175b"].reason
     assert flexgen["opt-175b"].low < 0.5 * flexgen["opt-175b"].simulated
+
+
+@pytest.mark.parametrize("name", ["page", "interleave"])
+def test_a_page_of_no_bytes_is_refused_and_not_divided_by(name: str) -> None:
+    text = ROUTE.replace(
+        "kv: {in: {disk.flash: 1.0}, ", f"kv: {{in: {{disk.flash: 1.0}}, {name}: 0 B, "
+    )
+    with pytest.raises(ConfigError, match=f"`{name}` has at least one byte, got 0 B") as caught:
+        load_mapping(text)
+    assert "place.kv" in str(caught.value)
