@@ -177,6 +177,12 @@ class Placement(_Frozen):
             size = getattr(self, name)
             if size is not None and size.value < 1:
                 raise ValueError(f"`{name}` has at least one byte, got {size}. give its size")
+        copies = self.copies if isinstance(self.copies, dict) else {"k": self.copies}
+        if not copies.keys() <= {"k", "v"}:
+            raise ValueError(f"`copies` are of k and of v, got {', '.join(copies)}. name these")
+        for count in (c for c in copies.values() if c is not None):
+            if count < 1:
+                raise ValueError(f"`copies` counts every one, the first too, got {count}. give 1")
         below = [*self.in_, *(s.tier for s in self.spill)]
         if len(set(below)) < len(below):
             raise ValueError("a memory occurs twice. spill to memories below those of `in`")

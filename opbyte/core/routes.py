@@ -183,6 +183,8 @@ class Neurons(_Frozen):
             raise ValueError("`kept` belongs to `fresh`. give both, or `popularity` and `window`")
         if self.window is not None and self.popularity is None:
             raise ValueError("what a `window` keeps follows from `popularity`. give it")
+        if self.align is not None and self.align.value < 1:
+            raise ValueError(f"`align` has at least one byte, got {self.align}. give its size")
         if self.second is not None and not self.bundle:
             raise ValueError("`second` halves a bundle. give `bundle: true`")
         if self.known_by == "gate" and self.predictor is not None:

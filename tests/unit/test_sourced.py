@@ -143,3 +143,25 @@ def test_a_page_of_no_bytes_is_refused_and_not_divided_by(name: str) -> None:
     with pytest.raises(ConfigError, match=f"`{name}` has at least one byte, got 0 B") as caught:
         load_mapping(text)
     assert "place.kv" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "rule"),
+    [
+        ("copies: 0", "counts every one"),
+        ("copies: -1", "counts every one"),
+        ("copies: {k: 0, v: 1}", "counts every one"),
+        ("copies: {q: 2}", "are of k and of v"),
+    ],
+)
+def test_copies_that_would_write_less_than_nothing_are_refused(wrong: str, rule: str) -> None:
+    text = ROUTE.replace(
+        "kv: {in: {disk.flash: 1.0}, ", f"kv: {{in: {{disk.flash: 1.0}}, {wrong}, "
+    )
+    with pytest.raises(ConfigError, match=rule):
+        load_mapping(text)
+
+
+def test_neurons_aligned_to_nothing_are_refused() -> None:
+    with pytest.raises(ConfigError, match="`align` has at least one byte"):
+        load_mapping(ROUTE + "neurons: {used: 0.1, align: 0 B}\n")
