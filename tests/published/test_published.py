@@ -551,10 +551,7 @@ def test_nothing_of_instinfer_is_predicted_and_the_inferred_rate_calibrates() ->
     assert derived.low < 1.5
     assert derived.high > 8.0
     threads = "baseline.mapping.routes.kv.software.threads"
-    assert max(derived.matters, key=lambda m: m[2])[0] in (
-        threads,
-        "machine.disk.flash.nvme.latency",
-    )
+    assert {path: change for path, _, change in derived.matters}[threads] > 0.9
     assert threads in mine["kv_time_reduction.insti_1csd.derived"].reason
     for row in ("kv_share.insti_1csd", "scale20_dense"):
         assert any(c.value for c in mine[row].closing), row
