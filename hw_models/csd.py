@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 from opbyte.core.blocks import Block
-from opbyte.core.parameters import Bytes, Count, Parameter, Quantity
+from opbyte.core.parameters import Bytes, Count, Parameter, Several
 
 __all__ = ["Csd"]
-
-#: At least one of something.
-Several = Annotated[Parameter, Quantity("count", least=1.0)]
 
 
 class Csd(Block):

@@ -88,7 +88,7 @@ def path_rate(
             return np.atleast_1d(np.asarray(cap, float))
         if not io or not port:
             raise UncoveredError("`staged` needs a host with memory and an `io` block. give it")
-        rate = software.threads / (1.0 / values[f"{io}.memcpy"] + onward)
+        rate = software.threads.value / (1.0 / values[f"{io}.memcpy"] + onward)
         memory = values[f"{port}.bandwidth"] * values.get(f"{port}.efficiency", 1.0)
         return np.atleast_1d(np.minimum(np.minimum(rate, memory / STAGED), cap))
     size = neuron if isinstance(software.request, str) else software.request.value
@@ -98,7 +98,8 @@ def path_rate(
     busy = thread_seconds(values, io, software, size) + size * onward
     device = device_seconds(values, port, size, write=write)
     latency = values.get(f"{port}.latency", 0.0)
-    threads, flying = software.threads, software.threads * software.depth
+    threads = software.threads.value
+    flying = threads * software.depth.value
     rate = size * np.minimum(
         np.minimum(threads / busy, flying / (busy + latency + device)), 1.0 / device
     )

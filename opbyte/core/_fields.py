@@ -67,6 +67,9 @@ def walk(cls: type[BaseModel], loc: DataPath, data: object) -> Place:
         if word == "[key]" or not (deeper or _contains(data, word)):
             continue
         found = deeper
+        if isinstance(word, int) and data is not None and not isinstance(data, (list, tuple)):
+            # One entry that a file wrote without its list.
+            continue
         path.append(word)
         data = data[word] if _contains(data, word) else None  # type: ignore[index]
     return Place(tuple(path), tuple(labels), tuple(found))

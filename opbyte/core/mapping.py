@@ -175,6 +175,16 @@ class Placement(_Frozen):
             raise ValueError("shares of memories must lie in (0, 1]. give at least one memory")
         if abs(sum(self.in_.values()) - 1) > 1e-9:
             raise ValueError(f"shares must add up to 1, got {sum(self.in_.values()):g}")
+        for name in ("page", "interleave"):
+            size = getattr(self, name)
+            if size is not None and size.value < 1:
+                raise ValueError(f"`{name}` has at least one byte, got {size}. give its size")
+        copies = self.copies if isinstance(self.copies, dict) else {"k": self.copies}
+        if not copies.keys() <= {"k", "v"}:
+            raise ValueError(f"`copies` are of k and of v, got {', '.join(copies)}. name these")
+        for count in (c for c in copies.values() if c is not None):
+            if count < 1:
+                raise ValueError(f"`copies` counts every one, the first too, got {count}. give 1")
         below = [*self.in_, *(s.tier for s in self.spill)]
         if len(set(below)) < len(below):
             raise ValueError("a memory occurs twice. spill to memories below those of `in`")

@@ -45,6 +45,7 @@ __all__ = [
     "Quantity",
     "Ratio",
     "Seconds",
+    "Several",
     "Watts",
 ]
 
@@ -295,3 +296,5 @@ Ratio = Annotated[Parameter, Quantity("ratio")]
 Factor = Annotated[Parameter, Quantity("factor")]
 Exponent = Annotated[Parameter, Quantity("factor", least=1.0)]
 Count = Annotated[Parameter, Quantity("count")]
+#: At least one of something.
+Several = Annotated[Parameter, Quantity("count", least=1.0)]

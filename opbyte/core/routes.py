@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from opbyte.core.parameters import Bytes, BytesPerSecond, Parameter, Ratio, Seconds
+from opbyte.core.parameters import Bytes, BytesPerSecond, Parameter, Ratio, Seconds, Several
 
 
 class _Frozen(BaseModel):
@@ -36,8 +36,8 @@ class Software(_Frozen):
     per_command: Seconds | None = None
     access: Literal["direct", "buffered", "mapped"] | None = None
     request: Bytes | Literal["neuron"] | None = None
-    threads: int = Field(1, ge=1)
-    depth: int = Field(1, ge=1)
+    threads: Several = Parameter(1.0, "count")
+    depth: Several = Parameter(1.0, "count")
     staged: bool = False
     waits: bool = False
     blocks: bool = False
@@ -47,9 +47,10 @@ class Software(_Frozen):
     def _whole(self) -> Software:
         if (self.access is None) != (self.request is None):
             raise ValueError("`access` and `request` belong together. give both or neither")
-        if self.access is None and not self.staged and (self.threads, self.waits) != (1, False):
+        alone = self.access is None and not self.staged
+        if alone and (self.threads.value != 1 or self.waits):
             raise ValueError("threads and waits describe an `access` or `staged`. give one")
-        if self.access is None and self.depth != 1:
+        if self.access is None and self.depth.value != 1:
             raise ValueError("depth describes an `access`. give one")
         if self.waits and not self.staged:
             raise ValueError("a thread waits for what it `staged`. give both or neither")
@@ -182,6 +183,8 @@ class Neurons(_Frozen):
             raise ValueError("`kept` belongs to `fresh`. give both, or `popularity` and `window`")
         if self.window is not None and self.popularity is None:
             raise ValueError("what a `window` keeps follows from `popularity`. give it")
+        if self.align is not None and self.align.value < 1:
+            raise ValueError(f"`align` has at least one byte, got {self.align}. give its size")
         if self.second is not None and not self.bundle:
             raise ValueError("`second` halves a bundle. give `bundle: true`")
         if self.known_by == "gate" and self.predictor is not None:

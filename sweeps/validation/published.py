@@ -63,7 +63,7 @@ class Gap(_Frozen):
     input: str
     """Name of an entry of the file's `gaps`."""
     parameter: str | None = None
-    """Dotted path, `machine.`, `baseline.` or `workload.` first, that stands for the input."""
+    """Dotted path, `machine.`, `baseline.`, `mapping.` or `workload.` first, that stands for it."""
     range: tuple[Any, Any] | None = None
     """Where to look for a closing value; with units, as the parameter is written."""
 

@@ -18,14 +18,12 @@ from opbyte.core.config import Document, load_document
 from opbyte.core.errors import OpbyteError
 from opbyte.core.ops import Array
 from opbyte.sweeps.validation.facts import Value, read_facts, section_facts, with_facts
+from opbyte.sweeps.validation.knobs import Knob, standing_of
 from opbyte.sweeps.validation.model import (
-    STEP,
     Comparison,
-    Knob,
     Summary,
     comparison,
     otherwise,
-    standing_of,
 )
 from opbyte.sweeps.validation.played import Memory
 from opbyte.sweeps.validation.published import (
@@ -36,10 +34,11 @@ from opbyte.sweeps.validation.published import (
     load_published,
     published_catalog,
 )
+from opbyte.sweeps.validation.sides import STEP
 
 MATTERS = 0.01
 _SCAN = 401
-#: As many for played works, each of which takes a simulation of its own.
+#: As many for played works and for what a mapping has, each of which takes a simulation of its own.
 _FEW = 8
 
 
@@ -316,7 +315,8 @@ def _close(published: Published, point: Point, model: Comparison | Summary, gap:
     assert knob.range is not None
     low, high = knob.range
     shown = f"{knob.show(low)} to {knob.show(high)}"
-    values = _roots(model, knob, point, _FEW if model.played else _SCAN)
+    alone = model.played or knob.side.endswith("mapping")
+    values = _roots(model, knob, point, _FEW if alone else _SCAN)
     return Closing(gap.input, why, knob.path, ", ".join(map(knob.show, values)), shown)
 
 

@@ -40,9 +40,9 @@ def test_classes_and_what_is_open_says_why(verdicts: dict[str, Verdict]) -> None
     for verdict in verdicts.values():
         assert verdict.ok, verdict.reason
         assert verdict.evidence != "open" or all(c.why for c in verdict.closing)
-    assert all(
-        v.evidence == "assumed" for k, v in verdicts.items() if k.startswith(("Relu", "sparse"))
-    )
+    # The rate of the PC's memory was raised after its dense rows were seen.
+    assert all(v.evidence == "calibrated" for k, v in verdicts.items() if k.startswith("Relu"))
+    assert verdicts["sparse.ratio"].evidence == "assumed"
     assert verdicts["sparse.ratio"].simulated == pytest.approx(1.588, rel=0.02)
     assert verdicts["mixtral47b_19GB"].evidence == "assumed"
     assert verdicts["card.i9.4b.1GB"].evidence == "open", "two errors may cancel"

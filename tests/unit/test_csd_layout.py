@@ -134,3 +134,10 @@ def test_half_a_column_reads_a_whole_page():
 def test_bad_shares_are_refused(wrong, word):
     with pytest.raises(ConfigError, match=word):
         sparse_pages(2048, **wrong)
+
+
+def test_a_page_larger_than_the_cache_is_one_page_and_takes_no_longer_to_count():
+    # Looping over the tokens of a page of 1 EiB took for ever.
+    assert float(touched(1000.0, 0.125, 10**16)) == pytest.approx(1.0, rel=1e-9)
+    assert float(touched(1000.0, 0.125, 10**16, 16.0)) == pytest.approx(1.0, rel=1e-3)
+    assert float(touched(1000.0, 0.125, 1000)) == pytest.approx(1.0, rel=1e-9)

@@ -101,7 +101,9 @@ def touched(tokens: Any, keep: Any, group: int, run: float | None = None) -> Any
     keep = np.broadcast_to(np.asarray(keep, float), tokens.shape)
     whole = np.floor(tokens / group)
     rest = tokens - whole * group
-    return whole * _chance(tokens, keep, np.full_like(tokens, group), run) + np.where(
+    # Where one group has room for all tokens there is no whole one.
+    full = np.minimum(float(group), tokens)
+    return whole * _chance(tokens, keep, full, run) + np.where(
         rest > 0, _chance(tokens, keep, rest, run), 0.0
     )
 
