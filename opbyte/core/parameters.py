@@ -38,6 +38,7 @@ __all__ = [
     "Joules",
     "JoulesPerBit",
     "JoulesPerOp",
+    "Kilograms",
     "KilogramsPerByte",
     "KilogramsPerJoule",
     "OpsPerSecond",
@@ -282,6 +283,7 @@ Hertz = Annotated[Parameter, Quantity("hertz")]
 Watts = Annotated[Parameter, Quantity("watts")]
 Joules = Annotated[Parameter, Quantity("joules")]
 DollarsPerJoule = Annotated[Parameter, Quantity("dollars_per_joule")]
+Kilograms = Annotated[Parameter, Quantity("kilograms")]
 KilogramsPerByte = Annotated[Parameter, Quantity("kilograms_per_byte")]
 KilogramsPerJoule = Annotated[Parameter, Quantity("kilograms_per_joule")]
 JoulesPerBit = Annotated[Parameter, Quantity("joules_per_bit")]

@@ -95,7 +95,7 @@ def test_software_on_the_way_bounds_copies_and_only_the_first_waits_for_latency(
     routes = {"expert.weight": {"via": ["fill"], "software": {"cap": "2 GB/s"}}}
     from opbyte.core.routes import Route
 
-    routed = {name: Route.model_validate(r) for name, r in routes.items()}
+    routed = {name: (Route.model_validate(r),) for name, r in routes.items()}
     found = simulate(made, decode(), mapped(made, routes=routed))
     wait = START + PICKS * SIZE / 2e9
     assert found.seconds == pytest.approx(plain().seconds + LAYERS * wait, rel=1e-9)
@@ -108,7 +108,7 @@ def test_software_on_the_way_bounds_copies_and_only_the_first_waits_for_latency(
         ({"expert.weight": {"via": ["pcie"], "software": {"cap": "2 GB/s"}}}, "links that copies"),
         ({"expert.weight": {"via": ["fill"]}}, "says what software does"),
     ):
-        bad = {name: Route.model_validate(r) for name, r in wrong.items()}
+        bad = {name: (Route.model_validate(r),) for name, r in wrong.items()}
         with pytest.raises(ConfigError, match=text):
             simulate(made, decode(), mapped(made, routes=bad))
 

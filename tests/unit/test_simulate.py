@@ -287,6 +287,7 @@ def test_mixtures_hybrids_and_latent_attention_run(model: str, kind: str) -> Non
 WITHOUT_BF16 = (
     *("t4", "t4-host", "m1-max", "hbm-pim", "neupims", "upmem-2556", "vitallm"),
     *("m2-ultra-cpu", "agx-orin-cpu", "raspberry-pi-5", "surface-book-3"),
+    *("oneplus-12", "oneplus-13", "oneplus-ace-2", "i9-13900k", "i9-14900"),
 )
 #: Machines whose memory does not hold the model.
 SMALL = {
