@@ -356,11 +356,6 @@ def test_an_engine_needs_its_block_and_pages_a_device():
         ob.simulate(named, decode(), mapping="instinfer")
 
 
-def test_served_traces_have_no_prices_of_pages():
-    with pytest.raises(UncoveredError, match="whole pages of each sequence"):
-        ob.simulate(ONE, ob.Serve("opt-13b", "sample-chat", rate=1), mapping="instinfer")
-
-
 # -- the sketch ----------------------------------------------------------------------------
 
 
