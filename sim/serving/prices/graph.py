@@ -151,7 +151,9 @@ def _operator(kinds: Kinds, names: Names, machine: Machine, model: Model, key: K
     features, values, groups = [], [], []
     for kind in of[whose]:
         for shapes, demand, known in zip(kind.shapes, kind.demands, kind.keys, strict=True):
-            features.append(shapes.of_decodes(*mask) if whose == DECODES else shapes.features(*mask))
+            features.append(
+                shapes.of_decodes(*mask) if whose == DECODES else shapes.features(*mask)
+            )
             values.append(names.components(demand, known[key], machine, called=call is not None))
             groups.append(np.full(SHAPES, shapes.tokens[0]))
     used = list(_USED[whose])
