@@ -18,8 +18,9 @@ pages; tokens in runs of mean length L, a stationary chain of two states with s 
 
 whose limits are M s / g for long runs (the ideal) and 1 - (1 - s)^g for L = 1 / (1 - s).
 
-Sequences whose lengths are spread evenly over the g tokens of a page read mean(M) / g + (g - 1) / 2g
-pages of keys on average: ceil(M / g) - M / g is 0, or 1 - r / g for the remainders r = 1 .. g - 1.
+Sequences whose lengths are spread evenly over the g tokens of a page read on average
+mean(M) / g + (g - 1) / 2g pages of keys: ceil(M / g) - M / g is 0, or 1 - r / g for the
+remainders r = 1 .. g - 1.
 Source: InstInfer, arXiv 2409.04992, sections on layouts and SparF; the closed forms are ours.
 """
 

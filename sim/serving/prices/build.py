@@ -27,6 +27,7 @@ from opbyte.hw_models.compute.base import UnitView
 from opbyte.hw_models.machine import Machine, load_machine
 from opbyte.hw_models.price import Demand
 from opbyte.sim.expert_offload import Experts, offloads
+from opbyte.sim.result import PhaseRun
 from opbyte.sim.serving.prices.batch import Batch
 from opbyte.sim.serving.prices.graph import graph_table, has_graphs
 from opbyte.sim.serving.prices.graph_table import GraphTable, alone
@@ -47,7 +48,6 @@ from opbyte.sim.serving.prices.tables import (
     table_of,
 )
 from opbyte.sim.serving.prices.turns import Turns
-from opbyte.sim.result import PhaseRun
 from opbyte.sim.serving.stamped import compiled
 from opbyte.sim.simulate import evaluate, resolve_mapping, static_watts
 from opbyte.workloads.mixed import Mixed
@@ -242,8 +242,7 @@ def _check(machine: Machine, model: Model, mapping: SoftwareMapping, most: tuple
 
 
 def in_pages(machine: Machine, mapping: SoftwareMapping) -> bool:
-    """Return whether something reads whole pages of each sequence, a mean of contexts of which
-    does not say how many."""
+    """Return whether something reads whole pages of each sequence, not its tokens."""
     return any(machine.unit(u).config.kind == "csd_engine" for u in mapping.units)
 
 

@@ -108,7 +108,7 @@ class Shapes:
         return np.stack(columns)
 
     def of_decodes(self, window: int, chunk: int) -> Array:
-        """Return the same for operators of decodes alone, which have their mean in place of pairs."""
+        """Return the same for operators of decodes alone: their mean in place of pairs."""
         found = self.features(window, chunk)
         attended = FEATURES.index("attended")
         found[FEATURES.index("pairs")] = found[attended] / np.maximum(self.decodes, 1.0)
