@@ -175,9 +175,9 @@ def faulty(name: str, faults: Any, *, compiled: bool = True, **options: Any) -> 
 
 @pytest.mark.parametrize("name", ["a6000-csd-2", "a6000-csd-20"])
 @pytest.mark.parametrize("policy", ["recompute", "fail"])
-@pytest.mark.parametrize("away", [{}, {"for": "0.3 s"}])
+@pytest.mark.parametrize("away", [{}, {"for": "0.05 s"}])
 def test_a_lost_drive_leaves_nobody_waiting(name: str, policy: str, away: Any) -> None:
-    faults = {"devices": [{"device": 1, "at": "0.4 s", **away}], "policy": policy}
+    faults = {"devices": [{"device": 1, "at": "0.1 s", **away}], "policy": policy}
     one, two = (faulty(name, faults, compiled=c) for c in (True, False))
     frame = one.requests
     counts = frame["status"].value_counts()
@@ -209,7 +209,7 @@ def test_fewer_drives_hold_less_and_are_slower() -> None:
 
 
 def test_without_drives_requests_end_with_a_reason() -> None:
-    both = {"devices": [{"device": d, "at": "0.4 s"} for d in (0, 1)]}
+    both = {"devices": [{"device": d, "at": "0.1 s"} for d in (0, 1)]}
     frame = faulty("a6000-csd-2", both).requests
     assert set(frame["status"]) <= {"served", "failed", "rejected"}
     lost = frame[frame["status"] != "served"]
@@ -270,7 +270,7 @@ def test_whole_pages_are_written() -> None:
 
 def test_what_a_lost_drive_had_is_written_again() -> None:
     machine = load_machine("a6000-csd-2")
-    faults = {"devices": [{"device": 1, "at": "0.4 s"}]}
+    faults = {"devices": [{"device": 1, "at": "0.1 s"}]}
     plain, lost = (
         ob.simulate(machine, ob.Serve(MODEL, trace(), scheduler=SMALL, faults=f), "instinfer")
         for f in (None, faults)
