@@ -230,7 +230,7 @@ def test_a_cache_larger_than_flash_is_a_counted_rejection() -> None:
     assert result.requests["status"].tolist() == ["served", "rejected", "served"]
     assert result.requests["reason"][1] == f"needs 58 KV blocks of {blocks}"
     assert result.rejected == 1
-    given_ = ob.Serve(MODEL, long, scheduler=scheduler | {"kv_blocks": blocks + 1})
+    given_ = ob.Serve(MODEL, long, scheduler=SMALL | {"kv_blocks": blocks + 1})
     with pytest.raises(CapacityError, match=r"kv do not fit in csd\.flash"):
         ob.simulate(machine, given_, mapping="instinfer")
     with pytest.raises(CapacityError, match=r"kv.* csd\.flash"):
