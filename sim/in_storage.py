@@ -16,10 +16,10 @@ from opbyte.hw_models.compute.csd.attention import group_tokens
 from opbyte.sim.place import Placer
 from opbyte.sim.result import PhaseRun
 
-__all__ = ["with_token_groups"]
+__all__ = ["WAITING", "appends", "dram_of", "held_bytes", "with_token_groups"]
 
 #: What a `CapacityError` calls them.
-_NAME = "new tokens that fill no page"
+WAITING = "new tokens that fill no page"
 
 
 def with_token_groups(
@@ -29,19 +29,19 @@ def with_token_groups(
     found = dict(occupancy)
     for run in runs:
         for unit in placer.mapping.units:
-            memory = _dram(placer, unit)
+            memory = dram_of(placer, unit)
             if memory is None or unit not in run.demand.placed.units:
                 continue
-            held = _held(run, unit)
+            held = held_bytes(run, unit)
             if not np.any(held > 0):
                 continue
             found[memory] = np.maximum(found.get(memory, 0.0), occupancy.get(memory, 0.0) + held)
-            if _NAME not in placer.holders.setdefault(memory, []):
-                placer.holders[memory].append(_NAME)
+            if WAITING not in placer.holders.setdefault(memory, []):
+                placer.holders[memory].append(WAITING)
     return found
 
 
-def _dram(placer: Placer, unit: str) -> str | None:
+def dram_of(placer: Placer, unit: str) -> str | None:
     """Return the DRAM of a drive's engine, None where there is none."""
     machine = placer.machine
     if machine.unit(unit).config.kind != "csd_engine":
@@ -50,14 +50,25 @@ def _dram(placer: Placer, unit: str) -> str | None:
     return next((t for t in tiers if machine.memory(t).config.kind == "dram"), None)
 
 
-def _held(run: PhaseRun, unit: str) -> Array:
+def appends(run: PhaseRun, unit: str) -> list[int]:
+    """Return the rows that append tokens of decodes to a cache on a unit."""
+    placed = run.demand.placed
+    table = placed.table
+    return [
+        row
+        for row, kind in enumerate(table.kinds)
+        if kind == "kv_append"
+        and placed.unit_of[placed.op_of[row]] == placed.units.index(unit)
+        and "prefill" not in table.labels[row]
+    ]
+
+
+def held_bytes(run: PhaseRun, unit: str) -> Array:
     """Return the bytes of a group of new tokens of all layers in one drive, (1 or points,)."""
     placed = run.demand.placed
     table = placed.table
     total: Array = np.zeros(1)
-    for row, kind in enumerate(table.kinds):
-        mine = placed.unit_of[placed.op_of[row]] == placed.units.index(unit)
-        if kind == "kv_append" and mine and "prefill" not in table.labels[row]:
-            tokens = group_tokens(placed, unit, row)
-            total = total + tokens * table["kv_write"][row] * table.repeats[row]
+    for row in appends(run, unit):
+        tokens = group_tokens(placed, unit, row)
+        total = total + tokens * table["kv_write"][row] * table.repeats[row]
     return total

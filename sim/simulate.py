@@ -275,9 +275,11 @@ def _check_played(machine: Machine, work: Work, mapping: SoftwareMapping) -> Non
         UncoveredError: If it does.
     """
     caches = [place.cache for place in mapping.place.values() if place.cache]
+    # Steps of served traces are priced with the way between two groups.
+    between = work.kind == "serve" and mapping.attention is not None
     wishes = {
         "neurons": mapping.neurons is not None,
-        "routes": bool(mapping.routes),
+        "routes": bool(mapping.routes) and not between,
         "slots of a cache": any(cache.slots is not None for cache in caches),
         "waits: expert": any(cache.waits == "expert" for cache in caches),
         "prefetch: pre_attention": any(cache.prefetch == "pre_attention" for cache in caches),

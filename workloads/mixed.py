@@ -32,6 +32,8 @@ class Mixed(ModelWork):
             no layer has a window or chunks: what those let through is not linear.
         contexts: (sequences, context) of decodes whose contexts differ; `decodes` and `context`
             are then their number and mean.
+        spread: Contexts are spread over the tokens of a page around their mean: what reads whole
+            pages of each sequence reads as many as are expected.
     """
 
     kind: ClassVar[str] = "mixed"
@@ -43,6 +45,7 @@ class Mixed(ModelWork):
     decodes: Number = 0.0
     context: Number = 1.0
     contexts: tuple[tuple[Number, Number], ...] = ()
+    spread: bool = False
 
     def __post_init__(self) -> None:
         """Check the fields.
@@ -125,7 +128,8 @@ class Mixed(ModelWork):
         if not is_zero(self.decodes):
             decodes = microbatch(self.decodes, parallel)
             mix = tuple((n / self.decodes, c - 1.0) for n, c in self.contexts)
-            segments.append(Segment("decode", decodes, 1.0, self.context - 1.0, mix=mix))
+            past = self.context - 1.0
+            segments.append(Segment("decode", decodes, 1.0, past, mix=mix, spread=self.spread))
         return Step(tuple(segments))
 
     def lower(self, parallel: Parallel) -> tuple[Phase, ...]:

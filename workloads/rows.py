@@ -113,11 +113,13 @@ class Rows:
     def attention_words(self, segment: Segment) -> tuple[str, ...]:
         """Return the labels of rows that look at a segment's cache.
 
-        `attention_mixed`: one call serves prefill and decode segments.
+        `attention_mixed`: one call serves prefill and decode segments. `spread`: lengths differ.
         """
         phase, region = segment.phase, self.words[1:]
         mixed = ("attention_mixed",) if self.words[0] == "mixed" else ()
-        return (phase, *region, "attention", f"attention_{phase}", *mixed, self.sizes.kv_format)
+        spread = ("spread",) if segment.spread else ()
+        words = (phase, *region, "attention", f"attention_{phase}", *mixed, *spread)
+        return (*words, self.sizes.kv_format)
 
     def heads(self, count: int, what: str) -> int:
         """Return the heads of one device, rounded up.

@@ -50,6 +50,7 @@ class Segment:
         fills_source: The cross-attention cache is written in this iteration.
         mix: (share of the sequences, past) where pasts differ; `past` is then their mean, which is
             all that counts but for what masks let through.
+        spread: Lengths are spread over the tokens of a page; `past` is their mean.
     """
 
     phase: str
@@ -60,6 +61,7 @@ class Segment:
     source: Number = 0.0
     fills_source: bool = False
     mix: tuple[tuple[Number, Number], ...] = ()
+    spread: bool = False
 
     @property
     def tokens(self) -> Number:

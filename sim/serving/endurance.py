@@ -17,6 +17,7 @@ from opbyte.hw_models.memory.flash_wear import DAY, Wear, worn
 from opbyte.hw_models.technology import flash_of
 from opbyte.sim.place import Placer
 from opbyte.sim.serving.memory import cache_degrees, token_bytes
+from opbyte.sim.serving.pages import TokenGroups
 from opbyte.sim.serving.served import Serving
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ class Written:
         memory: Its path.
         tokens: Whose keys and values are written there: of `prompts`, of `answers`, and of those
             that were computed `again` after their blocks were lost, or for requests that failed;
-            empty where what leaves the cache above is written.
+            less those that a drive still `held` when their request ended, as they filled no page.
+            Empty where what leaves the cache above is written.
         bytes: Of all of them, in the fullest instance.
         seconds: From the first arrival to the last token.
     """
@@ -91,8 +93,10 @@ def written_of(
 ) -> tuple[Written, ...]:
     """Return what a served trace writes to each flash memory, nothing where none has KV caches.
 
-    Every token that a step computes is written once, on each device its share. What preempted
-    requests and full caches send to a memory below is written there.
+    Every token that a step computes is written once, on each device its share. Drives that attend
+    write whole pages: the last tokens of an answer that is served, which fill none, never leave
+    their DRAM. (Those of sequences that were lost count as written.) What preempted requests and
+    full caches send to a memory below is written there.
     """
     flash = {name for name, memory in machine.memories.items() if memory.config.kind == "flash"}
     below = {name: size for name, size in serving.written.items() if name in flash and size}
@@ -102,25 +106,38 @@ def written_of(
         return ()
     found = []
     if here:
-        each = placer.occupancy({"kv": token_bytes(work, cache_degrees(mapping))})
+        groups = TokenGroups.of(placer, work)
+        padded = 1.0 if groups is None else groups.padded
+        tokens = tokens_of(serving, None if groups is None else groups.tokens)
+        written = serving.tokens - tokens.get("held", 0.0)
+        each = placer.occupancy({"kv": padded * token_bytes(work, cache_degrees(mapping))})
         for name in sorted(here & set(each)):
-            size = float(np.max(each[name])) * serving.tokens
-            found.append(Written(name, tokens_of(serving), size, serving.seconds))
+            size = float(np.max(each[name])) * written
+            found.append(Written(name, tokens, size, serving.seconds))
     for name, size in below.items():
         share = placer.crowd(name) / placer.devices
         found.append(Written(name, {}, size * share, serving.seconds))
     return tuple(found)
 
 
-def tokens_of(serving: Serving) -> dict[str, float]:
-    """Return the tokens that steps computed, by why; they add up to all of them."""
+def tokens_of(serving: Serving, group: int | None = None) -> dict[str, float]:
+    """Return the tokens that steps computed, by why; they add up to all of them.
+
+    Args:
+        group: Tokens of a page. Then those that filled none are there, too: `held`.
+    """
     trace, served = serving.trace, serving.served
-    found = sum(serving.hits.values()) - serving.hits["computed"]
-    prompts = float(trace.input_tokens[served].sum()) - found
+    known = sum(serving.hits.values()) - serving.hits["computed"]
+    prompts = float(trace.input_tokens[served].sum()) - known
     # The last token of an answer is never computed.
     answers = float((trace.output_tokens[served] - 1).sum())
     again = serving.tokens - prompts - answers
-    return {"prompts": prompts, "answers": answers, "again": again}
+    found = {"prompts": prompts, "answers": answers, "again": again}
+    if group is not None:
+        # What a cache of prefixes found were whole pages.
+        lengths = trace.input_tokens[served] + trace.output_tokens[served] - 1
+        found["held"] = float((lengths % group).sum())
+    return found
 
 
 def endurance(

@@ -77,7 +77,12 @@ def state_bytes(work: Serve, degrees: Parallel) -> float:
     return float(np.max(Decode(work.model, 1, 1).footprint(degrees).get("state", 0.0)))
 
 
-def kv_blocks(placer: Placer, work: Serve, kept: Mapping[str, Any] | None = None) -> int:
+def kv_blocks(
+    placer: Placer,
+    work: Serve,
+    kept: Mapping[str, Any] | None = None,
+    padded: float = 1.0,
+) -> int:
     """Return the blocks that are given, or as many as the fullest memory has room for.
 
     Every memory gives the engine `scheduler.memory` of its capacity, all of it for a given number
@@ -86,6 +91,7 @@ def kv_blocks(placer: Placer, work: Serve, kept: Mapping[str, Any] | None = None
 
     Args:
         kept: What else is taken of memories, bytes in one instance.
+        padded: Bytes that caches take in their memory over their own.
     Raises:
         CapacityError: If not one block is left, or there is no room for those that are given.
         UncoveredError: If the model has no cache that grows with a context.
@@ -100,7 +106,7 @@ def kv_blocks(placer: Placer, work: Serve, kept: Mapping[str, Any] | None = None
             f"{work.model.name} has no cache that grows with its context. give "
             "scheduler.kv_blocks, which then only limits how many requests run"
         )
-    each = placer.occupancy({"kv": growth * scheduling.block_tokens})
+    each = placer.occupancy({"kv": padded * growth * scheduling.block_tokens})
     blocks, share = math.inf, scheduling.memory if given is None else 1.0
     for tier in {**taken, **each}:
         size, beside = (float(np.max(held.get(tier, 0.0))) for held in (each, taken))

@@ -31,6 +31,7 @@ from opbyte.sim.serving.engine import Engine
 from opbyte.sim.serving.experts import kept, served_experts
 from opbyte.sim.serving.many.served import Many, steps_of
 from opbyte.sim.serving.memory import cache_degrees, growth_of, kv_blocks
+from opbyte.sim.serving.pages import TokenGroups
 from opbyte.sim.serving.prices.build import StepPrices
 from opbyte.sim.serving.prices.draft import draft_prices, guesses_of, most_logits
 from opbyte.sim.serving.prices.layers import LayerPrices
@@ -102,7 +103,10 @@ class Server:
         placer = Placer(machine, turns.mapping)
         experts = served_experts(placer, work, divides=divides)
         steps = steps_of(placer, work, divides=divides)
-        blocks = kv_blocks(steps, work, kept(placer, experts))
+        beside, groups = kept(placer, experts), TokenGroups.of(steps, work)
+        if groups is not None:
+            beside |= groups.taken(steps, scheduling.max_sequences)
+        blocks = kv_blocks(steps, work, beside, 1.0 if groups is None else groups.padded)
         many = Many.of(placer, steps, work)
         tiers = cache_tiers(placer, work)
         below = tier_below(placer, work) if scheduling.preempt == "swap" else None

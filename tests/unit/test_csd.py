@@ -415,15 +415,6 @@ def test_an_engine_needs_its_block_and_pages_a_device():
         ob.simulate(named, decode(), mapping="instinfer")
 
 
-def test_served_traces_have_no_prices_of_pages():
-    trace = ob.Serve("opt-13b", "sample-chat", rate=1)
-    with pytest.raises(UncoveredError, match="no model of routes"):
-        ob.simulate(ONE, trace, mapping="instinfer")
-    plain = ob.load_machine(ONE).mapping("instinfer").model_copy(update={"routes": {}})
-    with pytest.raises(UncoveredError, match="whole pages of each sequence"):
-        ob.simulate(ONE, trace, mapping=plain)
-
-
 # -- the sketch ----------------------------------------------------------------------------
 
 

@@ -27,10 +27,18 @@ class Cached:
     Attributes:
         tokens: In it, (1 or points,).
         layout: Pages of one head; None where the mapping says no page.
+        spread: Lengths are spread over the tokens of a page, and `tokens` are their mean.
     """
 
     tokens: Any
     layout: Layout | None
+    spread: bool = False
+
+    @property
+    def pages(self) -> Any:
+        """Return the bytes of all pages of keys, or of values, of a head with pages."""
+        assert self.layout is not None, "asked only where there are pages"
+        return (self.layout.spread if self.spread else self.layout.by_token)(self.tokens)
 
 
 def cached(placed: PlacedOps, unit: str, row: int) -> Cached:
@@ -46,16 +54,17 @@ def cached(placed: PlacedOps, unit: str, row: int) -> Cached:
     if page is None:
         return Cached(tokens, None)
     size = table["kv_read"][row] / (tokens * width * share * table["groups"][row])
-    return Cached(tokens, Layout(page, float(np.max(width)), float(np.max(size))))
+    layout = Layout(page, float(np.max(width)), float(np.max(size)))
+    return Cached(tokens, layout, "spread" in table.labels[row])
 
 
 def group_tokens(placed: PlacedOps, unit: str, append: int) -> int:
     """Return the new tokens that wait for a page of the cache that a row writes."""
-    layout = _of_append(placed, unit, append)
+    layout = pages_of(placed, unit, append)
     return 1 if layout is None else layout.tokens
 
 
-def _of_append(placed: PlacedOps, unit: str, append: int) -> Layout | None:
+def pages_of(placed: PlacedOps, unit: str, append: int) -> Layout | None:
     """Return the pages of the cache that decodes append to; None where nothing reads it here."""
     table = placed.table
     for row in np.flatnonzero(table.block_of == table.block_of[append]).tolist():
@@ -137,7 +146,7 @@ class Attention:
             found = cached(self.placed, self.unit.path, row)
             if found.layout is None:
                 return {}
-            pages = found.layout.by_token(found.tokens)
+            pages = found.pages
         else:
             pages = sum(self._pages(row))
         more = pages * table["groups"][row] - table["kv_read"][row]
@@ -193,6 +202,12 @@ class Attention:
                 f"{self.unit.machine.name}: '{self.placed.table.names[row]}': what sparse "
                 "attention reads depends on pages. give `place.kv.page`"
             )
+        if found.spread:
+            raise UncoveredError(
+                f"{self.unit.machine.name}: '{self.placed.table.names[row]}': no model says how "
+                "many pages kept tokens touch in sequences of spread lengths. choose all tokens, "
+                "or give one context"
+            )
         return found
 
     # -- writes ----------------------------------------------------------------------------
@@ -203,7 +218,7 @@ class Attention:
         half = self.placed.table["kv_write"][row] / 2.0
         found = {("kv_write", "copy"): half * (keys - 1 + values - 1)}
         if keys > 1 and "prefill" not in self.placed.table.labels[row]:
-            layout = _of_append(self.placed, self.unit.path, row)
+            layout = pages_of(self.placed, self.unit.path, row)
             if layout is not None:
                 again = half * (layout.rewritten(self.unit.get("csd.hold")) - 1.0)
                 # A page that is written anew is read before.

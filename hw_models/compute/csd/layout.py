@@ -17,6 +17,10 @@ pages; tokens in runs of mean length L, a stationary chain of two states with s 
     M / g (1 - (1 - s) (1 - s / (L (1 - s)))^(g - 1))
 
 whose limits are M s / g for long runs (the ideal) and 1 - (1 - s)^g for L = 1 / (1 - s).
+
+Sequences whose lengths are spread evenly over the g tokens of a page read on average
+mean(M) / g + (g - 1) / 2g pages of keys: ceil(M / g) - M / g is 0, or 1 - r / g for the
+remainders r = 1 .. g - 1.
 Source: InstInfer, arXiv 2409.04992, sections on layouts and SparF; the closed forms are ours.
 """
 
@@ -64,6 +68,15 @@ class Layout:
     def by_token(self, tokens: Any) -> Any:
         """Return the bytes of the pages of keys, or values, of some tokens."""
         return np.ceil(np.asarray(tokens) / self.tokens) * self.group_bytes
+
+    def spread(self, mean: Any) -> Any:
+        """Return the mean bytes of the pages of keys, or values, of sequences of spread lengths.
+
+        Args:
+            mean: Tokens of a sequence on average.
+        """
+        g = self.tokens
+        return (np.asarray(mean) / g + (g - 1.0) / (2.0 * g)) * self.group_bytes
 
     def by_channel(self, tokens: Any, channels: Any) -> Any:
         """Return the bytes of the pages of some channels of the keys of some tokens."""

@@ -27,6 +27,7 @@ from opbyte.hw_models.compute.base import UnitView
 from opbyte.hw_models.machine import Machine, load_machine
 from opbyte.hw_models.price import Demand
 from opbyte.sim.expert_offload import Experts, offloads
+from opbyte.sim.result import PhaseRun
 from opbyte.sim.serving.prices.batch import Batch
 from opbyte.sim.serving.prices.graph import graph_table, has_graphs
 from opbyte.sim.serving.prices.graph_table import GraphTable, alone
@@ -135,7 +136,7 @@ class StepPrices:
         watts = float(np.max(static_watts(loaded)))
 
         def price(work: Mixed) -> Demand:
-            return evaluate(loaded, work, turns.mapping).phases[0].demand
+            return _evaluated(loaded, work, turns.mapping).demand
 
         if has_graphs(software) or experts is not None:
             with np.errstate(divide="ignore", invalid="ignore"):
@@ -217,10 +218,12 @@ def _check(machine: Machine, model: Model, mapping: SoftwareMapping, most: tuple
     index = any(getattr(layer.mixer, "index_topk", 0) for layer in model.layers)
     # Of a model without experts the pricing itself says what is wrong.
     copied = offloads(mapping) and any(getattr(layer.ffn, "experts", 0) for layer in model.layers)
-    stored = [u for u in mapping.units if machine.unit(u).config.kind == "csd_engine"]
+    chosen = "" if mapping.kv_select is None else mapping.kv_select.kind
     refused = {
-        f"{', '.join(stored)} read whole pages of each sequence, which a mean context leaves out. "
-        "simulate steps as decode works": bool(stored),
+        f"what tokens that are chosen (kv_select: {chosen}) read of pages is not linear in their "
+        "context. leave kv_select out, or simulate steps as decode works": (
+            bool(chosen) and in_pages(machine, mapping)
+        ),
         f"max_tokens and max_sequences must be at least 1, got {most}. raise them": min(most) < 1,
         f"{model.name} has an encoder, which reads prompts whole. simulate its prefill and decode "
         "instead": bool(model.encoder),
@@ -236,6 +239,17 @@ def _check(machine: Machine, model: Model, mapping: SoftwareMapping, most: tuple
     for why, bad in refused.items():
         if bad:
             raise UncoveredError(f"{machine.name}: no table of iteration prices: {why}")
+
+
+def in_pages(machine: Machine, mapping: SoftwareMapping) -> bool:
+    """Return whether something reads whole pages of each sequence, not its tokens."""
+    return any(machine.unit(u).config.kind == "csd_engine" for u in mapping.units)
+
+
+def _evaluated(machine: Machine, work: Mixed, mapping: SoftwareMapping) -> PhaseRun:
+    """Return an iteration whose sequences have lengths of all kinds."""
+    spread = replace(work, spread=in_pages(machine, mapping))
+    return evaluate(machine, spread, mapping).phases[0]
 
 
 def _host(mapping: SoftwareMapping) -> float:
@@ -289,7 +303,7 @@ def _error(
         )
         for some in (shapes, shapes.without_decodes()) if graphs and pieces else (shapes,):
             work = some.work(model, routing)
-            direct: Array = evaluate(machine, work, turns.mapping).phases[0].step.seconds
+            direct: Array = _evaluated(machine, work, turns.mapping).step.seconds
             for i, seconds in enumerate(np.broadcast_to(direct, CHECKED)):
                 chunks = list(zip(some.new[:, i], some.past[:, i], strict=True))
                 cost = prices.cost(chunks, some.decodes[i], some.context[i])

@@ -21,7 +21,14 @@ from opbyte.hw_models.compute.gpu import attention
 from opbyte.hw_models.compute.gpu.calls import AttentionCall
 from opbyte.hw_models.machine import Machine
 from opbyte.sim.serving.prices.graph_sweeps import Names, Sweep, swept
-from opbyte.sim.serving.prices.graph_table import ALL, DECODES, OTHERS, PROMPTS, GraphTable
+from opbyte.sim.serving.prices.graph_table import (
+    ALL,
+    DECODES,
+    MEAN,
+    OTHERS,
+    PROMPTS,
+    GraphTable,
+)
 from opbyte.sim.serving.prices.kinds import Key, Kind, Kinds
 from opbyte.sim.serving.prices.layout import B_COMPUTE, B_JOULES, BUSY, FEATURES, SECONDS
 from opbyte.sim.serving.prices.operators import call_of, mask_of
@@ -32,7 +39,7 @@ from opbyte.workloads.routing import Routing
 Integers = npt.NDArray[np.int64]
 
 #: Which of `FEATURES` the slopes of an operator of all tokens, prompts or decodes multiply.
-_USED = {ALL: tuple(range(len(FEATURES))), PROMPTS: (0, 1, 2, 6, 7, 8), DECODES: (3,)}
+_USED = {ALL: tuple(range(len(FEATURES))), PROMPTS: (0, 1, 2, 6, 7, 8), DECODES: (MEAN, 3)}
 
 
 def has_graphs(mapping: SoftwareMapping) -> bool:
@@ -144,7 +151,9 @@ def _operator(kinds: Kinds, names: Names, machine: Machine, model: Model, key: K
     features, values, groups = [], [], []
     for kind in of[whose]:
         for shapes, demand, known in zip(kind.shapes, kind.demands, kind.keys, strict=True):
-            features.append(shapes.features(*mask))
+            features.append(
+                shapes.of_decodes(*mask) if whose == DECODES else shapes.features(*mask)
+            )
             values.append(names.components(demand, known[key], machine, called=call is not None))
             groups.append(np.full(SHAPES, shapes.tokens[0]))
     used = list(_USED[whose])
@@ -190,7 +199,8 @@ def _base(op: Operator, sweep: Sweep, most: int) -> Array:
     slopes = op.slopes.copy()
     if op.whose != ALL:
         slopes[:, OTHERS] = 0.0
-    row[1:, B_COMPUTE:] -= (slopes @ sweep.features(op.mask)[:, :most]).T
+    found = sweep.features(op.mask, decodes=op.whose == DECODES)
+    row[1:, B_COMPUTE:] -= (slopes @ found[:, :most]).T
     row[:, B_JOULES] *= op.copies
     return row
 
@@ -275,6 +285,7 @@ def _table(
         used=np.zeros((len(layers), resources)),
         lasts=np.zeros(len(operators)),
         ends=np.zeros(len(nodes)),
+        after=np.zeros(len(nodes)),
         layers=np.zeros(len(layers)),
         cells=names.cells,
         shares=names.shares,
@@ -313,7 +324,8 @@ def _graph(kind: Kind, operators: Sequence[Operator], layers: list[int], sweep: 
         if key[0] in layers:
             column = 0 if key in number else sweep.columns[key]
             at[op] = len(nodes)
-            nodes.append([layers.index(key[0]), number.get(key, -1), column])
+            left = int(placed.behind[op])
+            nodes.append([layers.index(key[0]), number.get(key, -1), column, left])
             before.append([at[int(s)] for s, t in placed.edges if t == op])
     return nodes, before, at
 
@@ -326,7 +338,7 @@ def _joined(graphs: Sequence[_Graph]) -> tuple[Integers, Integers, Integers]:
             rows.append([*node, len(edges)])
             edges += [starts[-1] + s for s in sources]
         starts.append(len(rows))
-    rows.append([0, -1, 0, len(edges)])
+    rows.append([0, -1, 0, 0, len(edges)])
     return np.array(starts, np.int64), np.array(rows, np.int64), np.array(edges, np.int64)
 
 

@@ -113,9 +113,10 @@ class Sweep:
     base: dict[Key, Array]
     shapes: tuple[Shapes, ...]
 
-    def features(self, mask: tuple[int, int]) -> Array:
-        """Return `FEATURES` under a mask, (FEATURES, points)."""
-        return np.concatenate([s.features(*mask) for s in self.shapes], axis=1)
+    def features(self, mask: tuple[int, int], *, decodes: bool) -> Array:
+        """Return `FEATURES` under a mask, of operators of decodes or of others."""
+        each = [s.of_decodes(*mask) if decodes else s.features(*mask) for s in self.shapes]
+        return np.concatenate(each, axis=1)
 
 
 def swept(

@@ -9,6 +9,9 @@ layer, for decodes alone, prompts alone or both:
     layer    = max(longest path through its operators, ports that share a memory's cells)
     seconds  = max(sum of layers and the rest, busiest resource, host)
 
+What the next layer does not wait for (`overlap: kv_write`) is no part of a layer's path; iterations
+with prompts take as long as `sim/behind.py` says. An iteration ends with its last write.
+
 With n batches that take turns each has a whole share of the decodes, one of the smallest the
 prompts. Steps follow each other without end, and what a resource does for all batches counts:
 
@@ -55,9 +58,11 @@ WITHOUT_PROMPTS, WITHOUT_DECODES, BOTH = range(3)
 # Columns of `operators`.
 G_LAYER, G_WHOSE, G_UNIT, G_SPAN, G_HOME, G_EFFICIENCY, G_PAST = range(7)
 # Columns of `nodes`.
-N_LAYER, N_OPERATOR, N_COLUMN, N_BEFORE = range(4)
+N_LAYER, N_OPERATOR, N_COLUMN, N_LEFT, N_BEFORE = range(5)
 #: Of `FEATURES` of prompts or decodes: tokens of the others, in place of queries.
 OTHERS = 5
+#: Of those of decodes: tokens that one of them attends to on average, in place of pairs.
+MEAN = 0
 #: Column of `GraphTable.spans`: whose the attention is; the first four are those of `StepTable`.
 S_WHOSE = 4
 
@@ -74,8 +79,8 @@ class GraphTable(NamedTuple):
         head: By sequences: the same of the LM head, (sequences + 1, columns).
         durations: Of the other layers' operators of all tokens, (2, tokens + 1, operators).
         starts: First node of each graph (decodes, prompts, both), and their number, (4,).
-        nodes: Layer, operator that depends on the pieces or -1, else column of `durations`, first
-            of what it waits for, (nodes + 1, 4).
+        nodes: Layer, operator that depends on the pieces or -1, else column of `durations`, whether
+            the next layer does not wait for it, first of what it waits for, (nodes + 1, 5).
         before: Nodes that nodes wait for, (edges,).
         held: What operators of all tokens keep busy in one run of each layer,
             (2, layers, tokens + 1, resources).
@@ -91,6 +96,7 @@ class GraphTable(NamedTuple):
             layer, (layers, resources).
         lasts: Scratch, seconds of each operator, (operators,).
         ends: Scratch, end of each node, (nodes,).
+        after: Scratch, longest path behind each node in its layer, (nodes,).
         layers: Scratch, path of each layer, (layers,).
         cells: Resources that are cells of memories whose ports share them, (memories,).
         shares: Seconds of such cells for a second of each port, (memories, ports).
@@ -124,6 +130,7 @@ class GraphTable(NamedTuple):
     used: Array
     lasts: Array
     ends: Array
+    after: Array
     layers: Array
     cells: npt.NDArray[np.int64]
     shares: Array
@@ -175,6 +182,8 @@ def _measure(
         rows[count, READS], rows[count, PAIRS] = mean, mean
         features[3], features[4] = decodes * mean, decodes
         features[9] = decodes * min(max(mean - 1.0, 0.0), 1.0)
+        if span[S_WHOSE] == DECODES:
+            features[MEAN] = mean
         count += 1
     features[OTHERS] = others if span[S_WHOSE] != ALL else total * count
     if span[CROWD] > 0.0 and count > 0:
@@ -239,9 +248,17 @@ def start_of(table: GraphTable, n: int) -> float:
 
 
 @register_jitable
-def _walk(table: GraphTable, kind: int, alone: int, tokens: int) -> None:
-    """Write the seconds of each layer: the longest path, or what ports that share cells take."""
+def _walk(table: GraphTable, kind: int, alone: int, tokens: int) -> tuple[float, float]:
+    """Write the seconds of each layer: the longest path, or what ports that share cells take.
+
+    Where the next layer does not wait for some operators, it is the path without these.
+
+    Returns:
+        What the last layer leaves behind, and the longest chain of what layers leave: see
+        `sim/behind.py`.
+    """
     table.layers[:] = 0.0
+    left = False
     for n in range(table.starts[kind], table.starts[kind + 1]):
         at = start_of(table, n)
         if table.nodes[n, N_OPERATOR] >= 0:
@@ -250,11 +267,35 @@ def _walk(table: GraphTable, kind: int, alone: int, tokens: int) -> None:
             at += table.durations[alone, tokens, table.nodes[n, N_COLUMN]]
         table.ends[n] = at
         layer = table.nodes[n, N_LAYER]
-        table.layers[layer] = max(table.layers[layer], at)
+        if table.nodes[n, N_LEFT] > 0:
+            left = True
+        else:
+            table.layers[layer] = max(table.layers[layer], at)
+    if left:
+        return _left(table, kind)
     for b in range(table.layers.shape[0]):
         for c in table.cells:
             busy = table.used[b, c] + table.held[alone, b, tokens, c]
             table.layers[b] = max(table.layers[b], busy)
+    return 0.0, 0.0
+
+
+@register_jitable
+def _left(table: GraphTable, kind: int) -> tuple[float, float]:
+    """Return what the last layer leaves behind, and the longest chain of what layers leave."""
+    late = longest = 0.0
+    first, last = table.starts[kind], table.starts[kind + 1]
+    table.after[first:last] = 0.0
+    for n in range(last - 1, first - 1, -1):
+        start, layer = start_of(table, n), table.nodes[n, N_LAYER]
+        lasts = table.ends[n] - start
+        for e in range(table.nodes[n, N_BEFORE], table.nodes[n + 1, N_BEFORE]):
+            source = table.before[e]
+            table.after[source] = max(table.after[source], table.after[n] + lasts)
+        if table.nodes[n, N_LEFT] > 0:
+            late = max(late, table.ends[n] - table.layers[layer])
+            longest = max(longest, start + table.runs[layer] * lasts + table.after[n])
+    return float(late), float(longest)
 
 
 @register_jitable
@@ -305,12 +346,12 @@ def batch_cost(
         table.lasts[v] = 0.0
         if of > 0.0:
             joules += _operator(table, v, int(of), earlier > 0.0)
-    _walk(table, kind, alone, tokens)
+    late, chain = _walk(table, kind, alone, tokens)
     for b in range(table.runs.shape[0]):
         seconds += table.runs[b] * table.layers[b]
         for r in range(resources):
             table.busy[r] += table.runs[b] * table.used[b, r]
-    return float(seconds), float(joules)
+    return float(max(seconds + late, chain)), float(joules)
 
 
 @register_jitable

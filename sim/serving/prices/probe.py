@@ -213,11 +213,12 @@ def components(demand: Demand, op: int, machine: Machine, *, called: bool) -> Ar
     Args:
         called: It is a kernel whose compute is not here, and what it waits inside itself neither.
     Raises:
-        UncoveredError: If it is such a kernel and ports share the cells of a memory.
+        UncoveredError: If it is such a kernel and ports that it uses share the cells of a memory.
     """
     placed = demand.placed
-    if called and placed.arrays:
-        cells = placed.resources[placed.arrays[0].resource]
+    shared = [a for a in placed.arrays if demand.bytes[op, list(a.ports)].any()] if called else []
+    if shared:
+        cells = placed.resources[shared[0].resource]
         raise UncoveredError(
             f"no table of iteration prices: '{placed.names[op]}' is a kernel of a library, and "
             f"ports of '{cells}' share its cells. give the memory `sharing: {{rule: partition}}`, "
@@ -226,9 +227,11 @@ def components(demand: Demand, op: int, machine: Machine, *, called: bool) -> Ar
     busy = demand.busy[op]
     compute = demand.compute[op]
     if called:
+        # No byte crosses cells.
+        cells_of = {array.resource for array in placed.arrays}
         rates = [
-            resource_rate(machine, r, i)
-            for r, i in zip(placed.resources, placed.instances, strict=True)
+            np.inf if r in cells_of else resource_rate(machine, name, placed.instances[r])
+            for r, name in enumerate(placed.resources)
         ]
         busy = demand.bytes[op] / np.array(rates, np.float64)[:, None]
         compute = np.zeros_like(compute)

@@ -107,6 +107,13 @@ class Shapes:
         assert len(columns) == len(FEATURES)
         return np.stack(columns)
 
+    def of_decodes(self, window: int, chunk: int) -> Array:
+        """Return the same for operators of decodes alone: their mean in place of pairs."""
+        found = self.features(window, chunk)
+        attended = FEATURES.index("attended")
+        found[FEATURES.index("pairs")] = found[attended] / np.maximum(self.decodes, 1.0)
+        return found
+
 
 def longest(model: Model) -> int:
     """Return the longest context that is probed."""
