@@ -31,7 +31,8 @@ def placed_alike(machine: Machine, work: TrainStep, decide: Decide, run: Run) ->
     vectors = {name: getattr(work, name) for name in work.vector_fields}
     many = max(machine.points, *(np.size(v) for v in vectors.values()))
     if many == 1:
-        return run(machine, work, decide(machine, work))
+        one, step = _some(machine, work, [0])
+        return run(machine, work, decide(one, step))
     groups: dict[str, tuple[SoftwareMapping, list[int]]] = {}
     for point in range(many):
         mapping = decide(*_some(machine, work, [point]))
@@ -63,11 +64,13 @@ def _joined(parts: list[tuple[list[int], Any]], many: int) -> Any:
 
 def _some(machine: Machine, work: TrainStep, points: list[int]) -> tuple[Machine, TrainStep]:
     """Return a machine and a work of some of their points."""
-    values = {n: _of(v, points) for n, v in machine.values.items() if np.size(v) > 1}
-    fields = {n: getattr(work, n) for n in work.vector_fields if np.size(getattr(work, n)) > 1}
-    changed: Any = {n: _of(v, points) for n, v in fields.items()}
+    values = {n: _of(v, points) for n, v in machine.values.items() if isinstance(v, np.ndarray)}
+    fields = {n: getattr(work, n) for n in work.vector_fields}
+    changed: Any = {n: _of(v, points) for n, v in fields.items() if isinstance(v, np.ndarray)}
     return machine.with_values(values), replace(work, **changed) if changed else work
 
 
 def _of(value: Any, points: list[int]) -> Any:
+    if value.size == 1:
+        return value.item()
     return float(value[points[0]]) if len(points) == 1 else value[points]

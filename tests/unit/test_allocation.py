@@ -9,6 +9,7 @@ import opbyte as ob
 from opbyte.core.errors import CapacityError, ConfigError, SimulationError, UncoveredError
 from opbyte.hw_models.machine import load_machine
 from opbyte.hw_models.misses import hit_share
+from opbyte.sim.simulate import evaluate
 from opbyte.sim.training.allocation import (
     ORDER,
     POLICIES,
@@ -198,6 +199,17 @@ def test_policies_are_priced_as_the_bound_counts(case):
         assert best.bound <= r.seconds
         assert r.occupancy["cpu.dram"] <= 100 * GIB
     assert best.seconds == pytest.approx(best.bound, rel=2e-4)
+
+
+@pytest.mark.parametrize("policy", ["cxl_aware", "optimal"])
+def test_an_array_of_one_point_is_that_point(policy):
+    machine, mapping = host(), ob.load_mapping(chosen(policy))
+    alone = evaluate(machine, work(), mapping).metrics
+    rate = np.array([machine.values["aic.dram.cxl.bandwidth"]])
+    room = np.array([machine.values["cpu.dram.capacity"]])
+    arrays = machine.with_values({"aic.dram.cxl.bandwidth": rate, "cpu.dram.capacity": room})
+    one = evaluate(arrays, work(np.array([16.0])), mapping).metrics
+    assert one["seconds"] == pytest.approx(alone["seconds"], rel=1e-12)
 
 
 def test_striping_over_two_devices_halves_what_each_holds_and_its_time():
