@@ -56,7 +56,19 @@ class Groups:
         groups._check("all", part, f"{replicas}tp * pp * dp")
         if attention:
             groups._check(ATTENTION, attention, "heads")
+            groups._check_unit()
         return groups
+
+    def _check_unit(self) -> None:
+        """Refuse decode attention on a unit of the other group, whose memory has no cache."""
+        rules = [r for r in self.mapping.run if {ATTENTION, "all"} & set(r.ops)]
+        for unit in rules[0].units if rules else ():
+            if not self.attends(unit):
+                group = self.mapping.attention.group if self.mapping.attention else ""
+                raise ConfigError.one(
+                    "", "mapping.run", f"{ATTENTION} has group '{group}' and runs on its units",
+                    unit, f"name a unit of '{self.attention}' for {ATTENTION}",
+                )  # fmt: skip
 
     def _check(self, operators: str, part: str, degrees: str) -> None:
         devices, there = self.devices(part), self.machine.counts[part]

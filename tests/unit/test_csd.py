@@ -415,6 +415,14 @@ def test_an_engine_needs_its_block_and_pages_a_device():
         ob.simulate(named, decode(), mapping="instinfer")
 
 
+def test_attention_runs_on_units_of_its_group():
+    machine = load_machine("a6000-csd")
+    mapping = machine.mapping("instinfer-sparf")
+    run = (mapping.run[0].model_copy(update={"unit": "gpu.sm"}), *mapping.run[1:])
+    with pytest.raises(ConfigError, match=r"runs on its units, got gpu\.sm"):
+        ob.simulate(machine, ob.Decode("opt-13b", 4, 512), mapping.model_copy(update={"run": run}))
+
+
 # -- the sketch ----------------------------------------------------------------------------
 
 
