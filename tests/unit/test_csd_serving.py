@@ -39,7 +39,7 @@ def trace(count: int = 12) -> RequestTrace:
 
 
 def mapped(machine: Machine, **changes: Any) -> Any:
-    return machine.mapping("instinfer").model_copy(update=changes)
+    return machine.mapping("instinfer").model_copy(update=changes).on(machine.counts)
 
 
 @cache
@@ -178,7 +178,8 @@ def faulty(name: str, faults: Any, *, compiled: bool = True, **options: Any) -> 
 @pytest.mark.parametrize("away", [{}, {"for": "0.05 s"}])
 def test_a_lost_drive_leaves_nobody_waiting(name: str, policy: str, away: Any) -> None:
     faults = {"devices": [{"device": 1, "at": "0.1 s", **away}], "policy": policy}
-    one, two = (faulty(name, faults, compiled=c) for c in (True, False))
+    # Two TB of flash in each of twenty drives would be a table of 73 million blocks.
+    one, two = (faulty(name, faults, compiled=c, kv_blocks=4000) for c in (True, False))
     frame = one.requests
     counts = frame["status"].value_counts()
     assert counts["served"] + counts["rejected"] + counts["failed"] == len(trace())

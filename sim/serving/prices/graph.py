@@ -39,7 +39,7 @@ from opbyte.workloads.routing import Routing
 Integers = npt.NDArray[np.int64]
 
 #: Which of `FEATURES` the slopes of an operator of all tokens, prompts or decodes multiply.
-_USED = {ALL: tuple(range(len(FEATURES))), PROMPTS: (0, 1, 2, 6, 7, 8), DECODES: (MEAN, 3)}
+_USED = {ALL: tuple(range(len(FEATURES))), PROMPTS: (0, 1, 2, 6, 7, 8), DECODES: (3,)}
 
 
 def has_graphs(mapping: SoftwareMapping) -> bool:
@@ -157,6 +157,9 @@ def _operator(kinds: Kinds, names: Names, machine: Machine, model: Model, key: K
             values.append(names.components(demand, known[key], machine, called=call is not None))
             groups.append(np.full(SHAPES, shapes.tokens[0]))
     used = list(_USED[whose])
+    if whose == DECODES and unit and machine.unit(unit).config.kind == "csd_engine":
+        # Heads follow each other through its stages: a part of the time is that of one of them.
+        used.append(MEAN)
     tokens = np.concatenate(groups)
     constants = (tokens == np.unique(tokens)[:, None]).astype(np.float64)
     slopes = np.zeros((len(values[0]), len(FEATURES)))
