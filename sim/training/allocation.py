@@ -64,7 +64,8 @@ class Tensor:
 
     def whole(self, room: float) -> int:
         """Return the chunks that fit in so many bytes."""
-        return max(0, min(self.chunks, int(room / self.chunk * (1.0 + 1e-12))))
+        room = min(max(room, 0.0), self.size)
+        return min(self.chunks, int(room / self.chunk * (1.0 + 1e-12)))
 
 
 @dataclass(frozen=True)
