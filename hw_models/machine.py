@@ -7,7 +7,7 @@ points) for each parameter, under a short path such as `rdu.hbm.phy.bandwidth`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -39,6 +39,7 @@ from opbyte.core.parameters import (
     Hertz,
     JoulesPerBit,
     JoulesPerOp,
+    Kilograms,
     OpsPerSecond,
     Parameter,
     Ratio,
@@ -46,6 +47,7 @@ from opbyte.core.parameters import (
     Watts,
 )
 from opbyte.core.registry import nearest
+from opbyte.hw_models.absent import absent_parts, is_inside, without_absent
 from opbyte.hw_models.aim import BankCommands, CommandEnergy, Pnm
 from opbyte.hw_models.cpu import Cpu
 from opbyte.hw_models.csd import Csd
@@ -54,9 +56,11 @@ from opbyte.hw_models.host_path import HostIo
 from opbyte.hw_models.kernel import Kernel
 from opbyte.hw_models.link.parameters import Collectives, Flit
 from opbyte.hw_models.lut import Lut
+from opbyte.hw_models.making import Making, OtherDies, Package, with_making
 from opbyte.hw_models.memory.rates import Access
 from opbyte.hw_models.misses import Misses
 from opbyte.hw_models.pim import Pim
+from opbyte.hw_models.prices import Prices, with_prices, with_table_of_prices
 from opbyte.hw_models.relatives import with_relatives
 from opbyte.hw_models.serial import Serial
 from opbyte.hw_models.site import Site, with_site
@@ -119,6 +123,8 @@ class Memory(Block):
     """Of kind `cxl`: what differs from the device's file, as it would stand there."""
     channels: int | None = Field(None, ge=1)
     """Channels of the technology."""
+    ranks: int | None = Field(None, ge=1)
+    """Ranks on a channel, a power of two; by default those of the technology."""
     access: Access | None = None
     """Traffic and controller for which the technology's rates are computed."""
     capacity: Bytes
@@ -129,6 +135,7 @@ class Memory(Block):
     technology's."""
     area: AreaPerByte | None = None
     price: DollarsPerByte | None = None
+    """Without one the machine's `prices` decide by technology."""
     source: str | None = None
 
     @model_validator(mode="after")
@@ -232,7 +239,8 @@ class Unit(Block):
 class Part(Block):
     """A piece of hardware that occurs `count` times."""
 
-    count: int = Field(1, ge=1)
+    count: int = Field(1, ge=0)
+    """0: the machine could have it and has not, with its links; no mapping in use may name it."""
     parts: dict[str, Part] = Field(default_factory=dict)
     memory: dict[str, Memory] = Field(default_factory=dict)
     units: dict[str, Unit] = Field(default_factory=dict)
@@ -249,7 +257,50 @@ class Part(Block):
     """Thermal design power."""
     price: Dollars | None = None
     """What one instance costs beside its memories."""
+    package: Package | None = None
+    """What its dies stand on; without it they are bought bare."""
+    other_dies: dict[str, OtherDies] = Field(default_factory=dict)
+    """Dies that hold some of its units and are not made as its own `dies` are."""
+    carbon: Kilograms | None = None
+    """What making one instance emits beside its memories, in place of its dies."""
     source: str | None = None
+
+    @model_validator(mode="after")
+    def _held(self) -> Part:
+        ports = [f"{n}.{p}" for n, m in self.memory.items() for p in m.ports]
+        known, held = [*self.units, *self.memory, *ports], set[str]()
+        for name, dies in self.other_dies.items():
+            for each in dies.holds:
+                if each not in known or each in held:
+                    why = "is held twice" if each in held else "is no unit, memory or port of it"
+                    raise ValueError(f"`other_dies.{name}.holds`: {each!r} {why}. correct it")
+                held.add(each)
+            if dies.memory is not None and (
+                dies.memory not in self.memory or self.memory[dies.memory].kind == "sram"
+            ):
+                raise ValueError(
+                    f"`other_dies.{name}.memory` must name DRAM or flash of this part; got "
+                    f"{dies.memory!r}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _packed(self) -> Part:
+        if self.package is None:
+            return self
+        if self.price is not None:
+            raise ValueError("a part's `price` has its package in it. remove one of the two")
+        if self.dies % self.package.tiers:
+            raise ValueError(
+                f"{self.dies} dies are no stacks of {self.package.tiers} tiers. change one"
+            )
+        beside = self.package.memory
+        if beside is not None and (beside not in self.memory or self.memory[beside].kind == "sram"):
+            raise ValueError(
+                f"`package.memory` must name DRAM or flash of this part; got {beside!r}. Known: "
+                f"{', '.join(n for n, m in self.memory.items() if m.kind != 'sram') or 'none'}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _names(self) -> Part:
@@ -285,6 +336,15 @@ class Link(Block):
     """A library's collectives; without it they are steps of `latency` and bytes at `efficiency`."""
     source: str | None = None
 
+    @model_validator(mode="after")
+    def _moves(self) -> Link:
+        if self.in_flight is not None and self.in_flight.value <= 0.0:
+            raise ValueError(
+                f"`in_flight` must be above 0, got {self.in_flight}. leave it out where nothing "
+                "limits the engine"
+            )
+        return self
+
 
 class MachineConfig(Block):
     """A machine file."""
@@ -301,6 +361,10 @@ class MachineConfig(Block):
     """Power of everything that is no part: fans, host, network."""
     site: Site
     """Where it stands and is made; the catalog's values for those that are not given."""
+    making: Making
+    """What its dies and packages are made of; the catalog's values likewise."""
+    prices: Prices
+    """What memories without a price of their own cost; the catalog's values likewise."""
     source: str | None = None
 
     @model_validator(mode="after")
@@ -332,7 +396,8 @@ class Machine:
     """A validated machine.
 
     Attributes:
-        document: What was written, with positions, presets resolved.
+        document: What was written, with positions, presets resolved; parts of count 0 are in it,
+            prices that memories take from the table are not.
         values: Parameter values by short path: floats, or arrays over design points.
         parameters: The same parameters with source and range.
     """
@@ -392,11 +457,25 @@ class Machine:
 
     def memory(self, path: str) -> Located:
         """Return a memory; an unknown path is an error with the nearest name."""
-        return _pick(self.memories, path, "memory", self.name)
+        return self._pick(self.memories, path, "memory")
 
     def unit(self, path: str) -> Located:
         """Return a unit; an unknown path is an error with the nearest name."""
-        return _pick(self.units, path, "unit", self.name)
+        return self._pick(self.units, path, "unit")
+
+    def _pick(self, known: Mapping[str, Located], path: str, noun: str) -> Located:
+        if path in known:
+            return known[path]
+        rule = f"machine '{self.name}' has no {noun} at this path"
+        raise ConfigError.one(self.name, "", rule, path, self.remedy(path, known))
+
+    def remedy(self, path: str, known: Iterable[str]) -> str:
+        """Return what to do about a path that is none of those known: its part may be absent."""
+        for part in absent_parts(self.document):
+            if is_inside(path, (part,)):
+                return f"{part}.count is 0. set it, or take a mapping without {part}"
+        guess = nearest(path, known)
+        return f"did you mean '{guess}'?" if guess else f"known: {', '.join(known)}"
 
     def unit_ports(self, path: str) -> tuple[str, ...]:
         """Return the short paths of the ports that a unit is at."""
@@ -484,8 +563,10 @@ def _read(source: str | Path) -> Document:
 
 
 def _build(document: Document) -> Machine:
-    document = with_site(with_gates(with_relatives(document, _read)))
-    config = validate(MachineConfig, document)
+    document = with_making(with_site(with_gates(with_relatives(document, _read))))
+    document = with_table_of_prices(document)
+    # The document stays as it was written: prices and counts that are set later count then.
+    config = validate(MachineConfig, with_prices(without_absent(document)))
     parameters = dict(_collect(config, "", config.source))
     values = {path: p.value for path, p in parameters.items()}
     machine = Machine(config, document, values, parameters)
@@ -528,7 +609,8 @@ def _collect(node: Any, path: str, source: str | None) -> Iterator[tuple[str, Pa
         yield path, node if node.source else dataclasses.replace(node, source=source)
     elif isinstance(node, BaseModel):
         # Clocks and controllers are what rates follow from: others make another machine.
-        if isinstance(node, SoftwareMapping | Stack | Stream | Access):
+        # Prices are parameters of the memories that take them.
+        if isinstance(node, SoftwareMapping | Stack | Stream | Access | Prices):
             return
         own = getattr(node, "source", None) or source
         for name in type(node).model_fields:
@@ -542,16 +624,3 @@ def _collect(node: Any, path: str, source: str | None) -> Iterator[tuple[str, Pa
 
 def _join(path: str, step: str) -> str:
     return f"{path}.{step}" if path and step else path or step
-
-
-def _pick(known: Mapping[str, Located], path: str, noun: str, machine: str) -> Located:
-    if path in known:
-        return known[path]
-    guess = nearest(path, known)
-    raise ConfigError.one(
-        machine,
-        "",
-        f"machine '{machine}' has no {noun} at this path",
-        path,
-        f"did you mean '{guess}'?" if guess else f"known: {', '.join(known)}",
-    )

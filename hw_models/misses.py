@@ -51,10 +51,11 @@ def hit_share(working: Any, capacity: Any, replacement: str) -> Array:
 
     Args:
         working: Bytes between two uses of a line, above 0.
-        capacity: Bytes of the cache, above 0.
+        capacity: Bytes of the cache; without any nothing hits.
         replacement: `random`, `lru`, or `best` for the most that any policy keeps.
     """
-    ratio: Array = np.asarray(working, float) / np.asarray(capacity, float)
+    with np.errstate(divide="ignore"):
+        ratio: Array = np.asarray(working, float) / np.asarray(capacity, float)
     if replacement == "best":
         return 1.0 / np.maximum(ratio, 1.0)
     if replacement == "lru":
@@ -62,7 +63,8 @@ def hit_share(working: Any, capacity: Any, replacement: str) -> Array:
     from scipy.special import lambertw
 
     # h exp(-h r) = exp(-r): h = -W(-r exp(-r)) / r on the lower solution, 1 up to r = 1.
-    safe = np.maximum(ratio, 1.0)
+    # Far beyond the cache h is below 1e-300.
+    safe = np.clip(ratio, 1.0, 700.0)
     root: Any = lambertw  # scipy's stubs do not know arrays of floats here
     hits = -root(-safe * np.exp(-safe)).real / safe
     found: Array = np.where(ratio <= 1.0, 1.0, np.clip(hits, 0.0, 1.0))

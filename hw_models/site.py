@@ -6,16 +6,12 @@ and each has a source and a range.
 
 from __future__ import annotations
 
-from dataclasses import replace
-from functools import cache
-from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
 from pydantic import model_validator
 
 from opbyte.core.blocks import Block
-from opbyte.core.catalog import Catalog
-from opbyte.core.config import Document, load_document
+from opbyte.core.config import Document
 from opbyte.core.parameters import (
     DollarsPerJoule,
     KilogramsPerByte,
@@ -25,8 +21,7 @@ from opbyte.core.parameters import (
     Ratio,
     Seconds,
 )
-
-_FOLDER = Catalog("site", Path(__file__).parent / "catalog" / "sites")
+from opbyte.hw_models.tables import SITES, with_table
 
 
 class Site(Block):
@@ -57,17 +52,5 @@ class Site(Block):
 
 
 def with_site(document: Document) -> Document:
-    """Return a machine document with a whole `site`; values that it has not are the catalog's.
-
-    A name in its place (`site: mine.yaml`) is no site: the values are few, give those that differ.
-    """
-    own = document.data.get("site", {})
-    if not isinstance(own, dict):
-        return document
-    return replace(document, data={**document.data, "site": {**_default(), **own}})
-
-
-@cache
-def _default() -> dict[str, Any]:
-    data = load_document(_FOLDER.path("site")).data
-    return {name: data[name] for name in Site.model_fields if name in data}
+    """Return a machine document with a whole `site`."""
+    return with_table(document, SITES, Site)

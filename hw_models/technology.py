@@ -31,7 +31,7 @@ from opbyte.hw_models.memory.cxl import Cxl
 from opbyte.hw_models.memory.cxl_devices import CATALOG as CXL
 from opbyte.hw_models.memory.cxl_devices import load_cxl
 from opbyte.hw_models.memory.flash_rates import device_called, inside_of, peak, stream_rate
-from opbyte.hw_models.memory.rates import DEFAULT, Access, refresh_share, share, standard_called
+from opbyte.hw_models.memory.rates import DEFAULT, Access, refresh_share, share, with_ranks
 from opbyte.hw_models.stack import Stack
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def standard_of(memory: Memory) -> Standard | None:
     """Return the command timing of a memory's technology, None where none is known."""
     if memory.kind != "dram" or memory.technology is None:
         return None
-    return standard_called(memory.technology)
+    return with_ranks(memory.technology, memory.ranks)
 
 
 def flash_of(memory: Memory, port: str | None = None) -> FlashDevice | None:
@@ -103,6 +103,8 @@ def with_rates(memory: Memory) -> Memory:
         raise ValueError("`expander` changes a memory of `kind: cxl`. leave it out")
     if memory.kind == "cxl":
         return _with_cxl_rates(memory)
+    if memory.ranks is not None and (memory.kind != "dram" or memory.technology is None):
+        raise ValueError("`ranks` are those of a DRAM `technology`. leave them out, or give one")
     flash = flash_of(memory)
     if flash is not None:
         return _with_flash_rates(memory, flash)
@@ -150,10 +152,11 @@ def _with_flash_rates(memory: Memory, device: FlashDevice) -> Memory:
 
 
 def _with_cxl_rates(memory: Memory) -> Memory:
-    if memory.channels is not None or memory.stack is not None or len(memory.ports) != 1:
+    own = (memory.channels, memory.ranks, memory.stack)
+    if any(value is not None for value in own) or len(memory.ports) != 1:
         raise ValueError(
-            "a memory of `kind: cxl` has one port, to its link, and no `stack`; `channels` are "
-            "those of `expander: {dram: {...}}`"
+            "a memory of `kind: cxl` has one port, to its link, and no `stack`; `channels` and "
+            "`ranks` are those of `expander: {dram: {...}}`"
         )
     try:
         expander = expander_of(memory)
@@ -251,7 +254,7 @@ def _at_pins(memory: Memory, port: Port, standard: Standard) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if port.bandwidth is None and memory.channels is not None:
         clock = 1.0 if memory.stack is None else memory.stack.speed(standard)
-        text = f"{standard.source}; {memory.channels} channels of {standard.name}"
+        text = f"{standard.source}; {memory.channels} channels of {standard.title}"
         rate = memory.channels * standard.peak_bytes_per_s * clock
         found["bandwidth"] = Parameter(rate, "bytes_per_s", text)
     if port.efficiency is None and (port.bandwidth is not None or found):
@@ -265,7 +268,7 @@ def _at_pins(memory: Memory, port: Port, standard: Standard) -> dict[str, Any]:
 def _computed(standard: Standard, access: Access) -> str:
     """Return where a computed share comes from, and what it rests on."""
     streams = "a stream" if access.streams == 1 else f"{access.streams} streams"
-    what = f"{streams} of {access.read_pct} % reads on {standard.name}, DRAM command kernel"
+    what = f"{streams} of {access.read_pct} % reads on {standard.title}, DRAM command kernel"
     mapping = access.mapping if isinstance(access.mapping, str) else ", ".join(access.mapping)
     controller = f"{mapping}, {access.scheduler}, {access.read_queue} reads wait, {access.refresh}"
     if access.source is not None:

@@ -38,6 +38,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.patches import Patch
 
 import opbyte as ob
+from opbyte.hw_models.cost import machine_price_usd
 from opbyte.sweeps.plots import styled
 
 FAST = os.environ.get("FAST") == "1"
@@ -403,10 +404,6 @@ pd.DataFrame(limits).set_index("system").round(1)
 
 # %%
 AT = {GPU: 16} | dict.fromkeys(list(COLOURS)[1:], 64)
-price = {n: ob.simulate(drives[n], work, "instinfer").price_usd for n in ("1 CSD", "2 CSDs")}
-drive = price["2 CSDs"] - price["1 CSD"]
-disk = value["disk.flash.price"] * value["disk.flash.capacity"] + value["disk.price"]
-bare = price["1 CSD"] - drive - value["switch.price"] - disk
 rows = []
 for system, size in AT.items():
     (row,) = batches[(batches["system"] == system) & (batches["workload.batch"] == size)].to_dict(
@@ -416,7 +413,8 @@ for system, size in AT.items():
     ssd = 0 if n or system == GPU else 1
     watts = value["gpu.power"] + value["host.power"] + ssd * value["disk.power"]
     watts += n * value["csd.power"] + (value["switch.power"] if n else 0)
-    usd = bare + ssd * disk + n * drive + (value["switch.price"] if n else 0)
+    parts = {"csd.count": n, "switch.count": min(n, 1), "disk.count": ssd}
+    usd = machine_price_usd(machine.replace(parts))
     rate = row["tokens_per_s"]
     made = rate * value["site.life"] * value["site.busy"]
     rows.append({"system": system, "tokens/s": rate, "J/token, moved": row["joules_per_token"],
@@ -445,9 +443,9 @@ costs.round(2)
 # **Seen:** time decides both: whatever waits pays for idle parts. Of those that hold 64 sequences
 # at once twenty CSDs cost least, and a token still costs 13 times what it does on a GPU whose cache
 # fits. One CSD costs more for a token than host memory or GPUDirect: it is a third faster, and its
-# machine 40 % dearer. **Evidence:** *assumed* throughout. The GPU is priced by its dies and memory
-# at spot prices (378 USD), the processor by a list price, a drive by a guess (500 USD and its
-# flash): not prices of one kind. `carbon_kg` is not given, for no source covers the drives.
+# machine 45 % dearer. **Evidence:** *assumed* throughout. The GPU is priced by its dies and memory
+# at spot prices (391 USD), the processor by a list price, a drive by a guess (500 USD and its
+# flash): not prices of one kind. `carbon_kg` takes a guess for the drives' chips too.
 #
 # ## Endurance
 #

@@ -38,6 +38,7 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
     "simulate": ("opbyte.sim.simulate", "simulate"),
     "simulate_batch": ("opbyte.sim.batch", "simulate_batch"),
     "capacity": ("opbyte.sim.serving.capacity", "capacity"),
+    "reload_or_compute": ("opbyte.sim.serving.reload", "reload_or_compute"),
     "shared_reads": ("opbyte.sim.readers", "shared_reads"),
     "Reader": ("opbyte.sim.readers", "Reader"),
     "attention_plan": ("opbyte.sim.attention_plan", "attention_plan"),
@@ -45,8 +46,11 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
     "load_study": ("opbyte.sweeps.study", "load_study"),
     "open_results": ("opbyte.sweeps.store", "open_results"),
     "front": ("opbyte.sweeps.pareto", "front"),
+    "front_band": ("opbyte.sweeps.front_bands", "front_band"),
     "sensitivity": ("opbyte.sweeps.sensitivity", "sensitivity"),
     "band": ("opbyte.sweeps.sensitivity", "band"),
+    "sobol_indices": ("opbyte.sweeps.sensitivity", "sobol_indices"),
+    "contest": ("opbyte.sweeps.budget", "contest"),
     "waterfall": ("opbyte.sweeps.waterfall", "waterfall"),
     "plot": ("opbyte.sweeps.plots", None),
     # what can go wrong
@@ -76,11 +80,15 @@ if TYPE_CHECKING:
     from opbyte.sim.readers import Reader as Reader
     from opbyte.sim.readers import shared_reads as shared_reads
     from opbyte.sim.serving.capacity import capacity as capacity
+    from opbyte.sim.serving.reload import reload_or_compute as reload_or_compute
     from opbyte.sim.simulate import simulate as simulate
     from opbyte.sweeps import plots as plot  # noqa: F401  (public under another name)
+    from opbyte.sweeps.budget import contest as contest
+    from opbyte.sweeps.front_bands import front_band as front_band
     from opbyte.sweeps.pareto import front as front
     from opbyte.sweeps.sensitivity import band as band
     from opbyte.sweeps.sensitivity import sensitivity as sensitivity
+    from opbyte.sweeps.sensitivity import sobol_indices as sobol_indices
     from opbyte.sweeps.store import open_results as open_results
     from opbyte.sweeps.study import load_study as load_study
     from opbyte.sweeps.waterfall import waterfall as waterfall

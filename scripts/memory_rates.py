@@ -4,16 +4,14 @@ import json
 
 from opbyte.hw_models.memory import flash_rates, rates
 from opbyte.hw_models.memory.flash_devices import flash_names, load_flash
-from opbyte.hw_models.memory.standards import load_standard, memory_names
 
 table = {}
-for name in memory_names():
-    standard = load_standard(name)
+for standard in rates.tabled():
     reads, both = rates.DEFAULT, rates.MIXED
     wanted = [(reads, None), (both, None), (rates.Access(read_pct=0), None)]
     wanted += [(rates.Access(read_pct=r, streams=rates.SEVERAL), None) for r in rates.SEVERAL_READS]
     wanted += [(reads, page) for page in rates.PAGES if page >= standard.burst_bytes]
-    table[name] = {
+    table[standard.title] = {
         "digest": rates.digest(standard),
         "shares": {str(rates.written(a, p)): rates.computed(standard, a, p) for a, p in wanted},
     }

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from opbyte.core.errors import ConfigError
 from opbyte.core.mapping import ATTENTION, Mapping
 from opbyte.core.placed import BACK, Together, written_name
-from opbyte.core.registry import nearest
 from opbyte.hw_models.machine import Machine
 
 
@@ -212,12 +211,6 @@ class Groups:
 
 def _part(machine: Machine, part: str) -> str:
     if part not in machine.counts:
-        guess = nearest(part, machine.counts)
-        raise ConfigError.one(
-            "",
-            "mapping.groups",
-            f"{machine.name} has no such part",
-            part,
-            f"did you mean '{guess}'?" if guess else "",
-        )
+        rule, remedy = f"{machine.name} has no such part", machine.remedy(part, machine.counts)
+        raise ConfigError.one("", "mapping.groups", rule, part, remedy)
     return part

@@ -23,6 +23,7 @@ import numpy as np
 
 from opbyte.core.errors import ConfigError
 from opbyte.core.ops import Array
+from opbyte.core.units import is_number
 from opbyte.hw_models.memory.cxl import Cxl
 from opbyte.hw_models.memory.cxl_flits import LINE
 
@@ -58,13 +59,16 @@ class Reader:
             ConfigError: If one makes no sense.
         """
         for name in ("bytes", "rate", "in_flight"):
-            if not 0.0 < getattr(self, name) < float("inf"):
-                raise ConfigError.one("", f"reader.{name}", "must be above 0", getattr(self, name))
+            value = getattr(self, name)
+            if not is_number(value) or not 0.0 < value < float("inf"):
+                raise ConfigError.one("", f"reader.{name}", "must be above 0", value)
         for name in ("compute_s", "path_s"):
-            if not 0.0 <= getattr(self, name) < float("inf"):
-                raise ConfigError.one(
-                    "", f"reader.{name}", "must not be below 0", getattr(self, name)
-                )
+            value = getattr(self, name)
+            if not is_number(value) or not 0.0 <= value < float("inf"):
+                rule = "must not be below 0"
+                raise ConfigError.one("", f"reader.{name}", rule, value)
+        if not isinstance(self.prefetch, bool):
+            raise ConfigError.one("", "reader.prefetch", "must be true or false", self.prefetch)
 
 
 @dataclass(frozen=True)
@@ -106,11 +110,19 @@ def shared_reads(
         read_pct: Of the traffic.
         seed: Of phases at which readers start, event; without it they start in step.
     Raises:
-        ConfigError: For counts below 1, or another fidelity.
+        ConfigError: For counts below 1, another fidelity or seed, writes alone, or what is no
+            device or reader.
     """
+    for name, given, kind, way in (
+        ("expander", expander, Cxl, "opbyte.cxl"), ("reader", reader, Reader, "opbyte.Reader"),
+    ):  # fmt: skip
+        if not isinstance(given, kind):
+            raise ConfigError.one("", name, f"must be what {way} makes", given)
     for name, value in (("readers", readers), ("devices", devices), ("iterations", iterations)):
-        if value < 1 or value != int(value):
+        if not is_number(value) or not 1 <= value < float("inf") or value != int(value):
             raise ConfigError.one("", name, "must be a whole number from 1 on", value)
+    if seed is not None and (not is_number(seed) or not seed >= 0 or seed != int(seed)):
+        raise ConfigError.one("", "seed", "must be a whole number from 0 on", seed)
     if fidelity not in ("analytic", "event"):
         raise ConfigError.one("", "fidelity", "must be analytic or event", fidelity)
 
@@ -122,14 +134,16 @@ def shared_reads(
 
     own = reader.bytes / granted(1)
     alone = max(reader.compute_s, own) if reader.prefetch else reader.compute_s + own
+    demands = readers * reader.bytes / (devices * expander.peak_bytes_per_s(read_pct))
     if fidelity == "analytic":
-        peak = devices * expander.peak_bytes_per_s(read_pct)
-        seconds = max(alone, readers * reader.bytes / peak)
+        seconds = max(alone, demands)
     else:
         phases = np.zeros(readers)
         if seed is not None:
             phases = np.random.default_rng(seed).uniform(0.0, alone, readers)
-        seconds = _played(reader, readers, granted, iterations, phases)
+        # With phases the first begins and the last ends alone: of few iterations that would be
+        # more than the devices deliver.
+        seconds = max(_played(reader, readers, granted, iterations, phases), demands)
         alone = _played(reader, 1, granted, iterations, np.zeros(1))
     return Shared(readers, devices, seconds, alone, readers * reader.bytes / seconds)
 

@@ -19,6 +19,7 @@ from opbyte.core.ops import Array, Phase
 from opbyte.core.registry import Registry
 from opbyte.hw_models.cost.area import machine_area_m2
 from opbyte.hw_models.cost.carbon import machine_carbon_kg
+from opbyte.hw_models.cost.energy import machine_power_w
 from opbyte.hw_models.cost.money import machine_price_usd
 from opbyte.hw_models.machine import Machine, load_machine
 from opbyte.hw_models.price import Demand, price
@@ -50,6 +51,7 @@ COMMON = (
     "area_m2",
     "price_usd",
     "carbon_kg",
+    "tdp_w",
     "usd_per_mtoken",
     "tco_usd_per_mtoken",
     "carbon_g_per_mtoken",
@@ -59,6 +61,7 @@ COSTS = {
     "area_m2": machine_area_m2,
     "price_usd": machine_price_usd,
     "carbon_kg": machine_carbon_kg,
+    "tdp_w": machine_power_w,
 }
 #: Values of its site that decide what a token costs.
 SITE = ("life", "busy", "overhead", "electricity", "grid")

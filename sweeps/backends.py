@@ -1,4 +1,7 @@
-"""Where tasks run: in this process, in a pool of processes, or on a given executor."""
+"""Where tasks run: in this process, in a pool of processes, or on a given executor.
+
+A cluster is one more executor: `opbyte.sweeps.cluster`.
+"""
 
 from __future__ import annotations
 
@@ -10,43 +13,30 @@ import signal
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    BrokenExecutor,
+    Executor,
+    ProcessPoolExecutor,
+    wait,
+)
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
-
+from opbyte.core.errors import SimulationError
 from opbyte.sweeps.evaluate import Evaluator
 from opbyte.sweeps.plan import Plan
+from opbyte.sweeps.portions import Portions, Task
 from opbyte.sweeps.rows import Rows
-from opbyte.sweeps.space import Codes, Ids
 
-__all__ = ["Backend", "ExecutorBackend", "PoolBackend", "SerialBackend", "Task"]
+__all__ = ["Backend", "ExecutorBackend", "PoolBackend", "SerialBackend", "evaluator_of", "run_task"]
 
 #: Seconds after which a task hands back what it has, so that it can be stored.
 PATIENCE_S = 1.0
+#: A point that was alone with a worker when it died, this many times, is what kills.
+_DEATHS = 3
 _THREADS = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-
-
-@dataclass(frozen=True)
-class Task:
-    """Points to evaluate: their ids, and what each stands for."""
-
-    ids: Ids
-    codes: Codes
-
-    def at(self, where: Any) -> Task:
-        """Return the task of some of the points."""
-        return Task(self.ids[where], {p: c[where] for p, c in self.codes.items()})
-
-    def without(self, rows: Rows) -> Task | None:
-        """Return what remains of the task after some rows, None if nothing does."""
-        left = ~np.isin(self.ids, rows.point)
-        return self.at(left) if left.any() else None
 
 
 class Backend(ABC):
@@ -82,7 +72,7 @@ def _evaluated(evaluator: Evaluator, task: Task) -> Rows:
 
 
 @lru_cache(maxsize=4)
-def _evaluator(blob: bytes) -> Evaluator:
+def evaluator_of(blob: bytes) -> Evaluator:
     """Return the evaluator of a pickled study; a worker builds it once."""
     from opbyte.core.config import validate
     from opbyte.sweeps.study import Study
@@ -92,8 +82,17 @@ def _evaluator(blob: bytes) -> Evaluator:
     return Evaluator(Plan.build(study, document, trusted=True), seed_key)
 
 
-def _run_task(blob: bytes, task: Task) -> Rows:
-    return _evaluated(_evaluator(blob), task)
+#: One task at a time in a process, however many threads its executor has.
+_ALONE = threading.Lock()
+
+
+def run_task(blob: bytes, task: Task) -> tuple[Rows, float]:
+    """Return rows of a task in a worker, and the seconds that they took."""
+    with _ALONE:
+        evaluator = evaluator_of(blob)
+        began = time.monotonic()
+        rows = _evaluated(evaluator, task)
+        return rows, time.monotonic() - began
 
 
 def _start_worker() -> None:
@@ -112,7 +111,7 @@ def _start_worker() -> None:
 
 
 class ExecutorBackend(Backend):
-    """Evaluates on an executor of `concurrent.futures`; keeps a few tasks in flight per worker."""
+    """Evaluates on an executor of `concurrent.futures`; keeps two tasks in flight per worker."""
 
     def __init__(self, plan: Plan, seed_key: str, executor: Executor | None, workers: int) -> None:
         self._plan = plan
@@ -120,10 +119,7 @@ class ExecutorBackend(Backend):
         self._blob = pickle.dumps((plan.document, seed_key))
         self._given = executor
         self._workers = workers
-
-    def _executor(self) -> Executor:
-        assert self._given is not None
-        return self._given
+        self._portions = Portions(single=plan.study.fidelity == "event")
 
     def run(self, tasks: Iterator[Task]) -> Iterator[Rows]:
         """Yield rows as workers return them.
@@ -131,63 +127,100 @@ class ExecutorBackend(Backend):
         A task that its worker did not survive is run again in halves, until the point that kills
         is alone: that one is a failed row.
         """
-        flying: dict[Future[Rows], Task] = {}
-        again: deque[Task] = deque()
+        portions = self._portions
+        portions.take(tasks)
+        flying: dict[Any, Task] = {}
         suspects: list[Task] = []
         while True:
-            while len(flying) < 2 * self._workers:
-                task = again.popleft() if again else next(tasks, None)
+            workers = self._width()
+            while not suspects and len(flying) < 2 * workers:
+                task = portions.next(workers)
                 if task is None:
                     break
                 try:
-                    flying[self._executor().submit(_run_task, self._blob, task)] = task
-                except BrokenProcessPool:
+                    flying[self._submit(task)] = task
+                except BrokenExecutor:
                     suspects.append(task)
-                    break
             if not flying and not suspects:
                 return
-            done, _ = wait(flying, return_when=FIRST_COMPLETED) if flying else (set(), set())
-            for future in done:
+            for future in self._done(flying):
                 task = flying.pop(future)
                 try:
-                    rows = future.result()
-                except BrokenProcessPool:
+                    rows, seconds = self._answer(future)
+                except BrokenExecutor:
                     suspects.append(task)
                     continue
                 yield rows
-                rest = task.without(rows)
-                if rest is not None:
-                    again.append(rest)
+                portions.learn(seconds, len(rows))
+                portions.put_back(task.without(rows))
             if suspects and not flying:
                 self._replace()
                 for task in suspects:
                     yield from self._alone(task)
                 suspects = []
 
+    # -- what an executor may do in its own way ------------------------------------------------
+
+    def _executor(self) -> Executor:
+        assert self._given is not None
+        return self._given
+
+    def _width(self) -> int:
+        """Return the number of workers."""
+        return self._workers
+
+    def _submit(self, task: Task) -> Any:
+        """Return the future of a task.
+
+        Raises:
+            BrokenExecutor: If a worker died.
+        """
+        return self._executor().submit(run_task, self._blob, task)
+
+    def _done(self, flying: Collection[Any]) -> Iterable[Any]:
+        """Return the futures that are done; at least one, where any is given."""
+        return wait(flying, return_when=FIRST_COMPLETED).done if flying else ()
+
+    def _answer(self, future: Any) -> tuple[Rows, float]:
+        """Return what a task answers.
+
+        Raises:
+            BrokenExecutor: If its worker died.
+        """
+        answer: tuple[Rows, float] = future.result()
+        return answer
+
     def _replace(self) -> None:
         """Get a new executor after a broken one."""
+        rule = "the executor that was given is broken: one of its workers died"
+        raise SimulationError(f"{rule}. Finished points are stored; run again with a new one.")
 
     def _alone(self, task: Task) -> Iterator[Rows]:
         """Yield the rows of a task that may kill its worker."""
-        waiting = [task]
+        waiting = [(task, 0)]
         while waiting:
-            task = waiting.pop()
+            task, deaths = waiting.pop()
             try:
-                rows = self._executor().submit(_run_task, self._blob, task).result()
-            except BrokenProcessPool:
+                future = self._submit(task)
+                while not self._done([future]):
+                    pass
+                rows, _ = self._answer(future)
+            except BrokenExecutor:
                 self._replace()
-                if len(task.ids) == 1:
+                half = len(task.ids) // 2
+                if half:
+                    waiting += [(task.at(slice(half, None)), 0), (task.at(slice(0, half)), 0)]
+                elif deaths + 1 < _DEATHS:
+                    waiting.append((task, deaths + 1))
+                else:
                     reason = "the worker process died while it evaluated this point"
                     evaluator = Evaluator(self._plan, self._seed_key)
                     yield evaluator.failures(task.ids, task.codes, reason)
-                else:
-                    half = len(task.ids) // 2
-                    waiting += [task.at(slice(half, None)), task.at(slice(0, half))]
                 continue
             yield rows
             rest = task.without(rows)
             if rest is not None:
-                waiting.append(rest)
+                waiting.append((rest, 0))
 
 
 class PoolBackend(ExecutorBackend):

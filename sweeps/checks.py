@@ -12,8 +12,8 @@ import numpy as np
 from opbyte.core.config import Document
 from opbyte.core.errors import ConfigError, OpbyteError, Problem
 from opbyte.core.registry import nearest
-from opbyte.hw_models.machine import Machine
-from opbyte.sim.simulate import metrics_of, unplayable
+from opbyte.hw_models.machine import Machine, load_machine
+from opbyte.sim.simulate import COSTS, metrics_of, unplayable
 from opbyte.sweeps.axes import PlanAxis, resolved_axis, resolved_when
 from opbyte.sweeps.blame import at_fault, unplaced, whole_problems
 from opbyte.sweeps.choices import choices, listed_codes, slow_axes
@@ -78,6 +78,8 @@ class _Checker:
         if baseline is not None and not trusted:
             self._check_baseline(baseline, work.kind)
         self._check_links(links, slow, axes)
+        if self.study.budget is not None and not trusted:
+            self._check_budget(self.study.budget.machine)
         if self.problems:
             raise ConfigError(self.problems)
         return Plan(
@@ -374,6 +376,18 @@ class _Checker:
         if found != kind:
             rule = f"the baseline must have the same kind of work, {kind!r}"
             self._problem(("baseline", "workload"), rule, found)
+
+    def _check_budget(self, name: str) -> None:
+        """Refuse a budget of a machine that is not there, or whose costs are not known."""
+        at = ("budget", "machine")
+        if not any(path == "machine" for path in self.forms):
+            self._problem(("budget",), "a budget compares machines", "", "Add the axis `machine`.")
+        try:
+            machine = load_machine(self.side.beside(name))
+            for cost in ("price_usd", "area_m2", "tdp_w"):
+                COSTS[cost](machine)
+        except OpbyteError as error:
+            self._keep(error, at)
 
     def _known(
         self, axes: tuple[PlanAxis, ...], links: tuple[Link, ...], metrics: tuple[str, ...]

@@ -12,7 +12,7 @@ from typing import Any
 
 from opbyte.core.units import format_quantity
 
-__all__ = ["Output", "RunProgress", "plain", "shown"]
+__all__ = ["Output", "RunProgress", "plain", "shown", "table_of", "terminal"]
 
 _LINE_EVERY_S = 5.0
 _WIDTH = 100
@@ -51,26 +51,37 @@ class Output:
         """Print a table for people; the first `left` columns are texts."""
         if self.silent or not rows:
             return
-        from rich.box import SIMPLE_HEAD
-        from rich.console import Console
-        from rich.table import Table
-
-        table = Table(title=title or None, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-        for i, name in enumerate(columns):
-            table.add_column(name, justify="left" if i < left else "right", overflow="fold")
-        for row in rows:
-            table.add_row(*(cell.replace("[", "\\[") for cell in row))
-        console = Console(file=sys.stdout, highlight=False)
-        if not console.is_terminal:
-            console = Console(
-                file=sys.stdout, highlight=False, width=max(_WIDTH, 40 * len(columns))
-            )
-        console.print(table)
+        terminal(len(columns)).print(table_of(title, columns, rows, left))
 
     def data(self, data: Any) -> None:
         """Print the answer as JSON, where that was asked for."""
         if self.json:
             sys.stdout.write(json.dumps(plain(data), indent=1) + "\n")
+
+
+def terminal(columns: int = 1) -> Any:
+    """Return where tables of some columns are printed; wide where nobody looks."""
+    from rich.console import Console
+
+    console = Console(file=sys.stdout, highlight=False)
+    if console.is_terminal:
+        return console
+    return Console(file=sys.stdout, highlight=False, width=max(_WIDTH, 40 * columns))
+
+
+def table_of(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1
+) -> Any:
+    """Return a table for people; the first `left` columns are texts."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(title=title or None, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for i, name in enumerate(columns):
+        table.add_column(name, justify="left" if i < left else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(cell.replace("[", "\\[") for cell in row))
+    return table
 
 
 def plain(data: Any) -> Any:

@@ -26,6 +26,7 @@ METRIC_DIMENSIONS: Mapping[str, str] = {
     "price_usd": "dollars",
     "joules_per_token": "joules",
     "carbon_kg": "kilograms",
+    "tdp_w": "watts",
     **dict.fromkeys(("usd_per_mtoken", "tco_usd_per_mtoken"), "dollars"),
     "flops_per_s": "ops_per_s",
     **dict.fromkeys(

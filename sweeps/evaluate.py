@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from opbyte.core.errors import CapacityError, OpbyteError, WorkloadError
+from opbyte.core.errors import CapacityError, OpbyteError, UncoveredError, WorkloadError
+from opbyte.hw_models.machine import Machine
 from opbyte.sim.simulate import evaluate
 from opbyte.sweeps.answers import Answer, answered, inserted, taken
 from opbyte.sweeps.derive import invalid
@@ -18,6 +19,7 @@ from opbyte.sweeps.plan import Plan
 from opbyte.sweeps.rows import INFEASIBLE, OK, STATUS, Floats, Rows, Words, joined
 from opbyte.sweeps.space import Codes, Ids, active
 from opbyte.sweeps.targets import parameter_path
+from opbyte.workloads.works import Work
 
 __all__ = ["Evaluator"]
 
@@ -85,18 +87,7 @@ class Evaluator:
 
     def _group(self, ids: Ids, codes: Codes, broken: str = "") -> Rows:
         plan, count = self.plan, len(ids)
-        used = active(self._lines, codes)
-        axes = [a for a in plan.axes if a.path not in used or bool(used[a.path][0])]
-        choice = {
-            a.path: a.written[int(codes[a.path][0])]
-            for a in axes
-            if not a.target.numeric and a.written is not None
-        }
-        numbers = {
-            a.target.key: a.number(codes[a.path])
-            for a in axes
-            if a.numbers is not None or a.line.size == 0
-        }
+        choice, numbers = self._values(codes)
         try:
             bad, reasons = self._derive(numbers, choice, count)
         except OpbyteError as error:
@@ -108,6 +99,42 @@ class Evaluator:
         else:
             answer = self._answer(plan.side, ids, choice, self._inputs(numbers))
         return self._table(ids, codes, numbers, choice, answer)
+
+    def _values(self, codes: Codes) -> tuple[dict[str, Any], dict[str, Floats]]:
+        """Return the values of the axes of points of one design: of structure, and numbers."""
+        used = active(self._lines, codes)
+        axes = [a for a in self.plan.axes if a.path not in used or bool(used[a.path][0])]
+        choice = {
+            a.path: a.written[int(codes[a.path][0])]
+            for a in axes
+            if not a.target.numeric and a.written is not None
+        }
+        numbers = {
+            a.target.key: a.number(codes[a.path])
+            for a in axes
+            if a.numbers is not None or a.line.size == 0
+        }
+        return choice, numbers
+
+    def design(self, point: int, codes: Codes) -> tuple[Design, int]:
+        """Return the design of one point, with its numbers in place, and its seed.
+
+        Args:
+            point: The point's id.
+            codes: Its codes, (1,) each.
+        Raises:
+            UncoveredError: If it has none, with why.
+        """
+        choice, numbers = self._values(codes)
+        bad, reasons = self._derive(numbers, choice, 1)
+        if bad.any():
+            raise UncoveredError(reasons[int(bad[0])])
+        inputs = self._inputs(numbers)
+        found = self._design(self.plan.side, choice, inputs)
+        if isinstance(found, str):
+            raise UncoveredError(found)
+        machine, work = self._placed(found, {key: float(v[0]) for key, v in inputs.items()})
+        return Design(machine, work, found.mapping), seed_of(self._seed_key, point)
 
     def _derive(
         self, numbers: dict[str, Floats], choice: dict[str, Any], count: int
@@ -228,6 +255,14 @@ class Evaluator:
             # One point is evaluated as two equal ones: sums over operators then always run along
             # the same axis, and a point's last bit does not depend on its neighbours.
             plain = {key: np.repeat(v, 2) if count == 1 else v for key, v in inputs.items()}
+        machine, work = self._placed(design, plain)
+        seed = seed_of(self._seed_key, int(ids[0])) if single else 0
+        fidelity = self.plan.study.fidelity
+        outcome = evaluate(machine, work, design.mapping, fidelity, seed)
+        return answered(outcome, self.plan.metrics, count)
+
+    def _placed(self, design: Design, plain: Mapping[str, Any]) -> tuple[Machine, Work]:
+        """Return machine and work of a design with numbers, or arrays of them, in place."""
         machine = design.machine
         values = {
             parameter_path(machine, self._names[key]) or key: v
@@ -239,10 +274,7 @@ class Evaluator:
         }
         machine = machine.with_values(values) if values else machine
         work = dataclasses.replace(design.work, **fields) if fields else design.work
-        seed = seed_of(self._seed_key, int(ids[0])) if single else 0
-        fidelity = self.plan.study.fidelity
-        outcome = evaluate(machine, work, design.mapping, fidelity, seed)
-        return answered(outcome, self.plan.metrics, count)
+        return machine, work
 
     # -- the table -------------------------------------------------------------------------
 

@@ -181,13 +181,19 @@ def _totals(machine: Machine) -> dict[str, dict[str, Any]]:
 
 
 def _costs(machine: Machine) -> dict[str, dict[str, Any]]:
-    from opbyte.hw_models.cost import machine_area_m2, machine_carbon_kg, machine_price_usd
+    from opbyte.hw_models.cost import (
+        machine_area_m2,
+        machine_carbon_kg,
+        machine_power_w,
+        machine_price_usd,
+    )
 
     found: dict[str, dict[str, Any]] = {}
     for name, dimension, cost in (
         ("area", "area", machine_area_m2),
         ("price", "dollars", machine_price_usd),
         ("carbon", "kilograms", machine_carbon_kg),
+        ("design power", "watts", machine_power_w),
     ):
         try:
             value = float(cost(machine, machine.values))

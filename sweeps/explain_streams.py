@@ -38,7 +38,7 @@ def streams(machine: Machine) -> list[dict[str, Any]]:
         found.append(
             {
                 "port": f"{path}.{pins}",
-                "technology": standard.name,
+                "technology": standard.title,
                 "taken": machine.values.get(f"{path}.{pins}.efficiency"),
                 "kernel": share(standard, reads),
                 "mixed": share(standard, both),

@@ -52,7 +52,17 @@ def _is_model(file: Path, room: Path) -> bool:
 def resolved(plan: Plan) -> dict[str, Any]:
     """Return everything that decides the points' results, as plain data."""
     study = plan.study.model_dump(mode="json", exclude_defaults=True)
-    kept = ("base", "fidelity", "axes", "derive", "constraints", "baseline", "seed", "objectives")
+    kept = (
+        "base",
+        "fidelity",
+        "axes",
+        "derive",
+        "constraints",
+        "baseline",
+        "seed",
+        "objectives",
+        "budget",
+    )
     data: dict[str, Any] = {key: study[key] for key in kept if key in study}
     data["fidelity"] = plan.study.fidelity
     data["strategy"] = study.get("strategy", {"kind": "grid"})
@@ -101,9 +111,10 @@ def _names_file(text: str) -> bool:
 def study_key(data: Mapping[str, Any]) -> str:
     """Return the hash of a resolved study that says whether stored points are its own.
 
-    The points of a grid and of a search over it are the same; objectives only choose among them.
+    The points of a grid and of a search over it are the same; objectives and a budget only choose
+    among them.
     """
-    relevant = {k: v for k, v in data.items() if k != "objectives"}
+    relevant = {k: v for k, v in data.items() if k not in ("objectives", "budget")}
     strategy = data.get("strategy", {})
     if strategy.get("kind") in ("grid", "optuna", None):
         relevant["strategy"] = "grid"

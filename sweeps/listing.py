@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 from opbyte.core.config import load_document
@@ -23,40 +24,20 @@ def listed(kind: str | None = None) -> dict[str, Entries]:
     if kind is None:
         return {name: entries() for name, entries in KINDS.items()}
     plural = kind if kind in KINDS else f"{kind}s"
-    plural = {"study": "studies", "memory": "memories", "flash": "flash"}.get(kind, plural)
+    plural = {"study": "studies", "memory": "memories"}.get(kind, plural)
     if plural not in KINDS:
         raise lookup_error("kind of entry", kind, KINDS)
     return {plural: KINDS[plural]()}
 
 
-def _machines() -> Entries:
-    from opbyte.hw_models.machine import CATALOG
+def _devices(module: str, catalog: str = "CATALOG") -> Callable[[], Entries]:
+    """Return what lists a catalog of a module, imported when asked."""
 
-    return _files(CATALOG, lambda data: str(data.get("description", "")))
+    def entries() -> Entries:
+        found = getattr(import_module(f"opbyte.hw_models.{module}"), catalog)
+        return _files(found, lambda data: str(data.get("description", "")))
 
-
-def _memories() -> Entries:
-    from opbyte.hw_models.memory.standards import CATALOG
-
-    return _files(CATALOG, lambda data: str(data.get("description", "")))
-
-
-def _flash() -> Entries:
-    from opbyte.hw_models.memory.flash_devices import CATALOG
-
-    return _files(CATALOG, lambda data: str(data.get("description", "")))
-
-
-def _cxl() -> Entries:
-    from opbyte.hw_models.memory.cxl_devices import CATALOG
-
-    return _files(CATALOG, lambda data: str(data.get("description", "")))
-
-
-def _gates() -> Entries:
-    from opbyte.hw_models.gates import CATALOG
-
-    return _files(CATALOG, lambda data: str(data.get("description", "")))
+    return entries
 
 
 def _models() -> Entries:
@@ -155,12 +136,14 @@ def _schedulers() -> Entries:
 
 
 KINDS: dict[str, Callable[[], Entries]] = {
-    "machines": _machines,
+    "machines": _devices("machine"),
     "models": _models,
-    "memories": _memories,
-    "flash": _flash,
-    "cxl": _cxl,
-    "gates": _gates,
+    "memories": _devices("memory.standards"),
+    "flash": _devices("memory.flash_devices"),
+    "cxl": _devices("memory.cxl_devices"),
+    "gates": _devices("gates"),
+    "sites": _devices("tables", "SITES"),
+    "prices": _devices("tables", "PRICES"),
     "studies": _studies,
     "works": _works,
     "dtypes": _dtypes,

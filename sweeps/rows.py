@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["FAILED", "INFEASIBLE", "OK", "STATUS", "Floats", "Rows", "Words", "joined"]
+__all__ = ["FAILED", "INFEASIBLE", "OK", "STATUS", "Floats", "Rows", "Words", "in_order", "joined"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -69,6 +69,16 @@ def joined(parts: Sequence[Rows]) -> Rows:
         {name: np.concatenate([p.numbers[name] for p in parts]) for name in first.numbers},
         {name: _joined_words([p.words[name] for p in parts]) for name in first.words},
     )
+
+
+def in_order(rows: Rows) -> Rows:
+    """Return rows sorted by point, each point once: the first of its rows."""
+    if bool(np.all(np.diff(rows.point) > 0)):
+        return rows
+    point, first = np.unique(rows.point, return_index=True)
+    numbers = {name: column[first] for name, column in rows.numbers.items()}
+    words = {name: Words(w.codes[first], w.texts) for name, w in rows.words.items()}
+    return Rows(point, numbers, words)
 
 
 def _joined_words(parts: Sequence[Words]) -> Words:

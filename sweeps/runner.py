@@ -14,10 +14,13 @@ import numpy as np
 import opbyte
 from opbyte.core.errors import ConfigError
 from opbyte.sweeps.axes import SI_UNITS, Target
-from opbyte.sweeps.backends import Backend, ExecutorBackend, PoolBackend, SerialBackend, Task
+from opbyte.sweeps.backends import Backend, ExecutorBackend, PoolBackend, SerialBackend
+from opbyte.sweeps.compact import tidied
 from opbyte.sweeps.constraints import metric_dimension
 from opbyte.sweeps.keys import code_version, resolved, study_key
+from opbyte.sweeps.lock import Lock
 from opbyte.sweeps.plan import Plan
+from opbyte.sweeps.portions import Task
 from opbyte.sweeps.rows import FAILED, Rows
 from opbyte.sweeps.store import Results, Store
 from opbyte.sweeps.study import Optuna
@@ -26,7 +29,7 @@ __all__ = ["Options", "Progress", "Session", "backend_of", "open_session", "run_
 
 #: Points of one vectorised evaluation: what stays in a processor's cache.
 CHUNK = 8192
-_EVENT_CHUNK = 64
+_EVENT_CHUNK = 1024
 
 
 class Progress(Protocol):
@@ -46,7 +49,7 @@ class Options:
     Attributes:
         out: Folder of results; default results/<name>.
         workers: Processes; default: as many as pay.
-        executor: Name of the kind of executor: process, serial, or dask:ADDRESS.
+        executor: process, serial, dask://HOST:PORT or tls://HOST:PORT.
         shard: Which part of the points, of how many: (1, 4) is the first quarter.
         fresh: Remove stored points first.
         chunk: Points of one vectorised evaluation.
@@ -62,11 +65,12 @@ class Options:
 
 @dataclass
 class Session:
-    """A plan with its store and its backend, while it runs."""
+    """A plan with its store, its backend and the lock of its folder, while it runs."""
 
     plan: Plan
     store: Store
     backend: Backend
+    lock: Lock
     progress: Progress | None = None
 
     def evaluate(self, tasks: Iterator[Task]) -> Iterator[Rows]:
@@ -76,6 +80,14 @@ class Session:
             if self.progress is not None:
                 self.progress.advance(len(rows), rows.count(FAILED))
             yield rows
+
+    def close(self) -> None:
+        """Store what waits, end the workers and let others into the folder."""
+        try:
+            self.store.flush()
+        finally:
+            self.backend.close()
+            self.lock.release()
 
 
 def meta_of(plan: Plan) -> dict[str, Any]:
@@ -120,13 +132,19 @@ def open_session(
     """Return the session of a run: its store is open, its backend ready to start.
 
     Raises:
-        ConfigError: If the folder holds other results, or the executor is unknown.
+        ConfigError: If the folder holds other results or is being written to, or the executor is
+            unknown.
     """
     meta = meta_of(plan)
     folder = options.out or Path("results") / plan.name
-    store = Store(folder, meta, fresh=options.fresh)
-    backend = backend_of(plan, options, executor, str(meta["key"]))
-    return Session(plan, store, backend, progress)
+    lock = Lock.taken(folder, options.shard)
+    try:
+        store = Store(folder, meta, fresh=options.fresh)
+        backend = backend_of(plan, options, executor, str(meta["key"]))
+    except BaseException:
+        lock.release()
+        raise
+    return Session(plan, store, backend, lock, progress)
 
 
 def backend_of(plan: Plan, options: Options, executor: Executor | None, seed_key: str) -> Backend:
@@ -138,25 +156,17 @@ def backend_of(plan: Plan, options: Options, executor: Executor | None, seed_key
     workers = options.workers or _default_workers(plan)
     if executor is not None:
         return ExecutorBackend(plan, seed_key, executor, max(workers, 2))
-    kind, _, address = options.executor.partition(":")
-    if kind == "dask":
-        return ExecutorBackend(plan, seed_key, _dask(address), max(workers, 2))
+    kind = options.executor
+    if "://" in kind:
+        from opbyte.sweeps.cluster import DaskBackend
+
+        return DaskBackend(plan, seed_key, kind)
     if kind not in ("process", "serial"):
-        rule = "an executor is process, serial or dask:ADDRESS"
-        raise ConfigError.one("--executor", "", rule, options.executor)
+        rule = "an executor is process, serial, dask://HOST:PORT or tls://HOST:PORT"
+        raise ConfigError.one("--executor", "", rule, kind)
     if kind == "serial" or workers == 1:
         return SerialBackend(plan, seed_key)
     return PoolBackend(plan, seed_key, workers)
-
-
-def _dask(address: str) -> Executor:
-    try:
-        from distributed import Client
-    except ImportError:
-        remedy = 'Install it with `pip install "opbyte[dask]"`.'
-        raise ConfigError.one("--executor", "", "dask is not installed", "", remedy) from None
-    executor: Executor = Client(address or None).get_executor()
-    return executor
 
 
 def _default_workers(plan: Plan) -> int:
@@ -210,6 +220,6 @@ def run_plan(
         for _ in session.evaluate(tasks()):
             pass
     finally:
-        store.flush()
-        session.backend.close()
+        session.close()
+    tidied(store.folder)
     return store.results

@@ -8,19 +8,20 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats.qmc import Sobol
 
 from opbyte.core.config import Document
-from opbyte.core.errors import ConfigError
+from opbyte.core.errors import ConfigError, UncoveredError
 from opbyte.core.mapping import Mapping as SoftwareMapping
 from opbyte.core.ops import Array
 from opbyte.core.parameters import Parameter
 from opbyte.core.registry import nearest
 from opbyte.hw_models.machine import Machine, load_machine
 from opbyte.sim.simulate import evaluate, resolve_mapping
+from opbyte.sweeps.draws import evenly, from_range
+from opbyte.sweeps.sobol import design, indices
 from opbyte.workloads.works import Work, work_from
 
-__all__ = ["band", "sensitivity"]
+__all__ = ["band", "sensitivity", "sobol_indices"]
 
 #: By how much a value without a range is changed, either way.
 PART = 0.10
@@ -101,28 +102,80 @@ def band(
         baseline: As in `sensitivity`.
     """
     sides = _Sides(machine, work, metric, mapping, baseline)
-    ranged = {
-        path: (p.value, *p.range)
-        for path, p in sides.ours.parameters.items()
-        if p.range is not None and p.dimension != "count"
-    }
-    columns = {}
-    for (path, (value, low, high)), part in zip(
-        ranged.items(), _evenly(len(ranged), samples, seed), strict=True
-    ):
-        drawn = low * (high / low) ** part if low > 0 else low + (high - low) * part
-        drawn[0] = value
-        columns[path] = drawn
+    ranged = _ranged(sides.ours)
+    columns = _drawn(ranged, evenly(len(ranged), samples, seed))
+    for path, drawn in columns.items():
+        drawn[0] = sides.ours.parameters[path].value
     return np.array(np.broadcast_to(sides.values(columns), samples))
 
 
-def _evenly(count: int, samples: int, seed: int) -> Array:
-    """Return values in [0, 1), (count, samples)."""
-    if not count:
-        return np.empty((0, samples))
-    power = max(samples - 1, 1).bit_length()
-    sobol = Sobol(count, rng=np.random.default_rng(seed)).random_base2(power)
-    return np.ascontiguousarray(sobol[:samples].T)
+def sobol_indices(
+    machine: _Machine,
+    work: Mapping[str, Any] | Work,
+    metric: str,
+    *,
+    mapping: _Mapping = None,
+    baseline: _Machine | None = None,
+    samples: int = 256,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Return how much of a metric's variance each parameter's range causes, the most first.
+
+    Parameters are drawn as in `band`; those without a range stay. A first-order index is the share
+    of the variance that a parameter causes alone, a total index the share that it has part in:
+    their difference is what it does together with others. docs/studies.md has the estimators.
+
+    Args:
+        baseline: As in `sensitivity`.
+        samples: Base samples, a power of two; samples (parameters + 2) points are evaluated.
+    Returns:
+        One row for each parameter: `parameter`, `first`, `total`, and their standard errors
+        `first_error` and `total_error` by bootstrap, `source`. `frame.attrs` has `metric`, `ratio`,
+        and the `mean` and `deviation` of the metric.
+    Raises:
+        ConfigError: If the work has no such metric, no parameter has a range, or `samples` is no
+            power of two.
+        UncoveredError: If a part of the ranges does not fit or has no value.
+    """
+    sides = _Sides(machine, work, metric, mapping, baseline)
+    ranged = _ranged(sides.ours)
+    if not ranged:
+        rule = "no parameter of this machine has a range"
+        raise ConfigError.one("", "machine", rule, sides.ours.name)
+    columns = _drawn(ranged, design(len(ranged), samples, seed))
+    values = np.broadcast_to(sides.values(columns), samples * (len(ranged) + 2))
+    if not np.isfinite(values).all():
+        rule = f"{metric} has no value in a part of the parameters' ranges"
+        raise UncoveredError(f"{sides.ours.name}: {rule}, so it has no indices")
+    found = indices(values, len(ranged), seed)
+    frame = pd.DataFrame(
+        {
+            "parameter": list(ranged),
+            "first": found.first,
+            "total": found.total,
+            "first_error": found.first_error,
+            "total_error": found.total_error,
+            "source": [sides.ours.parameters[path].source or "" for path in ranged],
+        }
+    )
+    frame = frame.sort_values("total", ascending=False, kind="stable").reset_index(drop=True)
+    about = {"mean": found.mean, "deviation": found.deviation, "ratio": baseline is not None}
+    frame.attrs |= {"metric": metric, **about}
+    return frame
+
+
+def _ranged(machine: Machine) -> dict[str, tuple[float, float]]:
+    """Return the ranges of those parameters that are drawn; counts are not."""
+    return {
+        path: p.range
+        for path, p in machine.parameters.items()
+        if p.range is not None and p.dimension != "count"
+    }
+
+
+def _drawn(ranged: Mapping[str, tuple[float, float]], parts: Array) -> dict[str, Array]:
+    """Return values in the ranges for parts in [0, 1)."""
+    return {p: from_range(*r, part) for (p, r), part in zip(ranged.items(), parts, strict=True)}
 
 
 def _ends(p: Parameter) -> tuple[float, float]:

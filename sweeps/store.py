@@ -4,7 +4,8 @@
     results/<name>/points/part-*.parquet the rows, in any order; `point` is a row's id
 
 A part is written beside its place, flushed to the disk and renamed, so that a kill at any moment
-leaves whole parts only. Parts left half written are swept away by the next run.
+leaves whole parts only. Parts left half written are swept away by the next run. Parts are read by
+`results`; which of them count says `parts`; `compact` merges them.
 """
 
 from __future__ import annotations
@@ -12,186 +13,29 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import socket
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from functools import cached_property, partial
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from opbyte.core.errors import ConfigError, Problem
+from opbyte.sweeps import parts
+from opbyte.sweeps.compact import sweep
 from opbyte.sweeps.differences import differences
-from opbyte.sweeps.rows import Rows, Words, joined
+from opbyte.sweeps.files import whole, write_json
+from opbyte.sweeps.migrate import SCHEMA
+from opbyte.sweeps.results import Results, open_results
+from opbyte.sweeps.rows import Rows, Words, in_order, joined
 
-if TYPE_CHECKING:
-    import pandas as pd
-    import pyarrow as pa
-
-__all__ = ["MOST_BUFFERED_ROWS", "Results", "Store", "open_results"]
+__all__ = ["MOST_BUFFERED_ROWS", "Results", "Store", "open_results", "write_json"]
 
 MOST_BUFFERED_ROWS = 250_000
 _FLUSH_S = 2.0
 _SHOWN = 3
-_MOST_REASON = 160
-FORMAT = 1
-
-
-@dataclass(frozen=True)
-class Results:
-    """A folder of results.
-
-    Attributes:
-        folder: The folder.
-        meta: What `study.json` holds.
-    """
-
-    folder: Path
-    meta: Mapping[str, Any]
-
-    @property
-    def name(self) -> str:
-        """Return the study's name."""
-        return str(self.meta["name"])
-
-    @property
-    def objectives(self) -> dict[str, str]:
-        """Return column -> min or max."""
-        return dict(self.meta["study"].get("objectives", {}))
-
-    @property
-    def axes(self) -> list[str]:
-        """Return the columns of the axes."""
-        return list(self.meta["axes"])
-
-    @property
-    def units(self) -> dict[str, str]:
-        """Return the SI unit of each column that has one."""
-        return dict(self.meta["units"])
-
-    @property
-    def dimensions(self) -> dict[str, str]:
-        """Return the dimension of each column that has one."""
-        return dict(self.meta.get("dimensions", {}))
-
-    @property
-    def study(self) -> dict[str, Any]:
-        """Return the study as written, with its name."""
-        hidden = ("machines", "files")
-        own = {k: v for k, v in self.meta["study"].items() if k not in hidden}
-        about = {"name": self.name, "description": self.meta.get("description", "")}
-        return {**about, **own}
-
-    @property
-    def parts(self) -> list[Path]:
-        """Return the stored parts."""
-        return sorted((self.folder / "points").glob("part-*.parquet"))
-
-    @property
-    def names(self) -> list[str]:
-        """Return the columns that are stored."""
-        import pyarrow.parquet as pq
-
-        return list(_read(self.parts[0], pq.read_schema).names) if self.parts else []
-
-    def table(self, columns: list[str] | None = None) -> pa.Table:
-        """Return the rows sorted by point, each point once, as an Arrow table."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        wanted = None if columns is None else list(dict.fromkeys(["point", *columns]))
-        read = partial(pq.read_table, columns=wanted, use_threads=False)
-        tables = [_read(p, read) for p in self.parts]
-        if not tables:
-            return pa.table({"point": pa.array([], pa.int64())})
-        table = pa.concat_tables(tables).unify_dictionaries()
-        points = table["point"].to_numpy()
-        _, first = np.unique(points, return_index=True)
-        if len(first) == len(points) and bool(np.all(np.diff(points) > 0)):
-            return table
-        return table.take(pa.array(first))
-
-    def columns(self, names: Iterable[str] | None = None) -> dict[str, npt.NDArray[Any]]:
-        """Return columns as arrays, sorted by point; texts are object arrays."""
-        table = self.table(None if names is None else list(names))
-        return {name: _array(table[name]) for name in table.column_names}
-
-    def frame(self) -> pd.DataFrame:
-        """Return all points: one row each, sorted by id, axis values and metrics in SI units."""
-        import pandas as pd
-
-        return pd.DataFrame(self.columns())
-
-    @cached_property
-    def counts(self) -> dict[str, int]:
-        """Return the number of points of each status."""
-        status = self.columns(["status"]).get("status", np.array([], dtype=object))
-        names, counts = np.unique(status.astype(str), return_counts=True)
-        return dict(zip(names.tolist(), counts.tolist(), strict=True))
-
-
-def _read(part: Path, read: Callable[[Path], Any]) -> Any:
-    """Return what a part holds.
-
-    Raises:
-        ConfigError: If it is damaged.
-    """
-    import pyarrow as pa
-
-    try:
-        return read(part)
-    except (OSError, pa.ArrowException) as error:
-        reason = " ".join(str(error).split())[:_MOST_REASON]
-        rule = f"this part can not be read ({reason})"
-        remedy = "Remove it and run the study again: only its points are computed anew."
-        raise ConfigError.one(str(part), "", rule, "", remedy) from None
-
-
-def _array(column: Any) -> npt.NDArray[Any]:
-    """Return a column as an array; dictionaries of texts become object arrays."""
-    import pyarrow as pa
-
-    if pa.types.is_dictionary(column.type):
-        chunks = [
-            np.array(c.dictionary.to_pylist(), dtype=object)[
-                c.indices.to_numpy(zero_copy_only=False)
-            ]
-            if len(c.dictionary)
-            else np.array([], dtype=object)
-            for c in column.chunks
-        ]
-        return np.concatenate(chunks) if chunks else np.array([], dtype=object)
-    found: npt.NDArray[Any] = column.to_numpy()
-    return found
-
-
-def open_results(folder: str | Path) -> Results:
-    """Return the results in a folder.
-
-    Raises:
-        ConfigError: If it holds none.
-    """
-    folder = Path(folder)
-    file = folder / "study.json"
-    if folder.is_file():
-        raise ConfigError.one(str(folder), "", "a folder of results is due here, this is a file")
-    try:
-        meta = json.loads(file.read_text(encoding="utf-8"))
-        missing = {"name", "key", "study", "axes", "units"} - set(meta)
-    except FileNotFoundError:
-        rule = "there are no results in this folder"
-        remedy = f"Run `opbyte sweep STUDY.yaml --out {folder}` first."
-        raise ConfigError.one(str(folder), "", rule, "", remedy) from None
-    except (OSError, ValueError, TypeError) as error:
-        reason = " ".join(str(error).split())
-        rule = f"study.json can not be read ({reason})"
-        raise ConfigError.one(str(file), "", rule, "", "Run the study with --fresh.") from None
-    if missing:
-        rule = f"study.json lacks {', '.join(sorted(missing))}"
-        raise ConfigError.one(str(file), "", rule, "", "Run the study with --fresh.")
-    return Results(folder, meta)
 
 
 class Store:
@@ -211,7 +55,7 @@ class Store:
         self.folder = folder
         if fresh:
             _emptied(folder)
-        self.results = self._opened(folder, dict(meta))
+        self.results = self._opened(folder, {**meta, "schema": SCHEMA})
         self.done = self._stored()
         self._waiting: list[Rows] = []
         self._last = time.monotonic()
@@ -219,11 +63,11 @@ class Store:
     def _opened(self, folder: Path, meta: dict[str, Any]) -> Results:
         if folder.exists() and not folder.is_dir():
             raise ConfigError.one(str(folder), "", "a folder is due here, this is a file")
-        if (folder / "study.json").exists():
-            found = open_results(folder)
-            _check_same(found, meta)
-            if found.meta != meta:
-                _write_json(folder / "study.json", meta)
+        file = folder / "study.json"
+        if file.exists():
+            _check_same(open_results(folder), meta)
+            if json.loads(file.read_text(encoding="utf-8")) != meta:
+                write_json(file, meta)
             return Results(folder, meta)
         if folder.is_dir() and (folder / "points").is_dir() and any(folder.glob("points/part-*")):
             rule = "this folder holds parts without study.json"
@@ -233,13 +77,14 @@ class Store:
         except OSError as error:
             rule = f"the folder can not be made: {error.strerror}"
             raise ConfigError.one(str(folder), "", rule, "", "Choose another --out.") from None
-        _write_json(folder / "study.json", meta)
+        write_json(folder / "study.json", meta)
         return Results(folder, meta)
 
     def _stored(self) -> npt.NDArray[np.int64]:
         for stale in (self.folder / "points").glob(".*.tmp"):
             if _is_dead(stale):
                 stale.unlink(missing_ok=True)
+        sweep(self.folder)
         points = self.results.columns(["point"])["point"]
         return np.unique(points.astype(np.int64))
 
@@ -260,11 +105,11 @@ class Store:
             self.flush()
 
     def flush(self) -> None:
-        """Write all rows that wait as one part."""
+        """Write all rows that wait as one part, sorted by point, each point once."""
         waiting, self._waiting = self._waiting, []
         self._last = time.monotonic()
         if waiting:
-            self._write(joined(waiting))
+            self._write(in_order(joined(waiting)))
 
     def _write(self, rows: Rows) -> None:
         import pyarrow as pa
@@ -284,17 +129,14 @@ class Store:
             for n, a in arrays.items()
         ]
         meta = {k: str(self.results.meta[k]) for k in ("name", "key", "code", "version")}
-        schema = pa.schema(fields, metadata={f"opbyte.{k}": v for k, v in meta.items()})
+        named = {f"opbyte.{k}".encode(): v for k, v in meta.items()}
+        schema = pa.schema(fields, metadata={**named, parts.SCHEMA_KEY: str(SCHEMA)})
         table = pa.Table.from_arrays(list(arrays.values()), schema=schema)
         texts = [n for n in arrays if n in rows.words]
         token = secrets.token_hex(4)
-        temporary = self.folder / "points" / f".{os.getpid()}-{token}.tmp"
-        with temporary.open("wb") as file:
+        name = f"part-{int(rows.point[0]):019d}-{token}.parquet"
+        with whole(self.folder / "points" / name) as file:
             pq.write_table(table, file, compression="zstd", use_dictionary=texts or False)
-            file.flush()
-            os.fsync(file.fileno())
-        name = f"part-{int(rows.point.min()):019d}-{token}.parquet"
-        temporary.rename(temporary.with_name(name))
 
 
 def _dictionary(column: Words) -> Any:
@@ -302,16 +144,6 @@ def _dictionary(column: Words) -> Any:
 
     texts = pa.array(list(column.texts), pa.string())
     return pa.DictionaryArray.from_arrays(pa.array(column.codes, pa.int32()), texts)
-
-
-def _write_json(path: Path, data: Mapping[str, Any]) -> None:
-    temporary = path.with_name(f".{os.getpid()}-{secrets.token_hex(4)}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(data, file, indent=1, default=str)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
 
 
 def _check_same(found: Results, meta: Mapping[str, Any]) -> None:
@@ -342,10 +174,13 @@ def _emptied(folder: Path) -> None:
 
 
 def _is_dead(temporary: Path) -> bool:
-    """Return whether the process that was writing this file is gone."""
-    pid = temporary.name.lstrip(".").partition("-")[0]
+    """Return whether the process that was writing this file is gone; elsewhere nobody knows."""
+    pid, _, rest = temporary.stem.lstrip(".").partition("-")
+    host = rest.partition("-")[2]
     if not pid.isdigit():
         return True
+    if host and host != socket.gethostname():
+        return False
     try:
         os.kill(int(pid), 0)
     except ProcessLookupError:

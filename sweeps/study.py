@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -103,6 +104,15 @@ class Baseline(_Frozen):
     mapping: str | dict[str, Any] | None = None
 
 
+class Budget(_Frozen):
+    """What machines are compared within: as much as so many of one cost (docs/one-budget.md)."""
+
+    machine: str
+    """Catalog name or file."""
+    count: int = Field(ge=1)
+    """How many of them the budget buys, in money, die area and design power each."""
+
+
 class Grid(_Frozen):
     """Every combination of the axes' values."""
 
@@ -144,7 +154,8 @@ class Optuna(_Frozen):
 
     kind: Literal["optuna"]
     trials: int | None = Field(None, ge=1)
-    """Distinct points to evaluate; default: a twentieth of the grid, or 400 without a grid."""
+    """Distinct points to evaluate; default: a twentieth of the grid and at
+    least 100, or 400 without a grid."""
     population: int = Field(32, ge=4)
     """Points of one round."""
     seed: int = Field(0, ge=0)
@@ -172,6 +183,7 @@ class Study(_Frozen):
     base: Base
     fidelity: Fidelity = "analytic"
     baseline: Baseline | None = None
+    budget: Budget | None = None
     axes: dict[str, Axis] = Field(default_factory=dict)
     derive: dict[str, str | float] = Field(default_factory=dict)
     """Parameters that follow from others: path -> expression."""
@@ -221,7 +233,8 @@ class LoadedStudy:
         Args:
             out: Folder of results; default `results/<name>`.
             workers: Processes; default: as many as pay.
-            executor: A `concurrent.futures.Executor` to use instead of local processes.
+            executor: What to use instead of local processes: a `concurrent.futures.Executor`, or
+                a text as of `--executor`, such as dask://HOST:PORT.
             fresh: Remove what the folder holds before.
 
         Raises:
@@ -230,6 +243,8 @@ class LoadedStudy:
         from opbyte.sweeps.runner import Options, run_plan
 
         options = Options(out=Path(out) if out else None, workers=workers, fresh=fresh)
+        if isinstance(executor, str):
+            return run_plan(self.plan, dataclasses.replace(options, executor=executor))
         return run_plan(self.plan, options, executor=executor)
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from opbyte.sweeps.console import Output, shown
 from opbyte.sweeps.pareto import feasible, front_of
 from opbyte.sweeps.store import Results
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["show"]
 
@@ -39,6 +42,7 @@ def show(
     counts = results.counts
     kept = int(feasible(columns).sum())
     reasons = _reasons(columns)
+    budget = _contest(results)
     output.data(
         {
             "name": results.name,
@@ -49,6 +53,7 @@ def show(
             "reasons": reasons,
             "plots": [str(p) for p in drawn],
             **({"search": dict(search)} if search else {}),
+            **_budget_data(budget),
         }
     )
     if output.silent:
@@ -56,6 +61,8 @@ def show(
     if len(best):
         _front_table(results, output, columns, objectives, best)
     _limits_table(results, output, columns)
+    if budget is not None:
+        _budget_table(budget, output)
     listed = ", ".join(f"{counts[s]:,} {s}" for s in ("ok", "infeasible", "failed") if s in counts)
     broken = counts.get("ok", 0) - kept
     if broken:
@@ -71,6 +78,48 @@ def show(
     output.line(f"results: {results.folder}")
     for path in drawn:
         output.line(f"figure: {path}")
+
+
+def _contest(results: Results) -> pd.DataFrame | None:
+    """Return who does most within the study's budget, None where it has none."""
+    if "budget" not in results.meta["study"] or not results.counts.get("ok"):
+        return None
+    from opbyte.sweeps.budget import contest
+
+    return contest(results)
+
+
+def _budget_data(found: pd.DataFrame | None) -> dict[str, Any]:
+    return {} if found is None else {"budget": {**found.attrs, "rows": found.to_dict("records")}}
+
+
+def _budget_table(found: pd.DataFrame, output: Output) -> None:
+    """Print who does most within each budget, its band, and what that rests on."""
+    dimensions = {"price_usd": "dollars", "area_m2": "area", "tdp_w": "watts"}
+    spent = found.attrs["budget"]
+    heads = ["within", "machine", "copies", "tokens/s", "5 % .. 95 %", "best in", "best design",
+             "evidence"]  # fmt: skip
+    rows = []
+    for row in found.to_dict("records"):
+        within = row["within"]
+        limit = shown(spent[within], dimensions[within]) if within in spent else "all three"
+        rows.append(
+            [
+                limit,
+                row["machine"] if row["built"] else f"{row['machine']} (not built)",
+                f"{row['copies']}",
+                f"{row['tokens_per_s']:.4g}",
+                f"{row['low']:.4g} .. {row['high']:.4g}",
+                f"{100 * row['wins']:.0f} %",
+                row["design"],
+                row["evidence"],
+            ]
+        )
+    output.table("Within one budget", heads, rows, left=2)
+    for name, reason in found.attrs["refused"].items():
+        output.line(f"  {name} takes no part: {reason}")
+    for name, count in found.attrs["uncovered"].items():
+        output.line(f"  {name}: {count} of its points are covered by no model")
 
 
 def _search_lines(results: Results, search: Mapping[str, Any]) -> Iterator[str]:

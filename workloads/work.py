@@ -13,6 +13,7 @@ from opbyte.core.errors import WorkloadError
 from opbyte.core.ops import Array, Number, Phase
 from opbyte.core.parallel import Parallel
 from opbyte.core.registry import Registry
+from opbyte.workloads.model import Model
 from opbyte.workloads.model_loader import load_model
 from opbyte.workloads.numeric import ceil_div, checked, same_points
 
@@ -76,6 +77,11 @@ class Work(ABC):
             given = getattr(self, own.name)
             if "Model" in str(own.type) and isinstance(given, str | Path):
                 object.__setattr__(self, own.name, load_model(given))
+            elif own.type == "Model" and not isinstance(given, Model):
+                raise WorkloadError(
+                    f"{self.kind}: {own.name} must be a model, a catalog name or a path, got "
+                    f"{given!r:.200}. make one with opbyte.load_model"
+                )
             elif own.type in _PLAIN and own.name not in self.vector_fields:
                 _check_plain(self, own.name, str(own.type), given)
         counts = {}

@@ -5,7 +5,7 @@
 
 The form is LLMCompass's (Zhang et al., ISCA 2024, section 4): arithmetic, buffers and interfaces
 scale with what they offer, the rest of a die is a constant. DRAM and flash dies are bought by the
-byte and are no logic area.
+byte and are no logic area; units on them are.
 """
 
 from __future__ import annotations
@@ -51,8 +51,26 @@ def area_table(machine: Machine, values: Values | None = None) -> tuple[CostItem
 
 
 def part_area_m2(machine: Machine, values: Values, path: str, part: Part) -> Number:
-    """Return the logic area of one instance of a part without the parts inside it, m^2."""
-    return total(_part(machine, values, path, part, 1))
+    """Return the logic area on a part's own dies, m^2: of one instance, without parts inside it."""
+    held = {f"other_dies.{name}" for name in part.other_dies}
+    held.update(each for dies in part.other_dies.values() for each in dies.holds)
+    return total(i for i in _part(machine, values, path, part, 1) if i.what not in held)
+
+
+def held_area_m2(machine: Machine, values: Values, path: str, part: Part, name: str) -> Number:
+    """Return the logic area of a part on all of its other dies called `name`, m^2."""
+    held = {f"other_dies.{name}", *part.other_dies[name].holds}
+    return total(i for i in _part(machine, values, path, part, 1) if i.what in held)
+
+
+def added_share(machine: Machine, values: Values, path: str, part: Part, memory: str) -> Number:
+    """Return how much larger units make the dies of a memory, 0 where none stand on them."""
+    share: Number = 0.0
+    for name, dies in part.other_dies.items():
+        if dies.memory == memory:
+            whole = dies.dies * values[f"{path}.other_dies.{name}.footprint"]
+            share = share + held_area_m2(machine, values, path, part, name) / whole
+    return share
 
 
 def normal_rate(machine: Machine, values: Values, path: str, unit: Unit) -> Number:
@@ -87,6 +105,10 @@ def _part(
         return
     rest = need(machine, values, f"{path}.area", "a die has more than its densities explain")
     yield CostItem(path, "area", count, rest)
+    for name, dies in part.other_dies.items():
+        if dies.area is not None:
+            own = dies.dies * values[f"{path}.other_dies.{name}.area"]
+            yield CostItem(path, f"other_dies.{name}", count, own)
     for name, memory in part.memory.items():
         yield from _memory(machine, values, path, count, name, memory)
     for name, link in machine.config.links.items():

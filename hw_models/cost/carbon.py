@@ -3,8 +3,8 @@
     die    (energy * grid of the fab + gases + materials) * area / yield
     memory bytes * mass per byte
 
-after ACT (Gupta et al., ISCA 2022, version 2 of its tables). Packages, boards, cooling, transport
-are not in it.
+after ACT (Gupta et al., ISCA 2022, version 2 of its tables); a part's `carbon` stands in place of
+its dies. Packages, boards, cooling, transport are not in it.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from opbyte.core.errors import UncoveredError
-from opbyte.hw_models.cost.area import part_area_m2
+from opbyte.hw_models.cost.area import added_share, part_area_m2
 from opbyte.hw_models.cost.items import CostItem, Number, Values, is_die, parts, total
-from opbyte.hw_models.cost.money import die_yield
+from opbyte.hw_models.cost.money import footprint_m2
+from opbyte.hw_models.cost.wafers import CLUSTERS, die_yield
 from opbyte.hw_models.machine import Machine, Part
 
 #: Process node nm, energy kWh/cm2, gases g/cm2 where 95 % of them are abated (ACT v2).
@@ -63,7 +64,13 @@ def carbon_table(machine: Machine, values: Values | None = None) -> tuple[CostIt
     )
 
 
-def die_carbon_kg(area_m2: Number, node_nm: float, grid: Number) -> Number:
+def die_carbon_kg(
+    area_m2: Number,
+    node_nm: float,
+    grid: Number,
+    defects: Number = 1.0,
+    clusters: Number = CLUSTERS,
+) -> Number:
     """Return the carbon of one good die, kg; shape of `area_m2`.
 
     Args:
@@ -71,6 +78,8 @@ def die_carbon_kg(area_m2: Number, node_nm: float, grid: Number) -> Number:
         node_nm: Process node, 5 to 28 nm; between listed nodes values are interpolated over
             log(node).
         grid: Carbon of the fab's electricity, kg/J.
+        defects: Defects over those of the table.
+        clusters: Exponent of the yield.
     Raises:
         UncoveredError: For a node outside of the table, or a die that no wafer holds.
     """
@@ -83,24 +92,34 @@ def die_carbon_kg(area_m2: Number, node_nm: float, grid: Number) -> Number:
     x, logs = np.log(node_nm), np.log(nodes)
     energy = float(np.interp(x, logs, energies)) * _KWH * 1e4
     others = (float(np.interp(x, logs, gases)) + MATERIALS) * _KG_M2
-    found: Number = (energy * grid + others) * area_m2 / die_yield(area_m2, node_nm)
+    good = die_yield(area_m2, node_nm, defects, clusters)
+    found: Number = (energy * grid + others) * area_m2 / good
     return found
 
 
 def _part(
     machine: Machine, values: Values, path: str, part: Part, count: int
 ) -> Iterator[CostItem]:
-    if is_die(part) or part.area is not None:
+    if part.carbon is not None:
+        yield CostItem(path, "carbon", count, values[f"{path}.carbon"])
+    elif is_die(part) or part.area is not None:
         if part.node_nm is None:
             raise UncoveredError(
-                f"{machine.name}: '{path}' has no node_nm, so making its die has no carbon. "
-                f"set {path}.node_nm"
+                f"{machine.name}: '{path}' has neither carbon nor node_nm, so its die has no "
+                f"carbon. set {path}.carbon or {path}.node_nm"
             )
         area = part_area_m2(machine, values, path, part) / part.dies
-        each = die_carbon_kg(area, part.node_nm, values["site.fab_grid"])
+        made = tuple(values[f] for f in ("site.fab_grid", "making.defects", "making.clusters"))
+        each = die_carbon_kg(area, part.node_nm, *made)
         yield CostItem(path, "dies", count, part.dies * each)
+        for name, dies in part.other_dies.items():
+            if dies.node_nm is not None:
+                size = footprint_m2(machine, values, path, part, name)
+                one = die_carbon_kg(size, dies.node_nm, *made)
+                yield CostItem(path, f"other_dies.{name}", count, dies.dies * one)
     for name, memory in part.memory.items():
         if memory.kind == "sram":
             continue
         of = values["site.flash" if memory.kind == "flash" else "site.dram"]
-        yield CostItem(path, name, count, of * values[f"{path}.{name}.capacity"])
+        larger = 1.0 + added_share(machine, values, path, part, name)
+        yield CostItem(path, name, count, of * values[f"{path}.{name}.capacity"] * larger)

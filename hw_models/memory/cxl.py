@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from opbyte.core.errors import ConfigError
+from opbyte.core.units import is_number
 from opbyte.hw_models.memory.cxl_devices import CxlDevice, load_cxl
 from opbyte.hw_models.memory.cxl_flits import LINE, Slots, lane_bytes_per_s, payload_rate
 from opbyte.hw_models.memory.rates import Access, share
@@ -134,10 +135,13 @@ class Cxl:
         """Return the latency of reads under a load below the peak.
 
         Raises:
-            ConfigError: For a load that is not above 0 and below the peak.
+            ConfigError: For a load that is not above 0 and below the peak, or writes alone.
         """
         peak = self.peak_bytes_per_s(read_pct)
-        if not 0.0 < bytes_per_s < peak:
+        if read_pct < 1:
+            rule = "must be at least 1: among writes alone no read has a latency"
+            raise ConfigError.one(self.device.name, "read_pct", rule, read_pct)
+        if not is_number(bytes_per_s) or not 0.0 < bytes_per_s < peak:
             rule = f"must lie between 0 and the peak, {peak / 1e9:.4g} GB/s"
             raise ConfigError.one(self.device.name, "bytes_per_s", rule, bytes_per_s)
         slots = Slots.of(self.device.link.flit, read_pct / 100)
@@ -156,10 +160,12 @@ class Cxl:
         Args:
             path_s: What each line takes beside, from who asks to the device's port and back.
         Raises:
-            ConfigError: If the lines are not above 0.
+            ConfigError: If the lines are not above 0, the path is below, or all are writes.
         """
-        if not 0.0 < lines < np.inf:
+        if not is_number(lines) or not 0.0 < lines < np.inf:
             raise ConfigError.one(self.device.name, "lines", "must be above 0", lines)
+        if not is_number(path_s) or not 0.0 <= path_s < np.inf:
+            raise ConfigError.one(self.device.name, "path_s", "must not be below 0", path_s)
         from scipy.optimize import brentq
 
         peak = self.peak_bytes_per_s(read_pct)
@@ -204,7 +210,7 @@ def cxl(name_or_path: str | os.PathLike[str], **changes: Any) -> Cxl:
 
 
 def _check_reads(where: str, read_pct: float) -> None:
-    if not 0 <= read_pct <= 100 or read_pct != int(read_pct):
+    if not is_number(read_pct) or not 0 <= read_pct <= 100 or read_pct != int(read_pct):
         rule = "must be a whole number from 0 to 100"
         raise ConfigError.one(where, "read_pct", rule, read_pct)
 

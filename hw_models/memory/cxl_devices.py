@@ -15,7 +15,7 @@ from opbyte.core.config import load_document, validate
 from opbyte.core.errors import ConfigError
 from opbyte.core.parameters import Bytes, BytesPerSecond, Parameter, Seconds
 from opbyte.hw_models.memory.cxl_flits import FLITS, GENERATIONS, LANES
-from opbyte.hw_models.memory.rates import Access, standard_called
+from opbyte.hw_models.memory.rates import Access, standard_called, with_ranks
 from opbyte.hw_models.memory.standards import Standard
 
 __all__ = ["CATALOG", "CxlDevice", "cxl_names", "load_cxl"]
@@ -107,6 +107,8 @@ class CxlDram(Block):
     """A DRAM of the catalog: the command kernel knows its channels."""
     channels: PositiveInt
     """Channels of that technology; a DDR5 DIMM has two of 32 bits."""
+    ranks: PositiveInt | None = None
+    """Ranks on a channel, a power of two; by default those of the technology."""
     access: Access = Access()
     """Traffic and controller."""
     source: str | None = None
@@ -114,7 +116,7 @@ class CxlDram(Block):
     @property
     def standard(self) -> Standard:
         """Return the command timing."""
-        found = standard_called(self.technology)
+        found = with_ranks(self.technology, self.ranks)
         assert found is not None, "checked before"
         return found
 
@@ -124,6 +126,7 @@ class CxlDram(Block):
             raise ValueError(
                 f"`technology` must be a DRAM of `opbyte list memories`, got {self.technology}"
             )
+        with_ranks(self.technology, self.ranks)
         return self
 
 

@@ -26,7 +26,8 @@ from opbyte.hw_models.memory.standards import CATALOG, Standard, load_standard
 
 __all__ = [
     "DEFAULT", "MIXED", "PAGES", "SEVERAL", "SEVERAL_READS", "TABLE", "Access", "digest",
-    "page_on_channel", "refresh_share", "share", "standard_called", "written",
+    "page_on_channel", "refresh_share", "share", "standard_called", "tabled", "with_ranks",
+    "written",
 ]  # fmt: skip
 
 #: Requests of a stream: some dozen refresh intervals of every shipped memory.
@@ -34,6 +35,8 @@ REQUESTS = 1 << 17
 TABLE = Path(__file__).parent / "rates.json"
 #: Pages on one channel that the table holds, bytes.
 PAGES = tuple(1 << n for n in range(6, 17))
+#: Ranks on a channel that the table holds beside those of a memory's file.
+RANKS = (2, 4)
 
 
 def _as_tuple(value: Any) -> Any:
@@ -119,15 +122,47 @@ def page_on_channel(page: float, interleave: float, channels: int) -> int:
     return int(min(page, interleave * rounds))
 
 
-def standard_called(technology: str) -> Standard | None:
-    """Return a memory of the catalog or a file; None for a name of which no timing is known."""
+def standard_called(technology: str, **changes: int) -> Standard | None:
+    """Return a memory of the catalog or a file; None for a name of which no timing is known.
+
+    Args:
+        changes: Other sizes and clocks than the file's, as for `load_standard`.
+    """
     # A file may change while a process runs; the catalog does not.
-    return load_standard(technology) if technology.endswith(SUFFIXES) else _of_catalog(technology)
+    if technology.endswith(SUFFIXES):
+        return load_standard(technology, **changes)
+    return _of_catalog(technology, **changes)
+
+
+def with_ranks(technology: str, ranks: int | None) -> Standard | None:
+    """Return a memory with so many ranks on each channel; None for a name without known timing.
+
+    Ranks share commands and data bus, so that the peak is the same; banks, write-to-read turns
+    and refresh are each rank's own.
+
+    Args:
+        ranks: A power of two; None for those of the technology's file.
+    Raises:
+        ValueError: If the memory has no such ranks.
+    """
+    known = standard_called(technology)
+    if ranks is None:
+        return known
+    if known is None:
+        raise ValueError(
+            f"`ranks` are those of a DRAM `technology` whose command timing is known, got "
+            f"{technology}. give one of `opbyte list memories`, or leave out `ranks`"
+        )
+    if "rank" not in known.levels:
+        raise ValueError(f"{technology} has no ranks. leave out `ranks`")
+    if ranks & (ranks - 1):
+        raise ValueError(f"`ranks` must be a power of two; got {ranks}")
+    return standard_called(technology, rank=ranks)
 
 
 @functools.lru_cache(maxsize=128)
-def _of_catalog(name: str) -> Standard | None:
-    return load_standard(name) if name in CATALOG.names() else None
+def _of_catalog(name: str, **changes: int) -> Standard | None:
+    return load_standard(name, **changes) if name in CATALOG.names() else None
 
 
 def written(access: Access, page: int | None) -> str | None:
@@ -152,20 +187,30 @@ def digest(standard: Standard) -> str:
     return hashlib.sha256(repr(decides).encode()).hexdigest()[:16]
 
 
+def tabled() -> list[Standard]:
+    """Return the memories that the table holds: all that are shipped, those of ranks with more."""
+    found = []
+    for name in CATALOG.names():
+        own = load_standard(name)
+        found.append(own)
+        if "rank" in own.levels:
+            found += [load_standard(name, rank=ranks) for ranks in RANKS]
+    return found
+
+
 @functools.lru_cache(maxsize=1)
-def _table() -> dict[str, Any]:
-    held: dict[str, Any] = json.loads(TABLE.read_text()) if TABLE.exists() else {}
-    return held
+def _table() -> dict[str, dict[str, float]]:
+    """Return the shares by the digest of their memory."""
+    held = json.loads(TABLE.read_text()) if TABLE.exists() else {}
+    return {one["digest"]: one["shares"] for one in held.values()}
 
 
 @functools.lru_cache(maxsize=4096)
 def _share(standard: Standard, access: Access, page: int | None) -> float:
     name = written(access, page)
-    held = _table().get(standard.name)
-    if name is not None and held is not None and held["digest"] == digest(standard):
-        known = held["shares"].get(name)
-        if known is not None:
-            return float(known)
+    known = None if name is None else _table().get(digest(standard), {}).get(name)
+    if known is not None:
+        return float(known)
     return computed(standard, access, page)
 
 

@@ -146,6 +146,16 @@ class Standard:
         return hash((self.name, self.sizes, self.rows, self.columns, self.tick_s))
 
     @property
+    def ranks(self) -> int:
+        """Ranks of the channel, 1 where it has none."""
+        return dict(zip(self.levels, self.sizes, strict=True)).get("rank", 1)
+
+    @property
+    def title(self) -> str:
+        """Name, and ranks where there are several."""
+        return self.name if self.ranks == 1 else f"{self.name}, {self.ranks} ranks"
+
+    @property
     def banks(self) -> int:
         """Banks of the channel."""
         return functools.reduce(int.__mul__, self.sizes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from opbyte.core.parameters import Bytes, Parameter
 
@@ -29,3 +29,20 @@ class Allocate(BaseModel):
     """Memory -> bytes that may be taken of all its instances together; by default all of them."""
     chunk: Bytes = Parameter(256 * MIB, "bytes", "finer than any class of a model of 1e9 weights")
     """Tensors are cut into equal chunks of at most so many bytes."""
+
+    @model_validator(mode="after")
+    def _sensible(self) -> Allocate:
+        if self.local == self.beyond:
+            raise ValueError(
+                f"`local` and `beyond` are two memories, got {self.local} for both. name another, "
+                "or use `place`"
+            )
+        for path in self.budget:
+            if path not in (self.local, self.beyond):
+                raise ValueError(
+                    f"`budget` is of `local` or `beyond`, {self.local} or {self.beyond}, got "
+                    f"{path}. correct its name"
+                )
+        if self.chunk.value <= 0.0:
+            raise ValueError(f"`chunk` must be above 0, got {self.chunk}. write 256 MiB")
+        return self

@@ -45,6 +45,10 @@ class Catalog:
         Raises:
             ConfigError: If there is no such entry or no such file.
         """
+        given: object = name_or_path
+        if not isinstance(given, str | os.PathLike):
+            rule = "must be a name of the catalog or the path of a file"
+            raise ConfigError.one("", self.kind, rule, given)
         text = os.fspath(name_or_path)
         if not is_path(name_or_path):
             return self.path(text)

@@ -19,7 +19,9 @@ from opbyte.core.config import Document, load_document, parse_document, validate
 from opbyte.core.kv_select import KvSelect
 from opbyte.core.parallel import Parallel
 from opbyte.core.parameters import Bytes, Ratio, Seconds
+from opbyte.core.registry import nearest
 from opbyte.core.routes import Format, Neurons, Routes
+from opbyte.core.staging import Staging
 
 #: Fusion by name, as lists of labels: a run of neighbouring rows with one of the labels is one
 #: operator.
@@ -28,6 +30,14 @@ FUSIONS: dict[str, tuple[tuple[str, ...], ...]] = {
     "attention": (("attention",),),
     "layer": (("all",),),
 }
+
+#: Tensor classes that `place` may name: all weights or some of them, what runs keep, and what
+#: training adds. `optimizer` stands for momentum, variance, master weight and master gradient.
+PLACED = (
+    "weight", "expert.weight", "router.weight", "ffn.weight", "model.weight", "adapter.weight",
+    "kv", "kv.swap", "state", "activation", "scores", "gradient", "working", "buffer", "optimizer",
+    "momentum", "variance", "master_weight", "master_gradient",
+)  # fmt: skip
 
 #: The operator class that may have a group of devices of its own.
 ATTENTION = "attention_decode"
@@ -347,6 +357,10 @@ class Mapping(_Frozen):
         place: Tensor class -> placement. `expert.weight` are routed experts or the experts of a
             Composition of Experts, `router.weight` the latter's router.
         allocate: In training, the policy that places what `place` does not name.
+        staging: In training, buffers that the host holds beside what lives there.
+        swap: In training, the share of the tokens whose activations are kept, where `activation`
+            lives, though the work would compute them again; `auto` takes as many as copies hide
+            for, and memories hold (MEMO, arXiv 2407.12117).
         run: Rules that pick a unit.
         fusion: A name of `FUSIONS`, or lists of labels of which neighbours become one operator.
         launch: How a kernel starts; names a latency of the unit.
@@ -360,7 +374,8 @@ class Mapping(_Frozen):
             `head` has the heads of a layer follow each other through both groups; `dependency`
             has them follow each other through the units of a device, so that norms, softmax and
             attention hide behind linear tiles; `gradients` has replicas exchange gradients and
-            gathered weights while they compute, in training.
+            gathered weights while they compute, in training; `optimizer` has, beside these, each
+            layer's optimizer step run as soon as its gradients are there.
         pipeline: Batches that take turns on the groups of a mapping that has two, that follow
             each other through the stages of one, or that share loads of weights (`zigzag`).
         assist: Products that the group of decode attention takes a share of while it has no
@@ -382,14 +397,16 @@ class Mapping(_Frozen):
     parallel: dict[str, Split] = Field(default_factory=dict)
     place: dict[str, Placement] = Field(default_factory=dict)
     allocate: Allocate | None = None
+    staging: Staging | None = None
+    swap: Annotated[float, Field(ge=0, le=1)] | Literal["auto"] | None = None
     run: tuple[Run, ...]
     fusion: str | tuple[tuple[str, ...], ...] = "none"
     launch: str = "hardware"
     host: Seconds | None = None
     all_reduce: Literal["library", "direct"] = "library"
-    overlap: Literal["none", "copy", "head", "dependency", "q_first", "kv_write", "gradients"] = (
-        "none"
-    )
+    overlap: Literal[
+        "none", "copy", "head", "dependency", "q_first", "kv_write", "gradients", "optimizer"
+    ] = "none"
     routes: dict[str, Routes] = Field(default_factory=dict)
     pipeline: Annotated[Pipeline | Continuous | Zigzag, Field(discriminator="kind")] | None = None
     assist: Assist | None = None
@@ -405,6 +422,13 @@ class Mapping(_Frozen):
     def _known(self) -> Mapping:
         if isinstance(self.fusion, str) and self.fusion not in FUSIONS:
             raise ValueError(f"no fusion is called '{self.fusion}'. Known: {', '.join(FUSIONS)}")
+        unknown = [name for name in self.place if name not in PLACED]
+        if unknown:
+            guess = nearest(unknown[0], PLACED)
+            hint = f" Did you mean '{guess}'?" if guess else ""
+            raise ValueError(
+                f"place: no tensor class is called '{unknown[0]}'.{hint} Known: {', '.join(PLACED)}"
+            )
         for name, split in self.parallel.items():
             if split.group not in self.groups:
                 known = ", ".join(self.groups) or "none"
@@ -499,9 +523,9 @@ class Mapping(_Frozen):
         blocks = self.blocks
         known = {"all", ATTENTION} if "all" in self.parallel else {"dense", ATTENTION}
         shapes = [split.degrees for split in self.parallel.values()]
-        ahead = ("q_first", "head", "kv_write") if two else ("dependency",)
+        ahead: tuple[str, ...] = ("q_first", "head", "kv_write") if two else ("dependency",)
         splits = [] if training else list(self.parallel.values())
-        ahead = ("gradients",) if training else ahead
+        ahead = ("gradients", "optimizer") if training else ahead
         wishes = {
             "overlap": self.overlap not in ("none", "copy", *ahead),
             "overlap: kv_write of staggered batches": self.overlap == "kv_write"
@@ -519,6 +543,8 @@ class Mapping(_Frozen):
             and self.kv_select.kind == "lop",
             "parallel of one operator class": bool(set(self.parallel) - known),
             "allocate": self.allocate is not None and not training,
+            "staging": self.staging is not None and not training,
+            "swap": self.swap is not None and not training,
             "parallel.zero": any(s.zero for s in splits),
             "parallel.sequence": any(s.sequence for s in splits),
             "parallel.interleave": any(s.interleave > 1 for s in splits),

@@ -30,6 +30,7 @@ __all__ = [
     "BytesPerSecond",
     "Count",
     "Dollars",
+    "DollarsPerArea",
     "DollarsPerByte",
     "DollarsPerJoule",
     "Exponent",
@@ -290,6 +291,7 @@ JoulesPerBit = Annotated[Parameter, Quantity("joules_per_bit")]
 JoulesPerOp = Annotated[Parameter, Quantity("joules_per_op")]
 Area = Annotated[Parameter, Quantity("area")]
 Dollars = Annotated[Parameter, Quantity("dollars")]
+DollarsPerArea = Annotated[Parameter, Quantity("dollars_per_area")]
 DollarsPerByte = Annotated[Parameter, Quantity("dollars_per_byte")]
 AreaPerByte = Annotated[Parameter, Quantity("area_per_byte")]
 AreaPerRate = Annotated[Parameter, Quantity("area_per_rate")]

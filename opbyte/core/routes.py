@@ -45,6 +45,10 @@ class Software(_Frozen):
 
     @model_validator(mode="after")
     def _whole(self) -> Software:
+        if not self.model_fields_set - {"source"}:
+            raise ValueError(
+                "software that costs nothing says nothing. give `cap`, or leave it out"
+            )
         if (self.access is None) != (self.request is None):
             raise ValueError("`access` and `request` belong together. give both or neither")
         alone = self.access is None and not self.staged
@@ -60,9 +64,9 @@ class Software(_Frozen):
 
 
 class Route(_Frozen):
-    """Links that a tensor class takes."""
+    """Links that a tensor class takes, at least one."""
 
-    via: tuple[str, ...]
+    via: tuple[str, ...] = Field(min_length=1)
     software: Software | None = None
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import decimal
 import math
+import numbers
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from types import MappingProxyType
 from opbyte.core.errors import ConfigError
 from opbyte.core.registry import lookup_error, nearest
 
-__all__ = ["DIMENSIONS", "Dimension", "dimension", "format_quantity", "parse"]
+__all__ = ["DIMENSIONS", "Dimension", "dimension", "format_quantity", "is_number", "parse"]
 
 # Exponents of (byte, second, operation, joule, square metre, dollar, transfer, kilogram).
 _Powers = tuple[int, ...]
@@ -29,6 +30,11 @@ _DECIMAL = {
     "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18,
 }  # fmt: skip
 _BINARY = {"Ki": 10, "Mi": 20, "Gi": 30, "Ti": 40, "Pi": 50, "Ei": 60}
+
+
+def is_number(value: object) -> bool:
+    """Return whether a value is a number; a truth value is none."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +82,7 @@ DIMENSIONS: Mapping[str, Dimension] = MappingProxyType(
         "area": Dimension("area", "814 mm2", ("um2", "mm2")),
         "dollars": Dimension("price", "12 USD", ("USD",)),
         "dollars_per_byte": Dimension("price per byte", "12 USD/GB", ("USD/GB",)),
+        "dollars_per_area": Dimension("price per area", "0.005 USD/mm2", ("USD/mm2",)),
         "dollars_per_joule": Dimension("price of energy", "0.1 USD/kWh", ("USD/kWh",)),
         "kilograms": Dimension("mass", "12 kg", _scaled("g", "u m - k M")),
         "kilograms_per_byte": Dimension("mass per byte", "65 g/GB", ("g/GB",)),
@@ -105,6 +112,7 @@ _POWERS: Mapping[_Powers, tuple[str, ...]] = MappingProxyType(
         (0, 0, 0, 0, 1, 0, 0, 0): ("area",),
         (0, 0, 0, 0, 0, 1, 0, 0): ("dollars",),
         (-1, 0, 0, 0, 0, 1, 0, 0): ("dollars_per_byte",),
+        (0, 0, 0, 0, -1, 1, 0, 0): ("dollars_per_area",),
         (-1, 0, 0, 0, 1, 0, 0, 0): ("area_per_byte",),
         (-1, 1, 0, 0, 1, 0, 0, 0): ("area_per_rate",),
         (0, 1, -1, 0, 1, 0, 0, 0): ("area_per_ops",),

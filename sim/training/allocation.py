@@ -8,8 +8,10 @@ take is priced by the machinery of all mappings.
     naive_interleave   pages of every tensor go round the local memory and n expanders, 1 / (1 + n)
                        each, until one is full (Linux's round robin)
     cxl_aware          tensors in the order in which they wait for latency: whole where it fits; the
-                       first that does not goes round all memories until the local one is full; what
-                       follows lies beyond (arXiv 2507.03305 and its artifact's allocator)
+                       first that does not goes round all memories until one is full; what follows
+                       lies beyond (arXiv 2507.03305 and its artifact's allocator)
+    balanced           from `cxl_aware` chunks move while the step gets shorter, until memories take
+                       equally long (`opbyte.sim.training.balanced`)
     optimal            least seconds by integer programming (`opbyte.sim.training.optimal`)
 
 `POLICIES` takes others: `@POLICIES.register("name")` over a function of a `Problem`.
@@ -113,27 +115,50 @@ def naive_interleave(problem: Problem) -> dict[str, int]:
     made = sorted(problem.tensors, key=lambda t: MADE.index(t.name))
     room, beyond, kept = problem.local.room, problem.beyond.room, {}
     for tensor in made:
-        kept[tensor.name] = tensor.whole(min(room, tensor.size / (1 + problem.beyond.instances)))
-        over = tensor.size - kept[tensor.name] * tensor.chunk - beyond
-        if over > 0.0:
-            # Beyond is full: what is left goes round the local memory alone.
-            kept[tensor.name] += min(
-                int(np.ceil(over / tensor.chunk - 1e-9)), tensor.chunks - kept[tensor.name]
-            )
+        share = tensor.size / (1 + problem.beyond.instances)
+        kept[tensor.name] = _shared(tensor, share, room, beyond)
         room -= kept[tensor.name] * tensor.chunk
         beyond -= (tensor.chunks - kept[tensor.name]) * tensor.chunk
     return kept
 
 
+def _shared(tensor: Tensor, share: float, room: float, beyond: float) -> int:
+    """Return the chunks that stay local of a tensor of which `share` bytes should.
+
+    Once the memory beyond is full, pages go on in the local one.
+
+    Args:
+        room, beyond: Bytes that are left there.
+    """
+    kept = tensor.whole(min(room, share))
+    over = min(tensor.size - kept * tensor.chunk - beyond, tensor.size)
+    more = int(np.ceil(over / tensor.chunk - 1e-9)) if over > 0.0 else 0
+    return max(kept, min(kept + more, tensor.whole(room)))
+
+
 @POLICIES.register("cxl_aware")
 def cxl_aware(problem: Problem) -> dict[str, int]:
     """Keep what waits for latency local, spill greedily, stripe the rest."""
-    room, kept = problem.local.room, {}
+    room, beyond, kept = problem.local.room, problem.beyond.room, {}
     for tensor in problem.tensors:
         share = tensor.size if tensor.size <= room else tensor.size / (1 + problem.beyond.instances)
-        kept[tensor.name] = tensor.whole(min(room, share))
+        kept[tensor.name] = _shared(tensor, share, room, beyond)
         room -= kept[tensor.name] * tensor.chunk
+        beyond -= (tensor.chunks - kept[tensor.name]) * tensor.chunk
     return kept
+
+
+@POLICIES.register("balanced")
+def balanced(problem: Problem) -> dict[str, int]:
+    """Even out what memories take, from the published placement.
+
+    Raises:
+        SimulationError: If there is no step whose seconds could be counted.
+        CapacityError: If the published placement does not fit.
+    """
+    from opbyte.sim.training.balanced import balance
+
+    return balance(problem, cxl_aware(problem))
 
 
 @POLICIES.register("optimal")

@@ -7,9 +7,11 @@ A mapping's `place` says where classes live; the unit computes on copies in its 
                holds gradients adds each to their sum (a reading and two writings)
 
 Copies of a pass take the busiest of the ports and links on their ways, those of a full-duplex link
-by direction. Beside a pass (`overlap: copy` or `gradients`, layers ahead) the longer of the two
-counts, and the copies of one layer that nothing hides; else both. What the unit's own port gives to
-copies it still has for computing: links are far slower.
+by direction. Copies beside a pass (`overlap: copy` or `gradients`) go layer by layer, ahead of it
+or behind (`opbyte.sim.training.overlap`): the longer of the two counts, and one layer of the other;
+else both. Copies in and out that share nothing are taken as one stage as long as the longer, which
+leaves out one layer of the shorter. What the unit's own port gives to copies it still has for
+computing: links are far slower.
 """
 
 from __future__ import annotations
@@ -24,8 +26,10 @@ from opbyte.core.errors import UncoveredError
 from opbyte.core.mapping import Mapping
 from opbyte.core.ops import Array, Number
 from opbyte.hw_models.machine import Machine
-from opbyte.hw_models.price import first_access, resource_rate
+from opbyte.hw_models.price import first_access
 from opbyte.sim.place import Placer
+from opbyte.sim.training.drives import Drives, is_drive, two_ways
+from opbyte.sim.training.overlap import alone, overlapped
 
 if TYPE_CHECKING:
     from opbyte.workloads.training.plan import Plan
@@ -47,7 +51,7 @@ class Copied:
     tensor: str
     size: Array
     way: Literal["in", "out"]
-    crossings: float = 1.0
+    crossings: Number = 1.0
 
 
 @dataclass(frozen=True)
@@ -89,17 +93,27 @@ class Offload:
 
     def loads(self, copies: Iterable[Copied]) -> dict[tuple[str, bool], Array]:
         """Return the seconds that copies keep ports and links busy, links by direction."""
-        machine, placer = self.placer.machine, self.placer
+        machine, drives = self.placer.machine, Drives(self.placer, self.ideal)
         load: dict[tuple[str, bool], Array] = {}
         for copy in copies:
             for tier, share in self.away(copy.tensor).items():
-                for i, resource in enumerate(placer.path(tier, self._home)):
-                    times = copy.crossings if i == 0 else 1.0
-                    key = (resource, copy.way == "in" and _two_ways(machine, resource))
-                    many = placer.instances(resource)
-                    rate = np.atleast_1d(resource_rate(machine, resource, many, ideal=self.ideal))
+                for resource, times in self._way(tier, copy):
+                    key = (resource, copy.way == "in" and two_ways(machine, resource))
+                    rate = drives.rate(resource, written=copy.way == "out")
                     load[key] = load.get(key, np.zeros(1)) + copy.size * share * times / rate
         return load
+
+    def _way(self, tier: str, copy: Copied) -> list[tuple[str, Number]]:
+        """Return what each byte of a copy crosses, and how often."""
+        if is_drive(self.placer.machine, tier):
+            if np.any(np.not_equal(copy.crossings, 1.0)):
+                raise UncoveredError(
+                    f"{self.placer.machine.name}: no model adds up gradients of microbatches "
+                    f"on the drive '{tier}'. place `gradient` in a memory, or use one microbatch"
+                )
+            return list(Drives(self.placer, self.ideal).to_memory(tier, self._home))
+        first, *others = self.placer.path(tier, self._home)
+        return [(first, copy.crossings), *((resource, 1.0) for resource in others)]
 
     def joined(self, computing: Array, copies: Array, layers: float) -> Array:
         """Return the seconds of a pass with its copies.
@@ -107,9 +121,11 @@ class Offload:
         Args:
             layers: Layers of the pass.
         """
-        if not self.beside:
-            return np.asarray(computing + copies)
-        return np.asarray(np.maximum(computing, copies) + copies / np.maximum(layers, 1.0))
+        return overlapped(computing, copies, self.exposed(layers))
+
+    def exposed(self, layers: float) -> Any:
+        """Return the share of copies, or of computing, that has nothing of the other beside it."""
+        return alone(layers) if self.beside else 1.0
 
     def passes(
         self, plan: Plan, forward: Array, backward: Array, gradient: float, many: Array
@@ -164,7 +180,7 @@ def copied(
     parallel = plan.parallel
     parts = parallel.dp if parallel.zero == 3 else 1
     owned = parallel.dp if parallel.zero >= 2 else 1
-    sums = 3.0 if np.any(many > 1) else 1.0
+    sums = np.where(many > 1, 3.0, 1.0)
     weight = np.atleast_1d(plan.weights[stage] / parts)
     kept = np.atleast_1d(plan.kept[stage])
     trained = np.atleast_1d(plan.trained[stage] / owned) * gradient
@@ -175,11 +191,6 @@ def copied(
         Copied("gradient", trained, "out", sums),
     )
     return forth, back
-
-
-def _two_ways(machine: Machine, resource: str) -> bool:
-    link = machine.config.links.get(resource)
-    return link is not None and link.duplex == "full"
 
 
 def near_memories(machine: Machine, unit: str) -> set[str]:
@@ -193,19 +204,12 @@ def computing(machine: Machine, mapping: Mapping, unit: str) -> Mapping:
     """Return the mapping under which operators run: on copies in the unit's own memory.
 
     Raises:
-        UncoveredError: If experts alone are elsewhere, or a class is on a storage device.
+        UncoveredError: If experts alone are elsewhere.
     """
     near = near_memories(machine, unit)
     kept = {}
     for name, place in mapping.place.items():
         away = [tier for tier in place.in_ if tier not in near]
-        for tier in away:
-            ports = machine.memory(tier).config.ports.values()
-            if any(p.write is not None or p.command is not None for p in ports):
-                raise UncoveredError(
-                    f"{machine.name}: no model copies '{name}' from the storage device '{tier}' in "
-                    "training. place it in a memory"
-                )
         if name == "expert.weight" and away:
             raise UncoveredError(
                 f"{machine.name}: no model copies experts apart from other weights in training. "

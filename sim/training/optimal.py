@@ -4,8 +4,8 @@ Each pass keeps a port or link r busy for a time that is linear in shares: with 
 tensor t that is local, l and b its seconds on r wholly local and wholly beyond,
 
     copies c >= sum over t of (x l + (1 - x) b)           for each r
-    pass   T = max(computing, c) + c / layers             beside; computing + c after each other
-    adam   T = max(lanes, c)                              for each pass of the optimizer
+    pass   T >= computing + s c,  T >= c + s computing    s = 1 / layers beside, 1 after each other
+    adam   the same with lanes for computing and s = 0    for each pass of the optimizer
     step   = microbatches (T forward + T backward) + sum of T and launch of the optimizer's passes
 
 and minimising it over whole chunks is a mixed integer linear program (HiGHS, through
@@ -27,6 +27,7 @@ from opbyte.hw_models.machine import Machine
 from opbyte.sim.training.allocation import ORDER, Problem, Tensor
 from opbyte.sim.training.offload import Copied, Offload, copied
 from opbyte.sim.training.optimizer import Stepping
+from opbyte.sim.training.overlap import overlapped
 
 __all__ = ["LIMIT_S", "Pass", "Solved", "StepModel", "solve"]
 
@@ -43,8 +44,7 @@ class Pass:
 
     Attributes:
         computing: Seconds beside copies.
-        beside: Copies run beside; else after.
-        tail: Part of the copies that nothing hides.
+        exposed: Share of copies, or of computing, that has nothing of the other beside it.
         times: How often in a step.
         local, beyond: Seconds of each resource by tensor, where all of it is there.
         fixed: Seconds of each resource of tensors that do not move.
@@ -52,8 +52,7 @@ class Pass:
     """
 
     computing: float
-    beside: bool
-    tail: float
+    exposed: float
     times: float
     local: Loads
     beyond: Loads
@@ -87,8 +86,8 @@ class StepModel:
         for one in self.passes:
             slopes, offsets = one.rows(self.tensors)
             copies = float(max(np.max(slopes @ x + offsets, initial=0.0), 0.0))
-            whole = max(one.computing, copies) if one.beside else one.computing + copies
-            total += one.times * (whole + one.tail * copies + one.always)
+            whole = float(overlapped(one.computing, copies, one.exposed))
+            total += one.times * (whole + one.always)
         return total
 
 
@@ -131,7 +130,7 @@ def solve(problem: Problem) -> Solved:
     constant = 0.0
     for p, one in enumerate(model.passes):
         copies, time = n + 2 * p, n + 2 * p + 1
-        cost[copies], cost[time] = one.times * one.tail, one.times
+        cost[time] = one.times
         constant += one.times * one.always
         for slope, offset in zip(*one.rows(tensors), strict=True):
             row = np.zeros_like(cost)
@@ -139,13 +138,13 @@ def solve(problem: Problem) -> Solved:
             rows.append(row)
             least.append(offset)
             most.append(np.inf)
-        floor = np.zeros_like(cost)
-        floor[time], floor[copies] = 1.0, -1.0
-        rows.append(floor)
-        least.append(0.0 if one.beside else one.computing)
-        most.append(np.inf)
+        for copied_share, computed_share in ((one.exposed, 1.0), (1.0, one.exposed)):
+            floor = np.zeros_like(cost)
+            floor[time], floor[copies] = 1.0, -copied_share
+            rows.append(floor)
+            least.append(computed_share * one.computing)
+            most.append(np.inf)
     lower = np.zeros_like(cost)
-    lower[n + 1 :: 2] = [one.computing for one in model.passes]
     upper = np.concatenate([chunks, np.full(2 * many, np.inf)])
     # Bytes and seconds differ by ten orders: rooms are counted in the largest chunk.
     rows[0], least[0], most[0] = (v / size.max() for v in (rows[0], least[0], most[0]))
@@ -169,25 +168,25 @@ def step_model(
     """Return the seconds of a step as a function of the shares of tensors.
 
     Args:
-        near, far: The training step (`opbyte.sim.training.run`) with all tensors local and beyond.
+        near, far: The training step (`opbyte.sim.training.step`) with all tensors local and beyond.
         fixed: Other classes, which lie where both have them.
     Raises:
         UncoveredError: If replicas exchange something, or design points differ.
     """
     if near.parallel.devices > 1 or machine.points > 1 or near.many.size > 1:
         raise UncoveredError(
-            f"{machine.name}: the policy 'optimal' is for one GPU and one design point. use "
-            "another policy, or tp, dp and pp of 1"
+            f"{machine.name}: the policies 'optimal' and 'balanced' are for one GPU and one design "
+            "point. use another policy, or tp, dp and pp of 1"
         )
     names = [t.name for t in tensors]
-    layers = max(float(near.plan.layers[0]), 1.0)
-    beside, many = near.offload.beside, float(near.many[0])
+    exposed = float(near.offload.exposed(near.plan.layers[0]))
+    many = float(near.many[0])
     passes = []
     all_copies = copied(near.plan, 0, near.gradient, near.many)
     for computed, copies in zip(near.computed(), all_copies, strict=True):
         passes.append(
             Pass(
-                float(computed[0, 0]), beside, 1.0 / layers if beside else 0.0, many,
+                float(computed[0, 0]), exposed, many,
                 _copy_loads(near.offload, copies, names), _copy_loads(far.offload, copies, names),
                 _flat(_copy_loads(near.offload, copies, fixed)),
             )
@@ -201,8 +200,7 @@ def step_model(
         passes.append(
             Pass(
                 lanes,
-                beside=True,
-                tail=0.0,
+                exposed=0.0,
                 times=1.0,
                 local=local,
                 beyond=beyond,

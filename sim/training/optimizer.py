@@ -17,8 +17,12 @@ on the unit's vector lanes, its bytes at the ports and links between unit and wh
 lives, and, on cores, its lines under way (`opbyte.hw_models.waiting`). What all passes move is the
 working set that comes again in the next step: the cache of cores answers a share of it.
 
+States that live on drives (`opbyte.sim.training.drives`) pass buffers of the host's memory, read,
+stepped and written side by side.
+
 Ports whose rate depends on the mix of reads and writes have that of all passes of the step here,
-whatever the machine's `access` says for other work.
+whatever the machine's `access` says for other work. A rate that is given is one under `access`, and
+scales as that of the technology does.
 """
 
 from __future__ import annotations
@@ -32,15 +36,19 @@ import numpy as np
 from opbyte.core.errors import UncoveredError
 from opbyte.core.ops import Array
 from opbyte.hw_models.compute.base import UnitView
-from opbyte.hw_models.machine import Machine
+from opbyte.hw_models.machine import Machine, Memory
 from opbyte.hw_models.price import resource_rate
+from opbyte.hw_models.technology import with_rates
 from opbyte.hw_models.waiting import cache_hits, cache_port, first_access, line_seconds
 from opbyte.sim.place import Placer
+from opbyte.sim.training.drives import Drives, is_drive, two_ways
 from opbyte.workloads.training.plan import STATE
 
 #: Operations of an element: two moving averages (3 each), bias corrections (2), root, sum,
 #: quotient, product with the rate, decay (2), sum.
 ADAM_FLOPS = 14.0
+#: After the name of a link of two directions: towards the unit.
+INWARD = ":in"
 
 
 @dataclass(frozen=True)
@@ -160,7 +168,9 @@ class Stepping:
         for seconds in self.loads(one).values():
             busy = np.maximum(busy, seconds)
         busy = np.maximum(busy, self.lanes(one))
-        crossing = self._crossing(one, one.moved)
+        crossing = self._crossing(one.moved)
+        for resource, size in self._drive_crossing(one.moved).items():
+            crossing[resource] = crossing.get(resource, 0.0) + size
         joules: Array = np.zeros(1)
         for resource, size in crossing.items():
             energy = 8.0 * np.asarray(self.machine.values.get(f"{resource}.energy", np.nan))
@@ -182,11 +192,12 @@ class Stepping:
             tensors: Count their bytes alone; by default those of all. Sums of parts are the whole.
         """
         moved = one.moved if tensors is None else {t: one.moved.get(t, 0.0) for t in tensors}
-        found: dict[str, Array] = {}
-        for resource, size in self._crossing(one, moved).items():
+        found: dict[str, Array] = self._drive_loads(one, moved)
+        for resource, size in self._crossing(moved).items():
             many = self.placer.instances(resource)
             rate = resource_rate(self.machine, resource, many, ideal=self.ideal)
-            found[resource] = self.elements * size / np.atleast_1d(rate)
+            seconds = self.elements * size / np.atleast_1d(rate)
+            found[resource] = found.get(resource, np.zeros(1)) + seconds
         if self.machine.unit(self.unit).config.misses is not None and not self.ideal:
             total = self.missing * self.elements * sum(moved.values())
             waits = self.missing * self.elements * self._byte_seconds(moved)
@@ -217,46 +228,98 @@ class Stepping:
             )
         return latency
 
-    def _crossing(self, one: Pass, moved: Mapping[str, float]) -> dict[str, Any]:
-        """Return the bytes of an element that cross each port and link."""
+    def _homes(self, tensors: Iterable[str], *, drives: bool) -> list[tuple[str, str, float]]:
+        """Return tensor, memory and share of what lives on drives, or of all else."""
+        return [
+            (tensor, tier, share)
+            for tensor in tensors
+            for tier, share in self.placer.tiers(tensor).in_.items()
+            if is_drive(self.machine, tier) == drives
+        ]
+
+    def _crossing(self, moved: Mapping[str, float]) -> dict[str, Any]:
+        """Return the bytes of an element that cross each port and link, but for those of drives."""
         found: dict[str, Any] = {}
-        for tensor in one.moved:
-            size = moved.get(tensor, 0.0)
-            for resource, share in self.placer.route(self.unit, tensor).items():
-                found[resource] = found.get(resource, 0.0) + size * share * self.missing
+        for tensor, tier, share in self._homes(moved, drives=False):
+            for resource in self.placer.hops(tier, self.unit):
+                size = moved[tensor] * share * self.missing
+                found[resource] = found.get(resource, 0.0) + size
         own = cache_port(self.view)
         if own is not None and self.machine.unit(self.unit).config.misses is not None:
             found[own] = sum(moved.values())
         return found
 
+    def _drive_crossing(self, moved: Mapping[str, float]) -> dict[str, float]:
+        """Return the bytes of an element that cross ports and links on the way to drives."""
+        ways, found = Drives(self.placer, self.ideal), dict[str, float]()
+        for tensor, tier, share in self._homes(moved, drives=True):
+            for resource, times in ways.to_unit(tier, self.unit):
+                found[resource] = found.get(resource, 0.0) + moved[tensor] * share * times
+        return found
+
+    def _drive_loads(self, one: Pass, moved: Mapping[str, float]) -> dict[str, Array]:
+        """Return the seconds that bytes of drives keep ports and links busy; links by direction."""
+        ways, found = Drives(self.placer, self.ideal), dict[str, Array]()
+        for sizes, written in ((one.read, False), (one.written, True)):
+            for tensor, tier, share in self._homes(sizes, drives=True):
+                if tensor not in moved:
+                    continue
+                for resource, times in ways.to_unit(tier, self.unit):
+                    inward = not written and two_ways(self.machine, resource)
+                    key = f"{resource}{INWARD}" if inward else resource
+                    rate = ways.rate(resource, written=written)
+                    seconds = self.elements * sizes[tensor] * share * times / rate
+                    found[key] = found.get(key, np.zeros(1)) + seconds
+        return found
+
     def _byte_seconds(self, moved: Mapping[str, float]) -> Any:
         """Return the sum over tensors of an element's bytes times the latency of their ways."""
         total: Any = 0.0
-        for tensor, size in moved.items():
-            for tier, share in self.placer.tiers(tensor).in_.items():
-                way = self.placer.hops(tier, self.unit)
-                total = total + size * share * first_access(self.machine, way)
+        for tensor, tier, share in self._homes(moved, drives=False):
+            way = self.placer.hops(tier, self.unit)
+            total = total + moved[tensor] * share * first_access(self.machine, way)
+        for tensor, tier, share in self._homes(moved, drives=True):
+            buffer = Drives(self.placer, self.ideal).buffer(tier)
+            if buffer is not None:
+                total = total + moved[tensor] * share * first_access(self.machine, [buffer])
         return total
 
 
 def _with_mix(machine: Machine, todo: tuple[Pass, ...]) -> Machine:
     """Return the machine whose ports have the rates of the mix of reads and writes of a step."""
     reads = read_pct(todo)
-    told = {
-        f"{path}.access.read_pct": reads
-        for path, memory in machine.memories.items()
-        if memory.config.access is not None and memory.config.access.read_pct != reads
-    }
-    if not told:
-        return machine
-
-    changed = machine.remembered(("optimizer's mix", reads), lambda: machine.replace(told).values)
-    # Values may differ from those that were built: a port keeps its part of what it had.
+    ratios = machine.remembered(("optimizer's mix", reads), lambda: _ratios(machine, reads))
     values: dict[str, Any] = {}
-    for name, value in machine.values.items():
-        if name.rpartition(".")[2] in ("bandwidth", "efficiency") and name in machine.parameters:
-            ratio = changed[name] / machine.parameters[name].value
-            most = 1.0 if name.endswith("efficiency") else np.inf
-            if ratio != 1.0:
-                values[name] = np.minimum(value * ratio, most)
-    return machine.with_values(values)
+    for name, ratio in ratios.items():
+        most = 1.0 if name.endswith("efficiency") else np.inf
+        values[name] = np.minimum(machine.values[name] * ratio, most)
+    return machine.with_values(values) if values else machine
+
+
+def _ratios(machine: Machine, reads: int) -> dict[str, float]:
+    """Return by what the rates of ports change where so many percent of the bytes are reads.
+
+    It is what the technology says, so that a rate that a file, an axis or a range gives is one
+    under `access.read_pct` in all of them.
+    """
+    found: dict[str, float] = {}
+    for path, memory in machine.memories.items():
+        access = memory.config.access
+        if access is None or access.read_pct == reads:
+            continue
+        own, other = (_derived(memory.config, pct) for pct in (access.read_pct, reads))
+        ratios = {f"{path}.{name}": other[name] / value for name, value in own.items()}
+        found |= {name: ratio for name, ratio in ratios.items() if ratio != 1.0}
+    return found
+
+
+def _derived(memory: Memory, reads: int) -> dict[str, float]:
+    """Return the rates of a memory's ports that follow from its technology and a mix."""
+    names = ("bandwidth", "efficiency") if memory.kind == "cxl" else ("efficiency",)
+    open_ = dict.fromkeys(names)
+    assert memory.access is not None, "asked only of a memory with a mix"
+    access = memory.access.model_copy(update={"read_pct": reads})
+    ports = {n: p if p.stream else p.model_copy(update=open_) for n, p in memory.ports.items()}
+    made = with_rates(memory.model_copy(update={"access": access, "ports": ports}))
+    rates = {f"{n}.{field}": getattr(p, field) for n, p in made.ports.items() for field in names}
+    return {name: rate.value for name, rate in rates.items() if rate is not None}

@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from opbyte.core.errors import ConfigError
+from opbyte.sweeps.commands._changes import read_changes
 
 if TYPE_CHECKING:
     from opbyte.hw_models.memory.cxl import CxlLoad
@@ -29,7 +27,7 @@ def show_cxl(
     """
     from opbyte.hw_models.memory.cxl import cxl
 
-    expander = cxl(technology, **_changes(settings))
+    expander = cxl(technology, **read_changes(settings))
     limits = expander.limits(read_pct)
     answer: dict[str, Any] = {
         "memory": expander.device.name,
@@ -55,23 +53,6 @@ def show_cxl(
             _draw(output, out, f"{technology}, {read_pct} % reads", loads)
     output.data(answer)
     return 0
-
-
-def _changes(settings: list[str]) -> dict[str, Any]:
-    """Read values that differ from the file's: `link.lanes=16`, `capacity=256 GB`."""
-    changes: dict[str, Any] = {}
-    for text in settings:
-        path, sign, value = (part.strip() for part in text.partition("="))
-        head, _, field = path.partition(".")
-        if not sign or not head or not value:
-            rule = "must read NAME=VALUE, such as link.lanes=16 or capacity=256 GB"
-            raise ConfigError.one("", "--set", rule, text)
-        read = yaml.safe_load(value)
-        if field:
-            changes.setdefault(head, {})[field] = read
-        else:
-            changes[head] = read
-    return changes
 
 
 def _load(load: CxlLoad) -> dict[str, float]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from opbyte.core.errors import ConfigError
+from opbyte.sweeps.commands._changes import read_changes
 
 if TYPE_CHECKING:
     from opbyte.hw_models.memory.nand import Flash, FlashResult
@@ -31,7 +30,7 @@ def show_flash(
     """
     from opbyte.hw_models.memory.nand import flash
 
-    drive = flash(technology, **_changes(settings))
+    drive = flash(technology, **read_changes(settings))
     if per_day is not None and wear is None:
         remedy = "add --wear kv, or leave it out"
         raise ConfigError.one("", "--writes-per-day", "needs a pattern", per_day, remedy)
@@ -49,26 +48,6 @@ def show_flash(
             _draw(output, out, f"{technology}, {pattern}", curves)
     output.data(answer)
     return 0
-
-
-def _changes(settings: list[str]) -> dict[str, Any]:
-    """Read values that differ from the file's: `channels=4`, `mapping.ideal=true`, `read=25 us`."""
-    changes: dict[str, Any] = {}
-    for text in settings:
-        path, sign, value = (part.strip() for part in text.partition("="))
-        head, _, field = path.partition(".")
-        if not sign or not head or not value:
-            rule = "must read NAME=VALUE, such as channels=4 or mapping.ideal=true"
-            raise ConfigError.one("", "--set", rule, text)
-        try:
-            read = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise ConfigError.one("", "--set", "has a value that is no YAML", text) from None
-        if field:
-            changes.setdefault(head, {})[field] = read
-        else:
-            changes[head] = read
-    return changes
 
 
 def _summary(found: FlashResult) -> dict[str, Any]:

@@ -32,7 +32,10 @@ Workers = Annotated[
     int | None, typer.Option("--workers", min=1, help="Processes; default: as many as pay.")
 ]
 Executor = Annotated[
-    str, typer.Option("--executor", help="process, serial or dask:ADDRESS.", metavar="KIND")
+    str,
+    typer.Option(
+        "--executor", help="process, serial, dask://HOST:PORT or tls://HOST:PORT.", metavar="KIND"
+    ),
 ]
 Shard = Annotated[
     str | None, typer.Option("--shard", metavar="I/N", help="Run the I-th of N parts only.")

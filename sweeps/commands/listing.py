@@ -14,13 +14,14 @@ def command(
         str | None,
         typer.Argument(
             metavar="[KIND]",
-            help="machines, memories, models, studies, works, dtypes, traces, formats, schedulers.",
+            help="machines, models, memories, flash, cxl, gates, sites, prices, studies, works, "
+            "dtypes, traces, formats or schedulers; default: all.",
         ),
     ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> int:
-    """List machines, memories, models, studies, works, number formats, traces and schedulers."""
+    """List machines, models, memories and other devices, studies, works, traces and more."""
     from opbyte.sweeps.console import Output
     from opbyte.sweeps.listing import listed
 

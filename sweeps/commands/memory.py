@@ -146,14 +146,14 @@ def _check_name(technology: str) -> None:
     """Check that a name is one of a catalog.
 
     Raises:
-        ConfigError: If it is none, with the names of both kinds.
+        ConfigError: If it is none, with the names of all kinds.
     """
     from opbyte.core.catalog import is_path
     from opbyte.core.registry import lookup_error
-    from opbyte.hw_models.memory.flash_devices import flash_names
-    from opbyte.hw_models.memory.standards import CATALOG
+    from opbyte.hw_models.memory import cxl_devices, flash_devices, standards
 
-    names = [*CATALOG.names(), *flash_names()]
+    catalogs = (standards.CATALOG, flash_devices.CATALOG, cxl_devices.CATALOG)
+    names = [name for catalog in catalogs for name in catalog.names()]
     if not is_path(technology) and technology not in names:
         raise lookup_error("memory", technology, names)
 
@@ -173,14 +173,13 @@ def _refuse(technology: str, given: list[str], kind: str) -> None:
 def _changes(settings: list[str]) -> dict[str, int]:
     """Read sizes and clocks that differ from the file's: `rank=2`, `nRCD=24`."""
     from opbyte.core.errors import ConfigError
+    from opbyte.sweeps.commands._changes import read_changes
 
-    changes = {}
-    for text in settings:
-        name, _, number = (part.strip() for part in text.partition("="))
-        if not name or not number.isascii() or not number.isdigit():
-            rule = "must read NAME=NUMBER, a size or clocks of the memory, such as rank=2"
-            raise ConfigError.one("", "--set", rule, text)
-        changes[name] = int(number)
+    changes = read_changes(settings)
+    for name, number in changes.items():
+        if type(number) is not int or number < 0:
+            rule = "must be a whole number, a size or clocks of the memory, such as rank=2"
+            raise ConfigError.one("--set", name, rule, number)
     return changes
 
 

@@ -13,15 +13,37 @@ from opbyte.sweeps.commands._options import Json, Quiet
 def command(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of results.")],
     out: Annotated[Path | None, typer.Option("--out", help="File to write.")] = None,
+    designs: Annotated[
+        bool,
+        typer.Option(
+            "--designs/--no-designs",
+            help="Simulate the chosen designs again: breakdown, timeline, sensitivity.",
+        ),
+    ] = True,
+    points: Annotated[
+        int | None,
+        typer.Option(
+            "--points", min=1, help="Most points on the page; the front of more is whole."
+        ),
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> int:
     """Write one HTML page about a study's results; it opens without a network."""
     from opbyte.sweeps.console import Output
-    from opbyte.sweeps.report import write_report
+    from opbyte.sweeps.report import report
 
     output = Output(json=json, quiet=quiet)
-    page = write_report(folder, out)
-    output.data({"report": str(page)})
-    output.line(f"report: {page}")
+    page = report(folder, out, designs=designs, limit=points)
+    output.data(
+        {
+            "report": str(page.path),
+            "bytes": page.size,
+            "points": page.points,
+            "shown": page.shown,
+            "front": page.front,
+        }
+    )
+    fewer = "" if page.shown == page.points else f", {page.shown:,} of them on the page"
+    output.line(f"report: {page.path} ({page.size / 1e6:.1f} MB, {page.points:,} points{fewer})")
     return 0

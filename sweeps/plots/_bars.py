@@ -128,6 +128,9 @@ def _groups(phase: PhaseRun) -> list[str]:
             groups.append(f"fused {placed.table.blocks[block]}")
         else:
             groups.append(name if matrix else next(iter(own)))
+    if placed.runs is not None:
+        groups = [g for g, runs in zip(groups, placed.runs[:, 0], strict=True) if runs > 0]
+    groups += [str(row["operator"]) for row in phase.beside]
     return groups
 
 

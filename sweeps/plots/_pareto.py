@@ -12,6 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from opbyte.core.ops import Array
+from opbyte.sweeps.front_bands import FrontBand
+from opbyte.sweeps.plots._band import draw_band
 from opbyte.sweeps.plots._frames import OK, Points, column, direction, frame_of, in_order, numbers
 from opbyte.sweeps.plots._frames import numeric as is_numeric
 from opbyte.sweeps.plots._labels import Label, place
@@ -30,6 +32,9 @@ Mask = npt.NDArray[np.bool_]
 LOG_FROM = 20.0
 #: Points off the front beyond this many would only make files large.
 _DOMINATED = 6000
+#: A new figure has room for so many rows of its legend, and grows by so much for each more, inches.
+_LEGEND_ROWS = 2
+_LEGEND_ROW = 0.16
 
 
 @in_style
@@ -41,6 +46,7 @@ def pareto(
     objectives: Mapping[str, str] | None = None,
     color: str | None = None,
     label: str | None = None,
+    band: FrontBand | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     """Draw design points: the front as a step line, dominated ones light, infeasible as crosses.
@@ -53,6 +59,8 @@ def pareto(
             and y. Points that no other point beats in all objectives are drawn strongly.
         color: Column that colours them: names give colours and markers, numbers a colour bar.
         label: Column with the names of known designs, empty for all other rows.
+        band: What `front_band` made of the front: where it lies in 5 to 95 % of the draws, and
+            whiskers at points that are on it in more than 5 %.
         ax: Where to draw; by default a new figure.
     Raises:
         ConfigError: If there is no such column or no point.
@@ -66,7 +74,7 @@ def pareto(
     best = fine & front_mask(frame, objectives, fine)
     labels = _known(frame, label, here)
     drawn = _thinned(here, best, [i for i, _ in labels])
-    ax = axes_for(ax, width=4.6, height=3.1)
+    fresh, ax = ax is None, axes_for(ax, width=4.6, height=3.1)
     log = (span_of(xs[here]) > LOG_FROM, span_of(ys[here]) > LOG_FROM)
     dress(ax.xaxis, x, xs[here], log=log[0])
     dress(ax.yaxis, y, ys[here], log=log[1])
@@ -78,13 +86,17 @@ def pareto(
         side = _side(direction(x, objectives))
         ax.step(xs[line], ys[line], where=side, color="black", lw=0.9, zorder=3)
         handles.append(Line2D([], [], color="black", lw=0.9, label=f"front ({len(line):,} points)"))
+    if band is not None:
+        handles += draw_band(ax, band, x, y)
     peak = knee(xs[line], ys[line], log=log)
     if peak is not None and line[peak] not in [i for i, _ in labels]:
         at = int(line[peak])
         labels.append((at, f"knee: {show(float(xs[at]), x)},\n{show(float(ys[at]), y)}"))
     for at, _ in labels:
         ax.plot(xs[at], ys[at], "o", ms=8, mfc="none", mec="black", mew=0.8, zorder=6)
-    _legend(ax, handles, len(frame) - int(here.sum()), len(frame))
+    rows = _legend(ax, handles, len(frame) - int(here.sum()), len(frame))
+    if fresh:
+        figure_of(ax).set_figheight(3.1 + _LEGEND_ROW * max(rows - _LEGEND_ROWS, 0))
     at_best, others = (np.stack([xs[m], ys[m]], axis=1) for m in (best, drawn & ~best))
     names = [Label(float(xs[i]), float(ys[i]), text) for i, text in labels]
     place(ax, names, at_best, others)
@@ -195,12 +207,12 @@ def _known(frame: pd.DataFrame, label: str | None, drawn: Mask) -> list[tuple[in
     ]
 
 
-def _legend(ax: Axes, handles: list[Any], missing: int, total: int) -> None:
-    """Write the legend below the axes, with a count of what could not be drawn."""
+def _legend(ax: Axes, handles: list[Any], missing: int, total: int) -> int:
+    """Write the legend below the axes, with a count of what could not be drawn; return its rows."""
     if missing:
         text = f"{missing:,} of {total:,} points have no result"
         handles.append(Line2D([], [], ls="", marker="", label=text))
+    columns = min(3, len(handles))
     if handles:
-        figure_of(ax).legend(
-            handles=handles, loc="outside lower center", ncols=min(3, len(handles))
-        )
+        figure_of(ax).legend(handles=handles, loc="outside lower center", ncols=columns)
+    return -(-len(handles) // max(columns, 1))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Literal
@@ -22,6 +22,8 @@ _BINARY = ((1.0, ""), (2.0**10, "Ki"), (2.0**20, "Mi"), (2.0**30, "Gi"), (2.0**4
            (2.0**50, "Pi"))  # fmt: skip
 #: Spans above this get a logarithmic axis, and a unit on every tick.
 _WIDE_LOG = 50.0
+#: Least share of an axis between two ticks, and that of a letter, on axes one column wide.
+_APART, _LETTER = 0.075, 0.021
 #: Letters of a unit that fit below every tick of an x axis.
 _SHORT = 3
 
@@ -64,8 +66,9 @@ _METRICS = MappingProxyType(
         "area_m2": _named("Logic die area", "mm²", "none", 1e6),
         "price_usd": _named("Price", "USD"),
         "carbon_kg": _named("Carbon of making", "kg", "none"),
-        "usd_per_mtoken": _named("Cost per million tokens", "USD", "none"),
-        "tco_usd_per_mtoken": _named("Cost per million tokens, energy too", "USD", "none"),
+        "tdp_w": _named("Design power", "W"),
+        "usd_per_mtoken": _named("Cost", "USD/Mtoken", "none"),
+        "tco_usd_per_mtoken": _named("Cost with energy", "USD/Mtoken", "none"),
         "carbon_g_per_mtoken": _named("Carbon per million tokens", "g", "none"),
         "dynamic_joules": _named("Energy of the steps", "J"),
         "static_joules": _named("Energy of idle parts", "J"),
@@ -95,6 +98,7 @@ _METRICS = MappingProxyType(
         "nodes_fast": Quantity("Nodes, all models in the fast tier"),
         "nodes_max": Quantity("Nodes, models in any tier"),
         "speedup": _named("Speedup over the baseline", "×", "none"),
+        "bytes": _named("Bytes", "B"),
         "batch": Quantity("Batch size"),
         "context": _named("Context", "tokens", "none"),
         "input": _named("Input", "tokens", "none"),
@@ -189,29 +193,34 @@ def dress_as(axis: Axis, q: Quantity, values: Any, *, log: bool) -> None:
     log = log and bool(len(finite)) and finite.min() > 0
     set_scale = axis.axes.set_xscale if axis is axis.axes.xaxis else axis.axes.set_yscale
     top = float(np.abs(finite).max()) if len(finite) else 1.0
-    if log:
-        set_scale("log")
-        _log_ticks(axis, finite)
-    else:
-        axis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10]))
-    crowded = axis is axis.axes.xaxis and len(q.unit) > _SHORT
-    if log and span_of(finite) > _WIDE_LOG and q.prefixes != "none" and not crowded:
-        axis.set_major_formatter(FuncFormatter(lambda v, _: show_as(v, q)))
-        axis.set_label_text(q.label)
-        return
     middle = float(np.sqrt(finite.min() * top)) if log else top
     factor, prefix = _prefix(middle * q.scale, q.prefixes)
-    axis.set_major_formatter(FuncFormatter(lambda v, _: _number(v * q.scale / factor)))
-    unit = prefix + q.unit
+    crowded = axis is axis.axes.xaxis and len(q.unit) > _SHORT
+    each = log and span_of(finite) > _WIDE_LOG and q.prefixes != "none" and not crowded
+
+    def text(value: float) -> str:
+        return show_as(value, q) if each else _number(value * q.scale / factor)
+
+    if log:
+        set_scale("log")
+        _log_ticks(axis, finite, text)
+    else:
+        axis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10]))
+    axis.set_major_formatter(FuncFormatter(lambda v, _: text(v)))
+    unit = "" if each else prefix + q.unit
     axis.set_label_text(f"{q.label} ({unit})" if unit else q.label)
 
 
-def _log_ticks(axis: Axis, values: Array) -> None:
-    """Set ticks at the values themselves where they are few, else at round numbers."""
+def _log_ticks(axis: Axis, values: Array, text: Callable[[float], str]) -> None:
+    """Set ticks at the values themselves where they are few, else at round numbers.
+
+    Args:
+        text: What stands at a tick.
+    """
     axis.set_minor_formatter(NullFormatter())
     low, high = float(values.min()), float(values.max())
     distinct = np.unique(values)
-    if 2 < len(distinct) <= 10 and axis is axis.axes.xaxis and _apart(distinct):
+    if 2 < len(distinct) <= 10 and axis is axis.axes.xaxis and _apart(distinct, text):
         axis.set_major_locator(FixedLocator(distinct.tolist()))
         axis.set_minor_locator(FixedLocator([]))
         return
@@ -230,9 +239,11 @@ def _log_ticks(axis: Axis, values: Array) -> None:
     axis.set_minor_locator(LogLocator(base=10.0, subs=np.arange(1, 10).tolist(), numticks=60))
 
 
-def _apart(distinct: Array) -> bool:
-    gaps = np.diff(np.log(distinct))
-    return bool(gaps.min() >= 0.075 * np.log(distinct[-1] / distinct[0]))
+def _apart(distinct: Array, text: Callable[[float], str]) -> bool:
+    """Return whether the texts of ticks stand clear of each other."""
+    gaps = np.diff(np.log(distinct)) / np.log(distinct[-1] / distinct[0])
+    wide = _LETTER * np.array([len(text(float(v))) for v in distinct])
+    return bool(np.all(gaps >= np.maximum(_APART, (wide[1:] + wide[:-1]) / 2.0)))
 
 
 def _prefix(value: float, prefixes: Prefixes) -> tuple[float, str]:

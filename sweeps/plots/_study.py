@@ -27,6 +27,8 @@ _LINES = 4
 _RANKED = 20
 _ACROSS = 4
 _FACETS = 3
+#: Letters of a title beside which a legend has room.
+_TITLE = 40
 #: Rows of the CSV beside a figure; the store has all points.
 _NUMBERS = 20_000
 #: Lines that one figure shows legibly, by colour and by dashes.
@@ -155,7 +157,8 @@ def _line_figure(
     where: str,
 ) -> Drawn:
     rest = [quantity(a).label for a in others if a not in by]
-    best = (f"best over {', '.join(rest)}" if len(rest) < 3 else "best over all else") * bool(rest)
+    named = f"best over {', '.join(rest)}"
+    best = (named if len(named) <= _TITLE else "best over all else") * bool(rest)
     ax = lines(frame, x, y, by, objectives=objectives)
     title = ", ".join(t for t in (where, best) if t)
     if title:

@@ -41,8 +41,12 @@ def findings(frame: pd.DataFrame, study: Mapping[str, Any], axes: list[str]) -> 
 
 
 def setting(row: pd.Series, axes: list[str]) -> str:
-    """Return a row's axis values as words: `batch size 64, fusion layer`."""
-    return ", ".join(f"{_short(a)} {cell(row[a], a)}" for a in axes)
+    """Return a row's axis values as words: `batch size 64, fusion layer`.
+
+    Axes that mean nothing there, whose cell is empty, are left out.
+    """
+    said = [a for a in axes if not pd.isna(row[a]) and row[a] != ""]
+    return ", ".join(f"{_short(a)} {cell(row[a], a)}" for a in said)
 
 
 def _short(column: str) -> str:
@@ -96,11 +100,11 @@ def _limits(frame: pd.DataFrame, axes: list[str]) -> list[str]:
     said: dict[str, list[str]] = {}
     names = [a for a in axes if not numeric(frame, a)][:1]
     for axis in (a for a in axes if numeric(frame, a)):
-        values = in_order(frame[axis])
         for value in in_order(frame[names[0]]) if names else [None]:
             mine = frame if value is None else frame[frame[names[0]] == value]
             able = mine.loc[mine["status"] == OK, axis]
-            beyond = [v for v in values if len(able) and v > able.max()]
+            tried = in_order(mine[axis])
+            beyond = [v for v in tried if len(able) and v > able.max()]
             if beyond:
                 last, first = show(float(able.max()), axis), show(float(beyond[0]), axis)
                 limit = f"feasible up to {_short(axis)} {last}, not at {first}."
@@ -111,7 +115,8 @@ def _limits(frame: pd.DataFrame, axes: list[str]) -> list[str]:
 def _effects(fine: pd.DataFrame, metric: str, sense: str, axes: list[str]) -> list[str]:
     """Return what each axis does to a metric when everything else stays the same."""
     found = []
-    known = fine[(fine[metric] > 0).to_numpy()].assign(**{_NOTHING: 0})
+    values = fine[metric].to_numpy(float)
+    known = fine[(values > 0) & np.isfinite(values)].assign(**{_NOTHING: 0})
     for axis in axes:
         others = [a for a in axes if a != axis] or [_NOTHING]
         if numeric(known, axis):

@@ -8,16 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from opbyte.sweeps.backends import Task
 from opbyte.sweeps.keys import id_of
 from opbyte.sweeps.pareto import costs, feasible
+from opbyte.sweeps.portions import Task
 from opbyte.sweeps.rows import Rows
 from opbyte.sweeps.runner import CHUNK, Session
 from opbyte.sweeps.space import Codes, Line
 
 __all__ = ["Board", "Judged", "Point", "judged", "settled"]
-
-_EVENT_CHUNK = 4
 
 #: One point: the code of each axis, in order.
 Point = tuple[float, ...]
@@ -105,9 +103,8 @@ class Board:
     def _tasks(self, points: list[Point], ids: Mapping[Point, int]) -> Iterator[Task]:
         """Yield tasks in the order of designs; the rows do not depend on the portions."""
         points = sorted(points, key=ids.__getitem__)
-        most = _EVENT_CHUNK if self.session.plan.study.fidelity == "event" else CHUNK
-        for start in range(0, len(points), most):
-            some = points[start : start + most]
+        for start in range(0, len(points), CHUNK):
+            some = points[start : start + CHUNK]
             matrix = np.array(some, dtype=np.float64)
             codes: Codes = {
                 line.path: matrix[:, i].astype(np.int64 if line.size else np.float64)

@@ -10,6 +10,7 @@ the rest those whose best case adds most.
 from __future__ import annotations
 
 import heapq
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -65,16 +66,18 @@ class Climb:
         structure = [not axis.target.numeric for axis in self.plan.axes]
         self._structure = np.flatnonzero(structure)
 
-    def run(self, start: list[Point]) -> int:
+    def run(self, start: list[Point], tell: Callable[[int], None] = lambda _: None) -> int:
         """Play rounds until no candidate is alive or the budget is used; return how many are left.
 
         Args:
             start: Designs that are played first, candidates or not.
+            tell: Is told after each round how many are alive.
         """
         if start:
             self._play(np.array([self.board.id(p) for p in start], dtype=np.int64))
         while True:
             alive = self.alive()
+            tell(len(alive))
             if not len(alive) or not self.board.left:
                 return len(alive)
             chosen = self._chosen(alive)[: self.board.left]

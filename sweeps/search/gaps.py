@@ -41,6 +41,7 @@ EXACT = (
     "area_m2",
     "price_usd",
     "carbon_kg",
+    "tdp_w",
     "batch_max",
     "kv_bytes",
     "flops",

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import json
+import time
 from concurrent.futures import Executor
-from pathlib import Path
+from contextlib import closing
 from typing import Any
 
 import numpy as np
 
 from opbyte.core.errors import ConfigError, Problem
+from opbyte.sweeps.compact import tidied
+from opbyte.sweeps.files import write_json
 from opbyte.sweeps.plan import Plan
 from opbyte.sweeps.runner import Options, Progress, Session, open_session
 from opbyte.sweeps.search.board import Board, Judged, Point, judged
 from opbyte.sweeps.search.climb import Climb
 from opbyte.sweeps.search.gaps import Gaps
 from opbyte.sweeps.search.generations import bayesian, generations
+from opbyte.sweeps.search.order import write_order
 from opbyte.sweeps.search.screen import MOST_SCREENED, at_fidelity, screened
 from opbyte.sweeps.search.start import starting_points
 from opbyte.sweeps.store import Results
@@ -24,11 +27,15 @@ from opbyte.workloads.works import WORKS
 
 __all__ = ["search_plan"]
 
+#: Points that are played by default: a share of the grid, but not so few that they say nothing.
 _DEFAULT_TRIALS = 400
 _SHARE_OF_GRID = 20
+_FEWEST = 100
 #: How much worse than another a candidate of a large screen may be: half as much again.
 _BAND = float(np.log(1.5))
 SUMMARY = "search.json"
+#: Seconds between two summaries of a search that runs.
+_TELL_EVERY_S = 2.0
 
 
 def search_plan(
@@ -45,13 +52,15 @@ def search_plan(
     strategy = _checked(plan, options)
     fidelity = screen_of(plan, strategy)
     grid = 0 if plan.continuous else plan.grid_points
-    budget = strategy.trials or (grid // _SHARE_OF_GRID if grid else _DEFAULT_TRIALS)
+    share = max(grid // _SHARE_OF_GRID, _FEWEST) if grid else _DEFAULT_TRIALS
+    budget = strategy.trials or share
     budget = max(min(budget, grid) if grid else budget, 1)
     start = starting_points(plan, strategy)
     session = open_session(plan, options, executor, progress)
     board = Board(session, tuple(axis.line for axis in plan.axes), budget)
-    board.stored = _restored(session, plan)
     try:
+        board.stored = _restored(session, plan)
+        _tell(board, {"running": True})
         if fidelity:
             about = _two_levels(board, options, strategy, fidelity, start)
         else:
@@ -59,10 +68,12 @@ def search_plan(
             if progress is not None:
                 progress.start(budget, 0)
             (bayesian if strategy.sampler == "gp" else generations)(board, strategy, start)
-    finally:
         session.store.flush()
-        session.backend.close()
-    _tell(session.store.results.folder, {**about, "played": len(board.known), "budget": budget})
+        _tell(board, about)
+    finally:
+        with closing(session):
+            write_order(session.store.folder, [board.id(p) for p in board.known])
+    tidied(session.store.folder)
     return session.store.results
 
 
@@ -85,23 +96,35 @@ def _two_levels(
     if session.progress is not None:
         session.progress.start(min(board.budget, len(pool)), 0, "played")
     climb = Climb(board, plan, pool, gaps, strategy.population)
-    left = climb.run(start) if len(pool) else 0
-    low, high = gaps.interval()
-    shown = {name: [_percent(low[i]), _percent(high[i])] for i, name in enumerate(objectives)}
-    broken = [n for n, bad in zip(objectives, gaps.law_broken, strict=True) if bad]
-    return {
-        "screen": fidelity, "screened": pool.points, "candidates": len(pool),
-        "failed_on_screen": pool.failed, "gap_percent": shown, "law_broken": broken,
-        "could_still_join": left,
-    }  # fmt: skip
+    told = time.monotonic()
+
+    def about(left: int) -> dict[str, Any]:
+        low, high = gaps.interval()
+        shown = {name: [_percent(low[i]), _percent(high[i])] for i, name in enumerate(objectives)}
+        broken = [n for n, bad in zip(objectives, gaps.law_broken, strict=True) if bad]
+        return {
+            "screen": fidelity, "screened": pool.points, "candidates": len(pool),
+            "failed_on_screen": pool.failed, "gap_percent": shown, "law_broken": broken,
+            "could_still_join": left,
+        }  # fmt: skip
+
+    def tell(left: int) -> None:
+        nonlocal told
+        if time.monotonic() - told > _TELL_EVERY_S:
+            _tell(board, {**about(left), "running": True})
+            told = time.monotonic()
+
+    return about(climb.run(start, tell) if len(pool) else 0)
 
 
 def _percent(log: float) -> float | None:
     return round(100.0 * float(np.expm1(log)), 9) if np.isfinite(log) else None
 
 
-def _tell(folder: Path, about: dict[str, Any]) -> None:
-    (folder / SUMMARY).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+def _tell(board: Board, about: dict[str, Any]) -> None:
+    """Write down how the search stands; `running` stays in it where it is stopped."""
+    known = {**about, "played": len(board.known), "budget": board.budget}
+    write_json(board.session.store.folder / SUMMARY, known)
 
 
 def screen_of(plan: Plan, strategy: Optuna) -> str:

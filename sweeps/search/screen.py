@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from opbyte.core.errors import ConfigError
-from opbyte.sweeps.backends import Task
 from opbyte.sweeps.pareto import costs, feasible
 from opbyte.sweeps.plan import Plan
+from opbyte.sweeps.portions import Task
 from opbyte.sweeps.rows import FAILED, OK, STATUS, Rows
 from opbyte.sweeps.runner import CHUNK, Options, Progress, backend_of
 from opbyte.sweeps.search.gaps import TOLERANCE, log_costs

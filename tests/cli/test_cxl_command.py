@@ -47,7 +47,7 @@ def test_a_table_for_people_and_a_file(tmp_path, capsys):
         (["memory", DEVICE, "--pattern", "random"], "another kind of memory"),
         (["memory", DEVICE, "--queue-depth", "4"], "another kind of memory"),
         (["memory", DEVICE, "--interval", "4"], "an option of DRAM"),
-        (["memory", DEVICE, "--set", "lanes"], "NAME=VALUE"),
+        (["memory", DEVICE, "--set", "lanes"], "setting must be path=value"),
         (["memory", DEVICE, "--set", "link.lanes=3"], "1, 2, 4, 8, 16"),
     ],
 )

@@ -97,7 +97,7 @@ def children_of(pid: int) -> list[int]:
 @pytest.mark.proof
 def test_2000_event_points_killed_five_times_are_complete_and_identical(tmp_path):
     study = tmp_path / "kills.yaml"
-    study.write_text(STUDY.format(requests=250, counts=20, rates=10))
+    study.write_text(STUDY.format(requests=320, counts=20, rates=10))
     began = time.monotonic()
     finish(start(study, tmp_path / "whole", "--workers", "2"))
     assert time.monotonic() - began >= 60

@@ -62,7 +62,7 @@ def test_memories_are_listed(capsys):
         (["ddr4-3200", "--pattern", "sequ"], "seq"),
         (["ddr4-3200", "--refresh", "PerBank"], "not covered"),
         (["ddr5-4800", "--refresh", "SameBank"], "same-bank refresh"),
-        (["ddr4-3200", "--set", "rank"], "NAME=NUMBER"),
+        (["ddr4-3200", "--set", "rank"], "setting must be path=value"),
         (["ddr4-3200", "--set", "rank=3"], "power of two"),
     ],
 )

@@ -27,7 +27,7 @@ def study(folder, *lines):
     ("axis", "rule"),
     [
         ("machine.rdu.hbm.phy.bandwith: {values: [1 TB/s]}", "Did you mean 'bandwidth'?"),
-        ("machine.rdu.count: {values: [0, 8]}", "must be at least 1, got 0"),
+        ("machine.rdu.count: {values: [-1, 8]}", "must be at least 0, got -1"),
         ("workload.bach: {values: [1]}", "Did you mean 'batch'?"),
         ("workload.batch: {values: [0]}", "batch must be at least 1"),
         ("mapping.fusion: {values: [none, layr]}", "no fusion is called 'layr'"),

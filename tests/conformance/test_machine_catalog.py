@@ -20,7 +20,7 @@ PROMISED = {
 }
 #: Small chips around a core, and bare cores.
 CORES = {
-    *("lut-generator", "lut-tile", "vitallm", "tellme-kv260"),
+    *("lut-generator", "lut-dgx-host", "lut-tile", "vitallm", "tellme-kv260"),
     *("bitmod", "bitmod-fp16", "bitmod-ant", "bitmod-olive"),
 }
 #: Cores of processors, without what is around them.
@@ -28,6 +28,13 @@ T_MAC = {"m2-ultra-cpu", "agx-orin-cpu", "raspberry-pi-5", "surface-book-3"}
 CPUS = {*T_MAC, "oneplus-12", "oneplus-13", "oneplus-ace-2", "i9-13900k", "i9-14900"}
 #: Servers of cores and expanders.
 CXL_HOSTS = {"cxl-server", "vistara-host"}
+#: Hosts whose memory costs more than their GPU.
+LARGE_HOSTS = {"h200-host"}
+#: Mappings of training steps.
+TRAINING = {
+    *("train", "train-dram", "train-cxl", "train-beyond", "swap"),
+    *("stream", "fuyou", "zero-infinity", "memascend"),
+}
 #: Chips and cards of any size, not devices of a node.
 COMPUTE_IN_MEMORY = {"ianus", "neupims", "pim-gpt", "gddr6-aim", "hbm-pim", "upmem-2556"}
 SPATIAL = {
@@ -72,6 +79,7 @@ def dangling(machine: Machine, mapping: Mapping) -> Iterator[str]:
     units += [u for r in mapping.run if r.split for u in r.split.between]
     caches = [p.cache for p in mapping.place.values() if p.cache]
     tiers = [t for p in mapping.place.values() for t in p.in_] + [c.tier for c in caches]
+    tiers += [mapping.staging.memory] if mapping.staging else []
     routes = [route for several in mapping.routes.values() for route in several]
     used = [c.via for c in caches if c.via] + [v for route in routes for v in route.via]
     yield from (f"group {g}" for g in mapping.groups.values() if g not in machine.counts)
@@ -118,7 +126,12 @@ def test_fitted_are_the_fill_link_ianus_dram_dies_cpus_and_calls_of_the_a100() -
         if (p.source or "").startswith("calibrated")
     }
     fill = {(name, path) for name, path in fitted if path == "fill.bandwidth"}
-    assert {name for name, _ in fill} == {"sn40l-socket", "sn40l-node", "sn40l-16"}
+    assert {name for name, _ in fill} == {
+        "sn40l-socket",
+        "sn40l-node",
+        "sn40l-16",
+        "sn40l-dgx-host",
+    }
     kernels = fitted - fill
     commands = {("ianus", f"device.{unit}.launch.synchronised") for unit in ("npu", "pim")}
     assert commands <= kernels
@@ -162,7 +175,7 @@ def test_a_machine_is_called_like_its_file_and_has_a_default_mapping(name: str) 
     assert machine.mapping() is machine.config.mappings["default"]
     for mapping_name, mapping in machine.config.mappings.items():
         assert mapping.name == mapping_name
-        assert mapping.not_modelled(training=mapping_name in ("train", "swap")) == ()
+        assert mapping.not_modelled(training=mapping_name in TRAINING) == ()
 
 
 @pytest.mark.parametrize("source", [*CATALOG.names(), *SKETCHES], ids=str)
@@ -238,7 +251,7 @@ def test_every_machine_has_area_price_and_power(name: str) -> None:
     machine = load_machine(name)
     known = ("gpu", "rdu", "h100", "h20", "device")
     devices = sum(n for part, n in machine.counts.items() if part.split(".")[-1] in known)
-    if name in COMPUTE_IN_MEMORY | CORES | CPUS | SPATIAL | CXL_HOSTS:
+    if name in COMPUTE_IN_MEMORY | CORES | CPUS | SPATIAL | CXL_HOSTS | LARGE_HOSTS:
         assert machine_area_m2(machine) > 0
         assert machine_price_usd(machine) > 0
         assert machine_power_w(machine) > 0

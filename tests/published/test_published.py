@@ -18,7 +18,7 @@ PLAYED = {"layered_prefill", "cent"}
 #: Sources whose facts are sections of others.yaml.
 SECTIONS = {
     "t_mac", "tellme_v1", "tellme_v2", "flexgen", "powerinfer2", "smallthinker",
-    "powerinfer_cpu_points", "memo",
+    "powerinfer_cpu_points", "memo", "fuyou", "horizon_lm", "memascend",
 }  # fmt: skip
 NAMES = [name for name in sources_of() if name not in PLAYED]
 VERDICTS = {(name, v.id): v for name in NAMES for v in validate_source(name)}

@@ -337,7 +337,8 @@ def test_the_sketched_machine_streams_over_dram_and_expanders():
 
 
 def test_no_load_waits_longer_than_for_all_lines_that_cores_keep():
-    rate = 236.34e9
+    values = ob.load_machine("cxl-server").values
+    rate = values["cpu.dram.imc.bandwidth"] * values["cpu.dram.imc.efficiency"]
     loads = [0.0, 0.5 * rate, 0.9 * rate, 0.9999 * rate, 1.1 * rate, 4 * rate]
 
     def latency(machine, load):
@@ -361,6 +362,65 @@ def test_a_device_without_room_or_rate_is_refused(field, value):
         ob.cxl("cxl-asic-x8", **{field: value})
 
 
+def test_writes_alone_have_a_rate_and_no_latency_of_reads():
+    device = ob.cxl("cxl-asic-x8")
+    assert device.peak_bytes_per_s(0) == device.limits(0)["link"]
+    for asked in (
+        lambda: device.at(1e9, 0),
+        lambda: device.outstanding(64, 0),
+        lambda: device.curve(0),
+    ):
+        with pytest.raises(ConfigError, match="read_pct: must be at least 1"):
+            asked()
+    assert device.curve(1)[-1].bytes_per_s <= device.peak_bytes_per_s(1)
+
+
+@pytest.mark.parametrize(
+    ("ask", "words"),
+    [
+        (lambda d: d.outstanding(64, path_s=-1.0), "path_s: must not be below 0, got -1"),
+        (lambda d: d.outstanding(64, path_s=float("nan")), "path_s: must not be below 0, got nan"),
+        (lambda d: d.outstanding("64"), "lines: must be above 0"),
+        (lambda d: d.at("20 GB/s"), "bytes_per_s: must lie between"),
+        (lambda d: d.limits("67"), "read_pct: must be a whole number"),
+        (lambda d: d.limits(read_pct=True), "read_pct: must be a whole number"),
+        (lambda _: ob.cxl(None), "must be a name of the catalog or the path of a file"),
+    ],
+)
+def test_loads_that_make_no_sense_are_refused(ask, words):
+    with pytest.raises(ConfigError, match=words):
+        ask(ob.cxl("cxl-asic-x8"))
+
+
+def test_an_engine_with_nothing_under_way_is_refused():
+    with pytest.raises(ConfigError, match="`in_flight` must be above 0, got 0"):
+        ob.load_machine("cxl-host").replace({"dma.in_flight": "0 KiB"})
+
+
 def test_stacked_memory_has_a_closed_row_too():
     device = ob.cxl("cxl-asic-x8", dram={"technology": "hbm3-6400"})
     assert 20e-9 < device.steps_s["dram"] < 60e-9
+
+
+def test_ranks_keep_the_rate_of_mixes():
+    """Writes to one rank do not hold up reads of another (tWTR is of a rank)."""
+    access = {"streams": 8}
+    one, two, four = (cxl("samsung-ddr4", dram={"ranks": n, "access": access}) for n in (1, 2, 4))
+    for reads in (100, 67, 50):
+        assert one.dram_bytes_per_s(reads) < two.dram_bytes_per_s(reads)
+    assert one.dram_bytes_per_s(50) < 0.7 * one.dram_bytes_per_s(100)
+    for device in (two, four):
+        assert device.dram_bytes_per_s(50) > 0.9 * device.dram_bytes_per_s(100)
+        assert device.dram_bytes_per_s(50) < device.device.dram.standard.peak_bytes_per_s
+    own = cxl("samsung-ddr4", dram={"access": access})
+    assert own.dram_bytes_per_s(50) == one.dram_bytes_per_s(50)
+    assert own.idle_latency_s == four.idle_latency_s
+
+
+@pytest.mark.parametrize(
+    ("dram", "words"),
+    [({"ranks": 3}, "power of two"), ({"technology": "hbm3-6400", "ranks": 2}, "has no ranks")],
+)
+def test_ranks_that_do_not_exist_are_refused(dram, words):
+    with pytest.raises(ConfigError, match=words):
+        cxl("samsung-ddr4", dram=dram)

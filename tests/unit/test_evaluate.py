@@ -27,10 +27,12 @@ def run(loaded, folder, **options):
 def test_every_number_of_a_machine_gives_the_same_as_an_array_and_as_a_new_machine(
     machine, tmp_path
 ):
-    """Each parameter at 0.9 and 0.95 of its value: the array path against `Machine.replace`."""
+    """Each parameter at other values: the array path against `Machine.replace`."""
     loaded = load_machine(machine)
     for path, parameter in loaded.parameters.items():
-        values = [0.9 * parameter.value, 0.95 * parameter.value]
+        # Factors may have 1 as their least.
+        parts = (1.1, 1.05) if parameter.dimension == "factor" else (0.9, 0.95)
+        values = [part * parameter.value for part in parts]
         written = [type(parameter)(v, parameter.dimension) for v in values]
         texts = [_written(p) for p in written]
         results = run(study({f"machine.{path}": texts}, machine), tmp_path / path, fresh=True)

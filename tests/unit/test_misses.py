@@ -98,3 +98,9 @@ def test_points_of_a_sweep_decide_as_each_alone():
 def test_misses_belong_to_cores():
     with pytest.raises(ConfigError, match="kind cores"):
         ob.load_machine("cxl-server").replace({"cpu.cores.kind": "vector"})
+
+
+@pytest.mark.parametrize("replacement", ["random", "lru", "best"])
+def test_nothing_hits_without_a_cache(replacement):
+    found = hit_share(np.array([1e6, 1e12]), np.array([0.0, 0.0]), replacement)
+    assert found == pytest.approx([0.0, 0.0], abs=1e-300)

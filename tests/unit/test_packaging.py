@@ -16,7 +16,7 @@ import pytest
 import opbyte
 
 LINKED = ("hw_models", "sim", "sweeps", "workloads")
-HEAVY = ("matplotlib", "numba", "optuna", "pandas", "pyarrow", "scipy", "plotly", "numpy")
+HEAVY = ("matplotlib", "numba", "optuna", "pandas", "pyarrow", "scipy", "jinja2", "numpy")
 
 
 def run_python(code: str, folder: Path, **env: str) -> subprocess.CompletedProcess[str]:

@@ -5,7 +5,7 @@ import html.parser
 import itertools
 import json
 import re
-import sys
+from collections import Counter
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -15,9 +15,8 @@ import pytest
 from opbyte.core.errors import ConfigError
 from opbyte.sweeps.plots import study_plots
 from opbyte.sweeps.plots._frames import frame_of
-from opbyte.sweeps.report import write_report
+from opbyte.sweeps.report import report, write_report
 from opbyte.sweeps.report._evidence import evidence, kind_of
-from opbyte.sweeps.report._explore import explore
 from opbyte.sweeps.report._findings import findings
 from opbyte.sweeps.store import open_results
 
@@ -244,16 +243,19 @@ def test_evidence_names_every_machine_of_a_study_and_survives_a_lost_one():
 
 
 class Page(html.parser.HTMLParser):
-    """Collects what a browser would load and whether tags are closed."""
+    """Collects what a browser would load and run, and whether tags are closed."""
 
     VOID = frozenset({"meta", "img", "br", "link", "input", "hr"})
+    CDATA_CONTENT_ELEMENTS = ("script", "style")
 
     def __init__(self):
         super().__init__()
-        self.loads, self.open, self.scripts, self.tags = [], [], 0, []
+        self.loads, self.open, self.scripts, self.tags = [], [], Counter(), []
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
+        self.scripts[dict(attrs).get("type", "")] += tag == "script"
+        self.scripts += Counter()
         self.loads += [v for k, v in attrs if k in ("src", "href", "srcset", "data", "poster")]
         if tag not in self.VOID:
             self.open.append(tag)
@@ -286,7 +288,8 @@ def test_the_page_holds_question_front_figures_evidence_and_commands(results, tm
         "sn40l-node", "fill.bandwidth", "opbyte sweep study.yaml", "0.8 TB/s", "k" * 16,
     ):  # fmt: skip
         assert wanted in text, wanted
-    assert text.count("<figure ") == len(list(study_plots(results)))
+    names = {p.stem for p in study_plots(results)}
+    assert {n for n in names if f'id="{n}"' in text} == names
 
 
 def test_the_front_table_is_the_front(results):
@@ -298,7 +301,7 @@ def test_the_front_table_is_the_front(results):
         for s, e in zip(speed, energy, strict=True)
     ]
     expected = len(ok) - sum(beats)
-    text = write_report(results).read_text()
+    text = write_report(results, designs=False).read_text()
     table = text[text.index("<h2>The front</h2>") :]
     table = table[table.index("<tbody>") : table.index("</tbody>")]
     assert table.count("<tr>") == expected
@@ -310,46 +313,15 @@ def test_hostile_names_are_shown_and_not_run(tmp_path):
         {"machine": [evil, "b"], "tpot": [1.0, 2.0], "joules": [2.0, 1.0], "status": "ok"}
     )
     study = {
-        "name": evil, "description": "<img src=x onerror=alert(1)>",
+        "name": "s", "description": "<img src=x onerror=alert(1)>",
         "objectives": {"tpot": "min", "joules": "min"}, "axes": {"machine": {"values": [evil]}},
     }  # fmt: skip
     text = write_report(store(tmp_path / "s", frame, study, ["machine"])).read_text()
     assert evil not in text
+    page = parsed(text)
+    assert page.scripts == {"application/json": 1, "text/plain": 7, "": 1}, "and none of theirs"
     assert "<img src=x" not in text
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
-
-
-def test_without_plotly_the_page_is_whole_but_not_interactive(results, monkeypatch):
-    monkeypatch.setitem(sys.modules, "plotly", None)
-    monkeypatch.setitem(sys.modules, "plotly.graph_objects", None)
-    text = write_report(results).read_text()
-    page = parsed(text)
-    assert "script" not in page.tags
-    assert "<figure " in text
-    assert len(text) < 2_000_000
-
-
-def test_with_plotly_the_points_can_be_explored(results):
-    text = write_report(results).read_text()
-    assert "<h2>Explore</h2>" in text
-    assert re.search(r"fusion layer, batch size 8", text)
-
-
-def test_values_of_several_decades_are_explored_on_a_logarithmic_axis():
-    values = {"tpot": [1e-3, 1e-2, 1e-1], "tokens_per_s": [1.0, 2.0, 3.0], "status": ["ok"] * 3}
-    text = explore(pd.DataFrame(values), {"tpot": "min", "tokens_per_s": "max"}, [])
-    layout = text[text.rindex('"xaxis"') :]
-    assert '"type":"log"' in layout.split('"yaxis"')[0]
-    assert '"type":"log"' not in layout.split('"yaxis"')[1]
-
-
-def test_explored_areas_are_square_millimetres_without_prefixes():
-    values = {"seconds": [1e-3, 2e-3], "area_m2": [4e-9, 3e-6], "status": ["ok"] * 2}
-    text = explore(pd.DataFrame(values), {"seconds": "min", "area_m2": "min"}, [])
-    vertical = text[text.rindex('"yaxis"') :]
-    assert '"tickformat":"~g"' in vertical
-    assert "mm\\u00b2" in vertical
-    assert "%{y:.4~g}" in text
 
 
 def test_without_the_extra_the_error_says_what_to_install(results, monkeypatch):
@@ -368,3 +340,100 @@ def test_without_the_extra_the_error_says_what_to_install(results, monkeypatch):
 def test_a_folder_without_results_is_an_error(tmp_path):
     with pytest.raises(ConfigError, match="no results in this folder"):
         write_report(tmp_path)
+
+
+def test_designs_are_simulated_again_unless_not_wanted(tmp_path):
+    workload = {"kind": "decode", "model": "llama-3.1-8b", "batch": 1, "context": 2048}
+    study = {**STUDY, "base": {"machine": "sn40l-node", "workload": workload}}
+    results = store(tmp_path / "s", grid(), study, list(STUDY["axes"]))
+    text = write_report(results).read_text()
+    # The points are made up: simulated again, the study answers otherwise, and the page says so.
+    assert "Simulated again it answers otherwise than the store: Throughput: 76,800" in text
+    assert "another version of the program" in text
+    assert "Evidence class: <strong>" in text
+    less = write_report(results, designs=False).read_text()
+    assert "were not simulated again" in less
+    assert len(less) < len(text)
+
+
+def test_a_study_that_can_not_be_simulated_again_says_why(tmp_path):
+    study = {**STUDY, "base": {**STUDY["base"], "machine": "gone.yaml"}}
+    text = write_report(store(tmp_path / "s", grid(), study, list(STUDY["axes"]))).read_text()
+    assert "The study could not be simulated again here: " in text
+    assert "<h2>The front</h2>" in text
+
+
+def test_a_folder_without_points_has_a_page(tmp_path):
+    folder = store(tmp_path / "s", grid(), STUDY, list(STUDY["axes"]))
+    for part in (folder / "points").iterdir():
+        part.unlink()
+    page = report(folder)
+    text = page.path.read_text()
+    parsed(text)
+    assert (page.points, page.shown, page.front) == (0, 0, 0)
+    assert "There is no point yet." in text
+    assert "<h2>Explore</h2>" not in text
+
+
+@pytest.mark.parametrize("objectives", [{}, {"tokens_per_s": "max"}])
+def test_studies_of_no_and_of_one_objective_have_pages(tmp_path, objectives):
+    study = {**STUDY, "objectives": objectives}
+    page = report(store(tmp_path / "s", grid(), study, list(STUDY["axes"])))
+    text = page.path.read_text()
+    parsed(text)
+    assert page.front == len(objectives)
+    assert page.size == page.path.stat().st_size
+    assert ("the study names no objective" in text) != bool(objectives)
+
+
+def test_a_shipped_study_is_seen_into(tmp_path):
+    """A real sweep: what is simulated again is what is stored, and has its timeline."""
+    from opbyte.sweeps.study import load_study
+
+    folder = tmp_path / "quick"
+    study = {
+        "kind": "study",
+        "name": "quick",
+        "base": {
+            "machine": "sn40l-node",
+            "workload": {"kind": "decode", "model": "llama-3.1-8b", "context": 1024},
+        },
+        "axes": {"workload.batch": [1, 4, 16, 64], "mapping.fusion": ["none", "layer"]},
+        "objectives": {"tokens_per_s": "max", "tpot": "min"},
+        "strategy": {"kind": "optuna", "trials": 8},
+    }
+    from opbyte.sweeps.runner import Options
+    from opbyte.sweeps.search.run import search_plan
+
+    search_plan(load_study(study).plan, Options(out=folder, executor="serial"))
+    text = write_report(folder).read_text()
+    for wanted in (
+        "Hypervolume over the search", "Importance of the axes", "Its longest operators",
+        "Its timeline", "Sobol indices", "Evidence class: <strong>assumed</strong>",
+        "Time by operator",
+    ):  # fmt: skip
+        assert wanted in text, wanted
+    assert "answers otherwise" not in text
+    assert "another version" not in text
+    assert "Could not be simulated" not in text
+
+
+def test_a_page_says_what_the_budget_was(tmp_path):
+    study = {**STUDY, "budget": {"machine": "dgx-h100", "count": 20}}
+    page = write_report(store(tmp_path / "r", grid(), study, list(STUDY["axes"])), designs=False)
+    assert "{machine: dgx-h100, count: 20}" in page.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("odd", [np.inf, -np.inf, np.nan, 0.0, -1.0, 1e300])
+def test_findings_survive_odd_numbers(odd):
+    frame = grid()
+    frame.loc[0, "tokens_per_s"] = odd
+    assert findings(frame, STUDY, list(STUDY["axes"]))
+
+
+def test_findings_leave_out_axes_that_mean_nothing_for_a_point():
+    frame = grid().assign(**{"machine.csd.count": np.nan, "mapping": ""})
+    said = " ".join(findings(frame, STUDY, [*STUDY["axes"], "machine.csd.count", "mapping"]))
+    assert "fusion layer" in said
+    assert "n/a" not in said
+    assert "mapping ," not in said

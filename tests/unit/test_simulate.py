@@ -295,6 +295,7 @@ SMALL = {
     "ianus": "device.dram",
     "pim-gpt": "device.dram",
     "lut-generator": "chip.lpddr",
+    "lut-dgx-host": "chip.lpddr",
     "tellme-kv260": "fpga.ddr4",
 }
 
@@ -336,9 +337,9 @@ def test_every_machine_prices_llama_or_says_why_not(name: str, kind: str, fideli
     products = 2 * tokens * (LLAMA.parameters - 2 * LLAMA.vocab * LLAMA.hidden) / (devices * peak)
     assert result.seconds > max(weights, products)
     assert result.joules > 0
-    if unit.config.kind in ("waves", "aim"):
+    if unit.config.kind in ("waves", "aim") or name == "dgx-h100-csd":
         # One block for all query heads of a KV head: most SMs wait while attention runs. A stage
-        # of banks works alone while one query is there.
+        # of banks works alone while one query is there. Drives read the cache from flash.
         return
     assert result.seconds < 6 * max(weights, products) + 5e-3
 

@@ -358,6 +358,20 @@ def test_gradients_are_copied_behind_the_backward_pass_or_after_it():
     assert beside.forward_s == here.forward_s
 
 
+@pytest.mark.parametrize("sequence", [128, 8192])
+def test_copies_beside_a_pass_go_layer_by_layer(sequence):
+    """Which of both is longer depends on the tokens; of the other one layer is left."""
+    here = offloaded(STATES, sequence=sequence)
+    beside = offloaded((*STATES, "gradient"), sequence=sequence)
+    n, many, layers = here.weight_bytes / 2, 4, 32
+    copies = 4 * n / 32e9
+    computing = (here.recompute_s + here.backward_s) / many
+    assert (copies > computing) == (sequence == 128)
+    least = max(copies + computing / layers, computing + copies / layers)
+    waited = many * (least - computing)
+    assert beside.communication_s - here.communication_s == pytest.approx(waited, rel=1e-6)
+
+
 def test_weights_elsewhere_come_twice_and_leave_room_for_two_layers():
     here = offloaded((*STATES, "gradient"), overlap="none")
     away = offloaded((*STATES, "gradient", "weight"), overlap="none")
@@ -400,17 +414,6 @@ def test_without_master_weights_twelve_bytes_are_held():
     names = ("momentum", "variance", "gradient", "weight")
     r = offloaded(names, gradient="bf16", master=False)
     assert r.occupancy["host.dram"] / (r.weight_bytes / 2) == pytest.approx(12)
-
-
-def test_storage_is_refused():
-    chosen = {
-        "groups": {"gpus": "gpu"}, "parallel": {"all": {"group": "gpus"}},
-        "run": [{"ops": "all", "unit": "gpu.sm"}], "fusion": "attention", "launch": "graph",
-        "place": {"activation": {"in": {"disk.flash": 1.0}}},
-    }  # fmt: skip
-    work = {"kind": "train", "model": "llama-3.2-1b", "batch": 1, "sequence": 1024}
-    with pytest.raises(UncoveredError, match="storage device"):
-        ob.simulate("rtx-4090-host", work, chosen)
 
 
 # -- what training adds to a GPU -------------------------------------------------------------------

@@ -139,7 +139,7 @@ def test_families_have_tapes(name):
     assert all(np.isfinite(v).all() for v in found.backward.columns.values())
 
 
-@pytest.mark.parametrize("name", ["nemotron-h-8b", "deepseek-v3", "lfm2-1.2b"])
+@pytest.mark.parametrize("name", ["nemotron-h-8b", "deepseek-v3"])
 def test_what_has_no_backward_pass_is_refused_by_name(name):
     with pytest.raises(UncoveredError, match=rf"{name}.*backward"):
         plan(model=ob.load_model(name), fused=True, dropout=False)
@@ -261,3 +261,56 @@ def test_fields_may_hold_one_value_for_each_point():
 def test_keys_and_values_are_activations():
     work = ob.TrainStep(replace(gpt(), name="x"), batch=1, sequence=S)
     assert not work.plan(Parallel()).forward["kv_write"].any()
+
+
+# -- short convolutions --------------------------------------------------------------------------
+
+
+def conv_layer(**fields):
+    found = plan(model=ob.load_model("lfm2-1.2b"), fused=True, dropout=False, **fields)
+    return found, next(t for t in found.tapes if any(n.kind == "conv" for n in t.nodes))
+
+
+@pytest.mark.parametrize("t", [1, 2])
+def test_what_a_layer_with_a_short_convolution_keeps(t):
+    found, tape = conv_layer(tp=t)
+    model = found.recipe.model
+    h, f = model.hidden, model.layers[0].ffn.width
+    w = h
+    # Inputs of both norms, of both wide projections, of gates (three parts), taps, both products
+    # behind; gate and up, what they make.
+    whole = 2 * (h + h + h + h)
+    split = 2 * (3 * w + w + w + w + 2 * f + f)
+    assert tape.kept("none") == pytest.approx(S * B * (whole + split / t), rel=1e-12)
+    assert tape.kept("full") == pytest.approx(S * B * 2 * h, rel=1e-12)
+
+
+def test_a_short_convolution_runs_backward():
+    found, tape = conv_layer()
+    names = found.backward.names
+    rows = {n: names.index(n) for n in ("gate_out_dx", "conv_dx", "conv_dw", "gate_in_dx")}
+    width, taps = found.recipe.model.hidden, 3
+    each = 2.0 * S * B * width
+    for name in ("gate_out_dx", "gate_in_dx"):
+        # Two gradients, as wide as the product each.
+        assert found.backward["out_bytes"][rows[name]] == pytest.approx(2 * each)
+    conv = next(n for n in tape.nodes if n.kind == "conv")
+    assert conv.trained
+    assert conv["weight"] == pytest.approx(2.0 * width * taps)
+    assert found.backward["out_bytes"][rows["conv_dx"]] == pytest.approx(each)
+    # The gradient of the taps, 32 bits.
+    assert found.backward["out_bytes"][rows["conv_dw"]] == pytest.approx(4.0 * width * taps)
+    assert np.all(found.backward["state_read"] == 0.0)
+    # A product is computed twice more: for its input and for its matrix.
+    products = [n for n in tape.nodes if n.kind == "gemm"]
+    forward = sum(n["flops"] for n in products)
+    ends = {f"{p.name}_{d}" for p in products for d in ("dx", "dw")}
+    block = found.backward.block_of[rows["conv_dx"]]
+    mine = [i for i in found.backward.rows_of(int(block)).tolist() if names[i] in ends]
+    backward = found.backward["flops"][mine].sum()
+    assert backward == pytest.approx(2.0 * forward)
+
+
+def test_adapters_of_short_convolutions_are_refused():
+    with pytest.raises(UncoveredError, match="adapters of short convolutions"):
+        conv_layer(lora={"rank": 8, "targets": ["q_proj"]})

@@ -222,3 +222,10 @@ def test_a_model_may_be_given_by_its_catalog_name():
     assert work.router == work.expert == load_model("llama-2-7b")
     with pytest.raises(ConfigError, match=r"Did you mean 'llama-3.1-8b'"):
         Decode("llama-3.1-8", 1, 64)
+
+
+@pytest.mark.parametrize("given", [None, 7, {"config": {}}])
+def test_what_is_no_model_is_told(given):
+    for kind, fields in (("decode", {"context": 64}), ("train", {"sequence": 64})):
+        with pytest.raises(WorkloadError, match=f"{kind}: model must be a model, a catalog name"):
+            WORKS.lookup(kind)(model=given, batch=1, **fields)

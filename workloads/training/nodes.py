@@ -15,6 +15,8 @@ GIVEN = -1
 #: Kinds of rows that multiply with a matrix of the model.
 PRODUCTS = frozenset({"gemm", "grouped_gemm"})
 ATTENTION = ("score", "softmax", "context")
+#: Products of two parts of a projection, before and after a short convolution.
+GATES = ("gate_in", "gate_out")
 
 #: Bytes of what is kept: by the node that made it, and which part of it or beside it.
 Kept = dict["tuple[int, str]", Number]

@@ -7,6 +7,7 @@ Backward of each node, with dY the gradient of its output (K the tokens of a pro
     one attention kernel scores again, then these four: 5 products in place of 2 (Dao, arXiv
                          2307.08691, section 3.1), priced as 2.5 calls of the forward kernel
     norm, activation     read dY and their input, write dX; a norm's gain reads both once more
+    short convolution    as a norm, with its taps for the gain; a gate reads dY and both factors
     softmax, dropout     read dY and their output or mask, write dX
     enter, leave         the collectives of `tape`
 
@@ -24,6 +25,7 @@ import numpy as np
 from opbyte.core.ops import BlockBuilder, Number, OpTable, OpTableBuilder
 from opbyte.workloads.training.nodes import (
     ATTENTION,
+    GATES,
     GIVEN,
     PRODUCTS,
     Node,
@@ -375,6 +377,9 @@ class _Backward:
         rows, given = ([], 0.0) if loss else self._gradient(i)
         kept = node["out_bytes"] if loss else sum(node.keeps.values(), 0.0)
         written = sum((self.tape.size(j) for j in node.inputs), 0.0)
+        if node.name in GATES:
+            # Two factors as wide as their product; the projection holds three such parts.
+            kept = written = 2.0 * node["out_bytes"]
         row = self._vector(
             f"{node.name}_dx", node.kind, rows, given + kept, written, flops=2.0 * node["flops"],
             groups=node["groups"] if node.kind == "norm" else 1.0, weight=node["weight"],
@@ -390,4 +395,5 @@ class _Backward:
 
 def _joins(node: Node) -> bool:
     """Return whether the gradients that a node gets are of different parts of its output."""
-    return node.name in ("qkv", "qkv_sum", "qk_norm") or node.kind == "rotary"
+    joined = ("qkv", "qkv_sum", "qk_norm", "in_proj")
+    return node.name in joined or node.kind == "rotary"

@@ -12,7 +12,7 @@ from opbyte.core.errors import UncoveredError, WorkloadError
 from opbyte.core.ops import Array, Number, OpTable, with_columns
 from opbyte.core.parallel import Parallel
 from opbyte.workloads.footprint import activation_bytes, weight_bytes
-from opbyte.workloads.mixers import Attention
+from opbyte.workloads.mixers import Attention, ShortConv
 from opbyte.workloads.model import Model
 from opbyte.workloads.training.nodes import PRODUCTS, Node, Recipe, Tape
 from opbyte.workloads.training.passes import backward_table, forward_table, recompute_table
@@ -37,6 +37,8 @@ class Plan:
         order: Blocks as they run forward.
         forward, recompute, backward: Tables; no `recompute` where nothing runs twice.
         mode: What is recomputed.
+        swapped: Share of the tokens whose activations are kept though `mode` would have them
+            computed again.
         weights: Bytes of all weights of each virtual stage, (virtual,).
         trained: Elements that are trained of each, each (virtual,) or (virtual, points).
     """
@@ -51,6 +53,7 @@ class Plan:
     mode: str
     weights: Array
     trained: Array
+    swapped: Number = 0.0
 
     @property
     def virtual(self) -> int:
@@ -68,8 +71,13 @@ class Plan:
         kept: list[Number] = [0.0] * self.virtual
         for block in self.order:
             tape = self.tapes[block]
-            kept[tape.stage] = kept[tape.stage] + tape.kept(self.mode)
+            kept[tape.stage] = kept[tape.stage] + self._kept_of(tape)
         return kept
+
+    def _kept_of(self, tape: Tape) -> Number:
+        """Return the bytes that a microbatch keeps of a block."""
+        least = tape.kept(self.mode)
+        return least + self.swapped * (tape.kept("none") - least)
 
     @cached_property
     def working(self) -> Number:
@@ -78,7 +86,7 @@ class Plan:
         again: Number = 0.0
         if self.mode != "none":
             again = np.max(
-                np.stack(np.broadcast_arrays(*(t.kept("none") - t.kept(self.mode) for t in layers)))
+                np.stack(np.broadcast_arrays(*(t.kept("none") - self._kept_of(t) for t in layers)))
                 , axis=0,
             )  # fmt: skip
         return again + self._largest_row
@@ -126,17 +134,34 @@ class Plan:
     @cached_property
     def largest_kept(self) -> Number:
         """Return the bytes that a microbatch keeps of the layer that keeps most."""
-        layers = [tape.kept(self.mode) for tape in self.tapes if tape.is_layer]
+        layers = [self._kept_of(tape) for tape in self.tapes if tape.is_layer]
         largest: Array = np.max(np.stack(np.broadcast_arrays(*layers)), axis=0)
         return largest
 
     @cached_property
     def hardware_flops(self) -> Number:
         """Return the operations of all products that one microbatch executes."""
-        return sum(
-            (_products(t) for t in (self.forward, self.recompute, self.backward) if t is not None),
-            0.0,
-        )  # fmt: skip
+        once = _products(self.forward) + _products(self.backward)
+        again = _products(self.recompute) if self.recompute is not None else 0.0
+        return once + (1.0 - self.swapped) * again
+
+    @cached_property
+    def matrices(self) -> list[tuple[float, bool]]:
+        """Return the bytes of each matrix of a device's weights and whether it is a layer's.
+
+        Matrices that one product multiplies together count by themselves; experts, which are one
+        tensor in checkpoints' modules, together. A tied head is the embedding's.
+        """
+        found = []
+        for block in self.order:
+            tape = self.tapes[block]
+            for node in tape.nodes:
+                table = node.kind == "embedding" and not self.recipe.model.tied
+                if node.kind in PRODUCTS or table:
+                    size = float(np.max(node["weight"] + node["expert"]))
+                    parts = node.parts or (1.0,)
+                    found += [(size * p / sum(parts), tape.is_layer) for p in parts]
+        return found
 
     @cached_property
     def largest_layer(self) -> float:
@@ -163,9 +188,14 @@ def plan_of(forward: OpTable, recipe: Recipe, parallel: Parallel, recompute: str
     """Return the plan of a forward table whose stages are virtual ones.
 
     Raises:
-        UncoveredError: If a row has no backward pass.
+        UncoveredError: If a row has no backward pass, or adapters meet short convolutions.
         WorkloadError: If weights that are narrower than 16 bits are to be trained.
     """
+    if recipe.adapter and any(isinstance(x.mixer, ShortConv) for x in recipe.model.layers):
+        raise UncoveredError(
+            f"{recipe.model.name}: no model says where adapters of short convolutions go. train "
+            "all weights, or a model of attention"
+        )
     tapes = tuple(tape_of(forward, block, recipe) for block in range(len(forward.blocks)))
     filled = [i for i in forward.order.tolist() if tapes[i].nodes]
     several = list(tapes)
@@ -221,11 +251,12 @@ def check_split(model: Model, parallel: Parallel) -> None:
         UncoveredError: If a layer is no attention and network, or replicas split experts.
     """
     name, layers = model.name, len(model.order)
-    mixers = {type(x.mixer).__name__ for x in model.layers if not isinstance(x.mixer, Attention)}
+    known = (Attention, ShortConv)
+    mixers = {type(x.mixer).__name__ for x in model.layers if not isinstance(x.mixer, known)}
     if mixers or model.encoder:
         raise UncoveredError(
             f"{name}: no model runs {', '.join(sorted(mixers)) or 'an encoder'} backward. train a "
-            "decoder of softmax attention, dense networks and experts"
+            "decoder of softmax attention, short convolutions, dense networks and experts"
         )
     if parallel.interleave > 1 and parallel.pp == 1:
         raise WorkloadError(f"{name}: interleave={parallel.interleave} needs pp > 1")

@@ -25,17 +25,17 @@ from opbyte.workloads.model import Model
 from opbyte.workloads.model_set import Adapter
 from opbyte.workloads.modules import modules_of
 from opbyte.workloads.rows import VECTOR_FLOPS
-from opbyte.workloads.training.nodes import ATTENTION, GIVEN, PRODUCTS, Node, Recipe, Tape
+from opbyte.workloads.training.nodes import ATTENTION, GATES, GIVEN, PRODUCTS, Node, Recipe, Tape
 
 #: Rows that inference alone has.
 _DROPPED = frozenset({"kv_append", "send"})
 #: Kinds that the tape knows how to run backward.
 _KNOWN = PRODUCTS | {
-    *ATTENTION, "norm", "activation", "rotary", "elementwise", "router", "embedding",
+    *ATTENTION, "norm", "activation", "rotary", "elementwise", "conv", "router", "embedding",
     "all_reduce", "all_to_all", "dropout", "cross_entropy", "enter",
 }  # fmt: skip
 #: Elementwise rows whose gradient needs what they read.
-_PRODUCTS_OF_TWO = ("combine", "shared_scale")
+_PRODUCTS_OF_TWO = ("combine", "shared_scale", *GATES)
 #: Bytes of an element of a dropout mask, of logits in the loss, and of a row's log-sum-exp.
 _MASK, _LOSS, _LSE = 1.0, 4.0, 4.0
 #: Adapter targets inside a row, in the order of its parts.
@@ -94,6 +94,7 @@ class _Taping:
         # Keys and values of the step are activations: there is no cache.
         numbers["side_bytes"] = numbers["side_bytes"] + numbers["kv_read"]
         numbers["kv_read"] = numbers["kv_write"] = 0.0
+        numbers["state_read"] = numbers["state_write"] = 0.0
         return numbers
 
     def _node(self, row: int) -> int:
@@ -182,8 +183,8 @@ class _Taping:
                 if node.kind == "grouped_gemm":
                     node.bias = 0.0
             self._needs(node, node.inputs if node.trained else ())
-        elif node.kind in ("norm", "activation", "router"):
-            node.trained = node.kind == "norm" and not frozen
+        elif node.kind in ("norm", "conv", "activation", "router"):
+            node.trained = node.kind in ("norm", "conv") and not frozen
             self._needs(node, node.inputs)
         elif node.kind == "elementwise" and any(node.name.endswith(w) for w in _PRODUCTS_OF_TWO):
             self._needs(node, node.inputs)

@@ -22,8 +22,9 @@ from typing import Any
 
 import numpy as np
 
+from opbyte.core.errors import UncoveredError
 from opbyte.core.ops import Array, OpTable
-from opbyte.core.placed import PlacedOps
+from opbyte.core.placed import MOVED, PlacedOps
 from opbyte.hw_models.compute.base import UNITS, KernelPrices, Rows, UnitView, is_matrix
 from opbyte.hw_models.compute.csd.attention import Attention, Stages
 from opbyte.hw_models.compute.csd.drive import Drive
@@ -64,7 +65,8 @@ class CsdEngine:
         """Return the prices of attention and cache writes, with what whole pages add.
 
         Raises:
-            UncoveredError: If nothing says how pages are read or programmed.
+            UncoveredError: If nothing says how pages are read or programmed, or some of the cache
+                is not behind the engine's flash port.
         """
         drive = Drive.of(unit)
         table = placed.table
@@ -73,6 +75,7 @@ class CsdEngine:
         mine = np.unique([placed.op_of[r] for r in rows if table.kinds[r] in known])
         if drive is None or not mine.size:
             return None
+        _check_cache(placed, unit, drive)
         attention = Attention(placed, unit, drive)
         seconds, again = [], []
         for op in mine:
@@ -95,6 +98,20 @@ class CsdEngine:
                 for cause in causes
             },
             paged=True,
+        )
+
+
+def _check_cache(placed: PlacedOps, unit: UnitView, drive: Drive) -> None:
+    """Refuse a cache that the engine does not read from its own flash."""
+    if drive.port not in placed.resources:
+        share = 0.0
+    else:
+        where = (placed.units.index(unit.path), MOVED.index("kv_read"))
+        share = float(placed.routes[where][placed.resources.index(drive.port)])
+    if share < 1.0 - 1e-9:
+        raise UncoveredError(
+            f"{unit.machine.name}: '{unit.path}' reads the whole cache from '{drive.port}', and "
+            f"place.kv has {share:.0%} of it there. place all of it there"
         )
 
 

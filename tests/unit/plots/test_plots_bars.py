@@ -60,3 +60,17 @@ def test_occupancy_holds_a_result_against_its_own_machine():
     assert any("of 32 GiB" in t.get_text() for t in plots.occupancy(result).texts)
     other = plots.occupancy(result, "sn40l-node")
     assert any("of 64 GiB" in t.get_text() for t in other.texts)
+
+
+def test_operators_that_do_not_run_are_no_part_of_a_bar():
+    """Candidates of a split by Op/B of which only some run."""
+    work = {
+        "kind": "continuous", "model": "mixtral-8x7b", "batch": 16, "input": 64, "output": 4,
+        "routing": {"kind": "uniform", "fullest": True},
+    }  # fmt: skip
+    result = ob.simulate("duplex-x4", work, "pe-et")
+    placed = [run.demand.placed for run in result.outcome.phases]
+    assert any(p.runs is not None and (p.runs[:, 0] == 0).any() for p in placed)
+    ax = plots.breakdown(result)
+    drawn = sum(bar.get_width() for bar in ax.patches)
+    assert drawn == pytest.approx(result.breakdown["seconds"].sum())

@@ -1,0 +1,94 @@
+"""Who writes into a folder of results: one run, or several shards of one.
+
+The lock is one of the operating system's (`flock`), which ends with its process: a run that was
+killed leaves none behind. Shards share the folder's lock and hold one of their own each.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+from datetime import datetime
+from pathlib import Path
+
+from opbyte.core.errors import ConfigError
+
+__all__ = ["Lock"]
+
+_MOST_TEXT = 400
+
+
+class Lock:
+    """Keeps others from writing into a folder until it is released."""
+
+    def __init__(self) -> None:
+        """Hold nothing."""
+        self._held: list[int] = []
+
+    @classmethod
+    def taken(cls, folder: Path, shard: tuple[int, int] = (1, 1)) -> Lock:
+        """Return the lock of a folder, which is made if need be.
+
+        Where the file system has no locks, or nothing can be written, nothing is held.
+
+        Raises:
+            ConfigError: If another run holds it.
+        """
+        lock = cls()
+        part, parts = shard
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if parts == 1:
+                lock._take(folder / ".lock", fcntl.LOCK_EX)
+            else:
+                lock._take(folder / ".lock", fcntl.LOCK_SH)
+                lock._take(folder / f".lock-{part}-of-{parts}", fcntl.LOCK_EX)
+        except BlockingIOError:
+            lock.release()
+            rule = f"another run writes into this folder{_holder(folder)}"
+            remedy = "Wait for it, end it, or choose another folder with --out."
+            raise ConfigError.one(str(folder), "", rule, "", remedy) from None
+        except OSError:
+            lock.release()
+        return lock
+
+    def _take(self, file: Path, kind: int) -> None:
+        self._held.append(os.open(file, os.O_RDWR | os.O_CREAT, 0o666))
+        fcntl.flock(self._held[-1], kind | fcntl.LOCK_NB)
+        if kind == fcntl.LOCK_EX:
+            since = datetime.now().astimezone().isoformat(timespec="seconds")
+            about = {"process": os.getpid(), "host": socket.gethostname(), "since": since}
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._held[-1], 0)
+                os.write(self._held[-1], json.dumps(about).encode())
+
+    def release(self) -> None:
+        """Let others in."""
+        held, self._held = self._held, []
+        for file in held:
+            os.close(file)
+
+
+def _holder(folder: Path) -> str:
+    """Return who holds a lock of a folder, as far as that is known."""
+    for file in sorted(folder.glob(".lock*")):
+        try:
+            with file.open("rb") as opened:
+                if not _is_held(opened.fileno()):
+                    continue
+                about = json.loads(opened.read(_MOST_TEXT))
+            return f" (process {about['process']} on {about['host']}, since {about['since']})"
+        except (OSError, ValueError, TypeError, KeyError):
+            continue
+    return ""
+
+
+def _is_held(file: int) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    return False

@@ -1,0 +1,111 @@
+"""Stored points as designs again: machine, work and mapping with the values of a row."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from opbyte.core.catalog import is_path
+from opbyte.core.config import Document, validate
+from opbyte.sweeps.design import Design
+from opbyte.sweeps.plan import Plan
+from opbyte.sweeps.store import Results
+from opbyte.sweeps.study import Study
+from opbyte.sweeps.targets import parameter_path
+
+__all__ = ["StoredDesigns", "StoredPoint"]
+
+
+@dataclass(frozen=True)
+class StoredPoint:
+    """A stored point.
+
+    Attributes:
+        design: Machine, work and mapping of its structure.
+        values: The machine's numbers that the point or its derived parameters set, by short path.
+        fields: The work's numbers.
+    """
+
+    design: Design
+    values: Mapping[str, float]
+    fields: Mapping[str, float]
+
+    @property
+    def work(self) -> Any:
+        """Return the work with the point's numbers."""
+        fields: dict[str, Any] = dict(self.fields)
+        return dataclasses.replace(self.design.work, **fields)
+
+
+class StoredDesigns:
+    """Builds the designs of stored points; each structure is built once."""
+
+    def __init__(self, results: Results) -> None:
+        """Read the study that the results belong to.
+
+        Raises:
+            ConfigError: If it can not be read again, such as a file that is gone.
+        """
+        written = {k: v for k, v in results.meta["study"].items() if k not in ("machines", "files")}
+        machines = results.meta["study"].get("machines", {})
+        base = dict(written.get("base", {}))
+        # Machines of files stand in the results in full.
+        source = base.get("machine")
+        if isinstance(source, str) and is_path(source) and source in machines:
+            base["machine"] = machines[source]
+        data = {**written, "base": base, "kind": "study", "name": results.name}
+        document = Document(data, {}, str(results.folder / "study.json"))
+        self.plan = Plan.build(validate(Study, document), document, trusted=True)
+        self._built: dict[str, Design] = {}
+
+    def point(self, columns: Mapping[str, Any], row: int) -> StoredPoint:
+        """Return the design of a row of the stored columns."""
+        choice: dict[str, Any] = {}
+        numbers: dict[str, float] = {}
+        for axis in self.plan.axes:
+            value = columns[axis.path][row]
+            if axis.target.numeric:
+                if np.isfinite(value):
+                    numbers[axis.target.key] = float(value)
+            # The cell of an axis that means nothing here is empty: "", or NaN of a count.
+            elif value != "" and value == value:
+                choice[axis.path] = self._written(axis, value)
+        for link in self.plan.links:
+            value = float(columns[link.target.path][row])
+            if not np.isfinite(value):
+                continue
+            if link.target.numeric:
+                numbers[link.target.key] = value
+            else:
+                choice[link.target.path] = int(value) if value == int(value) else value
+        design = self._design(choice, numbers)
+        targets = [*(a.target for a in self.plan.axes), *(k.target for k in self.plan.links)]
+        names = {t.key: t.name for t in targets}
+        return StoredPoint(
+            design,
+            {
+                parameter_path(design.machine, names[k]) or k.partition(".")[2]: v
+                for k, v in numbers.items()
+                if k.startswith("machine.")
+            },
+            {k.partition(".")[2]: v for k, v in numbers.items() if k.startswith("workload.")},
+        )
+
+    def _written(self, axis: Any, value: Any) -> Any:
+        """Return an axis's value as the file wrote it."""
+        if axis.numbers is not None:
+            return axis.written[int(np.argmin(np.abs(axis.numbers - float(value))))]
+        return axis.written[axis.texts.index(str(value))]
+
+    def _design(self, choice: Mapping[str, Any], numbers: Mapping[str, float]) -> Design:
+        fields = {f"workload.{k.partition('.')[2]}" for k in numbers if k.startswith("workload.")}
+        key = repr((sorted(choice.items(), key=str), sorted(fields)))
+        if key not in self._built:
+            # Works need their fields to be built; any point's own are as good as another's.
+            given = {k: v for k, v in numbers.items() if k in fields}
+            self._built[key] = self.plan.side.build({**given, **choice})
+        return self._built[key]

@@ -1,0 +1,80 @@
+"""One run writes into a folder; shards of one study may share it."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from opbyte.core.errors import ConfigError
+from opbyte.sweeps import lock as module
+from opbyte.sweeps.cli import main
+from opbyte.sweeps.lock import Lock
+
+HOLDER = """\
+import sys
+from pathlib import Path
+from opbyte.sweeps.lock import Lock
+lock = Lock.taken(Path(sys.argv[1]))
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_second_run_is_refused_and_told_who_the_first_is(tmp_path):
+    first = Lock.taken(tmp_path / "out")
+    with pytest.raises(ConfigError, match=f"process {os.getpid()} on .* since 20") as caught:
+        Lock.taken(tmp_path / "out")
+    assert "--out" in str(caught.value)
+    first.release()
+    Lock.taken(tmp_path / "out").release()
+
+
+def test_a_killed_run_leaves_no_lock(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    with process:
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(ConfigError, match=f"process {process.pid} "):
+            Lock.taken(tmp_path)
+        process.kill()
+    Lock.taken(tmp_path).release()
+
+
+def test_shards_share_a_folder_each_once_and_not_with_a_whole_run(tmp_path):
+    one, two = Lock.taken(tmp_path, (1, 3)), Lock.taken(tmp_path, (2, 3))
+    for shard in ((1, 3), (2, 3), (1, 1)):
+        with pytest.raises(ConfigError, match=f"process {os.getpid()}"):
+            Lock.taken(tmp_path, shard)
+    one.release()
+    two.release()
+    whole = Lock.taken(tmp_path)
+    with pytest.raises(ConfigError, match="another run"):
+        Lock.taken(tmp_path, (3, 3))
+    whole.release()
+
+
+def test_without_locks_of_the_file_system_a_run_goes_on(tmp_path, monkeypatch):
+    def unsupported(*_):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(module.fcntl, "flock", unsupported)
+    Lock.taken(tmp_path).release()
+    (tmp_path / "file").write_text("")
+    Lock.taken(tmp_path / "file").release()
+
+
+@pytest.mark.parametrize("command", ["sweep", "search"])
+@pytest.mark.parametrize("more", [[], ["--fresh"]])
+def test_two_runs_on_one_folder(tmp_path, capsys, command, more):
+    arguments = [command, "quick", "--out", str(tmp_path / "out"), "--no-plots", "--quiet"]
+    arguments += ["--budget", "4"] if command == "search" else []
+    lock = Lock.taken(tmp_path / "out")
+    assert main([*arguments, *more]) == 2
+    error = capsys.readouterr().err
+    assert error.count("error:") == 1
+    assert "another run writes into this folder" in error
+    lock.release()
+    assert main([*arguments, *more]) == 0
