@@ -244,13 +244,17 @@ class PoolBackend(ExecutorBackend):
         self.close()
 
     def close(self) -> None:
-        """End the worker processes, whatever they are doing."""
-        pool, self._pool = self._pool, None
-        if pool is None:
+        """End the worker processes, whatever they are doing, and the thread that led them.
+
+        An interruption may come here too: until all has ended, the next call ends the rest.
+        """
+        if self._pool is None:
             return
-        children = [p for p in multiprocessing.active_children() if p.pid not in self._before]
-        pool.shutdown(wait=False, cancel_futures=True)
-        for child in children:
-            with contextlib.suppress(OSError):
-                child.terminate()
-        pool.shutdown(wait=True)
+        for child in multiprocessing.active_children():
+            if child.pid not in self._before:
+                with contextlib.suppress(OSError):
+                    child.terminate()
+        # A pool that was shut down without waiting forgets its thread, which then closes a pipe
+        # while the interpreter that exits writes into it.
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._pool = None

@@ -17,6 +17,7 @@ from opbyte.sweeps.axes import SI_UNITS, Target
 from opbyte.sweeps.backends import Backend, ExecutorBackend, PoolBackend, SerialBackend
 from opbyte.sweeps.compact import tidied
 from opbyte.sweeps.constraints import metric_dimension
+from opbyte.sweeps.interruption import Interruption
 from opbyte.sweeps.keys import code_version, resolved, study_key
 from opbyte.sweeps.lock import Lock
 from opbyte.sweeps.plan import Plan
@@ -71,11 +72,18 @@ class Session:
     store: Store
     backend: Backend
     lock: Lock
+    interruption: Interruption
     progress: Progress | None = None
 
     def evaluate(self, tasks: Iterator[Task]) -> Iterator[Rows]:
-        """Evaluate tasks, store their rows, and yield them."""
+        """Evaluate tasks, store their rows, and yield them.
+
+        Raises:
+            KeyboardInterrupt: After an interruption. Rows that came with it are not stored: they
+                may say that a point failed which was interrupted.
+        """
         for rows in self.backend.run(tasks):
+            self.interruption.check()
             self.store.add(rows)
             if self.progress is not None:
                 self.progress.advance(len(rows), rows.count(FAILED))
@@ -88,6 +96,7 @@ class Session:
         finally:
             self.backend.close()
             self.lock.release()
+            self.interruption.close()
 
 
 def meta_of(plan: Plan) -> dict[str, Any]:
@@ -144,7 +153,7 @@ def open_session(
     except BaseException:
         lock.release()
         raise
-    return Session(plan, store, backend, lock, progress)
+    return Session(plan, store, backend, lock, Interruption(), progress)
 
 
 def backend_of(plan: Plan, options: Options, executor: Executor | None, seed_key: str) -> Backend:

@@ -12,29 +12,11 @@ import time
 
 import pytest
 from clusters import Cluster
+from costly import costly_study
 
 from opbyte.sweeps.store import open_results
 
 #: 24 x 5 x 5 x 2 = 1,200 points, event level, 30 to 50 ms each.
-STUDY = """\
-kind: study
-fidelity: event
-base:
-  machine: sn40l-node
-  workload:
-    kind: coe
-    router: llama-2-7b
-    experts: {model: llama-2-7b, count: 100}
-    input: 256
-    output: 20
-    requests: 160
-axes:
-  workload.experts.count: {range: [50, 810], steps: 24}
-  machine.fill.bandwidth: {range: [100 GB/s, 280 GB/s], steps: 5}
-  machine.rdu.hbm.phy.bandwidth: {range: [1.6 TB/s, 2.4 TB/s], steps: 5}
-  workload.batch: [4, 8]
-objectives: {tokens_per_s: max, joules_per_token: min}
-"""
 
 
 def run(study, out, *where):
@@ -51,7 +33,7 @@ def run(study, out, *where):
 def alone(tmp_path_factory):
     folder = tmp_path_factory.mktemp("scaling")
     study = folder / "s.yaml"
-    study.write_text(STUDY)
+    study.write_text(costly_study(requests=160, counts=24, rates=5))
     run(study, folder / "warm", "--workers", "1", "--set", "workload.requests=2")
     wall, cpu = run(study, folder / "one", "--workers", "1")
     return study, wall, cpu, open_results(folder / "one").frame()

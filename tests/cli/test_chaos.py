@@ -11,33 +11,13 @@ import time
 import pandas as pd
 import pytest
 from clusters import PATIENCE_S, Cluster, kill
+from costly import costly_study
 
 from opbyte.sweeps.pareto import front
 from opbyte.sweeps.store import open_results
 
 pytest.importorskip("distributed")
 
-#: 20 x 5 x 5 x 2 = 1,000 points, event level.
-STUDY = """\
-kind: study
-fidelity: event
-base:
-  machine: sn40l-node
-  workload:
-    kind: coe
-    router: llama-2-7b
-    experts: {model: llama-2-7b, count: 100}
-    input: 256
-    output: 20
-    requests: 120
-baseline: {machine: dgx-a100}
-axes:
-  workload.experts.count: {range: [50, 810], steps: 20}
-  machine.fill.bandwidth: {range: [100 GB/s, 280 GB/s], steps: 5}
-  machine.rdu.hbm.phy.bandwidth: {range: [1.6 TB/s, 2.4 TB/s], steps: 5}
-  workload.batch: [4, 8]
-objectives: {tokens_per_s: max, joules_per_token: min}
-"""
 KILLS = 20
 VICTIMS = ("local parent", "local worker", "cluster parent", "cluster worker", "scheduler")
 
@@ -144,7 +124,7 @@ def kill_scheduler(cluster, run):
 @pytest.mark.proof
 def test_twenty_kills_lose_and_double_no_point(tmp_path):
     study = tmp_path / "s.yaml"
-    study.write_text(STUDY)
+    study.write_text(costly_study(requests=120, counts=20, rates=5, baseline=True))
     whole = Run(study, tmp_path / "whole", "")
     assert whole.ends()[0] == 0
     expected = open_results(tmp_path / "whole")

@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from clusters import PATIENCE_S, Cluster, kill
+from costly import costly_study
 
 from opbyte.core.errors import ConfigError
 from opbyte.sweeps.cluster import _check
@@ -23,26 +24,6 @@ pytest.importorskip("distributed")
 
 PROGRAM = [sys.executable, "-m", "opbyte"]
 
-#: 5 x 4 x 5 x 2 = 200 points, event level.
-STUDY = """\
-kind: study
-fidelity: event
-base:
-  machine: sn40l-node
-  workload:
-    kind: coe
-    router: llama-2-7b
-    experts: {model: llama-2-7b, count: 100}
-    input: 256
-    output: 20
-    requests: 60
-axes:
-  workload.experts.count: {range: [50, 810], steps: 5}
-  machine.fill.bandwidth: {range: [100 GB/s, 280 GB/s], steps: 4}
-  machine.rdu.hbm.phy.bandwidth: {range: [1.6 TB/s, 2.4 TB/s], steps: 5}
-  workload.batch: [4, 8]
-objectives: {tokens_per_s: max, joules_per_token: min}
-"""
 QUICK = """\
 kind: study
 base:
@@ -107,7 +88,7 @@ def cluster(tmp_path_factory):
 @pytest.fixture
 def study(tmp_path):
     file = tmp_path / "s.yaml"
-    file.write_text(STUDY)
+    file.write_text(costly_study(requests=60, counts=5, rates=4))
     return file
 
 

@@ -11,32 +11,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from costly import costly_study
 
 from opbyte.sweeps.store import open_results
 
 PROGRAM = [sys.executable, "-m", "opbyte"]
-
-#: 20 x 10 x 5 x 2 = 2,000 points, event level.
-STUDY = """\
-kind: study
-fidelity: event
-base:
-  machine: sn40l-node
-  workload:
-    kind: coe
-    router: llama-2-7b
-    experts: {{model: llama-2-7b, count: 100}}
-    input: 256
-    output: 20
-    requests: {requests}
-baseline: {{machine: dgx-a100}}
-axes:
-  workload.experts.count: {{range: [50, 810], steps: {counts}}}
-  machine.fill.bandwidth: {{range: [100 GB/s, 280 GB/s], steps: {rates}}}
-  machine.rdu.hbm.phy.bandwidth: {{range: [1.6 TB/s, 2.4 TB/s], steps: 5}}
-  workload.batch: [4, 8]
-objectives: {{tokens_per_s: max}}
-"""
 
 
 def heed_interrupts():
@@ -97,7 +76,7 @@ def children_of(pid: int) -> list[int]:
 @pytest.mark.proof
 def test_2000_event_points_killed_five_times_are_complete_and_identical(tmp_path):
     study = tmp_path / "kills.yaml"
-    study.write_text(STUDY.format(requests=320, counts=20, rates=10))
+    study.write_text(costly_study(requests=320, counts=20, rates=10, baseline=True))
     began = time.monotonic()
     finish(start(study, tmp_path / "whole", "--workers", "2"))
     assert time.monotonic() - began >= 60
@@ -133,7 +112,7 @@ def test_2000_event_points_killed_five_times_are_complete_and_identical(tmp_path
 @pytest.fixture
 def small(tmp_path):
     study = tmp_path / "small.yaml"
-    study.write_text(STUDY.format(requests=120, counts=5, rates=4))
+    study.write_text(costly_study(requests=120, counts=5, rates=4, baseline=True))
     return study
 
 
