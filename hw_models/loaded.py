@@ -13,7 +13,8 @@ import numpy as np
 
 from opbyte.core.errors import UncoveredError
 from opbyte.core.ops import Array
-from opbyte.hw_models.machine import Machine, Memory
+from opbyte.hw_models.machine import Machine
+from opbyte.hw_models.machine_file import Memory
 from opbyte.hw_models.memory.cxl import dram_wait_s
 from opbyte.hw_models.memory.rates import DEFAULT
 from opbyte.hw_models.technology import expander_of, standard_of

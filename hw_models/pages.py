@@ -18,7 +18,8 @@ from opbyte.core.errors import UncoveredError
 from opbyte.core.ops import Array
 from opbyte.core.placed import MOVED, PlacedOps, written_name
 from opbyte.hw_models.compute.base import KernelPrices, UnitView
-from opbyte.hw_models.machine import Machine, Memory
+from opbyte.hw_models.machine import Machine
+from opbyte.hw_models.machine_file import Memory
 from opbyte.hw_models.memory.flash_rates import page_rate, stream_rate
 from opbyte.hw_models.memory.rates import page_on_channel, share
 from opbyte.hw_models.technology import flash_of, pins_of, standard_of

@@ -35,7 +35,7 @@ from opbyte.hw_models.memory.rates import DEFAULT, Access, refresh_share, share,
 from opbyte.hw_models.stack import Stack
 
 if TYPE_CHECKING:
-    from opbyte.hw_models.machine import Memory, Port
+    from opbyte.hw_models.machine_file import Memory, Port
     from opbyte.hw_models.memory.flash_devices import FlashDevice
     from opbyte.hw_models.memory.standards import Standard
 

@@ -13,7 +13,8 @@ from opbyte.core.config import Document, load_document, set_values
 from opbyte.core.errors import ConfigError, OpbyteError, UncoveredError
 from opbyte.core.registry import lookup_error
 from opbyte.core.units import format_quantity
-from opbyte.hw_models.machine import CATALOG, STRUCTURE, Machine, load_machine
+from opbyte.hw_models.machine import CATALOG, Machine, load_machine
+from opbyte.hw_models.machine_file import STRUCTURE
 from opbyte.sweeps.console import shown
 from opbyte.sweeps.explain_streams import shown_streams, streams
 from opbyte.sweeps.study import STUDIES, load_study

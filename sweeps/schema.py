@@ -32,7 +32,7 @@ _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 def _models() -> dict[str, type[BaseModel]]:
     from opbyte.core.mapping import Mapping
-    from opbyte.hw_models.machine import MachineConfig
+    from opbyte.hw_models.machine_file import MachineConfig
     from opbyte.hw_models.memory.cxl_devices import CxlDevice
     from opbyte.hw_models.memory.flash_devices import FlashDevice
     from opbyte.hw_models.memory.standards import Device

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from opbyte.core.config import resolve_path
 from opbyte.core.errors import ConfigError
 from opbyte.core.registry import nearest
-from opbyte.hw_models.machine import STRUCTURE, Machine
+from opbyte.hw_models.machine import Machine
+from opbyte.hw_models.machine_file import STRUCTURE
 from opbyte.sweeps.axes import Target
 from opbyte.sweeps.study import ROOTS
 from opbyte.workloads.works import Work

@@ -23,7 +23,7 @@ from opbyte.core.ops import Array, OpTable
 from opbyte.core.placed import MOVED, PlacedOps
 from opbyte.hw_models.compute.base import UNITS, KernelPrices, Rows, UnitView, is_matrix
 from opbyte.hw_models.compute.systolic import peak_rate
-from opbyte.hw_models.machine import Unit
+from opbyte.hw_models.machine_file import Unit
 from opbyte.hw_models.serial import Serial
 
 #: Bits of everything but weights in BitMoD's simulator.

@@ -17,7 +17,7 @@ from opbyte.core.dtypes import bytes_of
 from opbyte.core.errors import UncoveredError
 from opbyte.core.ops import Array, OpTable
 from opbyte.hw_models.compute.base import UNITS, Rows, UnitView, arithmetic, is_matrix
-from opbyte.hw_models.machine import Unit
+from opbyte.hw_models.machine_file import Unit
 
 
 def _parts(size: Any, step: int) -> Any:

@@ -17,7 +17,8 @@ import numpy as np
 from opbyte.core.dtypes import lookup
 from opbyte.hw_models.compute.base import UNITS, UnitView
 from opbyte.hw_models.cost.items import CostItem, Number, Values, is_die, need, parts, total
-from opbyte.hw_models.machine import Machine, Memory, Part, Unit
+from opbyte.hw_models.machine import Machine
+from opbyte.hw_models.machine_file import Memory, Part, Unit
 
 _NORMAL_BITS = 16.0
 

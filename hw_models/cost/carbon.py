@@ -18,7 +18,8 @@ from opbyte.hw_models.cost.area import added_share, part_area_m2
 from opbyte.hw_models.cost.items import CostItem, Number, Values, is_die, parts, total
 from opbyte.hw_models.cost.money import footprint_m2
 from opbyte.hw_models.cost.wafers import CLUSTERS, die_yield
-from opbyte.hw_models.machine import Machine, Part
+from opbyte.hw_models.machine import Machine
+from opbyte.hw_models.machine_file import Part
 
 #: Process node nm, energy kWh/cm2, gases g/cm2 where 95 % of them are abated (ACT v2).
 FABS: tuple[tuple[float, float, float], ...] = (

@@ -7,7 +7,8 @@ from types import MappingProxyType
 
 from opbyte.core.errors import UncoveredError
 from opbyte.hw_models.cost.items import CostItem, Number, Values, need, total
-from opbyte.hw_models.machine import Machine, Part
+from opbyte.hw_models.machine import Machine
+from opbyte.hw_models.machine_file import Part
 
 #: Coefficients (a, b, c) of energy ~ a V^2 + b V + c by node, nm (Stillmaker and Baas, Integration
 #: 58, 2017, table 7); only ratios of two values mean anything.

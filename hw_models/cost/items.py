@@ -10,7 +10,8 @@ import numpy as np
 
 from opbyte.core.errors import UncoveredError
 from opbyte.core.ops import Array
-from opbyte.hw_models.machine import Machine, Part
+from opbyte.hw_models.machine import Machine
+from opbyte.hw_models.machine_file import Part
 
 #: Parameter values by short path: floats, or float64 arrays over design points.
 Values: TypeAlias = Mapping[str, Any]

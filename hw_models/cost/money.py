@@ -15,7 +15,8 @@ from opbyte.hw_models.cost.area import added_share, held_area_m2, part_area_m2
 from opbyte.hw_models.cost.items import CostItem, Number, Values, is_die, need, parts, some, total
 from opbyte.hw_models.cost.packages import package_price_usd, stack_price_usd
 from opbyte.hw_models.cost.wafers import CLUSTERS, die_yield, dies_on_wafer, wafer_price_usd
-from opbyte.hw_models.machine import Machine, Part
+from opbyte.hw_models.machine import Machine
+from opbyte.hw_models.machine_file import Part
 
 
 def machine_price_usd(machine: Machine, values: Values | None = None) -> Number:

@@ -29,7 +29,7 @@ from opbyte.core.errors import UncoveredError
 from opbyte.core.ops import Array
 from opbyte.hw_models.link.collectives import collective_cost
 from opbyte.hw_models.link.libraries import LIBRARIES, LL, LL128, SIMPLE, one_shot
-from opbyte.hw_models.machine import Link
+from opbyte.hw_models.machine_file import Link
 
 _CROWD_BYTES = 4096.0
 #: Share of a network's rate that is data: LL, LL128, Simple.

@@ -36,7 +36,8 @@ import numpy as np
 from opbyte.core.errors import UncoveredError
 from opbyte.core.ops import Array
 from opbyte.hw_models.compute.base import UnitView
-from opbyte.hw_models.machine import Machine, Memory
+from opbyte.hw_models.machine import Machine
+from opbyte.hw_models.machine_file import Memory
 from opbyte.hw_models.price import resource_rate
 from opbyte.hw_models.technology import with_rates
 from opbyte.hw_models.waiting import cache_hits, cache_port, first_access, line_seconds

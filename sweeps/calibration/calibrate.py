@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from opbyte.core.config import resolve_path
 from opbyte.core.errors import ConfigError
 from opbyte.core.units import format_quantity
-from opbyte.hw_models.machine import STRUCTURE, Machine, load_machine
+from opbyte.hw_models.machine import Machine, load_machine
+from opbyte.hw_models.machine_file import STRUCTURE
 from opbyte.sweeps.calibration.classes import CLASSES
 from opbyte.sweeps.calibration.fit import Fit, fit
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from opbyte.core.errors import ConfigError, UncoveredError
 from opbyte.hw_models.link.calls import Caller, Network
 from opbyte.hw_models.link.libraries import LIBRARIES, LL, LL128, NVLS, SIMPLE
-from opbyte.hw_models.machine import Link, load_machine
+from opbyte.hw_models.machine import load_machine
+from opbyte.hw_models.machine_file import Link
 
 KIB, MIB = 1024, 1024**2
 RATE, HOP, EFFICIENCY = 300e9, 1e-6, 0.7
