@@ -28,9 +28,9 @@ from opbyte.core.parallel import Parallel
 from opbyte.core.registry import Registry
 from opbyte.hw_models.compute.base import UNITS, UnitModel, UnitView
 from opbyte.hw_models.machine import Machine
+from opbyte.sim.runners import RUNNERS, Runner
 from opbyte.sim.serving.fleet.routers import ROUTERS, Load, Router
 from opbyte.sim.serving.schedulers import SCHEDULERS, Group, Limits, Piece, Plan, Scheduler
-from opbyte.sim.simulate import RUNNERS, Runner
 from opbyte.sim.training.allocation import POLICIES, Policy, Problem
 from opbyte.workloads.serve import Grouping
 from opbyte.workloads.traces import FORMATS, BadRows, Columns, Head, TraceFormat, head_of

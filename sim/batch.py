@@ -15,8 +15,9 @@ from opbyte.core.mapping import Mapping as SoftwareMapping
 from opbyte.core.ops import Array
 from opbyte.core.registry import lookup_error, nearest
 from opbyte.hw_models.machine import Machine, load_machine
+from opbyte.sim.phases import overflow
 from opbyte.sim.result import Outcome
-from opbyte.sim.simulate import evaluate, overflow, resolve_mapping
+from opbyte.sim.simulate import evaluate, resolve_mapping
 from opbyte.workloads.works import WORKS, Work
 
 if TYPE_CHECKING:

@@ -29,11 +29,12 @@ from opbyte.sim.block_checks import check, check_tensors
 from opbyte.sim.copy_streams import STREAMS, Streams, Use, add
 from opbyte.sim.head_overlap import path_durations
 from opbyte.sim.kv_share import attention_operators
+from opbyte.sim.metrics import add_energy
 from opbyte.sim.neurons import ffn_bytes, fresh, resolved, sparse
+from opbyte.sim.phases import combine, feasible
 from opbyte.sim.place import Placer
 from opbyte.sim.result import Outcome, PhaseRun
 from opbyte.sim.scores import held_scores, score_seconds
-from opbyte.sim.simulate import add_energy, combine, feasible
 from opbyte.sim.swap import Swap
 from opbyte.workloads.model_work import ModelWork
 

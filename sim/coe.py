@@ -23,10 +23,12 @@ from opbyte.core.mapping import Placement
 from opbyte.core.ops import Array
 from opbyte.hw_models.machine import Machine
 from opbyte.sim.copies import Copy, copy_of, reading
+from opbyte.sim.metrics import static_watts, with_costs
+from opbyte.sim.phases import combine, feasible, run_phase
 from opbyte.sim.place import Placer
 from opbyte.sim.residency import lru_hit_rate
 from opbyte.sim.result import Outcome
-from opbyte.sim.simulate import RUNNERS, combine, feasible, run_phase, static_watts, with_costs
+from opbyte.sim.runners import RUNNERS
 
 if TYPE_CHECKING:
     from opbyte.workloads.coe import CompositionOfExperts

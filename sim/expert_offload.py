@@ -36,10 +36,11 @@ from opbyte.sim.copies import Copy, copy_of
 from opbyte.sim.expert_blocks import blocks_of
 from opbyte.sim.expert_misses import expected_misses, played_misses
 from opbyte.sim.expert_waits import block_waits
+from opbyte.sim.metrics import add_energy
 from opbyte.sim.neurons import check_resident, sparse
+from opbyte.sim.phases import combine, feasible, run_phase
 from opbyte.sim.place import Placer
 from opbyte.sim.result import Outcome, PhaseRun
-from opbyte.sim.simulate import add_energy, combine, feasible, run_phase
 from opbyte.workloads.ffn import MoeFfn
 from opbyte.workloads.model import Model
 from opbyte.workloads.model_work import ModelWork

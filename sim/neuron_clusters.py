@@ -35,11 +35,12 @@ from opbyte.hw_models.price import Demand, first_access, price, resource_rate
 from opbyte.sim.analytic import Step, block_paths, held
 from opbyte.sim.cluster_times import Reads, Times, network_ops, times
 from opbyte.sim.copies import software_rate
+from opbyte.sim.metrics import add_energy
 from opbyte.sim.neuron_cache import missed_share
 from opbyte.sim.neurons import neuron_bytes, one_network, popularity, scaled, sparse
+from opbyte.sim.phases import combine, feasible
 from opbyte.sim.place import Placer
 from opbyte.sim.result import Outcome, PhaseRun
-from opbyte.sim.simulate import add_energy, combine, feasible
 from opbyte.workloads.ffn import MoeFfn
 from opbyte.workloads.model import Model
 from opbyte.workloads.model_work import ModelWork

@@ -8,9 +8,10 @@ import numpy as np
 
 from opbyte.core.mapping import Mapping as SoftwareMapping
 from opbyte.hw_models.machine import Machine
+from opbyte.sim.phases import combine, feasible, run_phase, sum_over
 from opbyte.sim.place import Placer
 from opbyte.sim.result import Outcome
-from opbyte.sim.simulate import RUNNERS, combine, feasible, refuse_caches, run_phase, sum_over
+from opbyte.sim.runners import RUNNERS, refuse_caches
 
 if TYPE_CHECKING:
     from opbyte.workloads.speculative import SpeculativeDecode

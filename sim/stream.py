@@ -18,9 +18,10 @@ from opbyte.hw_models.compute.base import UnitView
 from opbyte.hw_models.loaded import port_rate, port_wait_s
 from opbyte.hw_models.machine import Machine
 from opbyte.hw_models.waiting import first_access
+from opbyte.sim.phases import combine, feasible, run_phase
 from opbyte.sim.place import Placer
 from opbyte.sim.result import Outcome
-from opbyte.sim.simulate import RUNNERS, alone, combine, feasible, refuse_caches, run_phase
+from opbyte.sim.runners import RUNNERS, alone, refuse_caches
 
 if TYPE_CHECKING:
     from opbyte.workloads.stream import Stream

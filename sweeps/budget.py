@@ -17,7 +17,8 @@ from opbyte.core.errors import ConfigError, OpbyteError
 from opbyte.core.ops import Array
 from opbyte.core.parameters import Parameter
 from opbyte.hw_models.machine import Machine, load_machine
-from opbyte.sim.simulate import COSTS, evaluate
+from opbyte.sim.metrics import COSTS
+from opbyte.sim.simulate import evaluate
 from opbyte.sweeps.draws import Draws
 from opbyte.sweeps.pareto import feasible
 from opbyte.sweeps.plan import Plan

@@ -13,7 +13,8 @@ from opbyte.core.config import Document
 from opbyte.core.errors import ConfigError, OpbyteError, Problem
 from opbyte.core.registry import nearest
 from opbyte.hw_models.machine import Machine, load_machine
-from opbyte.sim.simulate import COSTS, metrics_of, unplayable
+from opbyte.sim.metrics import COSTS, metrics_of
+from opbyte.sim.runners import unplayable
 from opbyte.sweeps.axes import PlanAxis, resolved_axis, resolved_when
 from opbyte.sweeps.blame import at_fault, unplaced, whole_problems
 from opbyte.sweeps.choices import choices, listed_codes, slow_axes

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from opbyte.core.config import load_document, validate
 from opbyte.core.errors import CapacityError, ConfigError, UncoveredError
-from opbyte.sim.simulate import unplayable
+from opbyte.sim.runners import unplayable
 from opbyte.sweeps.console import Output, plain, shown
 from opbyte.sweeps.constraints import metric_dimension
 from opbyte.sweeps.design import Design, Side

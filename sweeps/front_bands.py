@@ -14,7 +14,8 @@ from opbyte.core.errors import ConfigError
 from opbyte.core.ops import Array
 from opbyte.core.parameters import Parameter
 from opbyte.hw_models.machine import Machine
-from opbyte.sim.simulate import COSTS, evaluate, with_costs
+from opbyte.sim.metrics import COSTS, with_costs
+from opbyte.sim.simulate import evaluate
 from opbyte.sweeps.draws import Draws
 from opbyte.sweeps.pareto import costs, feasible
 from opbyte.sweeps.store import Results

@@ -78,7 +78,7 @@ def _files(catalog: Any, about: Callable[[dict[str, Any]], str]) -> Entries:
 
 
 def _works() -> Entries:
-    from opbyte.sim.simulate import metrics_of
+    from opbyte.sim.metrics import metrics_of
     from opbyte.workloads.works import WORKS
 
     entries = []

@@ -9,12 +9,13 @@ import numpy as np
 from opbyte.core.errors import WorkloadError
 from opbyte.core.mapping import Mapping as SoftwareMapping
 from opbyte.hw_models.machine import Machine
+from opbyte.sim.metrics import static_watts, with_costs
 from opbyte.sim.result import Outcome
+from opbyte.sim.runners import RUNNERS
 from opbyte.sim.serving.endurance import written_of
 from opbyte.sim.serving.fleet.server import AnyServer, server_of
 from opbyte.sim.serving.metrics import metrics
 from opbyte.sim.serving.served import Serving
-from opbyte.sim.simulate import RUNNERS, static_watts, with_costs
 
 if TYPE_CHECKING:
     from opbyte.workloads.serve import Serve

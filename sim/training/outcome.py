@@ -9,8 +9,9 @@ import numpy as np
 from opbyte.core.ops import Array
 from opbyte.hw_models.compute.base import UnitView
 from opbyte.sim.analytic import Step
+from opbyte.sim.metrics import static_watts, with_costs
+from opbyte.sim.phases import combine, feasible
 from opbyte.sim.result import Outcome, PhaseRun
-from opbyte.sim.simulate import combine, feasible, static_watts, with_costs
 from opbyte.sim.training.drives import is_drive
 from opbyte.sim.training.memory import memory_over_time
 from opbyte.sim.training.offload import near_memories

@@ -15,7 +15,7 @@ from opbyte.core.errors import UncoveredError
 from opbyte.core.mapping import Mapping as SoftwareMapping
 from opbyte.hw_models.machine import Machine
 from opbyte.sim.result import Outcome
-from opbyte.sim.simulate import RUNNERS
+from opbyte.sim.runners import RUNNERS
 from opbyte.sim.training.allocation import ORDER, Tensor, allocated, placed
 from opbyte.sim.training.optimal import StepModel, others, step_model
 from opbyte.sim.training.outcome import outcome_of

@@ -10,8 +10,9 @@ from opbyte.core.errors import WorkloadError
 from opbyte.core.ops import BYTE_COLUMNS, COLLECTIVES
 from opbyte.core.parallel import Parallel
 from opbyte.hw_models.machine import load_machine
+from opbyte.sim.metrics import metrics_of
 from opbyte.sim.place import PLACE_KEYS, Placer
-from opbyte.sim.simulate import metrics_of, simulate
+from opbyte.sim.simulate import simulate
 from opbyte.workloads.model import Attention, DenseFfn, Layer, Model, MoeFfn
 from opbyte.workloads.op_trace import save_ops
 from opbyte.workloads.phases import Decode

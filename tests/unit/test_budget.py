@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from opbyte.core.errors import ConfigError
 from opbyte.hw_models.machine import load_machine
-from opbyte.sim.simulate import COSTS, simulate
+from opbyte.sim.metrics import COSTS
+from opbyte.sim.simulate import simulate
 from opbyte.sweeps.budget import WITHIN, contest, copies
 from opbyte.sweeps.commands._study import Request, run_study
 from opbyte.sweeps.runner import Options, run_plan

@@ -16,7 +16,8 @@ from opbyte.core.routes import Route, Software
 from opbyte.hw_models.compute.csd.layout import Layout, touched
 from opbyte.hw_models.machine import load_machine
 from opbyte.sim.attention_group import pooled_phases
-from opbyte.sim.simulate import evaluate, metrics_of
+from opbyte.sim.metrics import metrics_of
+from opbyte.sim.simulate import evaluate
 
 ONE = load_machine("a6000-csd")
 MACHINES = {1: "a6000-csd", 2: "a6000-csd-2", 20: "a6000-csd-20"}

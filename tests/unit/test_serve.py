@@ -8,8 +8,8 @@ import pytest
 
 import opbyte as ob
 from opbyte.hw_models.machine import load_machine
+from opbyte.sim.metrics import metrics_of, static_watts
 from opbyte.sim.serving.server import Server
-from opbyte.sim.simulate import metrics_of, static_watts
 from opbyte.sweeps.cli import main
 from opbyte.sweeps.experiment import load_experiment
 from opbyte.workloads.serve import Scheduling, Serve

@@ -17,13 +17,14 @@ from opbyte.core.errors import CapacityError, ConfigError, UncoveredError
 from opbyte.core.mapping import Mapping
 from opbyte.hw_models.machine import Machine, load_machine
 from opbyte.sim.expert_offload import Experts, reading
+from opbyte.sim.metrics import static_watts
 from opbyte.sim.place import Placer
 from opbyte.sim.residency import lru_iteration_misses
 from opbyte.sim.serving.experts import served_experts
 from opbyte.sim.serving.prices.build import StepPrices
 from opbyte.sim.serving.prices.offload_table import PREFETCH, OffloadTable
 from opbyte.sim.serving.server import Server
-from opbyte.sim.simulate import evaluate, static_watts
+from opbyte.sim.simulate import evaluate
 from opbyte.workloads.mixed import Mixed
 from opbyte.workloads.model import Model
 from opbyte.workloads.model_loader import load_model

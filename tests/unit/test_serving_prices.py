@@ -13,13 +13,14 @@ from opbyte.core.errors import SimulationError, UncoveredError
 from opbyte.core.mapping import load_mapping
 from opbyte.core.ops import Array
 from opbyte.hw_models.machine import Machine, load_machine
+from opbyte.sim.phases import total
 from opbyte.sim.result import PhaseRun
 from opbyte.sim.serving.prices.batch import Batch
 from opbyte.sim.serving.prices.build import StepPrices
 from opbyte.sim.serving.prices.step import flat_cost
 from opbyte.sim.serving.prices.step_table import step_cost
 from opbyte.sim.serving.stamped import compiled, stamped_files
-from opbyte.sim.simulate import evaluate, resolve_mapping, total
+from opbyte.sim.simulate import evaluate, resolve_mapping
 from opbyte.workloads.mixed import Mixed
 from opbyte.workloads.model import Model
 from opbyte.workloads.model_loader import load_model

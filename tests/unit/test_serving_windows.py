@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from opbyte.core.errors import WorkloadError
 from opbyte.core.parallel import Parallel
 from opbyte.hw_models.machine import load_machine
+from opbyte.sim.phases import total
 from opbyte.sim.serving.blocks import BlockPool
 from opbyte.sim.serving.compiled.fleet import route_compiled
 from opbyte.sim.serving.compiled.guesses import serve_guessing
@@ -25,7 +26,7 @@ from opbyte.sim.serving.requests import Request
 from opbyte.sim.serving.schedulers import SCHEDULERS, Limits
 from opbyte.sim.serving.speculation import Drafter, Guesses
 from opbyte.sim.serving.stamped import compiled
-from opbyte.sim.simulate import evaluate, resolve_mapping, total
+from opbyte.sim.simulate import evaluate, resolve_mapping
 from opbyte.workloads.mixed import Mixed
 from opbyte.workloads.model_loader import load_model
 from opbyte.workloads.serve import Grouping

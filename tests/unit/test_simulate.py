@@ -10,7 +10,8 @@ from opbyte.core.mapping import Mapping, load_mapping
 from opbyte.hw_models.compute.base import UnitView
 from opbyte.hw_models.compute.systolic import peak_rate
 from opbyte.hw_models.machine import CATALOG, Machine, load_machine
-from opbyte.sim.simulate import COMMON, evaluate, metrics_of, resolve_mapping, simulate
+from opbyte.sim.metrics import COMMON, metrics_of
+from opbyte.sim.simulate import evaluate, resolve_mapping, simulate
 from opbyte.workloads.coe import CompositionOfExperts
 from opbyte.workloads.model_loader import load_model
 from opbyte.workloads.works import work_from

@@ -13,11 +13,11 @@ import numpy as np
 
 from opbyte.core.errors import UncoveredError
 from opbyte.core.ops import Array
+from opbyte.sim.phases import run_phase, total
 from opbyte.sim.place import Placer
 from opbyte.sim.serving.many.residents import Shelf
 from opbyte.sim.serving.requests import Request
 from opbyte.sim.serving.schedulers import Plan, Scheduler
-from opbyte.sim.simulate import run_phase, total
 from opbyte.workloads.adapter_step import adapter_phase
 from opbyte.workloads.model import Model
 from opbyte.workloads.model_set import Adapter

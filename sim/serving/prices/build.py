@@ -27,6 +27,7 @@ from opbyte.hw_models.compute.base import UnitView
 from opbyte.hw_models.machine import Machine, load_machine
 from opbyte.hw_models.price import Demand
 from opbyte.sim.expert_offload import Experts, offloads
+from opbyte.sim.metrics import static_watts
 from opbyte.sim.result import PhaseRun
 from opbyte.sim.serving.prices.batch import Batch
 from opbyte.sim.serving.prices.graph import graph_table, has_graphs
@@ -49,7 +50,7 @@ from opbyte.sim.serving.prices.tables import (
 )
 from opbyte.sim.serving.prices.turns import Turns
 from opbyte.sim.serving.stamped import compiled
-from opbyte.sim.simulate import evaluate, resolve_mapping, static_watts
+from opbyte.sim.simulate import evaluate, resolve_mapping
 from opbyte.workloads.mixed import Mixed
 from opbyte.workloads.model import Model
 from opbyte.workloads.routing import Routing

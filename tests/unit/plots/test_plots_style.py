@@ -38,7 +38,7 @@ def test_values_are_shown_with_prefix_and_unit(value, column, text):
 
 
 def test_every_common_metric_has_a_name_of_its_own():
-    from opbyte.sim.simulate import COMMON
+    from opbyte.sim.metrics import COMMON
 
     labels = [quantity(metric).label for metric in COMMON]
     assert len(set(labels)) == len(labels)
