@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from opbyte.core.errors import UncoveredError
-from opbyte.core.mapping import ATTENTION
+from opbyte.core.mapping_file import ATTENTION
 from opbyte.core.ops import NUMERIC, TRANSFER, Array, BlockBuilder, OpTable
 
 #: Label of transfers to the attention group, and back.

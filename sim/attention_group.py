@@ -29,7 +29,8 @@ from typing import Any
 import numpy as np
 
 from opbyte.core.errors import UncoveredError
-from opbyte.core.mapping import ATTENTION, Mapping
+from opbyte.core.mapping import Mapping
+from opbyte.core.mapping_file import ATTENTION
 from opbyte.core.ops import OpTable, OpTableBuilder, Phase
 from opbyte.sim.attention_block import Block, Sides
 from opbyte.workloads.works import Work

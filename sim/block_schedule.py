@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from opbyte.core.mapping import Mapping, Placement
+from opbyte.core.mapping import Mapping
+from opbyte.core.mapping_file import Placement
 from opbyte.core.ops import Array, Phase
 from opbyte.hw_models.machine import Machine
 from opbyte.hw_models.price import Demand, price

@@ -19,7 +19,7 @@ import numpy as np
 
 from opbyte.core.errors import UncoveredError
 from opbyte.core.mapping import Mapping as SoftwareMapping
-from opbyte.core.mapping import Placement
+from opbyte.core.mapping_file import Placement
 from opbyte.core.ops import Array
 from opbyte.hw_models.machine import Machine
 from opbyte.sim.copies import Copy, copy_of, reading

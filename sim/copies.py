@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from opbyte.core.errors import ConfigError, UncoveredError
-from opbyte.core.mapping import Placement
+from opbyte.core.mapping_file import Placement
 from opbyte.core.ops import Array
 from opbyte.core.routes import Route
 from opbyte.hw_models.host_path import path_rate

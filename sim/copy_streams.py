@@ -10,7 +10,7 @@ import numpy as np
 
 from opbyte.core.dtypes import lookup
 from opbyte.core.errors import ConfigError
-from opbyte.core.mapping import Placement
+from opbyte.core.mapping_file import Placement
 from opbyte.core.ops import Array
 from opbyte.core.placed import BACK, written_name
 from opbyte.hw_models.machine import Machine

@@ -28,8 +28,8 @@ from typing import Any
 import numpy as np
 
 from opbyte.core.errors import UncoveredError
-from opbyte.core.mapping import Cache, Placement
 from opbyte.core.mapping import Mapping as SoftwareMapping
+from opbyte.core.mapping_file import Cache, Placement
 from opbyte.core.ops import Array, Phase
 from opbyte.hw_models.machine import Machine
 from opbyte.sim.copies import Copy, copy_of

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from opbyte.core.errors import UncoveredError
-from opbyte.core.mapping import CoProcess
+from opbyte.core.mapping_file import CoProcess
 from opbyte.core.ops import Array, Spread
 from opbyte.hw_models.compute.base import UnitView
 from opbyte.hw_models.machine import Machine

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from opbyte.core.mapping import Cache
+from opbyte.core.mapping_file import Cache
 from opbyte.core.ops import Array
 from opbyte.sim.copies import Copy
 from opbyte.sim.expert_blocks import Blocks

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from opbyte.core.errors import ConfigError
-from opbyte.core.mapping import ATTENTION, Mapping
+from opbyte.core.mapping import Mapping
+from opbyte.core.mapping_file import ATTENTION
 from opbyte.core.placed import BACK, Together, written_name
 from opbyte.hw_models.machine import Machine
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from opbyte.core.mapping import ATTENTION
+from opbyte.core.mapping_file import ATTENTION
 from opbyte.core.ops import TRANSFER, Array
 from opbyte.hw_models.price import Demand
 from opbyte.sim.analytic import block_paths

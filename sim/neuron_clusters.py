@@ -27,7 +27,8 @@ from typing import Any
 import numpy as np
 
 from opbyte.core.errors import CapacityError, UncoveredError
-from opbyte.core.mapping import Mapping, Placement, Run
+from opbyte.core.mapping import Mapping
+from opbyte.core.mapping_file import Placement, Run
 from opbyte.core.ops import Array, OpTable, Phase
 from opbyte.core.routes import Neurons
 from opbyte.hw_models.machine import Machine

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from opbyte.core.errors import ConfigError, UncoveredError
-from opbyte.core.mapping import ATTENTION, Mapping, Placement
+from opbyte.core.mapping import Mapping
+from opbyte.core.mapping_file import ATTENTION, Placement
 from opbyte.core.ops import CLASS_OF, COLLECTIVES, REPLICAS, TRANSFER, Array, OpTable
 from opbyte.core.placed import MOVED, PlacedOps, SharedArray, Transfer, written_name
 from opbyte.hw_models.machine import Machine

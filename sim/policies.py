@@ -1,8 +1,8 @@
 """Mapping policies: which of several units runs an operator, or which experts run on each.
 
 Candidates are priced on each unit by the models that price everything else, and the policy picks,
-for every design point by itself (`opbyte.core.mapping.CoProcess`). With t(u, o) the seconds of an
-operator o on unit u that it has to itself:
+for every design point by itself (`opbyte.core.mapping_file.CoProcess`). With t(u, o) the seconds of
+an operator o on unit u that it has to itself:
 
     fastest         u(o) = argmin t(u, o); the first of those that take the same
     op_per_byte     the same with peak rates, t = max(operations / peak, bytes / rate): of two
@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from opbyte.core.errors import UncoveredError
-from opbyte.core.mapping import CoProcess
+from opbyte.core.mapping_file import CoProcess
 from opbyte.core.ops import Array
 from opbyte.hw_models.machine import Machine
 from opbyte.hw_models.price import price

@@ -7,7 +7,7 @@ from typing import Any
 
 from opbyte.core.errors import UncoveredError
 from opbyte.core.mapping import Mapping as SoftwareMapping
-from opbyte.core.mapping import Split
+from opbyte.core.mapping_file import Split
 from opbyte.core.registry import Registry
 from opbyte.hw_models.machine import Machine
 from opbyte.sim.result import Outcome

@@ -9,8 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
+from opbyte.core.blocks import Block
 from opbyte.core.catalog import Catalog
 from opbyte.core.config import Document, load_document, parse_assignment, set_values, validate
 from opbyte.core.errors import ConfigError, Problem
@@ -42,15 +43,11 @@ _TABLES = ("axes", "derive")
 Fidelity = Literal["bound", "analytic", "event"]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
 def _as_values(raw: Any) -> Any:
     return {"values": raw} if isinstance(raw, list) else raw
 
 
-class AxisForm(_Frozen):
+class AxisForm(Block):
     """Values that one parameter takes."""
 
     values: list[Any] | None = Field(None, min_length=1)
@@ -83,7 +80,7 @@ class AxisForm(_Frozen):
 Axis = Annotated[AxisForm, BeforeValidator(_as_values)]
 
 
-class Base(_Frozen):
+class Base(Block):
     """What every point has in common."""
 
     machine: str | dict[str, Any] | None = None
@@ -96,7 +93,7 @@ class Base(_Frozen):
     """Changed parameters by path, such as machine.rdu.hbm.phy.bandwidth: 2 TB/s."""
 
 
-class Baseline(_Frozen):
+class Baseline(Block):
     """What `speedup` compares with: parts of `base` that differ, at the same workload."""
 
     machine: str | dict[str, Any] | None = None
@@ -104,7 +101,7 @@ class Baseline(_Frozen):
     mapping: str | dict[str, Any] | None = None
 
 
-class Budget(_Frozen):
+class Budget(Block):
     """What machines are compared within: as much as so many of one cost (docs/one-budget.md)."""
 
     machine: str
@@ -113,19 +110,19 @@ class Budget(_Frozen):
     """How many of them the budget buys, in money, die area and design power each."""
 
 
-class Grid(_Frozen):
+class Grid(Block):
     """Every combination of the axes' values."""
 
     kind: Literal["grid"] = "grid"
 
 
-class Zip(_Frozen):
+class Zip(Block):
     """The first values of all axes together, then the second ones."""
 
     kind: Literal["zip"]
 
 
-class List(_Frozen):
+class List(Block):
     """Points one by one."""
 
     kind: Literal["list"]
@@ -133,7 +130,7 @@ class List(_Frozen):
     """Each point gives a value for every path."""
 
 
-class Random(_Frozen):
+class Random(Block):
     """Independent points."""
 
     kind: Literal["random"]
@@ -141,7 +138,7 @@ class Random(_Frozen):
     seed: int = Field(0, ge=0)
 
 
-class Sobol(_Frozen):
+class Sobol(Block):
     """Points of a scrambled Sobol sequence."""
 
     kind: Literal["sobol"]
@@ -149,7 +146,7 @@ class Sobol(_Frozen):
     seed: int = Field(0, ge=0)
 
 
-class Optuna(_Frozen):
+class Optuna(Block):
     """A search of the front, round by round; docs/search.md."""
 
     kind: Literal["optuna"]
@@ -173,7 +170,7 @@ class Optuna(_Frozen):
 Strategy = Annotated[Grid | Zip | List | Random | Sobol | Optuna, Field(discriminator="kind")]
 
 
-class Study(_Frozen):
+class Study(Block):
     """A study file."""
 
     kind: Literal["study"]
@@ -195,7 +192,7 @@ class Study(_Frozen):
     """For work that draws random numbers."""
 
 
-class Experiment(_Frozen):
+class Experiment(Block):
     """An experiment file: one point."""
 
     kind: Literal["experiment"]

@@ -8,10 +8,10 @@ from pydantic import Field, model_validator
 
 from opbyte.core.errors import Problem
 from opbyte.core.parameters import Seconds
-from opbyte.workloads.serve_block import Block, refuse, unused
+from opbyte.workloads.serve_block import ServeBlock, refuse, unused
 
 
-class Loss(Block):
+class Loss(ServeBlock):
     """A device that loses what it holds."""
 
     device: int = Field(ge=0)
@@ -22,7 +22,7 @@ class Loss(Block):
     """How long it is away; by default for good."""
 
 
-class Faults(Block):
+class Faults(ServeBlock):
     """Devices of decode attention that are lost, and what becomes of the requests."""
 
     devices: tuple[Loss, ...] = ()

@@ -6,13 +6,13 @@ from pydantic import Field, model_validator
 
 from opbyte.core.errors import Problem
 from opbyte.core.parameters import Seconds
-from opbyte.workloads.serve_block import Block, refuse, unused
+from opbyte.workloads.serve_block import ServeBlock, refuse, unused
 
 #: Routers that are built in and use no `slack`.
 _WITHOUT_SLACK = ("round_robin", "least_outstanding")
 
 
-class Pools(Block):
+class Pools(ServeBlock):
     """Engines that read prompts, and engines that go on from there."""
 
     prefill: int = Field(ge=1, le=4096)
@@ -21,7 +21,7 @@ class Pools(Block):
     """Engines that compute all later tokens."""
 
 
-class Failure(Block):
+class Failure(ServeBlock):
     """A replica that loses everything, and comes back empty."""
 
     replica: int = Field(ge=0)
@@ -32,7 +32,7 @@ class Failure(Block):
     """How long it is away."""
 
 
-class Fleet(Block):
+class Fleet(ServeBlock):
     """Engines that serve one trace together, each on devices of its own."""
 
     replicas: int = Field(1, ge=1, le=4096)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from opbyte.core.blocks import Block
 from opbyte.core.errors import WorkloadError
 from opbyte.core.parameters import Bytes, Parameter, Seconds
 from opbyte.workloads.model_set import Adapter
@@ -14,10 +15,8 @@ from opbyte.workloads.popularity import Choose, popularity
 from opbyte.workloads.traces._rules import Ints
 
 
-class Residents(BaseModel):
+class Residents(Block):
     """Things of one size that live in a memory below, some of them in the fast one too."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     count: int = Field(ge=1, le=10_000_000)
     """How many there are."""

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from opbyte.core.errors import Problem
 from opbyte.core.parameters import Bytes, Parameter
-from opbyte.workloads.serve_block import Block, refuse, unused
+from opbyte.workloads.serve_block import ServeBlock, refuse, unused
 
 #: Tokens of a step of the scheduler chunked.
 CHUNKED_TOKENS = 512
@@ -19,7 +19,7 @@ _KINDS = ("continuous", "chunked", "static", "layered", "shortest", "prefix", "f
 _USERS = {"lead": ("fair",), "groups": ("layered",), "aging": ("shortest", "prefix")}
 
 
-class Grouping(Block):
+class Grouping(ServeBlock):
     """Into how many groups of layers a prompt's computation is divided, by its tokens.
 
     The default is the published configuration of layered prefill (arXiv:2510.08055).
@@ -56,7 +56,7 @@ def _grouping(given: Any) -> Any:
     return {"tokens": (), "groups": (given,)} if whole else given
 
 
-class Scheduling(Block):
+class Scheduling(ServeBlock):
     """How an engine forms its steps, and the memory that it gives to caches."""
 
     kind: str = "continuous"

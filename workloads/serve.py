@@ -20,7 +20,7 @@ from opbyte.workloads.model import Model
 from opbyte.workloads.model_work import ModelWork
 from opbyte.workloads.residents import Adapters, Models
 from opbyte.workloads.scheduling import Grouping, Scheduling
-from opbyte.workloads.serve_block import Block, refuse
+from opbyte.workloads.serve_block import ServeBlock, refuse
 from opbyte.workloads.speculation import Speculation, speculation_of
 from opbyte.workloads.traces import RequestTrace, load_trace
 from opbyte.workloads.work import WORKS
@@ -44,7 +44,7 @@ FAULTS = ("failed", "device_losses")
 _Given = TypeVar("_Given", bound=BaseModel)
 
 
-class Goal(Block):
+class Goal(ServeBlock):
     """What a request must keep to count as good."""
 
     ttft: Seconds | None = None

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
+from pydantic import ValidationInfo, field_validator
 
+from opbyte.core.blocks import Block
 from opbyte.core.errors import ConfigError, Problem
 
 
-class Block(BaseModel):
-    """Frozen, without unknown keys; numbers are no booleans."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", arbitrary_types_allowed=True, use_attribute_docstrings=True
-    )
+class ServeBlock(Block):
+    """A block whose numbers are no booleans."""
 
     @field_validator("*", mode="before")
     @classmethod

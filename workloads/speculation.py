@@ -18,8 +18,9 @@ from itertools import accumulate
 from operator import mul
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
+from opbyte.core.blocks import Block
 from opbyte.core.config import Document, validate
 from opbyte.core.errors import ConfigError, UncoveredError, WorkloadError
 from opbyte.workloads.mixers import Mamba, ShortConv
@@ -42,12 +43,8 @@ def _draft(given: object) -> Model | None:
     return load_model(given)
 
 
-class Speculation(BaseModel):
+class Speculation(Block):
     """What guesses, how many tokens, and how many hold."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", arbitrary_types_allowed=True, use_attribute_docstrings=True
-    )
 
     draft: Annotated[Model | None, BeforeValidator(_draft)]
     """Model that guesses; none where guesses cost nothing (n-grams of the prompt)."""

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
+from opbyte.core.blocks import Block
 from opbyte.core.config import Document, validate
 from opbyte.core.dtypes import lookup
 from opbyte.core.errors import UncoveredError, WorkloadError
@@ -38,10 +39,8 @@ RECOMPUTE = ("none", "selective", "dense", "full")
 SUMMED = ("fp32", "bf16", "fp16")
 
 
-class Lora(BaseModel):
+class Lora(Block):
     """Low-rank adapters; all other weights are frozen."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     rank: int = Field(ge=1, le=65_536)
     """Width between the two matrices of a target."""

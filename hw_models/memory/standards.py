@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import Field, PositiveInt
 
+from opbyte.core.blocks import Block
 from opbyte.core.catalog import Catalog
 from opbyte.core.config import load_document, validate
 from opbyte.core.errors import ConfigError
@@ -41,11 +42,7 @@ _LINE = re.compile(
 Buses = Literal["single", "dual", "half-clock", "lpddr5"]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class Family(_Frozen):
+class Family(Block):
     """What all devices of one standard share."""
 
     kind: Literal["memory-family"]
@@ -71,7 +68,7 @@ class Family(_Frozen):
     """`level | after -> before | clocks`, and `window n` or `siblings` behind it."""
 
 
-class Energy(_Frozen):
+class Energy(Block):
     """What commands cost, joules."""
 
     source: str
@@ -81,7 +78,7 @@ class Energy(_Frozen):
     """RD or WR, from the cells to the pins, per bit."""
 
 
-class Device(_Frozen):
+class Device(Block):
     """One product or speed grade: a single channel."""
 
     kind: Literal["memory"]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from opbyte.core.blocks import Block
 from opbyte.core.parameters import Bytes, Parameter
 
 __all__ = ["Allocate"]
@@ -11,13 +12,11 @@ __all__ = ["Allocate"]
 MIB = 2.0**20
 
 
-class Allocate(BaseModel):
+class Allocate(Block):
     """Which policy places tensors that leave the GPU, and where it may.
 
     Tensor classes that `place` names stay where it says; the policy places all others.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
     policy: str
     """A registered policy: `local_only`, `naive_interleave`, `cxl_aware`, `optimal`, or another."""

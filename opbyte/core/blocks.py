@@ -1,4 +1,4 @@
-"""What the blocks of a file's hardware have in common."""
+"""What the blocks of all files have in common."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["Block"]
 
 
 class Block(BaseModel):
-    """A block of parameters: unknown keys are mistakes, and docstrings describe the fields."""
+    """A block of a file: unknown keys are mistakes, and docstrings describe the fields."""
 
     model_config = ConfigDict(
         frozen=True,

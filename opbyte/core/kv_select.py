@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from opbyte.core.blocks import Block
 from opbyte.core.parameters import Ratio
 
 #: What a key's leading ones are, unless said: sign and position, one partial product of four.
 _BITS, _WORK = 4.0, 0.25
 
 
-class KvSelect(BaseModel):
+class KvSelect(Block):
     """Cached tokens that decode attention is exact on.
 
     Attributes:
@@ -25,8 +26,6 @@ class KvSelect(BaseModel):
         run: Of `sparf`: mean number of neighbouring tokens that are kept together. Left out: tokens
             are kept independently of each other.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
     kind: Literal["lop", "sparf"]
     keep: Ratio

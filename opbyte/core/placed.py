@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from opbyte.core.kv_select import KvSelect
-from opbyte.core.mapping import Einsums
+from opbyte.core.mapping_file import Einsums
 from opbyte.core.ops import Array, OpTable
 
 #: What moves, by the column of `PlacedOps.moved`. `internal` stays on the chip of its unit.

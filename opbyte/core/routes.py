@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
+from opbyte.core.blocks import Block
 from opbyte.core.parameters import Bytes, BytesPerSecond, Parameter, Ratio, Seconds, Several
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
-
-
-class Software(_Frozen):
+class Software(Block):
     """What software costs on a route.
 
     Attributes:
@@ -63,14 +60,14 @@ class Software(_Frozen):
         return self
 
 
-class Route(_Frozen):
+class Route(Block):
     """Links that a tensor class takes, at least one."""
 
     via: tuple[str, ...] = Field(min_length=1)
     software: Software | None = None
 
 
-class Popularity(_Frozen):
+class Popularity(Block):
     """How unequally neurons are used: a power law through one published quantile.
 
     Attributes:
@@ -92,7 +89,7 @@ class Popularity(_Frozen):
         return self
 
 
-class Hot(_Frozen):
+class Hot(Block):
     """The most used neurons: always in the fast memory, computed densely by a unit of their own.
 
     Attributes:
@@ -112,7 +109,7 @@ def _as_tuple(value: Any) -> Any:
 Routes = Annotated[tuple[Route, ...], BeforeValidator(_as_tuple)]
 
 
-class Unpacking(_Frozen):
+class Unpacking(Block):
     """Kernels that unpack stored tensors into a wider format before each use.
 
     Attributes:
@@ -134,7 +131,7 @@ def _as_unpacking(value: Any) -> Any:
 Format = Annotated[Unpacking, BeforeValidator(_as_unpacking)]
 
 
-class Neurons(_Frozen):
+class Neurons(Block):
     """Networks of which each token uses a part of the inner neurons, read where it is not there.
 
     Attributes:

@@ -5,24 +5,21 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from opbyte.core.blocks import Block
 from opbyte.core.ops import Number
 from opbyte.core.parameters import Bytes, Parameter
 
 __all__ = ["Staging"]
 
 
-class Staging(BaseModel):
+class Staging(Block):
     """Pinned memory of the host: how blocks are rounded, and which buffers there are.
 
     Blocks are: each matrix of the weights that live there; the others of its classes whole, or in
     pieces of `chunk`; a layer's activations of one microbatch; the pool, which is one block.
     """
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", arbitrary_types_allowed=True, use_attribute_docstrings=True
-    )
 
     memory: str
     """Memory of the host, such as `cpu.dram`."""

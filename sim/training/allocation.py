@@ -28,7 +28,7 @@ import numpy as np
 from opbyte.core.dtypes import lookup
 from opbyte.core.errors import CapacityError, SimulationError, UncoveredError
 from opbyte.core.mapping import Mapping as SoftwareMapping
-from opbyte.core.mapping import Placement
+from opbyte.core.mapping_file import Placement
 from opbyte.core.registry import Registry
 from opbyte.hw_models.machine import Machine
 from opbyte.sim.place import Placer

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from opbyte.core.mapping import Mapping, Placement
+from opbyte.core.mapping import Mapping
+from opbyte.core.mapping_file import Placement
 from opbyte.core.ops import Number
 from opbyte.core.staging import Staging
 from opbyte.sim.place import Placer

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from opbyte.core.errors import CapacityError
-from opbyte.core.mapping import Einsums
+from opbyte.core.mapping_file import Einsums
 from opbyte.hw_models.compute.spatial.arrays import Arrays, Shape
 from opbyte.hw_models.compute.spatial.bounds import lower_bound, tiled_traffic
 from opbyte.hw_models.compute.spatial.cascade import CASCADES

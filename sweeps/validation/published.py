@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from opbyte.core.blocks import Block
 from opbyte.core.catalog import Catalog
 from opbyte.core.config import Document, load_document, validate
 
@@ -17,11 +18,7 @@ EvidenceClass = Literal["predicted", "assumed", "calibrated", "internal", "open"
 Target = Literal["measured", "simulated", "reported"]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class Source(_Frozen):
+class Source(Block):
     """Where the numbers come from."""
 
     title: str
@@ -33,7 +30,7 @@ class Source(_Frozen):
     reading_error: float = Field(0.0, ge=0)
 
 
-class Setup(_Frozen):
+class Setup(Block):
     """What to simulate: parts of it may come from the file's `experiment`."""
 
     machine: str | None = None
@@ -57,7 +54,7 @@ class Setup(_Frozen):
         )
 
 
-class Gap(_Frozen):
+class Gap(Block):
     """The input that is missing, and where to look for the value that would close the row."""
 
     input: str
@@ -68,7 +65,7 @@ class Gap(_Frozen):
     """Where to look for a closing value; with units, as the parameter is written."""
 
 
-class Alternative(_Frozen):
+class Alternative(Block):
     """What a machine may have instead, where no number of a range says it: a kernel for instance.
 
     The result with it belongs to the range of a point that rests on the choice.
@@ -80,7 +77,7 @@ class Alternative(_Frozen):
     """Machine parameters and blocks, as in an experiment."""
 
 
-class Fact(_Frozen):
+class Fact(Block):
     """The entry of a collection of facts that a point is, where its name or unit are others."""
 
     id: str
@@ -88,14 +85,14 @@ class Fact(_Frozen):
     """Our number: an expression over `value`."""
 
 
-class Case(_Frozen):
+class Case(Block):
     """One of several experiments over which a number is the mean."""
 
     experiment: Setup = Setup()
     baseline: Setup | None = None
 
 
-class Point(_Frozen):
+class Point(Block):
     """One published number."""
 
     id: str
@@ -149,7 +146,7 @@ class Point(_Frozen):
         return self.gap if isinstance(self.gap, tuple) else (self.gap,)
 
 
-class Published(_Frozen):
+class Published(Block):
     """A file of `sweeps/published`."""
 
     kind: Literal["published"] = "published"

@@ -10,7 +10,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from strategies import logs
 
-from opbyte.core.mapping import Cache
+from opbyte.core.mapping_file import Cache
 from opbyte.core.ops import Array
 from opbyte.sim.copies import Copy
 from opbyte.sim.expert_blocks import Blocks

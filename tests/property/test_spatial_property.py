@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opbyte.core.errors import CapacityError
-from opbyte.core.mapping import Einsums
+from opbyte.core.mapping_file import Einsums
 from opbyte.hw_models.compute.base import UnitView
 from opbyte.hw_models.compute.spatial.arrays import ARRAY, LANES, Shape
 from opbyte.hw_models.compute.spatial.bounds import lower_bound, tiled_traffic

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from opbyte.core.errors import ConfigError
-from opbyte.core.mapping import Einsums
+from opbyte.core.mapping_file import Einsums
 from opbyte.hw_models.compute.base import UnitView
 from opbyte.hw_models.compute.spatial.arrays import ARRAY, LANES, Shape
 from opbyte.hw_models.compute.spatial.unit import arrays_of, plan

@@ -9,7 +9,8 @@ import pytest
 
 import opbyte as ob
 from opbyte.core.errors import CapacityError, ConfigError, UncoveredError, WorkloadError
-from opbyte.core.mapping import Pipeline, load_mapping
+from opbyte.core.mapping import load_mapping
+from opbyte.core.mapping_file import Pipeline
 from opbyte.core.ops import TRANSFER
 from opbyte.core.parallel import Parallel
 from opbyte.hw_models.machine import Machine, load_machine

@@ -13,7 +13,7 @@ import pytest
 
 import opbyte as ob
 from opbyte.core.errors import CapacityError, ConfigError, UncoveredError, WorkloadError
-from opbyte.core.mapping import Placement, Spill
+from opbyte.core.mapping_file import Placement, Spill
 from opbyte.hw_models.machine import Machine, load_machine
 from opbyte.sim.serving.server import Server
 from opbyte.sweeps.cli import main

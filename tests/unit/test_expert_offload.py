@@ -142,7 +142,7 @@ def test_a_reserve_takes_room_from_the_cache() -> None:
     place = dict(mapping.place)
     expert = place["expert.weight"]
     assert expert.cache is not None
-    from opbyte.core.mapping import Placement
+    from opbyte.core.mapping_file import Placement
 
     place["expert.weight"] = Placement.model_validate(
         {"in": {"dev.ddr": 1.0},
@@ -242,7 +242,7 @@ def test_a_reserve_that_does_not_fit_is_no_room(evict: str) -> None:
     assert cache is not None
 
     def leaving(experts: float) -> Result:
-        from opbyte.core.mapping import Placement
+        from opbyte.core.mapping_file import Placement
 
         kept = {"tier": "dev.hbm", "evict": evict, "via": "fill", "reserve": f"{experts * SIZE} B"}
         place["expert.weight"] = Placement.model_validate({"in": {"dev.ddr": 1.0}, "cache": kept})

@@ -9,7 +9,7 @@ import pytest
 from offloaded import COPY, LAYERS, PICKS, SIZE, START, decode, layers_of, machine, plain
 
 from opbyte.core.errors import ConfigError, UncoveredError
-from opbyte.core.mapping import Placement
+from opbyte.core.mapping_file import Placement
 from opbyte.hw_models.machine import Machine, load_machine
 from opbyte.sim.simulate import simulate
 from opbyte.workloads.phases import Generate

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import opbyte as ob
 from opbyte.core.errors import ConfigError, UncoveredError
-from opbyte.core.mapping import Pipeline, Placement, Run
+from opbyte.core.mapping_file import Pipeline, Placement, Run
 from opbyte.core.ops import TRANSFER
 from opbyte.hw_models.machine import Machine, load_machine
 from opbyte.sim.attention_group import pooled_phases

@@ -10,7 +10,7 @@ from handmade import demand, device, gemm
 
 import opbyte as ob
 from opbyte.core.errors import CapacityError, ConfigError, UncoveredError, WorkloadError
-from opbyte.core.mapping import Einsums
+from opbyte.core.mapping_file import Einsums
 from opbyte.hw_models.compute.base import UnitView
 from opbyte.hw_models.compute.spatial.apart import product_cycles
 from opbyte.hw_models.compute.spatial.arrays import ARRAY, LANES, Shape, crossing

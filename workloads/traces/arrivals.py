@@ -12,28 +12,21 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     WithJsonSchema,
     model_validator,
 )
 
+from opbyte.core.blocks import Block
 from opbyte.core.errors import ConfigError
 from opbyte.core.parameters import Parameter, Quantity, Seconds
 from opbyte.workloads.traces._rules import Floats
 from opbyte.workloads.traces.trace import ClosedLoop
 
-__all__ = ["Arrivals", "Bursts", "Clients", "Config", "Gamma", "Poisson", "RequestRate"]
+__all__ = ["Arrivals", "Bursts", "Clients", "Gamma", "Poisson", "RequestRate"]
 
 _PER_SECOND = re.compile(r"([-+.\deE]+)\s*(?:requests?|req)?\s*/\s*s")
-
-
-class Config(BaseModel):
-    """Base of what a synthetic definition consists of."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 def _as_hertz(raw: Any) -> Any:
@@ -69,7 +62,7 @@ RequestRate = Annotated[
 PositiveSeconds = Annotated[Parameter, Quantity("seconds"), AfterValidator(_positive)]
 
 
-class Poisson(Config):
+class Poisson(Block):
     """Independent arrivals: gaps are exponential, their coefficient of variation is 1."""
 
     kind: Literal["poisson"] = "poisson"
@@ -81,7 +74,7 @@ class Poisson(Config):
         return np.cumsum(random.exponential(1.0 / self.rate.value, count))
 
 
-class Gamma(Config):
+class Gamma(Block):
     """Gaps of a gamma distribution: as regular or bursty as its coefficient of variation says.
 
     Shape 1 / cv^2, scale cv^2 / rate: mean 1 / rate, standard deviation cv / rate.
@@ -101,7 +94,7 @@ class Gamma(Config):
         return np.cumsum(random.gamma(self.cv**-2, mean * self.cv**2, count))
 
 
-class Bursts(Config):
+class Bursts(Block):
     """Poisson arrivals whose rate is `factor` times higher during bursts.
 
     One burst, or with `every` a square wave. Drawn by time rescaling: arrivals of a unit Poisson
@@ -140,7 +133,7 @@ class Bursts(Config):
         return np.where(since < 0, expected / rate, start + periods * period + inside)
 
 
-class Clients(Config):
+class Clients(Block):
     """A closed loop: each client asks again after it got an answer and thought for a while."""
 
     kind: Literal["closed_loop"] = "closed_loop"

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal, TypeVar
 import numpy as np
 from pydantic import BeforeValidator, Field, model_validator
 
+from opbyte.core.blocks import Block
 from opbyte.workloads.traces._rules import MOST_TOKENS, Ints
-from opbyte.workloads.traces.arrivals import Config
 
 __all__ = ["Distribution", "Fixed", "Lengths", "Lognormal", "Uniform"]
 
@@ -17,7 +17,7 @@ _Tokens = Annotated[int, Field(ge=1, le=MOST_TOKENS)]
 _Ends = TypeVar("_Ends", "Uniform", "Lognormal")
 
 
-class Fixed(Config):
+class Fixed(Block):
     """Always the same; a bare number means this too."""
 
     kind: Literal["fixed"] = "fixed"
@@ -30,7 +30,7 @@ class Fixed(Config):
         return np.full(count, self.tokens, np.int64)
 
 
-class Uniform(Config):
+class Uniform(Block):
     """Whole numbers from `least` to `most`, both included."""
 
     kind: Literal["uniform"] = "uniform"
@@ -48,7 +48,7 @@ class Uniform(Config):
         return random.integers(self.least, self.most, count, endpoint=True)
 
 
-class Lognormal(Config):
+class Lognormal(Block):
     """Exponential of a normal variable, rounded, and cut off at `least` and `most`.
 
     sigma^2 = ln(1 + cv^2) and mu = ln(mean) - sigma^2 / 2 give that mean and coefficient of
@@ -92,7 +92,7 @@ Distribution = Annotated[
 ]
 
 
-class Lengths(Config):
+class Lengths(Block):
     """Lengths of prompts and answers: drawn apart from each other, or together from a trace."""
 
     input: Distribution | None = None

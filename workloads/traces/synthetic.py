@@ -16,10 +16,11 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
+from opbyte.core.blocks import Block
 from opbyte.core.config import Document, validate
 from opbyte.workloads.popularity import Choose, popularity
 from opbyte.workloads.traces._rules import MOST_TOKENS, Floats, Ints
-from opbyte.workloads.traces.arrivals import Arrivals, Clients, Config
+from opbyte.workloads.traces.arrivals import Arrivals, Clients
 from opbyte.workloads.traces.blocks import PrefixBlocks
 from opbyte.workloads.traces.lengths import Lengths
 from opbyte.workloads.traces.trace import ClosedLoop, RequestTrace
@@ -27,7 +28,7 @@ from opbyte.workloads.traces.trace import ClosedLoop, RequestTrace
 __all__ = ["Names", "SharedPrefix", "SyntheticTrace", "retimed", "synthetic_from"]
 
 
-class SharedPrefix(Config):
+class SharedPrefix(Block):
     """Each prompt begins with one of a few texts, such as system prompts; the rest is its own."""
 
     texts: int = Field(ge=1, le=10_000_000)
@@ -54,7 +55,7 @@ class SharedPrefix(Config):
         return PrefixBlocks(np.where(shared, text * common + inside, own), offsets, size)
 
 
-class Names(Config):
+class Names(Block):
     """Which of several adapters, or models, each request asks for."""
 
     count: int = Field(ge=1, le=10_000_000)
@@ -70,7 +71,7 @@ class Names(Config):
         return random.choice(self.count, requests, p=chance)
 
 
-class SyntheticTrace(Config):
+class SyntheticTrace(Block):
     """Requests that are drawn; equal definitions draw equal requests.
 
     Arrivals, lengths, prefixes, adapters and models draw from streams of their own: another

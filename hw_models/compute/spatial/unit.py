@@ -15,7 +15,7 @@ import numpy as np
 
 from opbyte.core.dtypes import bytes_of
 from opbyte.core.errors import UncoveredError
-from opbyte.core.mapping import Einsums
+from opbyte.core.mapping_file import Einsums
 from opbyte.core.ops import Array, OpTable
 from opbyte.core.placed import MOVED, PlacedOps
 from opbyte.hw_models.compute.base import UNITS, KernelPrices, Rows, UnitView, is_matrix

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from opbyte.core.errors import CapacityError, ConfigError, UncoveredError
-from opbyte.core.mapping import ATTENTION
 from opbyte.core.mapping import Mapping as SoftwareMapping
+from opbyte.core.mapping_file import ATTENTION
 from opbyte.hw_models.machine import Machine
 from opbyte.sim.groups import Groups
 from opbyte.sim.serving.arrivals import ask

@@ -8,7 +8,7 @@ import numpy as np
 
 from opbyte.core.errors import CapacityError, ConfigError, UncoveredError
 from opbyte.core.mapping import Mapping as SoftwareMapping
-from opbyte.core.mapping import Placement
+from opbyte.core.mapping_file import Placement
 from opbyte.core.parallel import Parallel
 from opbyte.hw_models.price import resource_rate
 from opbyte.hw_models.waiting import first_access
