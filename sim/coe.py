@@ -92,7 +92,7 @@ def run_coe(
         seconds, misses = np.array([played.mean_s]), np.array([played.mean_misses])
         hit_rate = np.array([played.hit_rate])
         parts["switch_s"] = misses * tiers.copy.seconds
-        detail = {"requests": played.frame, "trace_events": played.trace}
+        detail = {"requests": played.rows, "trace_events": played.trace}
     static = static_watts(machine)
     joules = (
         router_only["joules"]

@@ -17,8 +17,6 @@ from opbyte.sim.residency import LruSet
 from opbyte.sim.result import PhaseRun
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from opbyte.sim.coe import Tiers
     from opbyte.workloads.coe import CompositionOfExperts
 
@@ -30,14 +28,14 @@ class Played:
     """What happened.
 
     Attributes:
-        frame: One row per batch: start, router end, end, misses, distinct experts.
+        rows: One per batch: start, router end, end, misses, distinct experts, latency.
         trace: Events for a timeline.
     """
 
     mean_s: float
     mean_misses: float
     hit_rate: float
-    frame: pd.DataFrame
+    rows: list[dict[str, float]]
     trace: list[dict[str, Any]]
 
 
@@ -54,8 +52,6 @@ def play(
     The cache starts as LRU leaves it in the long run: experts drawn by popularity without
     repetition, the first one drawn used last (Hendricks, J. Appl. Prob. 9, 1972).
     """
-    import pandas as pd
-
     rng = np.random.default_rng(seed)
     count, batch = int(work.count), int(work.batch)
     popularity = work.popularity(count)
@@ -103,16 +99,17 @@ def play(
                 yield from stream("unit", f"expert {name}", run)
             rows.append(
                 {"start_s": start, "routed_s": routed, "end_s": env.now,
-                 "misses": len(wanted), "distinct": len(set(chosen))}
+                 "misses": len(wanted), "distinct": len(set(chosen)),
+                 "latency_s": env.now - start}
             )  # fmt: skip
 
     env.process(serve())
     env.run()
-    frame = pd.DataFrame(rows)
-    frame["latency_s"] = frame["end_s"] - frame["start_s"]
-    hits = 1.0 - frame["misses"].sum() / frame["distinct"].sum()
-    mean = (float(frame["latency_s"].mean()), float(frame["misses"].mean()), float(hits))
-    return Played(*mean, frame, trace)
+    latency, missed, distinct = (
+        np.array([row[name] for row in rows]) for name in ("latency_s", "misses", "distinct")
+    )
+    hits = 1.0 - missed.sum() / distinct.sum()
+    return Played(float(latency.mean()), float(missed.mean()), float(hits), rows, trace)
 
 
 def _resident_first(chosen: list[int], wanted: list[int]) -> list[int]:

@@ -8,7 +8,6 @@ from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.special import ndtr
 
 from opbyte.core.ops import Array
 
@@ -126,6 +125,8 @@ def lru_iteration_misses(
         tokens: Tokens of an iteration in each layer, (layers,).
         capacity: Entries, of all layers, that fit.
     """
+    from scipy.special import ndtr
+
     if capacity >= len(visit) * len(tokens):
         return np.zeros(len(tokens))
     if np.exp(tokens.min() * _log_missed(visit)).max() < _NEVER:

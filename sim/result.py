@@ -185,8 +185,9 @@ class Result:
         """
         if "requests" not in self.outcome.detail:
             raise AttributeError(f"{self.work} has no requests at fidelity '{self.fidelity}'")
-        frame: pd.DataFrame = self.outcome.detail["requests"]
-        return frame
+        import pandas as pd
+
+        return pd.DataFrame(self.outcome.detail["requests"])
 
     def endurance(
         self, memory: str | None = None, *, device: str | None = None, **choices: Any
