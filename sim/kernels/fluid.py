@@ -255,9 +255,10 @@ def run_blocks(  # noqa: C901  (the event loop itself)
             if unit[op] >= 0:
                 free[s, unit[op]] = True
             flying -= 1
-            slots[slot] = slots[flying]
-            left[slot] = left[flying]
-            wide[slot] = wide[flying]
+            if slot < flying:
+                slots[slot] = slots[flying]
+                left[slot] = left[flying]
+                wide[slot] = wide[flying]
             for e in range(edge_start[op], edge_start[op + 1]):
                 target = edge_to[e]
                 waits[micro, target] -= 1
