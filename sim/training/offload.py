@@ -7,11 +7,12 @@ A mapping's `place` says where classes live; the unit computes on copies in its 
                holds gradients adds each to their sum (a reading and two writings)
 
 Copies of a pass take the busiest of the ports and links on their ways, those of a full-duplex link
-by direction. Copies beside a pass (`overlap: copy` or `gradients`) go layer by layer, ahead of it
-or behind (`opbyte.sim.training.overlap`): the longer of the two counts, and one layer of the other;
-else both. Copies in and out that share nothing are taken as one stage as long as the longer, which
-leaves out one layer of the shorter. What the unit's own port gives to copies it still has for
-computing: links are far slower.
+by direction; what is read also waits for the engines of links that keep so many bytes under way
+(`opbyte.hw_models.waiting`). Copies beside a pass (`overlap: copy` or `gradients`) go layer by
+layer, ahead of it or behind (`opbyte.sim.training.overlap`): the longer of the two counts, and one
+layer of the other; else both. Copies in and out that share nothing are taken as one stage as long
+as the longer, which leaves out one layer of the shorter. What the unit's own port gives to copies
+it still has for computing: links are far slower.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from opbyte.core.errors import UncoveredError
 from opbyte.core.mapping import Mapping
 from opbyte.core.ops import Array, Number
 from opbyte.hw_models.machine import Machine
-from opbyte.hw_models.price import first_access
+from opbyte.hw_models.waiting import first_access
 from opbyte.sim.place import Placer
 from opbyte.sim.training.drives import Drives, is_drive, two_ways
 from opbyte.sim.training.overlap import alone, overlapped
@@ -92,7 +93,7 @@ class Offload:
         return np.where(longest > 0.0, longest + latency, 0.0)
 
     def loads(self, copies: Iterable[Copied]) -> dict[tuple[str, bool], Array]:
-        """Return the seconds that copies keep ports and links busy, links by direction."""
+        """Return the seconds that copies keep ports, links and engines busy, links by direction."""
         machine, drives = self.placer.machine, Drives(self.placer, self.ideal)
         load: dict[tuple[str, bool], Array] = {}
         for copy in copies:
@@ -101,6 +102,9 @@ class Offload:
                     key = (resource, copy.way == "in" and two_ways(machine, resource))
                     rate = drives.rate(resource, written=copy.way == "out")
                     load[key] = load.get(key, np.zeros(1)) + copy.size * share * times / rate
+                read = copy.size * share * (copy.way == "in")
+                for engine, waits in drives.engine_waits(tier, self.unit, read).items():
+                    load[engine, False] = load.get((engine, False), np.zeros(1)) + waits
         return load
 
     def _way(self, tier: str, copy: Copied) -> list[tuple[str, Number]]:

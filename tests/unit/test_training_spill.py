@@ -162,6 +162,43 @@ def test_each_point_has_its_own_sums_of_gradients():
     assert both.tolist() == pytest.approx(alone, rel=1e-12)
 
 
+# -- engines that keep so many bytes under way -----------------------------------------------------
+
+FLYING, WAY = 8192.0, 0.4e-6 + 1e-6  # bytes; seconds from DRAM and over the link
+
+
+def with_engine():
+    made = machine(drive={"latency": "50 us"})
+    made["links"]["pcie"] |= {"in_flight": "8 KiB", "latency": "1 us"}
+    made["parts"]["host"]["memory"]["dram"]["ports"]["bus"]["latency"] = "400 ns"
+    made["parts"]["gpu"]["memory"]["hbm"]["ports"]["phy"]["latency"] = "500 ns"
+    return made
+
+
+@pytest.mark.parametrize("home", ["host.dram", "disk.flash"])
+def test_copies_wait_for_the_bytes_that_an_engine_keeps_under_way(home):
+    # Of a drive it reads the buffer: what the drive takes to answer is not on its way.
+    fast = {"bandwidth": "5 TB/s", "write": "5 TB/s"}
+    on = with_engine()
+    on["parts"]["disk"]["memory"]["flash"]["ports"]["nvme"] |= fast
+    on["links"]["nvme"]["bandwidth"] = "5 TB/s"
+    r = run({**LOCAL, "weight": home}, on=on)
+    # Forward and backward; gradients leave beside the latter, and what is written holds no tags.
+    assert r.communication_s == pytest.approx(2 * r.weight_bytes * WAY / FLYING, rel=1e-3)
+    out = run(LOCAL, on=on)
+    assert out.communication_s == pytest.approx(out.gradient_bytes / 32e9, rel=1e-4)
+    bound = run({**LOCAL, "weight": home}, on=on, fidelity="bound")
+    assert bound.communication_s == pytest.approx(2 * r.weight_bytes / 32e9, rel=1e-6)
+
+
+def test_an_optimizer_that_reads_over_a_link_waits_for_its_engine():
+    r = run(LOCAL, on=with_engine(), others={"run": [{"ops": "all", "unit": "gpu.sm"}]})
+    # Adam reads the gradient, 2, and three states of 4 bytes; a cast the master weight.
+    assert r.optimizer_s == pytest.approx(
+        r.weight_bytes / 2 * ((2 + 12 + 4) * WAY / FLYING + 2 / 32e9), rel=1e-4
+    )
+
+
 # -- the optimizer behind the backward pass --------------------------------------------------------
 
 
