@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from opbyte.core.errors import UncoveredError
+from opbyte.core.errors import ConfigError, UncoveredError
 from opbyte.core.mapping import Mapping
 from opbyte.core.ops import Array, Number
 from opbyte.hw_models.machine import Machine
@@ -31,12 +31,18 @@ from opbyte.hw_models.waiting import first_access
 from opbyte.sim.place import Placer
 from opbyte.sim.training.drives import Drives, is_drive, two_ways
 from opbyte.sim.training.overlap import alone, overlapped
+from opbyte.sim.training.staging import CLASSES
 
 if TYPE_CHECKING:
     from opbyte.workloads.training.plan import Plan
 
 #: Classes that may live elsewhere while the unit computes on copies.
 MOVABLE = ("weight", "gradient", "activation")
+#: All classes that a training step has.
+HELD = (
+    *MOVABLE, "expert.weight", "working", "buffer",
+    "optimizer", "momentum", "variance", "master_weight", "master_gradient",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -208,12 +214,20 @@ def computing(machine: Machine, mapping: Mapping, unit: str) -> Mapping:
     """Return the mapping under which operators run: on copies in the unit's own memory.
 
     Raises:
+        ConfigError: If what no training step has is elsewhere.
         UncoveredError: If experts alone are elsewhere.
     """
     near = near_memories(machine, unit)
     kept = {}
     for name, place in mapping.place.items():
-        away = [tier for tier in place.in_ if tier not in near]
+        tiers = (*place.in_, *(spill.tier for spill in place.spill))
+        away = [tier for tier in tiers if tier not in near]
+        # Default mappings say of keys and values, too, that they are in the unit's own memory.
+        if away and name not in (*HELD, *CLASSES):
+            raise ConfigError.one(
+                "", f"mapping.place.{name}", "training steps have no such tensors",
+                ", ".join(away), f"leave it out, or place one of theirs: {', '.join(HELD)}",
+            )  # fmt: skip
         if name == "expert.weight" and away:
             raise UncoveredError(
                 f"{machine.name}: no model copies experts apart from other weights in training. "

@@ -162,6 +162,20 @@ def test_each_point_has_its_own_sums_of_gradients():
     assert both.tolist() == pytest.approx(alone, rel=1e-12)
 
 
+@pytest.mark.parametrize("name", ["kv", "state", "scores", "ffn.weight", "adapter.weight"])
+def test_what_no_training_step_has_is_not_placed_elsewhere(name):
+    place = {**LOCAL, name: "host.dram"}
+    with pytest.raises(ConfigError, match=rf"place\.{name}: training .*, momentum, ") as error:
+        run(place)
+    assert "got host.dram. leave it out, or place one of theirs: weight, " in str(error.value)
+    if name == "kv":
+        spills = {"in": {"gpu.hbm": 1.0}, "spill": [{"tier": "disk.flash"}]}
+        with pytest.raises(ConfigError, match=r"place\.kv: .* got disk\.flash"):
+            run({**LOCAL, "kv": spills})
+    # Mappings for all works name it where the unit has everything.
+    assert run({**LOCAL, name: "gpu.hbm"}).seconds == run(LOCAL).seconds
+
+
 # -- engines that keep so many bytes under way -----------------------------------------------------
 
 FLYING, WAY = 8192.0, 0.4e-6 + 1e-6  # bytes; seconds from DRAM and over the link
