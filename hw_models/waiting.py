@@ -6,7 +6,7 @@ Both keep a number of bytes in flight: what has a latency T takes at least bytes
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,8 @@ from opbyte.hw_models.machine import Machine
 from opbyte.hw_models.misses import hit_share
 
 __all__ = [
-    "behind_caches", "cache_hits", "cache_port", "first_access", "line_seconds", "miss_seconds",
-    "with_engines",
+    "behind_caches", "cache_hits", "cache_port", "engine_waits", "first_access", "line_seconds",
+    "miss_seconds", "with_engines",
 ]  # fmt: skip
 
 
@@ -79,17 +79,45 @@ def with_engines(placed: PlacedOps, machine: Machine, totals: Array, busy: Array
         busy: Busy seconds of each resource, (ops, resources, points).
     """
     for r, resource in enumerate(placed.resources):
-        flying = machine.values.get(f"{written_name(resource)}.in_flight")
-        if flying is None:
+        if not _has_engine(machine, resource):
             continue
+        flying = _in_flight(machine, resource, placed.instances[r])
         for u in range(len(placed.units)):
-            waits = _byte_seconds(placed, machine, u, totals, through=r)
-            seconds = waits / (np.atleast_1d(flying) * placed.instances[r])
+            seconds = _byte_seconds(placed, machine, u, totals, through=r) / flying
             mine = np.where((placed.unit_of == u)[:, None], seconds, 0.0)
             points = np.broadcast_shapes(busy.shape[2:], mine.shape[1:])
             busy = np.broadcast_to(busy, (*busy.shape[:2], *points)).copy()
             busy[:, r] = np.maximum(busy[:, r], mine)
     return busy
+
+
+def engine_waits(
+    machine: Machine, way: Iterable[str], read: Any, instances: Callable[[str], float]
+) -> dict[str, Any]:
+    """Return the least seconds in which engines of a way read bytes, as `LINK.in_flight`.
+
+    Args:
+        way: Ports and links that the bytes cross.
+        read: Bytes; those that are written hold no tags.
+        instances: Returns how many instances of a link they take.
+    """
+    way = tuple(way)
+    waits = read * first_access(machine, way)
+    return {
+        f"{resource}.in_flight": waits / _in_flight(machine, resource, instances(resource))
+        for resource in way
+        if _has_engine(machine, resource)
+    }
+
+
+def _has_engine(machine: Machine, resource: str) -> bool:
+    """Return whether the engine of a link limits its bytes under way."""
+    return f"{written_name(resource)}.in_flight" in machine.values
+
+
+def _in_flight(machine: Machine, resource: str, instances: float) -> Array:
+    """Return the bytes that the engines of so many instances of a link keep under way."""
+    return np.atleast_1d(machine.values[f"{written_name(resource)}.in_flight"]) * instances
 
 
 def cache_port(view: UnitView) -> str | None:

@@ -15,6 +15,7 @@ import numpy as np
 
 from opbyte.hw_models.machine import Machine
 from opbyte.hw_models.price import resource_rate
+from opbyte.hw_models.waiting import engine_waits
 from opbyte.sim.place import Placer
 
 __all__ = ["Drives", "is_drive", "two_ways"]
@@ -61,6 +62,18 @@ class Drives:
         if buffer is not None and buffer not in way:
             found[buffer] = 2.0
         return list(found.items())
+
+    def engine_waits(self, tier: str, unit: str, read: Any) -> dict[str, Any]:
+        """Return the least seconds in which engines of links read bytes, for a unit or beside it.
+
+        Args:
+            tier: Where the bytes lie; of a drive they are read in its buffers.
+        """
+        if self.ideal:
+            return {}
+        buffer = self.buffer(tier) if is_drive(self.placer.machine, tier) else None
+        way = self.placer.hops(tier if buffer is None else buffer.rpartition(".")[0], unit)
+        return engine_waits(self.placer.machine, way, read, self.placer.instances)
 
     def rate(self, resource: str, *, written: bool) -> Any:
         """Return the bytes/s of a port or link, for one device."""

@@ -7,11 +7,12 @@ A mapping's `place` says where classes live; the unit computes on copies in its 
                holds gradients adds each to their sum (a reading and two writings)
 
 Copies of a pass take the busiest of the ports and links on their ways, those of a full-duplex link
-by direction. Copies beside a pass (`overlap: copy` or `gradients`) go layer by layer, ahead of it
-or behind (`opbyte.sim.training.overlap`): the longer of the two counts, and one layer of the other;
-else both. Copies in and out that share nothing are taken as one stage as long as the longer, which
-leaves out one layer of the shorter. What the unit's own port gives to copies it still has for
-computing: links are far slower.
+by direction; what is read also waits for the engines of links that keep so many bytes under way
+(`opbyte.hw_models.waiting`). Copies beside a pass (`overlap: copy` or `gradients`) go layer by
+layer, ahead of it or behind (`opbyte.sim.training.overlap`): the longer of the two counts, and one
+layer of the other; else both. Copies in and out that share nothing are taken as one stage as long
+as the longer, which leaves out one layer of the shorter. What the unit's own port gives to copies
+it still has for computing: links are far slower.
 """
 
 from __future__ import annotations
@@ -22,20 +23,26 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from opbyte.core.errors import UncoveredError
+from opbyte.core.errors import ConfigError, UncoveredError
 from opbyte.core.mapping import Mapping
 from opbyte.core.ops import Array, Number
 from opbyte.hw_models.machine import Machine
-from opbyte.hw_models.price import first_access
+from opbyte.hw_models.waiting import first_access
 from opbyte.sim.place import Placer
 from opbyte.sim.training.drives import Drives, is_drive, two_ways
 from opbyte.sim.training.overlap import alone, overlapped
+from opbyte.sim.training.staging import CLASSES
 
 if TYPE_CHECKING:
     from opbyte.workloads.training.plan import Plan
 
 #: Classes that may live elsewhere while the unit computes on copies.
 MOVABLE = ("weight", "gradient", "activation")
+#: All classes that a training step has.
+HELD = (
+    *MOVABLE, "expert.weight", "working", "buffer",
+    "optimizer", "momentum", "variance", "master_weight", "master_gradient",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -92,7 +99,7 @@ class Offload:
         return np.where(longest > 0.0, longest + latency, 0.0)
 
     def loads(self, copies: Iterable[Copied]) -> dict[tuple[str, bool], Array]:
-        """Return the seconds that copies keep ports and links busy, links by direction."""
+        """Return the seconds that copies keep ports, links and engines busy, links by direction."""
         machine, drives = self.placer.machine, Drives(self.placer, self.ideal)
         load: dict[tuple[str, bool], Array] = {}
         for copy in copies:
@@ -101,6 +108,9 @@ class Offload:
                     key = (resource, copy.way == "in" and two_ways(machine, resource))
                     rate = drives.rate(resource, written=copy.way == "out")
                     load[key] = load.get(key, np.zeros(1)) + copy.size * share * times / rate
+                read = copy.size * share * (copy.way == "in")
+                for engine, waits in drives.engine_waits(tier, self.unit, read).items():
+                    load[engine, False] = load.get((engine, False), np.zeros(1)) + waits
         return load
 
     def _way(self, tier: str, copy: Copied) -> list[tuple[str, Number]]:
@@ -204,12 +214,20 @@ def computing(machine: Machine, mapping: Mapping, unit: str) -> Mapping:
     """Return the mapping under which operators run: on copies in the unit's own memory.
 
     Raises:
+        ConfigError: If what no training step has is elsewhere.
         UncoveredError: If experts alone are elsewhere.
     """
     near = near_memories(machine, unit)
     kept = {}
     for name, place in mapping.place.items():
-        away = [tier for tier in place.in_ if tier not in near]
+        tiers = (*place.in_, *(spill.tier for spill in place.spill))
+        away = [tier for tier in tiers if tier not in near]
+        # Default mappings say of keys and values, too, that they are in the unit's own memory.
+        if away and name not in (*HELD, *CLASSES):
+            raise ConfigError.one(
+                "", f"mapping.place.{name}", "training steps have no such tensors",
+                ", ".join(away), f"leave it out, or place one of theirs: {', '.join(HELD)}",
+            )  # fmt: skip
         if name == "expert.weight" and away:
             raise UncoveredError(
                 f"{machine.name}: no model copies experts apart from other weights in training. "

@@ -14,8 +14,9 @@ Weights of 32 bits are their own master: no cast. A CPU's Adam writes the weight
 as DeepSpeed's does (ZeRO-Offload, arXiv 2101.06840, section 5). Where a mapping places
 `master_gradient`, gradients are first copied to 32 bits. A pass takes the longest of its operations
 on the unit's vector lanes, its bytes at the ports and links between unit and where each tensor
-lives, and, on cores, its lines under way (`opbyte.hw_models.waiting`). What all passes move is the
-working set that comes again in the next step: the cache of cores answers a share of it.
+lives, and its bytes under way, of cores and of engines of links (`opbyte.hw_models.waiting`). What
+all passes move is the working set that comes again in the next step: the cache of cores answers a
+share of it.
 
 States that live on drives (`opbyte.sim.training.drives`) pass buffers of the host's memory, read,
 stepped and written side by side.
@@ -185,7 +186,7 @@ class Stepping:
         return PassCost(one.name, self.unit, busy, joules, moved)
 
     def loads(self, one: Pass, tensors: Iterable[str] | None = None) -> dict[str, Array]:
-        """Return the seconds that a pass keeps each port and link busy, each (points,).
+        """Return the seconds that a pass keeps each port, link and engine busy, each (points,).
 
         `lines` is the least time in which cores with so many lines under way move the bytes.
 
@@ -203,6 +204,12 @@ class Stepping:
             total = self.missing * self.elements * sum(moved.values())
             waits = self.missing * self.elements * self._byte_seconds(moved)
             found["lines"] = np.asarray(line_seconds(self.view, total, waits) * self.crowd)
+        ways = Drives(self.placer, self.ideal)
+        for tensor in moved:
+            for tier, share in self.placer.tiers(tensor).in_.items():
+                read = self.missing * self.elements * one.read.get(tensor, 0.0) * share
+                for engine, seconds in ways.engine_waits(tier, self.unit, read).items():
+                    found[engine] = found.get(engine, np.zeros(1)) + seconds
         return found
 
     def lanes(self, one: Pass) -> Array:

@@ -30,7 +30,7 @@ def parts_of(step: Training, timed: Timed) -> dict[str, Array]:
         for name, seconds in working.items()
     }
     parts.setdefault("recompute_s", np.zeros(timed.points))
-    waiting = _waiting(step, timed, total, most)
+    waiting = _waiting(step, timed, most)
     used = sum(parts.values(), np.zeros(timed.points))
     parts["communication_s"] = waiting + timed.after
     parts["bubble_s"] = np.maximum(timed.pipeline - used - waiting, 0.0)
@@ -38,15 +38,20 @@ def parts_of(step: Training, timed: Timed) -> dict[str, Array]:
     return parts
 
 
-def _waiting(step: Training, timed: Timed, computing: Array, most: Any) -> Array:
+def _waiting(step: Training, timed: Timed, most: Any) -> Array:
     """Return what a stage waits for collectives, copies and sends of all microbatches.
 
     Args:
-        computing: Of each stage, (stages, points).
         most: The stage that has most to do, (1, points).
     """
     pp, send = step.parallel.pp, step.exchanges.send()
-    each = timed.plan.of_stages(timed.forward + timed.backward) - computing
+    # Pass by pass, added as the passes were: sums in another order round to waits below 0.
+    computing = {name: p.computing for name, p in timed.passes.items()}
+    back = computing["backward"]
+    if "recompute" in computing:
+        back = back + computing["recompute"]
+    waits = (timed.forward - computing["forward"]) + (timed.backward - back)
+    each = timed.plan.of_stages(waits)
     sends = np.full((pp, 1), 2.0 * step.parallel.interleave if pp > 1 else 0.0)
     # The first stage ends the backward passes, the last the forward ones.
     sends[[0, -1]] -= 1.0 if pp > 1 else 0.0

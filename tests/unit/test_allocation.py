@@ -206,7 +206,10 @@ def work(batch=16, sequence=4096, model=None, **fields):
     return TrainStep(model or load_model("qwen2.5-7b"), **fields)
 
 
-@pytest.mark.parametrize("case", [(16, 4096, {}), (1, 4096, {"aic.count": 2})])
+@pytest.mark.parametrize(
+    "case",
+    [(16, 4096, {}), (1, 4096, {"aic.count": 2}), (1, 4096, {"dma.in_flight": "16 KiB"})],
+)
 def test_policies_are_priced_as_the_bound_counts(case):
     batch, sequence, changes = case
     machine, step = host(**changes), work(batch, sequence)

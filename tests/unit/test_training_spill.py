@@ -162,6 +162,57 @@ def test_each_point_has_its_own_sums_of_gradients():
     assert both.tolist() == pytest.approx(alone, rel=1e-12)
 
 
+@pytest.mark.parametrize("name", ["kv", "state", "scores", "ffn.weight", "adapter.weight"])
+def test_what_no_training_step_has_is_not_placed_elsewhere(name):
+    place = {**LOCAL, name: "host.dram"}
+    with pytest.raises(ConfigError, match=rf"place\.{name}: training .*, momentum, ") as error:
+        run(place)
+    assert "got host.dram. leave it out, or place one of theirs: weight, " in str(error.value)
+    if name == "kv":
+        spills = {"in": {"gpu.hbm": 1.0}, "spill": [{"tier": "disk.flash"}]}
+        with pytest.raises(ConfigError, match=r"place\.kv: .* got disk\.flash"):
+            run({**LOCAL, "kv": spills})
+    # Mappings for all works name it where the unit has everything.
+    assert run({**LOCAL, name: "gpu.hbm"}).seconds == run(LOCAL).seconds
+
+
+# -- engines that keep so many bytes under way -----------------------------------------------------
+
+FLYING, WAY = 8192.0, 0.4e-6 + 1e-6  # bytes; seconds from DRAM and over the link
+
+
+def with_engine():
+    made = machine(drive={"latency": "50 us"})
+    made["links"]["pcie"] |= {"in_flight": "8 KiB", "latency": "1 us"}
+    made["parts"]["host"]["memory"]["dram"]["ports"]["bus"]["latency"] = "400 ns"
+    made["parts"]["gpu"]["memory"]["hbm"]["ports"]["phy"]["latency"] = "500 ns"
+    return made
+
+
+@pytest.mark.parametrize("home", ["host.dram", "disk.flash"])
+def test_copies_wait_for_the_bytes_that_an_engine_keeps_under_way(home):
+    # Of a drive it reads the buffer: what the drive takes to answer is not on its way.
+    fast = {"bandwidth": "5 TB/s", "write": "5 TB/s"}
+    on = with_engine()
+    on["parts"]["disk"]["memory"]["flash"]["ports"]["nvme"] |= fast
+    on["links"]["nvme"]["bandwidth"] = "5 TB/s"
+    r = run({**LOCAL, "weight": home}, on=on)
+    # Forward and backward; gradients leave beside the latter, and what is written holds no tags.
+    assert r.communication_s == pytest.approx(2 * r.weight_bytes * WAY / FLYING, rel=1e-3)
+    out = run(LOCAL, on=on)
+    assert out.communication_s == pytest.approx(out.gradient_bytes / 32e9, rel=1e-4)
+    bound = run({**LOCAL, "weight": home}, on=on, fidelity="bound")
+    assert bound.communication_s == pytest.approx(2 * r.weight_bytes / 32e9, rel=1e-6)
+
+
+def test_an_optimizer_that_reads_over_a_link_waits_for_its_engine():
+    r = run(LOCAL, on=with_engine(), others={"run": [{"ops": "all", "unit": "gpu.sm"}]})
+    # Adam reads the gradient, 2, and three states of 4 bytes; a cast the master weight.
+    assert r.optimizer_s == pytest.approx(
+        r.weight_bytes / 2 * ((2 + 12 + 4) * WAY / FLYING + 2 / 32e9), rel=1e-4
+    )
+
+
 # -- the optimizer behind the backward pass --------------------------------------------------------
 
 

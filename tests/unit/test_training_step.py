@@ -157,6 +157,31 @@ def test_recomputation_trades_time_for_memory():
     assert full.recompute_s == pytest.approx(full.forward_s, rel=0.15)
 
 
+PARTS = ("forward", "recompute", "backward", "communication", "bubble", "optimizer")
+
+
+@pytest.mark.parametrize("recompute", ["none", "dense", "full"])
+@pytest.mark.parametrize(
+    ("machine", "split"),
+    [
+        ("h200-sxm-141gb", None), ("a100-sxm-80gb", None), ("cxl-host", "train-cxl"),
+        (MACHINE, {"tp": 2}), (MACHINE, {"pp": 2, "interleave": 2}), (MACHINE, {"pp": 4, "tp": 2}),
+        (MACHINE, {"dp": 4, "zero": 3}),
+    ],
+)  # fmt: skip
+def test_no_part_of_a_step_is_negative_and_all_are_the_step(machine, split, recompute):
+    chosen = mapping(**split) if isinstance(split, dict) else split
+    if machine == MACHINE:
+        chosen["overlap"] = "gradients"
+    for batch, micro_batch in ((8, 1), (8, 2), (16, 4)):
+        work = {"kind": "train", "model": "llama-3.2-1b", "batch": batch, "sequence": 512}
+        work |= {"micro_batch": micro_batch, "recompute": recompute}
+        r = ob.simulate(machine, work, chosen)
+        parts = [float(r.metrics[f"{name}_s"]) for name in PARTS]
+        assert min(parts) >= 0.0
+        assert sum(parts) == pytest.approx(r.seconds, rel=1e-12)
+
+
 def test_zero_splits_states_and_pays_in_traffic():
     stages = [train(dp=8, zero=z) for z in range(4)]
     plain = stages[0]
