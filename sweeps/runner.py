@@ -148,7 +148,7 @@ def open_session(
     folder = options.out or Path("results") / plan.name
     lock = Lock.taken(folder, options.shard)
     try:
-        store = Store(folder, meta, fresh=options.fresh)
+        store = Store(folder, meta, fresh=options.fresh, alone=lock.alone)
         backend = backend_of(plan, options, executor, str(meta["key"]))
     except BaseException:
         lock.release()
