@@ -80,6 +80,38 @@ def test_a_run_alone_takes_over_a_folder_where_nothing_is_stored(tmp_path, shard
     assert ("another study (seed: absent -> 3)" in capsys.readouterr().err) == bool(code)
 
 
+@pytest.mark.parametrize("command", ["sweep", "search"])
+def test_figures_and_summary_are_of_a_folder_that_nobody_writes_to(tmp_path, monkeypatch, command):
+    held = []
+
+    def held_at(what):
+        def try_lock(*_):
+            with pytest.raises(ConfigError, match="another run writes"):
+                Lock.taken(tmp_path)
+            held.append(what)
+            return []
+
+        return try_lock
+
+    monkeypatch.setattr("opbyte.sweeps.plots.study_plots", held_at("figures"))
+    monkeypatch.setattr("opbyte.sweeps.summary.show", held_at("summary"))
+    monkeypatch.setattr("opbyte.sweeps.runner.tidied", held_at("tidied"))
+    monkeypatch.setattr("opbyte.sweeps.search.run.tidied", held_at("tidied"))
+    more = ["--budget", "4"] if command == "search" else []
+    assert main([command, "quick", "--out", str(tmp_path), "--quiet", *more]) == 0
+    assert held == ["tidied", "figures", "summary"]
+    Lock.taken(tmp_path).release()
+
+
+def test_a_figure_that_fails_lets_others_in(tmp_path, monkeypatch):
+    def broken(*_):
+        raise ConfigError.one("figure", "", "it can not be drawn")
+
+    monkeypatch.setattr("opbyte.sweeps.plots.study_plots", broken)
+    assert main(["sweep", "quick", "--out", str(tmp_path), "--quiet"]) == 2
+    Lock.taken(tmp_path).release()
+
+
 def test_without_locks_of_the_file_system_a_run_goes_on(tmp_path, monkeypatch):
     def unsupported(*_):
         raise OSError(95, "Operation not supported")
