@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from opbyte.core.ops import Array
+from opbyte.sweeps.console import counted
 from opbyte.sweeps.front_bands import FrontBand
 from opbyte.sweeps.plots._band import draw_band
 from opbyte.sweeps.plots._frames import OK, Points, column, direction, frame_of, in_order, numbers
@@ -85,7 +86,9 @@ def pareto(
     if len(line) > 1:
         side = _side(direction(x, objectives))
         ax.step(xs[line], ys[line], where=side, color="black", lw=0.9, zorder=3)
-        handles.append(Line2D([], [], color="black", lw=0.9, label=f"front ({len(line):,} points)"))
+        handles.append(
+            Line2D([], [], color="black", lw=0.9, label=f"front ({counted(len(line), 'point')})")
+        )
     if band is not None:
         handles += draw_band(ax, band, x, y)
     peak = knee(xs[line], ys[line], log=log)
@@ -210,7 +213,8 @@ def _known(frame: pd.DataFrame, label: str | None, drawn: Mask) -> list[tuple[in
 def _legend(ax: Axes, handles: list[Any], missing: int, total: int) -> int:
     """Write the legend below the axes, with a count of what could not be drawn; return its rows."""
     if missing:
-        text = f"{missing:,} of {total:,} points have no result"
+        verb = "has" if missing == 1 else "have"
+        text = f"{missing:,} of {counted(total, 'point')} {verb} no result"
         handles.append(Line2D([], [], ls="", marker="", label=text))
     columns = min(3, len(handles))
     if handles:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
 
+from opbyte.sweeps.console import counted
 from opbyte.sweeps.plots._frames import OK, cell, direction, frame_of, numeric
 from opbyte.sweeps.plots._lines import lines
 from opbyte.sweeps.plots._pareto import front_mask, pareto
@@ -193,7 +194,7 @@ def _ranking(frame: pd.DataFrame, y: str, axes: list[str], objectives: Mapping[s
         ax.set_yticks(heights, names)
         ax.set_xlim(0, values.max() * 1.25)
         ax.grid(visible=False, axis="y")
-    caption = f"{_label(y)}, the best {len(best)} of {len(fine)} points."
+    caption = f"{_label(y)}, the best {len(best)} of {counted(len(fine), 'point')}."
     return Drawn(f"{_file(y)}_ranking", caption, ax, _columns(frame, axes, [y]))
 
 
