@@ -17,7 +17,7 @@ def command(
         bool,
         typer.Option(
             "--designs/--no-designs",
-            help="Simulate the chosen designs again: breakdown, timeline, sensitivity.",
+            help="Simulate designs again: breakdown, timeline, sensitivity, contest of a budget.",
         ),
     ] = True,
     points: Annotated[
