@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -82,7 +83,12 @@ class PlanAxis:
     @property
     def texts(self) -> tuple[str, ...]:
         """Return the values as text, for axes that are no numbers."""
-        return tuple(_text(v) for v in self.written or ())
+        written = self.written or ()
+        texts = [_text(v) for v in written]
+        # Two works of one kind, say, go by all that they say.
+        twice = {t for t, n in Counter(texts).items() if n > 1}
+        pairs = zip(texts, written, strict=True)
+        return tuple(str(dict(v)) if t in twice and isinstance(v, Mapping) else t for t, v in pairs)
 
     @property
     def shown(self) -> tuple[str, ...]:

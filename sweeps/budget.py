@@ -69,7 +69,8 @@ def contest(results: Results, samples: int = 257, seed: int = 0) -> pd.DataFrame
         `tokens_per_s` (of all copies), `low` and `high` (5 and 95 % of the draws), `wins` (share of
         the draws in which no other machine does more), `design`, `evidence`, `built`.
         `attrs["refused"]` says of the other machines why they have no place, `attrs["uncovered"]`
-        how many points of a machine nothing covers, `attrs["budget"]` what there was to spend.
+        how many points of a machine nothing covers, `attrs["budget"]` what there was to spend,
+        `attrs["draws"]` how many draws there were.
     Raises:
         ConfigError: If the study has no budget or compares no machines.
     """
@@ -110,7 +111,7 @@ def contest(results: Results, samples: int = 257, seed: int = 0) -> pd.DataFrame
     )
     spent = {name: float(value) for name, value in limits.items()}
     failed = frame[frame["status"] == "failed"]["machine"].value_counts().to_dict()
-    found.attrs |= {"refused": refused, "uncovered": failed, "budget": spent}
+    found.attrs |= {"refused": refused, "uncovered": failed, "budget": spent, "draws": samples - 1}
     return found
 
 

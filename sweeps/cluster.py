@@ -20,17 +20,15 @@ import time
 from collections.abc import Collection, Iterable
 from concurrent.futures import BrokenExecutor, CancelledError
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from opbyte.core.errors import ConfigError, OpbyteError, SimulationError
 from opbyte.sweeps.backends import ExecutorBackend, evaluator_of, run_task
+from opbyte.sweeps.console import Output, counted
 from opbyte.sweeps.keys import code_version, digest, resolved
 from opbyte.sweeps.plan import Plan
 from opbyte.sweeps.portions import Task
 from opbyte.sweeps.rows import Rows
-
-if TYPE_CHECKING:
-    from opbyte.sweeps.console import Output
 
 __all__ = ["DaskBackend", "serve"]
 
@@ -167,7 +165,7 @@ def serve(workers: int | None, host: str, port: int, output: Output, *, tls: boo
         remedy = "Choose another --host or --port."
         raise ConfigError.one("opbyte cluster", "", rule, "", remedy) from None
     address = cluster.scheduler_address.replace("tcp://", "dask://")
-    output.line(f"--executor {address} ({count} workers here; Ctrl-C ends them)")
+    output.line(f"--executor {address} ({counted(count, 'worker')} here; Ctrl-C ends the cluster)")
     output.data({"executor": address, "workers": count})
     if not tls and not host.startswith(("127.", "localhost", "::1", "[::1]")):
         output.note(f"whoever reaches {host}:{port} can run programs as you: use --tls")

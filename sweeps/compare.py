@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from opbyte.core.errors import ConfigError
-from opbyte.sweeps.console import Output
+from opbyte.sweeps.console import Output, counted
 from opbyte.sweeps.differences import Difference, differences
 from opbyte.sweeps.pareto import costs, front_of, hypervolume
 from opbyte.sweeps.store import open_results
@@ -202,7 +202,7 @@ def show_comparison(found: Comparison, output: Output) -> None:
     rows = [list(d) for d in found.config[:_MOST_DIFFERENCES]]
     output.table("Configuration", ["path", "A", "B"], rows, left=3)
     if len(found.config) > _MOST_DIFFERENCES:
-        output.line(f"and {len(found.config) - _MOST_DIFFERENCES} more differences")
+        output.line(f"and {counted(len(found.config) - _MOST_DIFFERENCES, 'more difference')}")
     if not found.config:
         output.line("The configurations are equal.")
     if found.same_code is False:
@@ -215,7 +215,7 @@ def show_comparison(found: Comparison, output: Output) -> None:
     ]
     output.table("Metrics, B / A", ["metric", "median", "lowest", "highest", "points"], rows)
     for change, count in found.status.items():
-        output.line(f"{count:,} points: {change}")
+        output.line(f"{counted(count, 'point')}: {change}")
     if found.hypervolume is not None:
         one, two = found.hypervolume
         output.line(f"hypervolume of the fronts: {one:.4g} in A, {two:.4g} in B")

@@ -12,7 +12,7 @@ from typing import Any
 
 from opbyte.core.units import format_quantity
 
-__all__ = ["Output", "RunProgress", "plain", "shown", "table_of", "terminal"]
+__all__ = ["Output", "RunProgress", "counted", "plain", "shown", "table_of", "terminal"]
 
 _LINE_EVERY_S = 5.0
 _WIDTH = 100
@@ -97,6 +97,11 @@ def plain(data: Any) -> Any:
     return data if isinstance(data, (str, int, bool, type(None))) else str(data)
 
 
+def counted(count: int, noun: str) -> str:
+    """Return how many of something there are: `1 point`, `12,000 points`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def shown(value: Any, dimension: str | None) -> str:
     """Return a value as text for people, with its unit."""
     if isinstance(value, str):
@@ -129,7 +134,8 @@ class RunProgress:
         self._what = f" {what}" if what else ""
         self._total, self._done, self._failed = total, stored, 0
         if stored:
-            self._output.note(f"{stored:,} of {total:,} points are stored already")
+            verb = "is" if stored == 1 else "are"
+            self._output.note(f"{stored:,} of {counted(total, 'point')} {verb} stored already")
         if self._output.silent or not sys.stderr.isatty():
             return
         from rich.console import Console
@@ -161,9 +167,8 @@ class RunProgress:
             self._last = now
             failed_text = f", {self._failed:,} failed" if self._failed else ""
             spent = now - self._began
-            self._output.note(
-                f"{self._done:,} of {self._total:,} points{self._what}, {spent:.0f} s{failed_text}"
-            )
+            of = counted(self._total, "point")
+            self._output.note(f"{self._done:,} of {of}{self._what}, {spent:.0f} s{failed_text}")
 
     def close(self) -> None:
         """Take the bar away."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from opbyte.core.errors import ConfigError
-from opbyte.sweeps.console import Output, shown
+from opbyte.sweeps.console import Output, counted, shown
 from opbyte.sweeps.front_bands import FrontBand
 from opbyte.sweeps.store import Results
 
@@ -67,13 +67,15 @@ def show_band(results: Results, band: FrontBand, output: Output, figure: Path | 
     for name, direction in band.objectives.items():
         heads += [f"{name} ({direction})", "5 .. 95 %"]
     more = f", {_MOST_ROWS} of {len(likely)}" if len(likely) > _MOST_ROWS else ""
-    title = f"Front of {results.name}: {len(likely)} points on it in some draw{more}"
+    title = f"Front of {results.name}: {counted(len(likely), 'point')} on it in some draw{more}"
     output.table(title, [*heads, "probability", "as stored"], rows)
     what = "times, energies and costs" if band.simulated else "costs"
-    output.line(f"{samples:,} draws of what decides {what}; {len(frame):,} points looked at")
+    looked = counted(len(frame), "point")
+    output.line(f"{counted(samples, 'draw')} of what decides {what}; {looked} looked at")
     if band.simulated:
         output.line("  points were simulated again at analytic level; stored values move as those")
     if band.left_out:
-        output.line(f"  {band.left_out:,} points behind more fronts were not: raise --most")
+        left = counted(band.left_out, "point")
+        output.line(f"  {left} behind more fronts left out: raise --most")
     if figure is not None:
         output.line(f"figure: {figure}")

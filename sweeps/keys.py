@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from opbyte.sweeps.design import Side
     from opbyte.sweeps.plan import Plan
 
-__all__ = ["code_version", "digest", "id_of", "resolved", "seed_of", "study_key"]
+__all__ = ["code_version", "digest", "id_of", "keyed", "resolved", "seed_of", "study_key"]
 
 #: Endings of files that hold data: requests, operators.
 _DATA = (".jsonl", ".csv", ".gz", ".parquet")
@@ -108,8 +108,8 @@ def _names_file(text: str) -> bool:
     return is_path(text) or text.endswith(_DATA)
 
 
-def study_key(data: Mapping[str, Any]) -> str:
-    """Return the hash of a resolved study that says whether stored points are its own.
+def keyed(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of a resolved study decides whether stored points are its own.
 
     The points of a grid and of a search over it are the same; objectives and a budget only choose
     among them.
@@ -118,7 +118,12 @@ def study_key(data: Mapping[str, Any]) -> str:
     strategy = data.get("strategy", {})
     if strategy.get("kind") in ("grid", "optuna", None):
         relevant["strategy"] = "grid"
-    return digest(relevant)
+    return relevant
+
+
+def study_key(data: Mapping[str, Any]) -> str:
+    """Return the hash of a resolved study that says whether stored points are its own."""
+    return digest(keyed(data))
 
 
 def samples(plan: Plan) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 from opbyte.core.config import load_document
 from opbyte.core.errors import OpbyteError
 from opbyte.core.registry import lookup_error
+from opbyte.sweeps.console import counted
 
 __all__ = ["KINDS", "listed"]
 
@@ -107,7 +108,8 @@ def _traces() -> Entries:
     for name in samples():
         trace = load_trace(name)
         tokens = f"{trace.input_tokens.mean():,.0f} + {trace.output_tokens.mean():,.0f}"
-        about = f"{len(trace)} requests, {trace.rate:.2g}/s, {tokens} tokens on average; made up"
+        requests = counted(len(trace), "request")
+        about = f"{requests}, {trace.rate:.2g}/s, {tokens} tokens on average; made up"
         entries.append({"name": name, "about": about})
     return entries
 

@@ -22,10 +22,15 @@ _MOST_TEXT = 400
 
 
 class Lock:
-    """Keeps others from writing into a folder until it is released."""
+    """Keeps others from writing into a folder until it is released.
+
+    Attributes:
+        alone: Whether no other run can write into the folder meanwhile.
+    """
 
     def __init__(self) -> None:
         """Hold nothing."""
+        self.alone = False
         self._held: list[int] = []
 
     @classmethod
@@ -43,6 +48,7 @@ class Lock:
             folder.mkdir(parents=True, exist_ok=True)
             if parts == 1:
                 lock._take(folder / ".lock", fcntl.LOCK_EX)
+                lock.alone = True
             else:
                 lock._take(folder / ".lock", fcntl.LOCK_SH)
                 lock._take(folder / f".lock-{part}-of-{parts}", fcntl.LOCK_EX)
@@ -67,6 +73,7 @@ class Lock:
 
     def release(self) -> None:
         """Let others in."""
+        self.alone = False
         held, self._held = self._held, []
         for file in held:
             os.close(file)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from concurrent.futures import Executor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -54,6 +55,7 @@ class Options:
         shard: Which part of the points, of how many: (1, 4) is the first quarter.
         fresh: Remove stored points first.
         chunk: Points of one vectorised evaluation.
+        held: Who lets others into the folder, when it ends; default: the run, at its own end.
     """
 
     out: Path | None = None
@@ -62,16 +64,21 @@ class Options:
     shard: tuple[int, int] = (1, 1)
     fresh: bool = False
     chunk: int | None = None
+    held: ExitStack | None = None
 
 
 @dataclass
 class Session:
-    """A plan with its store, its backend and the lock of its folder, while it runs."""
+    """A plan with its store, its backend and the lock of its folder, while it runs.
+
+    Attributes:
+        lock: What keeps others out; None where the caller lets them in later.
+    """
 
     plan: Plan
     store: Store
     backend: Backend
-    lock: Lock
+    lock: Lock | None
     interruption: Interruption
     progress: Progress | None = None
 
@@ -95,7 +102,8 @@ class Session:
             self.store.flush()
         finally:
             self.backend.close()
-            self.lock.release()
+            if self.lock is not None:
+                self.lock.release()
             self.interruption.close()
 
 
@@ -148,12 +156,15 @@ def open_session(
     folder = options.out or Path("results") / plan.name
     lock = Lock.taken(folder, options.shard)
     try:
-        store = Store(folder, meta, fresh=options.fresh)
+        store = Store(folder, meta, fresh=options.fresh, alone=lock.alone)
         backend = backend_of(plan, options, executor, str(meta["key"]))
     except BaseException:
         lock.release()
         raise
-    return Session(plan, store, backend, lock, Interruption(), progress)
+    if options.held is not None:
+        options.held.callback(lock.release)
+    own = lock if options.held is None else None
+    return Session(plan, store, backend, own, Interruption(), progress)
 
 
 def backend_of(plan: Plan, options: Options, executor: Executor | None, seed_key: str) -> Backend:
@@ -228,7 +239,8 @@ def run_plan(
     try:
         for _ in session.evaluate(tasks()):
             pass
+        store.flush()
+        tidied(store.folder)
     finally:
         session.close()
-    tidied(store.folder)
     return store.results

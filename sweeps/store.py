@@ -27,6 +27,7 @@ from opbyte.sweeps import parts
 from opbyte.sweeps.compact import sweep
 from opbyte.sweeps.differences import differences
 from opbyte.sweeps.files import whole, write_json
+from opbyte.sweeps.keys import keyed
 from opbyte.sweeps.migrate import SCHEMA
 from opbyte.sweeps.results import Results, open_results
 from opbyte.sweeps.rows import Rows, Words, in_order, joined
@@ -46,8 +47,16 @@ class Store:
         done: Sorted ids of the points that are stored.
     """
 
-    def __init__(self, folder: Path, meta: Mapping[str, Any], *, fresh: bool = False) -> None:
+    def __init__(
+        self, folder: Path, meta: Mapping[str, Any], *, fresh: bool = False, alone: bool = True
+    ) -> None:
         """Open or create a folder of results.
+
+        Args:
+            folder: The folder.
+            meta: What `study.json` is to hold.
+            fresh: Remove what is stored.
+            alone: Whether nobody else writes here; a study that stored nothing then makes way.
 
         Raises:
             ConfigError: If it holds the results of something else.
@@ -55,21 +64,22 @@ class Store:
         self.folder = folder
         if fresh:
             _emptied(folder)
-        self.results = self._opened(folder, {**meta, "schema": SCHEMA})
+        self.results = self._opened(folder, {**meta, "schema": SCHEMA}, alone)
         self.done = self._stored()
         self._waiting: list[Rows] = []
         self._last = time.monotonic()
 
-    def _opened(self, folder: Path, meta: dict[str, Any]) -> Results:
+    def _opened(self, folder: Path, meta: dict[str, Any], alone: bool) -> Results:
         if folder.exists() and not folder.is_dir():
             raise ConfigError.one(str(folder), "", "a folder is due here, this is a file")
         file = folder / "study.json"
-        if file.exists():
+        stored = any(folder.glob("points/part-*"))
+        if file.exists() and (stored or not alone):
             _check_same(open_results(folder), meta)
             if json.loads(file.read_text(encoding="utf-8")) != meta:
                 write_json(file, meta)
             return Results(folder, meta)
-        if folder.is_dir() and (folder / "points").is_dir() and any(folder.glob("points/part-*")):
+        if stored and not file.exists():
             rule = "this folder holds parts without study.json"
             raise ConfigError.one(str(folder), "", rule, "", "Choose another --out, or --fresh.")
         try:
@@ -155,9 +165,7 @@ def _check_same(found: Results, meta: Mapping[str, Any]) -> None:
     if found.meta["key"] == meta["key"]:
         rule = "the points stored here were computed by another version of the program"
         raise ConfigError.one(place, "", rule, "", remedy)
-    old = {k: v for k, v in found.meta["study"].items() if k != "objectives"}
-    new = {k: v for k, v in meta["study"].items() if k != "objectives"}
-    changes = differences(old, new)
+    changes = differences(keyed(found.meta["study"]), keyed(meta["study"]))
     shown = "; ".join(f"{c.path}: {c.before} -> {c.after}" for c in changes[:_SHOWN])
     more = f" and {len(changes) - _SHOWN} more" if len(changes) > _SHOWN else ""
     rule = f"the points stored here belong to another study ({shown}{more})"

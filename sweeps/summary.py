@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from opbyte.sweeps.console import Output, shown
+from opbyte.sweeps.console import Output, counted, shown
 from opbyte.sweeps.pareto import feasible, front_of
 from opbyte.sweeps.store import Results
 
@@ -68,7 +68,7 @@ def show(
     if broken:
         listed += f" ({broken:,} of the ok ones break a constraint)"
     total = sum(counts.values())
-    output.line(f"{total:,} point{'' if total == 1 else 's'}: {listed}")
+    output.line(f"{counted(total, 'point')}: {listed}")
     if objectives and not len(best):
         output.line("  no point is ok and keeps every constraint, so there is no front")
     for line in _search_lines(results, search or {}):
@@ -119,7 +119,7 @@ def _budget_table(found: pd.DataFrame, output: Output) -> None:
     for name, reason in found.attrs["refused"].items():
         output.line(f"  {name} takes no part: {reason}")
     for name, count in found.attrs["uncovered"].items():
-        output.line(f"  {name}: {count} of its points are covered by no model")
+        output.line(f"  {name}: no model covers {count:,} of its points")
 
 
 def _search_lines(results: Results, search: Mapping[str, Any]) -> Iterator[str]:
@@ -128,12 +128,13 @@ def _search_lines(results: Results, search: Mapping[str, Any]) -> Iterator[str]:
         return
     fidelity = results.meta["study"]["fidelity"]
     yield (
-        f"{search['screened']:,} points screened ({search['screen']}), {search['played']:,} played "
-        f"({fidelity}); the front is of played points alone"
+        f"{counted(search['screened'], 'point')} screened ({search['screen']}), "
+        f"{search['played']:,} played ({fidelity}); the front is of played points alone"
     )
     left = search["could_still_join"]
     if left:
-        yield f"{left:,} screened points could still join the front: raise --budget to play them"
+        points = counted(left, "screened point")
+        yield f"{points} could still join the front: raise --budget to play them"
     else:
         yield "no other point could join the front within the measured gaps of the two fidelities"
     for name in search["law_broken"]:
@@ -165,8 +166,7 @@ def _front_table(
     heads = [f"{n} ({objectives[n]})" if n in objectives else n for n in names]
     more = f", {_MOST_ROWS} of {len(best)}" if len(best) > _MOST_ROWS else ""
     title = "Front" if len(objectives) > 1 else "Best"
-    points = f"{len(best)} point{'' if len(best) == 1 else 's'}"
-    output.table(f"{title} of {results.name}: {points}{more}", heads, rows)
+    output.table(f"{title} of {results.name}: {counted(len(best), 'point')}{more}", heads, rows)
 
 
 def _limits_table(results: Results, output: Output, columns: Any) -> None:

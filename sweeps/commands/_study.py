@@ -7,6 +7,7 @@ import json
 import re
 import signal
 import sys
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,7 +46,12 @@ class Request:
 
 
 def run_study(request: Request) -> int:
-    """Run a study and return the exit code."""
+    """Run a study and return the exit code; nobody else writes until it is drawn and shown."""
+    with ExitStack() as held:
+        return _run(request, held)
+
+
+def _run(request: Request, held: ExitStack) -> int:
     from opbyte.sweeps.runner import Options, run_plan
     from opbyte.sweeps.summary import show
 
@@ -58,7 +64,7 @@ def run_study(request: Request) -> int:
         plan = _searched(plan, request)
     options = Options(
         out=request.out, workers=request.workers, executor=request.executor,
-        shard=_shard(request.shard), fresh=request.fresh,
+        shard=_shard(request.shard), fresh=request.fresh, held=held,
     )  # fmt: skip
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     progress = RunProgress(output)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from opbyte.sweeps.commands._options import Json, Quiet
+from opbyte.sweeps.console import counted
 
 if TYPE_CHECKING:
     from opbyte.sweeps.bands import Band
@@ -75,7 +76,9 @@ def command(
 
     def progress(name: str, calls: int, error: float) -> None:
         if calls % 10 == 0:
-            output.note(f"{name}: {calls} steps, mean error of the fitted rows {error:.1%}")
+            output.note(
+                f"{name}: {counted(calls, 'step')}, mean error of the fitted rows {error:.1%}"
+            )
 
     found = calibrate(
         extends, read_rows(*data), target.stem, rows=rows, seed=seed, activity=activity,
@@ -114,8 +117,8 @@ def _keyed(
 
 def _print(output: Output, machine: str, fit: Fit) -> None:
     output.table(
-        f"{machine}, {fit.operators.name}: errors on the {len(fit.others):,} rows that were not "
-        "fitted, percent",
+        f"{machine}, {fit.operators.name}: errors on the {counted(len(fit.others), 'row')} left "
+        "out of the fit, percent",
         (
             fit.operators.band, "rows", "MAPE before", "MAPE", "bias before", "bias", "median",
             "95th percentile",

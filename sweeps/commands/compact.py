@@ -19,11 +19,12 @@ def command(
     import dataclasses
 
     from opbyte.sweeps.compact import compact
-    from opbyte.sweeps.console import Output
+    from opbyte.sweeps.console import Output, counted
 
     output = Output(json=json, quiet=quiet)
     done = compact(folder)
     output.data(dataclasses.asdict(done))
-    doubled = f", {done.doubled:,} doubled rows left out" if done.doubled else ""
-    output.line(f"{done.points:,} points: {done.before:,} parts became {done.after:,}{doubled}")
+    doubled = f", {counted(done.doubled, 'doubled row')} left out" if done.doubled else ""
+    points, parts = counted(done.points, "point"), counted(done.before, "part")
+    output.line(f"{points}: {parts} became {done.after:,}{doubled}")
     return 0

@@ -17,7 +17,7 @@ def command(
         bool,
         typer.Option(
             "--designs/--no-designs",
-            help="Simulate the chosen designs again: breakdown, timeline, sensitivity.",
+            help="Simulate designs again: breakdown, timeline, sensitivity, contest of a budget.",
         ),
     ] = True,
     points: Annotated[
@@ -30,7 +30,7 @@ def command(
     quiet: Quiet = False,
 ) -> int:
     """Write one HTML page about a study's results; it opens without a network."""
-    from opbyte.sweeps.console import Output
+    from opbyte.sweeps.console import Output, counted
     from opbyte.sweeps.report import report
 
     output = Output(json=json, quiet=quiet)
@@ -45,5 +45,7 @@ def command(
         }
     )
     fewer = "" if page.shown == page.points else f", {page.shown:,} of them on the page"
-    output.line(f"report: {page.path} ({page.size / 1e6:.1f} MB, {page.points:,} points{fewer})")
+    output.line(
+        f"report: {page.path} ({page.size / 1e6:.1f} MB, {counted(page.points, 'point')}{fewer})"
+    )
     return 0

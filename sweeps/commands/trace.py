@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from opbyte.sweeps.commands._options import Json, Quiet
+from opbyte.sweeps.console import counted
 
 if TYPE_CHECKING:
     from opbyte.sweeps.console import Output
@@ -141,9 +142,9 @@ def _loaded(file: str, output: Output, **reading: Any) -> RequestTrace:
     made = path.suffix in (".yaml", ".yml")
     trace = load_trace(path) if made else read_trace(path, **reading)
     if trace.skipped:
-        output.note(f"{trace.skipped:,} bad rows left out")
+        output.note(f"{counted(trace.skipped, 'bad row')} left out")
     if trace.failed:
-        output.note(f"{trace.failed:,} failed requests left out")
+        output.note(f"{counted(trace.failed, 'failed request')} left out")
     return trace
 
 
@@ -152,9 +153,10 @@ def _write(trace: RequestTrace, out: Path, output: Output) -> None:
 
     write_trace(trace, out)
     if trace.client is not None:
-        clients = trace.client.concurrency
-        output.note(f"the file does not hold the closed loop of {clients:,} clients, only lengths")
-    output.line(f"{len(trace):,} requests{'' if trace.timed else ' without arrivals'}: {out}")
+        clients = counted(trace.client.concurrency, "client")
+        output.note(f"the file does not hold the closed loop of {clients}, only lengths")
+    requests = counted(len(trace), "request")
+    output.line(f"{requests}{'' if trace.timed else ' without arrivals'}: {out}")
     output.data(
         {
             "out": str(out),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from opbyte.sweeps.commands._options import Json
+from opbyte.sweeps.console import counted
 
 if TYPE_CHECKING:
     from opbyte.sweeps.watch import Look
@@ -73,14 +74,16 @@ def _view(look: Look, dimensions: dict[str, str]) -> Any:
         heads = [f"{n} ({look.objectives[n]})" if n in look.objectives else n for n in names]
         rows = [[shown(row[n], dimensions.get(n)) for n in names] for row in look.front]
         of = f", the first {len(look.front)}" if len(look.front) < look.front_size else ""
-        plural = "" if look.front_size == 1 else "s"
-        found.append(table_of(f"Front: {look.front_size:,} point{plural}{of}", heads, rows))
+        points = counted(look.front_size, "point")
+        found.append(table_of(f"Front: {points}{of}", heads, rows))
     return Group(*found)
 
 
 def _lines(look: Look) -> list[str]:
-    of = "" if look.total is None else f" of {look.total:,}"
-    first = f"{look.name}: {look.state}, {look.stored:,}{of} points"
+    stored = counted(look.stored, "point")
+    if look.total is not None:
+        stored = f"{look.stored:,} of {counted(look.total, 'point')}"
+    first = f"{look.name}: {look.state}, {stored}"
     if look.total:
         first += f" ({min(look.stored / look.total, 1.0):.1%})"
     if look.rate is not None:
@@ -101,7 +104,7 @@ def _search_lines(search: dict[str, Any]) -> list[str]:
     if "screened" not in search:
         return []
     left = search["could_still_join"]
-    first = f"search: {search['screened']:,} points screened ({search['screen']})"
+    first = f"search: {counted(search['screened'], 'point')} screened ({search['screen']})"
     lines = [f"{first}, {search['played']:,} played, {left:,} could still join the front"]
     for name, (low, high) in search["gap_percent"].items():
         if low is not None and high is not None:

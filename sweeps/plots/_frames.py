@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import ast
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -31,6 +32,8 @@ MORE_IS_BETTER = frozenset(
 OK = "ok"
 #: Status of a point that has a result, but not one that was asked for.
 BEYOND = "beyond a constraint"
+#: Between words that stay in one line.
+_FIXED = "\N{NO-BREAK SPACE}"
 
 
 Points: TypeAlias = "pd.DataFrame | Results | Mapping[str, Result] | Iterable[Result]"
@@ -124,7 +127,44 @@ def cell(value: Any, name: str) -> str:
     """Return one value of a column as text, numbers with their unit."""
     if isinstance(value, (int, float, np.number)) and not isinstance(value, bool):
         return show(float(value), name)
+    written = _mapping(value)
+    if written is not None:
+        return _told(written)
     return "" if value is None else str(value)
+
+
+def names_of(frame: pd.DataFrame, name: str) -> dict[Any, str]:
+    """Return each value of a column as text: numbers with their unit, of mappings what differs."""
+    values = in_order(frame[name])
+    if numeric(frame, name):
+        return {v: show(float(v), name) for v in values}
+    written = {v: m for v in values if (m := _mapping(v)) is not None}
+    same = _common(list(written.values())) if len(written) > 1 else set()
+    names = {v: {k: x for k, x in m.items() if k not in same} for v, m in written.items()}
+    return {v: _told(names[v], _FIXED) if v in names else str(v) for v in values}
+
+
+def _mapping(value: Any) -> Mapping[str, Any] | None:
+    """Return the mapping that an axis' text stands for, None where it stands for none."""
+    if not (isinstance(value, str) and value.startswith("{") and value.endswith("}")):
+        return None
+    try:
+        found = ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return None
+    return found if isinstance(found, Mapping) else None
+
+
+def _common(mappings: Sequence[Mapping[str, Any]]) -> set[str]:
+    """Return the keys that hold the same in all of them."""
+    first = mappings[0]
+    return {k for k in first if all(k in m and m[k] == first[k] for m in mappings)}
+
+
+def _told(written: Mapping[str, Any], gap: str = " ") -> str:
+    """Return a mapping in words: `generation 5, lanes 4`; a key and its value are `gap` apart."""
+    inner = {k: f"({_told(v, gap)})" if isinstance(v, Mapping) else v for k, v in written.items()}
+    return ", ".join(f"{k}{gap}{v}" for k, v in inner.items()) or "unchanged"
 
 
 def direction(metric: str, objectives: Mapping[str, str] | None = None) -> str:

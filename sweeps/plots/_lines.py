@@ -19,11 +19,12 @@ from opbyte.sweeps.plots._frames import (
     direction,
     frame_of,
     in_order,
+    names_of,
     numbers,
     numeric,
 )
-from opbyte.sweeps.plots._quantities import dress, quantity, show, span_of
-from opbyte.sweeps.plots._style import DASHES, axes_for, figure_of, in_style, series_style
+from opbyte.sweeps.plots._quantities import dress, quantity, span_of
+from opbyte.sweeps.plots._style import DASHES, axes_for, figure_of, in_style, series_style, wrapped
 
 #: Spans from which the axes are logarithmic.
 _LOG_X, _LOG_Y = 10.0, 5.0
@@ -118,10 +119,10 @@ def _handles(frame: pd.DataFrame, keys: list[str], used: dict[int, set[Any]]) ->
     handles: list[Any] = []
     for level, key in enumerate(keys[:2]):
         handles.append(Line2D([], [], ls="", label=f"{quantity(key).label}:"))
-        for i, value in enumerate(in_order(frame[key])):
+        for i, (value, text) in enumerate(names_of(frame, key).items()):
             if value not in used[level]:
                 continue
-            name = show(float(value), key) if numeric(frame, key) else str(value)
+            name = wrapped(text)
             if level == 0:
                 color, marker = _look(frame, key, value)
                 handles.append(Line2D([], [], color=color, marker=marker, ms=3.5, label=name))

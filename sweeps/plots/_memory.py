@@ -10,6 +10,7 @@ from opbyte.hw_models.memory.cxl import CxlLoad
 from opbyte.hw_models.memory.dram import StreamResult
 from opbyte.hw_models.memory.nand import FlashResult
 from opbyte.sim.readers import Shared
+from opbyte.sweeps.console import counted
 from opbyte.sweeps.plots._style import DASHES, axes_for, figure_of, in_style, series_style
 
 
@@ -107,7 +108,7 @@ def shared_readers(title: str, found: Mapping[str, Sequence[Shared]]) -> Figure:
             mine = sorted((x.readers, x.slowdown) for x in results if x.devices == devices)
             if mine:
                 color, marker = series_style(i)
-                label = f"{devices} device{'s' if devices > 1 else ''}, {fidelity}"
+                label = f"{counted(devices, 'device')}, {fidelity}"
                 ax.plot(
                     *zip(*mine, strict=True), color=color, marker=marker, ls=dashes, label=label
                 )

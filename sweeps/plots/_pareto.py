@@ -12,9 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from opbyte.core.ops import Array
+from opbyte.sweeps.console import counted
 from opbyte.sweeps.front_bands import FrontBand
 from opbyte.sweeps.plots._band import draw_band
-from opbyte.sweeps.plots._frames import OK, Points, column, direction, frame_of, in_order, numbers
+from opbyte.sweeps.plots._frames import OK, Points, column, direction, frame_of, names_of, numbers
 from opbyte.sweeps.plots._frames import numeric as is_numeric
 from opbyte.sweeps.plots._labels import Label, place
 from opbyte.sweeps.plots._quantities import dress, quantity, show, span_of
@@ -24,7 +25,9 @@ from opbyte.sweeps.plots._style import (
     axes_for,
     figure_of,
     in_style,
+    legend_below,
     series_style,
+    wrapped,
 )
 
 Mask = npt.NDArray[np.bool_]
@@ -85,7 +88,9 @@ def pareto(
     if len(line) > 1:
         side = _side(direction(x, objectives))
         ax.step(xs[line], ys[line], where=side, color="black", lw=0.9, zorder=3)
-        handles.append(Line2D([], [], color="black", lw=0.9, label=f"front ({len(line):,} points)"))
+        handles.append(
+            Line2D([], [], color="black", lw=0.9, label=f"front ({counted(len(line), 'point')})")
+        )
     if band is not None:
         handles += draw_band(ax, band, x, y)
     peak = knee(xs[line], ys[line], log=log)
@@ -185,14 +190,14 @@ def _points(
         bar = figure_of(ax).colorbar(drawn_best, ax=ax, pad=0.02)
         dress(bar.ax.yaxis, color, shade[fine], log=False)
         return handles
-    for i, value in enumerate(in_order(frame[color])):
+    for i, (value, name) in enumerate(names_of(frame, color).items()):
         mine = (frame[color] == value).to_numpy()
         shade_of, marker = series_style(i)
         style = {"marker": marker, "color": shade_of, "lw": 0}
         ax.scatter(xs[dominated & mine], ys[dominated & mine], s=10, alpha=0.3, zorder=2, **style)
         ax.scatter(xs[best & mine], ys[best & mine], s=22, zorder=5, **style)
-        name = show(float(value), color) if is_numeric(frame, color) else str(value)
-        handles.append(Line2D([], [], ls="", marker=marker, c=shade_of, ms=4, label=name))
+        entry = wrapped(name)
+        handles.append(Line2D([], [], ls="", marker=marker, c=shade_of, ms=4, label=entry))
     handles.insert(0, Line2D([], [], ls="", label=f"{quantity(color).label}:"))
     return handles
 
@@ -210,9 +215,7 @@ def _known(frame: pd.DataFrame, label: str | None, drawn: Mask) -> list[tuple[in
 def _legend(ax: Axes, handles: list[Any], missing: int, total: int) -> int:
     """Write the legend below the axes, with a count of what could not be drawn; return its rows."""
     if missing:
-        text = f"{missing:,} of {total:,} points have no result"
+        verb = "has" if missing == 1 else "have"
+        text = f"{missing:,} of {counted(total, 'point')} {verb} no result"
         handles.append(Line2D([], [], ls="", marker="", label=text))
-    columns = min(3, len(handles))
-    if handles:
-        figure_of(ax).legend(handles=handles, loc="outside lower center", ncols=columns)
-    return -(-len(handles) // max(columns, 1))
+    return legend_below(ax, handles, most=3)

@@ -15,11 +15,12 @@ import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
 
-from opbyte.sweeps.plots._frames import OK, cell, direction, frame_of, numeric
+from opbyte.sweeps.console import counted
+from opbyte.sweeps.plots._frames import OK, direction, frame_of, names_of, numeric
 from opbyte.sweeps.plots._lines import lines
 from opbyte.sweeps.plots._pareto import front_mask, pareto
 from opbyte.sweeps.plots._quantities import dress, quantity, show
-from opbyte.sweeps.plots._style import COLUMN, PALETTE, axes_for, figure_of, save, styled
+from opbyte.sweeps.plots._style import COLUMN, PALETTE, axes_for, figure_of, save, styled, wrapped
 from opbyte.sweeps.store import Results, open_results
 
 _FRONTS = 3
@@ -139,8 +140,9 @@ def _line_figures(
     given = [a for a in rest if a.startswith("workload.") and frame[a].nunique() <= _FACETS][:1]
     for axis in given:
         kept = [a for a in others if a != axis]
+        names = names_of(frame, axis)
         for value, part in frame.groupby(axis):
-            where = f"{_label(axis)} {cell(value, axis)}"
+            where = f"{_label(axis)} {names[value]}"
             figure = _line_figure(part, x, y, by, kept, objectives, where)
             yield replace(figure, name=f"{figure.name}_{_file(where)}")
     if not given:
@@ -163,7 +165,7 @@ def _line_figure(
     title = ", ".join(t for t in (where, best) if t)
     if title:
         with styled():
-            ax.set_title(title[:1].upper() + title[1:])
+            ax.set_title(wrapped(title[:1].upper() + title[1:], _TITLE))
     details = ", ".join(t for t in (where, f"best over {', '.join(rest)}" * bool(rest)) if t)
     caption = f"{_label(y)} against {_label(x)}{': ' if details else ''}{details}."
     drawn = frame
@@ -178,11 +180,16 @@ def _ranking(frame: pd.DataFrame, y: str, axes: list[str], objectives: Mapping[s
     """Draw bars, best first, where no axis is numeric."""
     fine = frame[frame["status"] == OK].dropna(subset=[y])
     best = fine.sort_values(y, ascending=direction(y, objectives) == "min").head(_RANKED)
-    names = [", ".join(str(v) for v in row) for row in best[axes].itertuples(index=False)]
+    known = [names_of(frame, axis) for axis in axes]
+    names = [
+        wrapped(", ".join(of.get(v, str(v)) for of, v in zip(known, row, strict=True)), _TITLE)
+        for row in best[axes].itertuples(index=False)
+    ]
+    deep = max(name.count("\n") + 1 for name in names)
     heights = np.arange(len(best))[::-1]
     values = best[y].to_numpy(float)
     with styled():
-        ax = axes_for(None, 1.4 * COLUMN, 0.7 + 0.2 * len(best))
+        ax = axes_for(None, 1.4 * COLUMN, 0.7 + (0.08 + 0.12 * deep) * len(best))
         dress(ax.xaxis, y, [0.0, *values], log=False)
         ax.barh(heights, values, 0.66, color=PALETTE[0])
         for at, value in zip(heights, values, strict=True):
@@ -193,7 +200,7 @@ def _ranking(frame: pd.DataFrame, y: str, axes: list[str], objectives: Mapping[s
         ax.set_yticks(heights, names)
         ax.set_xlim(0, values.max() * 1.25)
         ax.grid(visible=False, axis="y")
-    caption = f"{_label(y)}, the best {len(best)} of {len(fine)} points."
+    caption = f"{_label(y)}, the best {len(best)} of {counted(len(fine), 'point')}."
     return Drawn(f"{_file(y)}_ranking", caption, ax, _columns(frame, axes, [y]))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
@@ -31,6 +32,8 @@ GREY = "#8A8A8A"
 LIGHT = "#C9C9C9"
 #: Widths of one and two columns, inches.
 COLUMN, PAGE = 3.5, 7.1
+#: Letters of one line of a name in a legend, and lines of a name.
+NAME, _LINES = 28, 4
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -80,15 +83,35 @@ def series_style(index: int) -> tuple[str, str]:
     return PALETTE[index % len(PALETTE)], MARKERS[marker]
 
 
-def legend_below(ax: Axes, handles: Sequence[Artist]) -> None:
-    """Write a legend below everything, in as many columns as the figure's width holds."""
+def wrapped(text: str, letters: int = NAME) -> str:
+    """Return a text in lines of so many letters, no more than a few; words stay whole."""
+    lines = textwrap.wrap(
+        text, letters, max_lines=_LINES, placeholder=" …", break_long_words=False,
+        break_on_hyphens=False,
+    )  # fmt: skip
+    return "\n".join(lines)
+
+
+def legend_below(ax: Axes, handles: Sequence[Artist], most: int = 4) -> int:
+    """Write a legend below everything, in as many columns as the figure's width holds.
+
+    Args:
+        ax: Axes of the figure.
+        handles: What it names.
+        most: Columns at most.
+    Returns:
+        Its lines.
+    """
     figure = figure_of(ax)
     width = figure.get_figwidth() * figure.dpi
-    for columns in range(min(4, len(handles)), 0, -1):
+    for columns in range(min(most, len(handles)), 0, -1):
         legend = figure.legend(handles=handles, loc="outside lower center", ncols=columns)
         if columns == 1 or legend.get_window_extent().width <= 0.98 * width:
-            return
+            lines = [str(h.get_label()).count("\n") + 1 for h in handles]
+            tall = -(-len(lines) // columns)
+            return max(sum(lines[i : i + tall]) for i in range(0, len(lines), tall))
         legend.remove()
+    return 0
 
 
 @in_style

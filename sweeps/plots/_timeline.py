@@ -11,6 +11,7 @@ from matplotlib.patches import Patch
 
 from opbyte.core.errors import SimulationError
 from opbyte.sim.result import PhaseRun, Result
+from opbyte.sweeps.console import counted
 from opbyte.sweeps.plots._quantities import dress
 from opbyte.sweeps.plots._style import (
     GREY,
@@ -89,7 +90,7 @@ def timeline(
         ax.set_title(f"First {stop / end:.1%} of the run" if start == 0 else "Part of the run")
     handles = [Patch(color=color[n], label=n) for n in names[:_NAMES]]
     if len(names) > _NAMES:
-        handles.append(Patch(color=GREY, label=f"{len(names) - _NAMES} others"))
+        handles.append(Patch(color=GREY, label=counted(len(names) - _NAMES, "other")))
     legend_below(ax, handles)
     return ax
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from opbyte.core.ops import Array
+from opbyte.sweeps.console import counted
 from opbyte.sweeps.plots._frames import OK, cell, direction, in_order, numeric
 from opbyte.sweeps.plots._quantities import quantity, show
 
@@ -57,7 +58,8 @@ def _short(column: str) -> str:
 def _coverage(frame: pd.DataFrame) -> str:
     counts = frame["status"].value_counts()
     total, good = len(frame), int(counts.get(OK, 0))
-    text = f"{good:,} of {total:,} points are feasible"
+    verb = "is" if 1 in (good, total) else "are"
+    text = f"{good:,} of {counted(total, 'point')} {verb} feasible"
     others = [f"{int(n):,} {status}" for status, n in counts.items() if status != OK]
     if others:
         text += f"; {', '.join(others)}"
@@ -66,9 +68,8 @@ def _coverage(frame: pd.DataFrame) -> str:
         reasons = reasons[reasons != ""]
         if len(reasons):
             often = reasons.value_counts()
-            text += (
-                f", most often because {str(often.index[0])[:160]} ({int(often.iloc[0]):,} points)"
-            )
+            points = counted(int(often.iloc[0]), "point")
+            text += f", most often because {str(often.index[0])[:160]} ({points})"
     return text + "."
 
 

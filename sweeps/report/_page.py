@@ -14,6 +14,7 @@ import pandas as pd
 
 import opbyte
 from opbyte.core.errors import ConfigError
+from opbyte.sweeps.report._contest import contested
 from opbyte.sweeps.report._evidence import evidence
 from opbyte.sweeps.report._figures import picture
 from opbyte.sweeps.report._findings import findings
@@ -75,7 +76,8 @@ def report(
     Args:
         results_dir: Folder of a result store.
         out: File to write; by default `report.html` in that folder.
-        designs: Simulate the chosen designs again: breakdown, timeline, sensitivity.
+        designs: Simulate the chosen designs again: breakdown, timeline, sensitivity, and the band
+            of a study with a budget.
         limit: Most points on the page; the front of more is whole.
     Raises:
         ConfigError: If there are no results, or the packages of the `report` extra are missing.
@@ -119,6 +121,7 @@ def context(
         if designs
         else left_out("The chosen designs were not simulated again.")
     )
+    work = _inline((study.get("base") or {}).get("workload") or "what the axes say")
     script = _script()
     return {
         "title": str(study.get("name") or folder.resolve().name),
@@ -132,6 +135,7 @@ def context(
         "digest": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         "importance": _importance(frame, objectives, axes),
         "progress": _progress(results, stored, objectives),
+        "contest": contested(results, work) if designs else None,
         "inside": about,
         "asked": _asked(study),
         "study": _as_yaml(study),

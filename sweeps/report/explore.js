@@ -80,9 +80,9 @@ class State {
   }
 
   counted() {
-    const all = rows.toLocaleString("en");
-    if (!this.filtered) return `all ${all} points`;
-    return `${this.chosen.length.toLocaleString("en")} of ${all} points selected`;
+    const all = `${rows.toLocaleString("en")} point${rows === 1 ? "" : "s"}`;
+    if (!this.filtered) return `all ${all}`;
+    return `${this.chosen.length.toLocaleString("en")} of ${all} selected`;
   }
 
   hover(row, event) {

@@ -70,10 +70,10 @@ def search_plan(
             (bayesian if strategy.sampler == "gp" else generations)(board, strategy, start)
         session.store.flush()
         _tell(board, about)
+        tidied(session.store.folder)
     finally:
         with closing(session):
             write_order(session.store.folder, [board.id(p) for p in board.known])
-    tidied(session.store.folder)
     return session.store.results
 
 

@@ -14,7 +14,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from budgets import budgeted
 
+from opbyte.sweeps.budget import contest
 from opbyte.sweeps.report import report
 from opbyte.sweeps.store import open_results
 
@@ -354,3 +356,23 @@ def test_a_page_is_readable_at_the_width_of_a_telephone(browser, folder):
     seen.run("() => new Promise(d => requestAnimationFrame(() => requestAnimationFrame(d)))")
     assert seen.run("() => document.documentElement.scrollWidth") <= 420
     seen.page.context.close()
+
+
+def test_the_contest_within_a_budget_is_read_as_a_table(browser, tmp_path):
+    results = budgeted(tmp_path / "out")
+    seen = opened(browser, report(tmp_path / "out").path)
+    page = seen.page
+    assert page.locator("h2", has_text="Within one budget").is_visible()
+    found = contest(results)
+    rows = [r.split("\t") for r in page.locator("#contest tbody tr").all_inner_texts()]
+    assert [row[1] for row in rows] == found["machine"].tolist()
+    assert [row[2] for row in rows] == [f"{n}" for n in found["copies"]]
+    assert [row[5] for row in rows] == [f"{100 * w:.0f} %" for w in found["wins"]]
+    # All of it is seen without scrolling.
+    assert seen.run(
+        "() => { const box = document.querySelector('#contest').parentElement;"
+        " return box.scrollWidth <= box.clientWidth; }"
+    )
+    assert page.get_by_text("An equal budget is what 10 of h100-sxm-80gb cost").is_visible()
+    assert not seen.requests
+    assert not seen.complaints

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from budgets import ONE, variant
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,11 +18,6 @@ from opbyte.sweeps.runner import Options, run_plan
 from opbyte.sweeps.study import load_study
 
 WORK = {"kind": "decode", "model": "llama-3.1-8b", "batch": 8, "context": 1024}
-ONE = "h100-sxm-80gb"
-
-
-def variant(name, **parts):
-    return {"extends": ONE, "name": name, "parts": {"gpu": parts}}
 
 
 def study(machines, **changes):

@@ -184,7 +184,7 @@ def test_the_command_says_what_it_did(tmp_path, capsys):
     add_part(tmp_path, [1, 2])
     add_part(tmp_path, [2, 3])
     assert main(["compact", str(tmp_path)]) == 0
-    assert "3 points: 2 parts became 1, 1 doubled rows left out" in capsys.readouterr().out
+    assert "3 points: 2 parts became 1, 1 doubled row left out" in capsys.readouterr().out
     assert main(["compact", str(tmp_path / "absent")]) == 2
     assert "no results" in capsys.readouterr().err
 

@@ -10,6 +10,9 @@ from opbyte.core.errors import ConfigError
 from opbyte.sweeps import lock as module
 from opbyte.sweeps.cli import main
 from opbyte.sweeps.lock import Lock
+from opbyte.sweeps.runner import meta_of
+from opbyte.sweeps.store import Store
+from opbyte.sweeps.study import load_study
 
 HOLDER = """\
 import sys
@@ -54,6 +57,59 @@ def test_shards_share_a_folder_each_once_and_not_with_a_whole_run(tmp_path):
     with pytest.raises(ConfigError, match="another run"):
         Lock.taken(tmp_path, (3, 3))
     whole.release()
+
+
+def test_a_shard_is_not_alone_in_its_folder(tmp_path):
+    lock = Lock.taken(tmp_path)
+    assert lock.alone
+    lock.release()
+    assert not lock.alone
+    shard = Lock.taken(tmp_path, (1, 2))
+    assert not shard.alone
+    shard.release()
+
+
+QUICK = ["sweep", "quick", "--no-plots", "--quiet", "--set", "seed=3"]
+
+
+@pytest.mark.parametrize(("shard", "code"), [([], 0), (["--shard", "1/2"], 2)])
+def test_a_run_alone_takes_over_a_folder_where_nothing_is_stored(tmp_path, shard, code, capsys):
+    meta = meta_of(load_study("quick").plan)
+    Store(tmp_path, meta)
+    assert main([*QUICK, *shard, "--out", str(tmp_path)]) == code
+    assert ("another study (seed: absent -> 3)" in capsys.readouterr().err) == bool(code)
+
+
+@pytest.mark.parametrize("command", ["sweep", "search"])
+def test_figures_and_summary_are_of_a_folder_that_nobody_writes_to(tmp_path, monkeypatch, command):
+    held = []
+
+    def held_at(what):
+        def try_lock(*_):
+            with pytest.raises(ConfigError, match="another run writes"):
+                Lock.taken(tmp_path)
+            held.append(what)
+            return []
+
+        return try_lock
+
+    monkeypatch.setattr("opbyte.sweeps.plots.study_plots", held_at("figures"))
+    monkeypatch.setattr("opbyte.sweeps.summary.show", held_at("summary"))
+    monkeypatch.setattr("opbyte.sweeps.runner.tidied", held_at("tidied"))
+    monkeypatch.setattr("opbyte.sweeps.search.run.tidied", held_at("tidied"))
+    more = ["--budget", "4"] if command == "search" else []
+    assert main([command, "quick", "--out", str(tmp_path), "--quiet", *more]) == 0
+    assert held == ["tidied", "figures", "summary"]
+    Lock.taken(tmp_path).release()
+
+
+def test_a_figure_that_fails_lets_others_in(tmp_path, monkeypatch):
+    def broken(*_):
+        raise ConfigError.one("figure", "", "it can not be drawn")
+
+    monkeypatch.setattr("opbyte.sweeps.plots.study_plots", broken)
+    assert main(["sweep", "quick", "--out", str(tmp_path), "--quiet"]) == 2
+    Lock.taken(tmp_path).release()
 
 
 def test_without_locks_of_the_file_system_a_run_goes_on(tmp_path, monkeypatch):

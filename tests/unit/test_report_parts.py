@@ -7,12 +7,15 @@ import zlib
 import numpy as np
 import pandas as pd
 import pytest
+from budgets import FULL, budgeted
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from opbyte.core.errors import ConfigError
 from opbyte.sweeps.report._chosen import Chosen, choose
 from opbyte.sweeps.report._columns import encoded
+from opbyte.sweeps.report._contest import contested
 from opbyte.sweeps.report._importance import importance
 from opbyte.sweeps.report._linked import BUDGET, linked, script_json
 from opbyte.sweeps.report._progress import progress
@@ -228,3 +231,48 @@ def test_the_knee_and_the_best_of_each_objective_are_chosen_once():
     (only,) = choose(frame, {"tpot": "min"}, np.array([True, False, False, False]))
     assert only == Chosen("Lowest time per output token", 0)
     assert choose(frame, {}, np.zeros(4, bool)) == []
+
+
+# -- the contest within a budget ------------------------------------------------------------------
+
+
+def test_a_budget_names_its_winners_their_shares_and_what_it_is(tmp_path):
+    about = contested(budgeted(tmp_path), "a chat")
+    assert len(about["winners"]) == 4
+    money, _, power, _ = about["winners"]
+    # 10 H100 are 7 kW; the hungry twin takes 1.75 kW each.
+    assert money.startswith("Money, ")
+    assert power.startswith("Design power, 7 kW: h100-sxm-80gb does most, ")
+    assert power.endswith("best in 100 % of the draws.")
+    heads = [head for head, _ in about["heads"]]
+    rows = [dict(zip(heads, row, strict=True)) for row in about["rows"]]
+    assert [row["Within"] for row in rows if row["Within"]] == [
+        "Money", "Die area", "Design power", "All three",
+    ]  # fmt: skip
+    hungry = [row for row in rows if row["Machine"] == "hungry"]
+    assert [row["Copies"] for row in hungry] == ["10", "10", "4", "4"]
+    assert hungry[2]["Best in"] == "0 %"
+    for part in ("The work is a chat", "10 of h100-sxm-80gb", "256 draws", "7 kW of design power"):
+        assert part in about["meaning"]
+    assert about["aside"][0].startswith(f"{FULL} takes no part: ")
+
+
+def test_where_another_is_best_more_often_the_winner_says_so(tmp_path):
+    about = contested(budgeted(tmp_path, doubtful=True), "a chat")
+    (power,) = (text for text in about["winners"] if text.startswith("Design power"))
+    assert "doubtful does most" in power
+    assert "; h100-sxm-80gb is best in " in power
+
+
+def test_without_a_budget_there_is_no_contest_and_what_fails_is_said(tmp_path, monkeypatch):
+    results = budgeted(tmp_path)
+
+    def broken(_):
+        raise ConfigError.one("machine.yaml", "", "the file is gone")
+
+    monkeypatch.setattr("opbyte.sweeps.budget.contest", broken)
+    about = contested(results, "a chat")
+    assert "the file is gone" in about["problem"]
+    assert not about["rows"]
+    del results.meta["study"]["budget"]
+    assert contested(results, "a chat") is None

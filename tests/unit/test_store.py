@@ -107,6 +107,47 @@ def test_other_results_are_refused_until_fresh(tmp_path, change, message):
     assert Store(tmp_path, {**META, **change}, fresh=True).done.size == 0
 
 
+OTHER = {**META, "key": "other", "study": {"axes": {"workload.batch": {"values": [1, 4]}}}}
+
+
+@pytest.mark.parametrize("text", [None, "{"])
+def test_a_study_that_stored_nothing_makes_way_for_another(tmp_path, text):
+    Store(tmp_path, META)
+    if text is not None:
+        (tmp_path / "study.json").write_text(text)
+    store = Store(tmp_path, OTHER)
+    store.add(rows([1]))
+    store.flush()
+    assert open_results(tmp_path).meta["key"] == "other"
+    with pytest.raises(ConfigError, match="another study"):
+        Store(tmp_path, META)
+
+
+def test_a_study_that_others_may_be_storing_makes_no_way(tmp_path):
+    Store(tmp_path, META, alone=False)
+    with pytest.raises(ConfigError, match="another study"):
+        Store(tmp_path, OTHER, alone=False)
+    assert open_results(tmp_path).meta["key"] == "k"
+
+
+def test_a_refusal_names_what_decides_the_points_and_nothing_else(tmp_path):
+    store = Store(tmp_path, {**META, "study": {**META["study"], "strategy": {"kind": "grid"}}})
+    store.add(rows([1]))
+    store.flush()
+    new = {
+        **OTHER["study"],
+        "strategy": {"kind": "optuna", "trials": 4},
+        "objectives": {"seconds": "min"},
+        "budget": {"machine": "dgx-a100", "count": 2},
+    }
+    with pytest.raises(ConfigError) as caught:
+        Store(tmp_path, {**OTHER, "study": new})
+    assert "(axes.workload.batch.values: [1, 2] -> [1, 4])" in str(caught.value)
+    new["strategy"] = {"kind": "random", "points": 5}
+    with pytest.raises(ConfigError, match="strategy: grid -> "):
+        Store(tmp_path, {**OTHER, "study": new})
+
+
 def test_fresh_leaves_other_files_alone(tmp_path):
     Store(tmp_path, META)
     (tmp_path / "notes.txt").write_text("mine")

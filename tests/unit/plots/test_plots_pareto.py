@@ -36,7 +36,7 @@ def test_steps_of_a_maximised_axis_run_the_other_way():
 def test_infeasible_and_missing_points_are_told_apart_in_the_legend():
     texts = legend_texts(plots.pareto(points_frame(), "tpot", "joules_per_token"))
     assert "breaks a constraint" in texts
-    assert "1 of 7 points have no result" in texts
+    assert "1 of 7 points has no result" in texts
     assert "front (4 points)" in texts
 
 
