@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 import opbyte as ob
 from opbyte.core.errors import CapacityError, ConfigError, UncoveredError
 from opbyte.core.mapping import load_mapping
+from opbyte.core.parallel import Parallel
 from opbyte.core.staging import Staging
 from opbyte.hw_models.machine import load_machine
 from opbyte.sim.simulate import evaluate
@@ -332,6 +333,14 @@ def test_what_a_host_holds_beside_homes():
     layer = 2 * (2 * 2048**2 + 2 * 2048 * 512 + 3 * 2048 * 8192)
     assert float(own.memory["pool"].max()) == pytest.approx(2 * layer + table + states)
     assert float(own.memory["rounding"].max()) == 0.0
+
+
+@pytest.mark.parametrize("model", ["llama-3.1-8b", "llama-3.2-1b", "opt-1.3b"])
+@pytest.mark.parametrize("tokens", [1, 2048])
+def test_matrices_are_all_of_the_weights_but_vectors_however_few_the_tokens(model, tokens):
+    plan = TrainStep(load_model(model), batch=1, sequence=tokens).plan(Parallel())
+    found = sum(size for size, _ in plan.matrices)
+    assert plan.weights.sum() * 0.999 < found <= plan.weights.sum()
 
 
 def test_staging_of_other_works_is_refused():
