@@ -273,6 +273,22 @@ def test_auto_takes_no_more_than_fits():
     assert r.metrics["swapped"] == pytest.approx(auto.metrics["swapped"] / 2, rel=1e-6)
 
 
+def test_auto_keeps_no_more_than_hides_beside_the_backward_pass():
+    # Weights come from the host, too, and are frozen: the backward pass is short, its copies long.
+    place = {**SWAPPED, "weight": "host.dram"}
+
+    def seconds(share, room="1 TB"):
+        r = run(
+            place, "copy", machine(room=room), others={"swap": share}, chunked_loss=True,
+            lora={"rank": 16}, sequence=512,
+        )  # fmt: skip
+        return r.seconds
+
+    assert seconds("auto") <= min(seconds(x) for x in (0.0, 0.25, 0.5, 1.0)) * (1 + 1e-9)
+    for less in ("3.5 GB", "4 GB"):
+        assert seconds("auto") <= seconds("auto", less) * (1 + 1e-9)
+
+
 def test_shares_need_something_to_compute_again_and_to_hide_behind():
     with pytest.raises(ConfigError, match="recompute: dense or full"):
         run(SWAPPED, "copy", others={"swap": "auto"}, recompute="none")
