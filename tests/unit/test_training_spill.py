@@ -298,6 +298,20 @@ def test_shares_need_something_to_compute_again_and_to_hide_behind():
         load_mapping(mapping(swap=1.5))
 
 
+def test_copies_cost_the_energy_of_what_they_cross():
+    server, work = load_machine("cxl-host"), step(batch=4, micro_batch=2, chunked_loss=True)
+
+    def joules(on):
+        return float(evaluate(on, work, on.mapping("train-dram")).metrics["joules"][0])
+
+    plan = work.plan(load_mapping(mapping()).degrees)
+    weight, kept = float(plan.weights.sum()), float(np.max(plan.kept[0]))
+    # Weights in twice, what is kept out and in, gradients of 16 bits out, for two microbatches.
+    crossing = 2 * (2 * weight + 2 * kept + weight)
+    dearer = server.with_values({"dma.energy": server.values["dma.energy"] + 1e-12})
+    assert joules(dearer) - joules(server) == pytest.approx(8e-12 * crossing, rel=1e-6)
+
+
 # -- blocks of pinned memory -----------------------------------------------------------------------
 
 
