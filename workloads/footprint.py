@@ -36,16 +36,14 @@ def weight_bytes(model: Model, parallel: Parallel) -> tuple[Array, Array]:
     rows[[kind == "embedding" for kind in table.kinds]] = 0.0
     weight: Array = np.zeros(parallel.pp)
     np.add.at(weight, table.stage[table.block_of], rows)
-    width = model.embedding_dim or model.hidden
     other = sizes.stored["other"]
     run = (*model.encoder, *model.order)
     stages = stages_of(len(run), parallel, model.name)
-    vocab = share(model.vocab, parallel.tp) * width * sizes.stored["head"]
-    weight[0] += vocab + model.position_embeddings * model.hidden * sizes.stored["head"]
+    tables = table_bytes(model, parallel)
+    vocab = tables["embedding"]
+    weight[0] += sum(tables.values())
     shared_table = model.tied and parallel.pp == 1
     weight[-1] += model.extra * other - (vocab if shared_table else 0.0)
-    columns = model.per_layer_width * len(model.order)
-    weight[0] += model.per_layer_vocab * columns * sizes.stored["head"]
     if model.encoder and stages[len(model.encoder)] > 0:
         weight[stages[len(model.encoder)]] += vocab
     expert = np.zeros(parallel.pp)
@@ -56,6 +54,17 @@ def weight_bytes(model: Model, parallel: Parallel) -> tuple[Array, Array]:
             weight[stage] += layer.ffn.extra * other
             expert[stage] += _expert_bytes(model, layer.ffn, parallel, sizes)
     return weight, expert
+
+
+def table_bytes(model: Model, parallel: Parallel) -> dict[str, float]:
+    """Return the bytes of the tables that rows look up, on one device, by the name of the row."""
+    stored, width = Sizes.of(model).stored["head"], model.embedding_dim or model.hidden
+    columns = model.per_layer_width * len(model.order)
+    return {
+        "embedding": share(model.vocab, parallel.tp) * width * stored,
+        "position": model.position_embeddings * model.hidden * stored,
+        "per_layer_embedding": model.per_layer_vocab * columns * stored,
+    }
 
 
 def _expert_bytes(model: Model, ffn: MoeFfn, parallel: Parallel, sizes: Sizes) -> float:

@@ -76,13 +76,13 @@ def die_carbon_kg(
 
     Args:
         area_m2: Area of the die, m^2.
-        node_nm: Process node, 5 to 28 nm; between listed nodes values are interpolated over
-            log(node).
+        node_nm: Process node, 5 to 28 nm (those whose yield is known); between listed nodes values
+            are interpolated over log(node).
         grid: Carbon of the fab's electricity, kg/J.
         defects: Defects over those of the table.
         clusters: Exponent of the yield.
     Raises:
-        UncoveredError: For a node outside of the table, or a die that no wafer holds.
+        UncoveredError: For a node outside of the table, or a die without an area.
     """
     nodes, energies, gases = (np.array(column) for column in zip(*FABS, strict=True))
     if not nodes[0] <= node_nm <= nodes[-1]:

@@ -83,6 +83,16 @@ def need(machine: Machine, values: Values, path: str, why: str) -> Any:
     return value
 
 
-def some(condition: Any) -> bool:
-    """Return whether a condition holds at any design point."""
-    return bool(np.any(condition))
+def where_covered(value: Number, bad: Any, text: str) -> Number:
+    """Return a value, NaN at those of its design points that are not covered.
+
+    Args:
+        bad: Where it is not, shape of `value`.
+        text: What is wrong, and what to do.
+    Raises:
+        UncoveredError: If it is covered at no point: one point alone has an error, not a NaN.
+    """
+    if np.all(bad):
+        raise UncoveredError(text)
+    found: Number = np.where(bad, np.nan, value) if np.any(bad) else value
+    return found

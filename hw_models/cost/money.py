@@ -12,7 +12,16 @@ import numpy as np
 
 from opbyte.core.errors import UncoveredError
 from opbyte.hw_models.cost.area import added_share, held_area_m2, part_area_m2
-from opbyte.hw_models.cost.items import CostItem, Number, Values, is_die, need, parts, some, total
+from opbyte.hw_models.cost.items import (
+    CostItem,
+    Number,
+    Values,
+    is_die,
+    need,
+    parts,
+    total,
+    where_covered,
+)
 from opbyte.hw_models.cost.packages import package_price_usd, stack_price_usd
 from opbyte.hw_models.cost.wafers import CLUSTERS, die_yield, dies_on_wafer, wafer_price_usd
 from opbyte.hw_models.machine import Machine
@@ -68,7 +77,8 @@ def die_price_usd(
         defects: Defects over those of the table.
         clusters: Exponent of the yield.
     Raises:
-        UncoveredError: For a node outside of the table, or a die that no wafer holds.
+        UncoveredError: For a node outside of the table, or a die that no wafer holds at any design
+            point; NaN at some of several points where none does.
     """
     good = die_yield(area_m2, node_nm, defects, clusters)
     price: Number = wafers * wafer_price_usd(node_nm) / (dies_on_wafer(area_m2) * good)
@@ -123,16 +133,15 @@ def footprint_m2(machine: Machine, values: Values, path: str, part: Part, name: 
     """Return the area of one of a part's other dies that are bought by the wafer, m^2.
 
     Raises:
-        UncoveredError: If what they hold does not fit.
+        UncoveredError: If what they hold fits at no design point; NaN at those where it does not.
     """
     size: Number = values[f"{path}.other_dies.{name}.footprint"]
     held = held_area_m2(machine, values, path, part, name) / part.other_dies[name].dies
-    if some(held > size):
-        raise UncoveredError(
-            f"{machine.name}: '{path}.other_dies.{name}' hold {float(np.max(held)) * 1e6:.4g} mm2 "
-            f"each, more than their footprint. set {path}.other_dies.{name}.footprint"
-        )
-    return size
+    return where_covered(
+        size, held > size,
+        f"{machine.name}: '{path}.other_dies.{name}' hold {float(np.max(held)) * 1e6:.4g} mm2 "
+        f"each, more than their footprint. set {path}.other_dies.{name}.footprint",
+    )  # fmt: skip
 
 
 def _memory_usd(machine: Machine, values: Values, path: str, part: Part, name: str) -> Number:

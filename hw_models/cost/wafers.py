@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from opbyte.core.errors import UncoveredError
-from opbyte.hw_models.cost.items import Number, some
+from opbyte.hw_models.cost.items import Number, where_covered
 
 #: Process node nm, USD of a processed 300 mm wafer, defects per mm2 (ttm-cas, Princeton
 #: University, ISCA 2023; wafer prices after Khan and Mann, "AI Chips", 2020).
@@ -47,17 +47,18 @@ def wafer_price_usd(node_nm: float) -> float:
 def dies_on_wafer(area_m2: Number) -> Number:
     """Return the dies of a wafer, pi (d/2)^2 / A - pi d / sqrt(2 A) with d = 300 mm.
 
+    NaN at design points that are not covered, beside others that are.
+
     Raises:
-        UncoveredError: For a die that no wafer holds, or one without an area.
+        UncoveredError: For a die that no wafer holds, or one without an area, at all points.
     """
     mm2 = _square_mm(area_m2)
     gross: Number = np.pi * (_WAFER_MM / 2.0) ** 2 / mm2 - np.pi * _WAFER_MM / np.sqrt(2.0 * mm2)
-    if some(gross < 1.0):
-        raise UncoveredError(
-            f"a die of {float(np.max(mm2)):.0f} mm2 does not fit on a 300 mm wafer. "
-            "split it with the part's `dies`"
-        )
-    return gross
+    return where_covered(
+        gross, gross < 1.0,
+        f"a die of {float(np.nanmax(mm2)):.0f} mm2 does not fit on a 300 mm wafer. "
+        "split it with the part's `dies`, or lower the area under its `package`",
+    )  # fmt: skip
 
 
 def die_yield(
@@ -71,7 +72,7 @@ def die_yield(
         defects: Defects over those of the table.
         clusters: c; Murphy's and Seeds' yields are near 2 and at 1, Poisson's far above.
     Raises:
-        UncoveredError: For a node outside of the table, or a die without an area.
+        UncoveredError: For a node outside of the table, or a die without an area at all points.
     """
     nodes, _, table = _WAFERS
     _check(node_nm)
@@ -91,6 +92,5 @@ def _check(node_nm: float) -> None:
 
 def _square_mm(area_m2: Number) -> Number:
     mm2 = np.asarray(area_m2, dtype=np.float64) / _MM2
-    if some(mm2 <= 0.0):
-        raise UncoveredError("a die has an area above zero. give the part an area or a price")
-    return mm2
+    text = "a die has an area above zero. give the part an area or a price"
+    return where_covered(mm2, mm2 <= 0.0, text)

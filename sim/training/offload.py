@@ -113,6 +113,16 @@ class Offload:
                     load[engine, False] = load.get((engine, False), np.zeros(1)) + waits
         return load
 
+    def joules(self, copies: Iterable[Copied]) -> Array:
+        """Return the energy of the copies of one pass of one device, (points,)."""
+        values, total = self.placer.machine.values, np.zeros(1)
+        for copy in copies:
+            for tier, share in self.away(copy.tensor).items():
+                for resource, times in self._way(tier, copy):
+                    energy = 8.0 * np.asarray(values.get(f"{resource}.energy", np.nan))
+                    total = total + copy.size * share * times * energy
+        return np.asarray(total)
+
     def _way(self, tier: str, copy: Copied) -> list[tuple[str, Number]]:
         """Return what each byte of a copy crosses, and how often."""
         if is_drive(self.placer.machine, tier):

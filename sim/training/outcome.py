@@ -14,7 +14,7 @@ from opbyte.sim.phases import combine, feasible
 from opbyte.sim.result import Outcome, PhaseRun
 from opbyte.sim.training.drives import is_drive
 from opbyte.sim.training.memory import memory_over_time
-from opbyte.sim.training.offload import near_memories
+from opbyte.sim.training.offload import copied, near_memories
 from opbyte.sim.training.optimizer import PassCost
 from opbyte.sim.training.parts import parts_of
 from opbyte.sim.training.step import Timed, Training
@@ -53,7 +53,11 @@ def _runs(step: Training, timed: Timed) -> tuple[PhaseRun, ...]:
 
 
 def _totals(step: Training, timed: Timed, runs: tuple[PhaseRun, ...]) -> dict[str, Any]:
-    """Return seconds, energy, operations and rates of the whole job, and what they cost."""
+    """Return seconds, energy, operations and rates of the whole job, and what they cost.
+
+    Energy is that of operators, the optimizer and copies; exchanges of replicas and sends of stages
+    are not in it.
+    """
     machine, work, costs, seconds = step.placer.machine, step.work, timed.costs, timed.seconds
     metrics = combine(step.placer, list(runs), work.tokens)
     static = static_watts(machine)
@@ -61,7 +65,7 @@ def _totals(step: Training, timed: Timed, runs: tuple[PhaseRun, ...]) -> dict[st
     moved = metrics["flops"] / metrics["op_per_byte"]
     moved = moved + devices * sum((c.moved for c in costs), np.zeros(1))
     joules = metrics["joules"] - static * metrics["seconds"] + static * seconds
-    joules = joules + devices * sum((c.joules for c in costs), np.zeros(1))
+    joules = joules + devices * sum((c.joules for c in costs), np.zeros(1)) + _copying(step, timed)
     return with_costs(
         machine,
         {
@@ -75,6 +79,14 @@ def _totals(step: Training, timed: Timed, runs: tuple[PhaseRun, ...]) -> dict[st
             "joules_per_token": joules / work.tokens,
         },
     )
+
+
+def _copying(step: Training, timed: Timed) -> Array:
+    """Return the energy of the copies of all passes on all devices, (points,)."""
+    plan, spans = timed.plan, step.parallel.tp * step.parallel.dp
+    passes = (one for s in range(plan.virtual) for one in copied(plan, s, step.gradient, step.many))
+    each = sum((step.offload.joules(one) for one in passes), np.zeros(1))
+    return np.asarray(step.many * spans * each)
 
 
 def _host_bytes(step: Training, held: dict[str, Any]) -> Array:

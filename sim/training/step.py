@@ -199,8 +199,8 @@ class Training:
         if wished is None:
             return found, self.plan
         share = share_of(
-            wished, self.plan, self.offload, found["forward"].seconds,
-            lambda plan, stage: copied(plan, stage, self.gradient, self.many)[0],
+            wished, self.plan, self.offload, {name: p.seconds for name, p in found.items()},
+            lambda plan, stage: copied(plan, stage, self.gradient, self.many),
             lambda plan: self.home.occupancy(fullest(self.held(plan))[1]),
         )  # fmt: skip
         plan = replace(self.plan, swapped=share if share.size > 1 else float(share[0]))

@@ -138,9 +138,29 @@ def test_a_node_without_wafer_price_is_not_covered(node: float) -> None:
 
 def test_a_die_must_fit_on_a_wafer() -> None:
     with pytest.raises(UncoveredError, match="does not fit"):
-        die_price_usd(np.array([100 * MM2, 70000 * MM2]), 7)
+        die_price_usd(np.array([80000 * MM2, 70000 * MM2]), 7)
     with pytest.raises(UncoveredError, match="above zero"):
         die_price_usd(0.0, 7)
+
+
+def test_a_design_point_without_a_price_takes_none_from_others() -> None:
+    machine = build()
+    areas = np.array([100.0, 90000.0, 200.0]) * MM2
+    swept = machine.with_values({"chip.area": areas})
+    price = machine_price_usd(swept)
+    assert math.isnan(price[1])
+    for point in (0, 2):
+        one = machine.with_values({"chip.area": float(areas[point])})
+        assert price[point] == machine_price_usd(one)
+    footprints = np.array([50.0, 60.0]) * MM2
+    part = chip()
+    part["other_dies"] = {
+        "logic": {"dies": 1, "node_nm": 7, "footprint": "121 mm2", "holds": ["sm"]}
+    }
+    path = "chip.other_dies.logic.footprint"
+    prices = machine_price_usd(build(part).with_values({path: footprints - 5 * MM2}))
+    assert math.isnan(prices[0]), "50 mm2 of the unit on 45 mm2"
+    assert prices[1] == machine_price_usd(build(part).with_values({path: 55 * MM2}))
 
 
 @given(st.floats(1, 1500), st.floats(1.001, 4), st.sampled_from([5, 6, 7, 12, 28]))

@@ -11,7 +11,7 @@ from opbyte.core.dtypes import lookup
 from opbyte.core.errors import UncoveredError, WorkloadError
 from opbyte.core.ops import Array, Number, OpTable, with_columns
 from opbyte.core.parallel import Parallel
-from opbyte.workloads.footprint import activation_bytes, weight_bytes
+from opbyte.workloads.footprint import activation_bytes, table_bytes, weight_bytes
 from opbyte.workloads.mixers import Attention, ShortConv
 from opbyte.workloads.model import Model
 from opbyte.workloads.training.nodes import PRODUCTS, Node, Recipe, Tape
@@ -150,17 +150,20 @@ class Plan:
         """Return the bytes of each matrix of a device's weights and whether it is a layer's.
 
         Matrices that one product multiplies together count by themselves; experts, which are one
-        tensor in checkpoints' modules, together. A tied head is the embedding's.
+        tensor in checkpoints' modules, together. A table counts whole, however few of its rows are
+        looked up; an embedding that is the head's matrix, too, as that.
         """
         found = []
+        model, tables = self.recipe.model, table_bytes(self.recipe.model, self.parallel)
         for block in self.order:
             tape = self.tapes[block]
             for node in tape.nodes:
-                table = node.kind == "embedding" and not self.recipe.model.tied
-                if node.kind in PRODUCTS or table:
+                if node.kind in PRODUCTS:
                     size = float(np.max(node["weight"] + node["expert"]))
                     parts = node.parts or (1.0,)
                     found += [(size * p / sum(parts), tape.is_layer) for p in parts]
+                elif node.kind == "embedding" and not (node.name == "embedding" and model.tied):
+                    found.append((tables[node.name], tape.is_layer))
         return found
 
     @cached_property
