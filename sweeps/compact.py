@@ -149,7 +149,8 @@ def _merge(folder: Path, group: Sequence[Place]) -> None:
 
     points = folder / "points"
     tables = [_taken(place) for place in group]
-    table = pa.concat_tables(tables).unify_dictionaries()
+    # Columns that some lack, as a run asked for other objectives, hold nothing there.
+    table = pa.concat_tables(tables, promote_options="permissive").unify_dictionaries()
     ids = table["point"].to_numpy()
     if np.any(np.diff(ids) < 0):
         table = table.take(np.argsort(ids, kind="stable"))

@@ -152,6 +152,11 @@ def metadata(path: Path) -> Any:
     return read(path, lambda p: pq.ParquetFile(p).metadata)
 
 
+def names(path: Path) -> list[str]:
+    """Return the columns of a part."""
+    return list(metadata(path).schema.names)
+
+
 def live(files: Sequence[Path]) -> list[Part]:
     """Return parts with what their footers say, sorted by their lowest point.
 
