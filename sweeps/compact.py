@@ -26,7 +26,7 @@ import numpy as np
 
 from opbyte.core.errors import ConfigError
 from opbyte.sweeps import parts
-from opbyte.sweeps.files import whole, write_json
+from opbyte.sweeps.files import read_json, whole, write_json
 from opbyte.sweeps.migrate import SCHEMA
 from opbyte.sweeps.parts import Place
 from opbyte.sweeps.results import open_results
@@ -73,7 +73,7 @@ def compact(folder: str | Path, full: int = FULL) -> Compaction:
     with _alone(folder):
         sweep(folder)
         file = folder / "study.json"
-        if json.loads(file.read_text(encoding="utf-8")) != results.meta:
+        if read_json(file) != results.meta:
             write_json(file, results.meta)
         files = parts.paths(folder)
         found, points, _ = parts.places(parts.live(files))

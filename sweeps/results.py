@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +13,7 @@ import numpy.typing as npt
 
 from opbyte.core.errors import ConfigError
 from opbyte.sweeps import parts
+from opbyte.sweeps.files import read_json
 from opbyte.sweeps.migrate import migrated
 from opbyte.sweeps.pareto import front_of
 from opbyte.sweeps.rows import Words
@@ -268,7 +268,7 @@ def open_results(folder: str | Path) -> Results:
     if folder.is_file():
         raise ConfigError.one(str(folder), "", "a folder of results is due here, this is a file")
     try:
-        meta = json.loads(file.read_text(encoding="utf-8"))
+        meta = read_json(file)
         missing = {"name", "key", "study", "axes", "units"} - set(meta)
     except FileNotFoundError:
         rule = "there are no results in this folder"
@@ -278,7 +278,7 @@ def open_results(folder: str | Path) -> Results:
         rule = "study.json may not be read"
         raise ConfigError.one(str(file), "", rule, "", "Ask its owner for the right.") from None
     except (OSError, ValueError, TypeError) as error:
-        reason = " ".join(str(error).split())
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         rule = f"study.json can not be read ({reason})"
         raise ConfigError.one(str(file), "", rule, "", "Run the study with --fresh.") from None
     if missing:
