@@ -26,7 +26,7 @@ import numpy as np
 
 from opbyte.core.errors import ConfigError
 from opbyte.sweeps import parts
-from opbyte.sweeps.files import whole, write_json
+from opbyte.sweeps.files import read_json, whole, write_json
 from opbyte.sweeps.migrate import SCHEMA
 from opbyte.sweeps.parts import Place
 from opbyte.sweeps.results import open_results
@@ -73,7 +73,7 @@ def compact(folder: str | Path, full: int = FULL) -> Compaction:
     with _alone(folder):
         sweep(folder)
         file = folder / "study.json"
-        if json.loads(file.read_text(encoding="utf-8")) != results.meta:
+        if read_json(file) != results.meta:
             write_json(file, results.meta)
         files = parts.paths(folder)
         found, points, _ = parts.places(parts.live(files))
@@ -149,7 +149,8 @@ def _merge(folder: Path, group: Sequence[Place]) -> None:
 
     points = folder / "points"
     tables = [_taken(place) for place in group]
-    table = pa.concat_tables(tables).unify_dictionaries()
+    # Columns that some lack, as a run asked for other objectives, hold nothing there.
+    table = pa.concat_tables(tables, promote_options="permissive").unify_dictionaries()
     ids = table["point"].to_numpy()
     if np.any(np.diff(ids) < 0):
         table = table.take(np.argsort(ids, kind="stable"))

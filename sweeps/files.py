@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and files that strangers may have left."""
 
 from __future__ import annotations
 
@@ -7,13 +7,38 @@ import json
 import os
 import secrets
 import socket
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from opbyte.core.errors import SimulationError
 
-__all__ = ["whole", "write_json"]
+__all__ = ["check_regular", "read_json", "whole", "write_json"]
+
+
+def check_regular(path: Path) -> None:
+    """Raise if a path leads to a pipe, a device or a folder: opening one may never end.
+
+    Raises:
+        OSError: If it does, or leads nowhere.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(None, "it is no regular file", str(path))
+
+
+def read_json(path: Path) -> Any:
+    """Return what a JSON file holds.
+
+    Raises:
+        OSError: If it can not be read, or is no regular file.
+        ValueError: If it holds no JSON, or lists in lists without an end.
+    """
+    check_regular(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError("too many lists in lists") from None
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:

@@ -16,9 +16,11 @@ from pathlib import Path
 
 from opbyte.core.errors import ConfigError
 
-__all__ = ["Lock"]
+__all__ = ["Lock", "is_held"]
 
 _MOST_TEXT = 400
+#: Folders of strangers may hold a link to a file that is not theirs, or a pipe.
+_CAREFUL = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class Lock:
@@ -40,7 +42,7 @@ class Lock:
         Where the file system has no locks, or nothing can be written, nothing is held.
 
         Raises:
-            ConfigError: If another run holds it.
+            ConfigError: If another run holds it, or it is no file of the folder.
         """
         lock = cls()
         part, parts = shard
@@ -57,12 +59,18 @@ class Lock:
             rule = f"another run writes into this folder{_holder(folder)}"
             remedy = "Wait for it, end it, or choose another folder with --out."
             raise ConfigError.one(str(folder), "", rule, "", remedy) from None
+        except ConfigError:
+            lock.release()
+            raise
         except OSError:
             lock.release()
         return lock
 
     def _take(self, file: Path, kind: int) -> None:
-        self._held.append(os.open(file, os.O_RDWR | os.O_CREAT, 0o666))
+        if file.is_symlink() or (file.exists() and not file.is_file()):
+            rule = "a run locks its folder with this file, and it is none"
+            raise ConfigError.one(str(file), "", rule, "", "Remove it.")
+        self._held.append(os.open(file, os.O_RDWR | os.O_CREAT | _CAREFUL, 0o666))
         fcntl.flock(self._held[-1], kind | fcntl.LOCK_NB)
         if kind == fcntl.LOCK_EX:
             since = datetime.now().astimezone().isoformat(timespec="seconds")
@@ -82,20 +90,26 @@ class Lock:
 def _holder(folder: Path) -> str:
     """Return who holds a lock of a folder, as far as that is known."""
     for file in sorted(folder.glob(".lock*")):
-        try:
-            with file.open("rb") as opened:
-                if not _is_held(opened.fileno()):
-                    continue
-                about = json.loads(opened.read(_MOST_TEXT))
-            return f" (process {about['process']} on {about['host']}, since {about['since']})"
-        except (OSError, ValueError, TypeError, KeyError):
-            continue
+        if is_held(file):
+            try:
+                about = json.loads(file.read_bytes()[:_MOST_TEXT])
+                return f" (process {about['process']} on {about['host']}, since {about['since']})"
+            except (OSError, ValueError, TypeError, KeyError):
+                continue
     return ""
 
 
-def _is_held(file: int) -> bool:
+def is_held(file: Path) -> bool:
+    """Return whether a run holds a lock for itself; no where that can not be asked."""
+    handle = -1
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        handle = os.open(file, os.O_RDONLY | _CAREFUL)
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
+    except OSError:
+        return False
+    finally:
+        if handle >= 0:
+            os.close(handle)
     return False

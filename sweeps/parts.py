@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from opbyte.core.errors import ConfigError
+from opbyte.sweeps.files import check_regular, read_json
 from opbyte.sweeps.migrate import check_schema
 
 __all__ = [
@@ -152,6 +153,11 @@ def metadata(path: Path) -> Any:
     return read(path, lambda p: pq.ParquetFile(p).metadata)
 
 
+def names(path: Path) -> list[str]:
+    """Return the columns of a part."""
+    return list(metadata(path).schema.names)
+
+
 def live(files: Sequence[Path]) -> list[Part]:
     """Return parts with what their footers say, sorted by their lowest point.
 
@@ -167,7 +173,7 @@ def live(files: Sequence[Path]) -> list[Part]:
 def _study_key(folder: Path) -> bytes:
     """Return the key of a folder's study; empty where it says none."""
     try:
-        return str(json.loads((folder / "study.json").read_text(encoding="utf-8"))["key"]).encode()
+        return str(read_json(folder / "study.json")["key"]).encode()
     except (OSError, ValueError, TypeError, KeyError):
         return b""
 
@@ -269,11 +275,15 @@ def read(path: Path, how: Callable[[Path], Answer]) -> Answer:
     import pyarrow as pa
 
     try:
+        check_regular(path)
         return how(path)
     except FileNotFoundError:
+        if path.is_symlink():
+            raise _damaged(path, "it is a link that leads nowhere") from None
         raise Vanished from None
     except (OSError, pa.ArrowException) as error:
-        raise _damaged(path, " ".join(str(error).split())[:_MOST_REASON]) from None
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise _damaged(path, reason[:_MOST_REASON]) from None
 
 
 def _damaged(path: Path, reason: str) -> ConfigError:

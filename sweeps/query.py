@@ -157,13 +157,14 @@ def _view(files: Sequence[Path], names: str, doubled: Sequence[int]) -> str:
     """Return the SELECT behind `points`: of a point that stands in several parts, one row."""
     if not files:
         return "SELECT CAST(NULL AS BIGINT) AS point WHERE false"
-    rows = f"SELECT * FROM read_parquet([{names}])"
+    read = f"read_parquet([{names}], union_by_name = true)"
+    rows = f"SELECT * FROM {read}"
     if not doubled:
         return rows
     ids = ", ".join(map(str, doubled))
     return (
         f"{rows} WHERE point NOT IN ({ids}) UNION ALL BY NAME "
-        f"SELECT DISTINCT ON (point) * FROM read_parquet([{names}]) WHERE point IN ({ids})"
+        f"SELECT DISTINCT ON (point) * FROM {read} WHERE point IN ({ids})"
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +13,7 @@ import numpy.typing as npt
 
 from opbyte.core.errors import ConfigError
 from opbyte.sweeps import parts
+from opbyte.sweeps.files import read_json
 from opbyte.sweeps.migrate import migrated
 from opbyte.sweeps.pareto import front_of
 from opbyte.sweeps.rows import Words
@@ -129,7 +129,9 @@ class Results:
         judged = ["point", *(n for n in ("status", "violation", *objectives) if n in stored)]
         best: dict[str, npt.NDArray[Any]] = {}
         for part in parts.live(files):
-            some = {n: objects(v) for n, v in arrays(part.path, judged).items()}
+            found = arrays(part.path, judged)
+            nothing = np.full(part.rows, np.nan)
+            some = {n: objects(found.get(n, nothing)) for n in judged}
             both = {n: np.concatenate([best.get(n, v[:0]), v]) for n, v in some.items()}
             order = np.argsort(both["point"], kind="stable")
             both = {n: v[order] for n, v in both.items()}
@@ -148,7 +150,7 @@ class Results:
         status = self._read(["status"]).get("status")
         if not isinstance(status, Words):
             return {}
-        counts = np.bincount(status.codes, minlength=len(status.texts))
+        counts = np.bincount(status.codes[status.codes >= 0], minlength=len(status.texts))
         found = zip(status.texts, counts.tolist(), strict=True)
         return {name: count for name, count in sorted(found) if count}
 
@@ -157,26 +159,33 @@ Columns = dict[str, npt.NDArray[Any] | Words]
 
 
 def _names(files: Sequence[Path]) -> list[str]:
-    return list(parts.metadata(files[0]).schema.to_arrow_schema().names) if files else []
+    """Return the columns of all parts; some have columns that others lack."""
+    return list(dict.fromkeys(name for file in files for name in parts.names(file)))
 
 
 def _filled(files: Sequence[Path], names: Iterable[str] | None) -> Columns:
     """Return columns of all rows, sorted by point, each point once.
 
-    Parts are read one after the other into arrays of the final size.
+    Parts are read one after the other into arrays of the final size. Rows of a part that lacks a
+    column hold NaN or "" there: objectives may have changed since it was written.
     """
     found, rows, _ = parts.places(parts.live(files))
     whole: dict[str, npt.NDArray[Any]] = {}
     texts: dict[str, dict[str, int]] = {}
-    for place in found:
-        for name, column in arrays(place.part.path, names).items():
+    for i, place in enumerate(found):
+        columns = arrays(place.part.path, names)
+        for name in whole.keys() - columns.keys():
+            whole[name][place.at] = -1 if name in texts else np.nan
+        for name, column in columns.items():
             if isinstance(column, Words):
                 known = texts.setdefault(name, {})
                 codes = [known.setdefault(text, len(known)) for text in column.texts]
-                values: npt.NDArray[Any] = np.array(codes, dtype=np.int32)[column.codes]
+                values: npt.NDArray[Any] = np.array([*codes, -1], dtype=np.int32)[column.codes]
             else:
                 values = column
-            if name not in whole:
+            if name not in whole and i:
+                whole[name] = np.full(rows, -1 if name in texts else np.nan, dtype=values.dtype)
+            elif name not in whole:
                 whole[name] = np.empty(rows, dtype=values.dtype)
             whole[name][place.at] = values if place.rows is None else values[place.rows]
     if not whole:
@@ -226,7 +235,8 @@ def _array(column: Any) -> npt.NDArray[Any] | Words:
     if not pa.types.is_dictionary(whole.type):
         values: npt.NDArray[Any] = whole.to_numpy(zero_copy_only=False)
         return values
-    codes = whole.indices.to_numpy(zero_copy_only=False).astype(np.int32, copy=False)
+    # A merged part holds nothing where one of its parts lacked the column.
+    codes = whole.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32, copy=False)
     return Words(codes, tuple(whole.dictionary.to_pylist()))
 
 
@@ -258,7 +268,7 @@ def open_results(folder: str | Path) -> Results:
     if folder.is_file():
         raise ConfigError.one(str(folder), "", "a folder of results is due here, this is a file")
     try:
-        meta = json.loads(file.read_text(encoding="utf-8"))
+        meta = read_json(file)
         missing = {"name", "key", "study", "axes", "units"} - set(meta)
     except FileNotFoundError:
         rule = "there are no results in this folder"
@@ -268,7 +278,7 @@ def open_results(folder: str | Path) -> Results:
         rule = "study.json may not be read"
         raise ConfigError.one(str(file), "", rule, "", "Ask its owner for the right.") from None
     except (OSError, ValueError, TypeError) as error:
-        reason = " ".join(str(error).split())
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         rule = f"study.json can not be read ({reason})"
         raise ConfigError.one(str(file), "", rule, "", "Run the study with --fresh.") from None
     if missing:

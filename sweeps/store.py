@@ -10,7 +10,6 @@ leaves whole parts only. Parts left half written are swept away by the next run.
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import socket
@@ -26,7 +25,7 @@ from opbyte.core.errors import ConfigError, Problem
 from opbyte.sweeps import parts
 from opbyte.sweeps.compact import sweep
 from opbyte.sweeps.differences import differences
-from opbyte.sweeps.files import whole, write_json
+from opbyte.sweeps.files import read_json, whole, write_json
 from opbyte.sweeps.keys import keyed
 from opbyte.sweeps.migrate import SCHEMA
 from opbyte.sweeps.results import Results, open_results
@@ -76,7 +75,7 @@ class Store:
         stored = any(folder.glob("points/part-*"))
         if file.exists() and (stored or not alone):
             _check_same(open_results(folder), meta)
-            if json.loads(file.read_text(encoding="utf-8")) != meta:
+            if read_json(file) != meta:
                 write_json(file, meta)
             return Results(folder, meta)
         if stored and not file.exists():
@@ -173,9 +172,16 @@ def _check_same(found: Results, meta: Mapping[str, Any]) -> None:
 
 
 def _emptied(folder: Path) -> None:
-    """Remove the results in a folder, and nothing else."""
+    """Remove the results in a folder, and nothing else.
+
+    Raises:
+        ConfigError: If its points are elsewhere.
+    """
     if not (folder / "study.json").exists() and not (folder / "points").is_dir():
         return
+    if (folder / "points").is_symlink():
+        rule = "points behind a link are not removed, they may be those of other results"
+        raise ConfigError.one(str(folder / "points"), "", rule, "", "Choose another --out.")
     for pattern in ("points/part-*.parquet", "points/.*.tmp", "study.json"):
         for file in folder.glob(pattern):
             file.unlink(missing_ok=True)

@@ -7,8 +7,6 @@ new in it. Points that were seen in one part and come again, merged with others,
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,6 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from opbyte.sweeps import parts
+from opbyte.sweeps.files import read_json
+from opbyte.sweeps.lock import is_held
 from opbyte.sweeps.pareto import costs, feasible, front_of, hypervolume, nadir
 from opbyte.sweeps.results import Results, arrays, objects, open_results
 from opbyte.sweeps.stored_shape import check_summary
@@ -194,7 +194,7 @@ def _search(results: Results) -> dict[str, Any]:
     if not _searches(results):
         return {}
     with contextlib.suppress(OSError, ValueError):
-        about: dict[str, Any] = json.loads((results.folder / SUMMARY).read_text(encoding="utf-8"))
+        about: dict[str, Any] = read_json(results.folder / SUMMARY)
         check_summary(about)
         return about
     return {}
@@ -203,12 +203,8 @@ def _search(results: Results) -> dict[str, Any]:
 def is_running(folder: Path) -> bool:
     """Return whether a run writes into a folder: by its lock, or by the age of what is there."""
     locks = sorted(folder.glob(".lock*"))
-    for lock in locks:
-        with contextlib.suppress(OSError), lock.open("rb") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
+    if any(is_held(lock) for lock in locks):
+        return True
     if locks:
         return False
     ages = [time.time() - _changed(path) for path in (folder, folder / "points")]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 import signal
 import sys
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from opbyte.core.errors import ConfigError
 from opbyte.sweeps.console import Output, RunProgress
+from opbyte.sweeps.files import read_json
 from opbyte.sweeps.study import load_study, parse_settings
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def _about_search(results: Results) -> dict[str, Any]:
     """Return how the search of a folder went."""
     from opbyte.sweeps.search.run import SUMMARY
 
-    about: dict[str, Any] = json.loads((results.folder / SUMMARY).read_text(encoding="utf-8"))
+    about: dict[str, Any] = read_json(results.folder / SUMMARY)
     return about
 
 

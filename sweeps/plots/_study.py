@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
 
+from opbyte.core.errors import ConfigError
 from opbyte.sweeps.console import counted
 from opbyte.sweeps.plots._frames import OK, direction, frame_of, names_of, numeric
 from opbyte.sweeps.plots._lines import lines
@@ -61,13 +62,35 @@ def study_plots(results_dir: str | Path, out: str | Path | None = None) -> list[
     Raises:
         ConfigError: If there are no results, or no point at all.
     """
-    folder = Path(out) if out is not None else Path(results_dir) / "plots"
+    folder = Path(out) if out is not None else _own(Path(results_dir) / "plots")
     paths = []
     for drawn in study_figures(open_results(Path(results_dir))):
+        if out is None:
+            _make_way(folder, drawn.name)
         paths.append(save(drawn.ax, folder / drawn.name)[0])
         drawn.data.to_csv(folder / f"{drawn.name}.csv", index=False)
         plt.close(figure_of(drawn.ax))
     return paths
+
+
+def _own(folder: Path) -> Path:
+    """Return the folder of results' figures.
+
+    Raises:
+        ConfigError: If it is a link: folders of strangers may lead anywhere.
+    """
+    if folder.is_symlink():
+        rule = "figures of results stand beside them, and this is a link"
+        raise ConfigError.one(str(folder), "", rule, "", "Remove it, or draw nothing: --no-plots.")
+    return folder
+
+
+def _make_way(folder: Path, name: str) -> None:
+    """Remove links and pipes that stand where a figure is written."""
+    for suffix in (".png", ".pdf", ".csv"):
+        file = folder / f"{name}{suffix}"
+        if file.is_symlink() or file.is_fifo():
+            file.unlink()
 
 
 def study_figures(results: Results) -> Iterator[Drawn]:

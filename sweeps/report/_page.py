@@ -14,6 +14,7 @@ import pandas as pd
 
 import opbyte
 from opbyte.core.errors import ConfigError
+from opbyte.sweeps.files import whole
 from opbyte.sweeps.report._contest import contested
 from opbyte.sweeps.report._evidence import evidence
 from opbyte.sweeps.report._figures import picture
@@ -89,7 +90,11 @@ def report(
     target.parent.mkdir(parents=True, exist_ok=True)
     shown = context(results, folder, designs=designs, limit=limit)
     page = environment.get_template(TEMPLATE).render(shown).encode("utf-8")
-    target.write_bytes(page)
+    if out is not None:
+        target.write_bytes(page)
+    else:  # never through a link that lies in the folder
+        with whole(target) as file:
+            file.write(page)
     front = shown["front"]["total"]
     points: Linked = shown["linked"]
     return Written(target, len(page), points.total, points.kept, front)

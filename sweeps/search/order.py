@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from opbyte.sweeps.files import write_json
+from opbyte.sweeps.files import read_json, write_json
 from opbyte.sweeps.space import Ids
 
 __all__ = ["ORDER", "read_order", "write_order"]
@@ -24,7 +23,7 @@ def write_order(folder: Path, points: Sequence[int]) -> None:
 def read_order(folder: Path) -> Ids | None:
     """Return the ids of a search's points in order, or None where no search left any."""
     try:
-        points = json.loads((folder / ORDER).read_text(encoding="utf-8"))["points"]
+        points = read_json(folder / ORDER)["points"]
         return np.array(points, dtype=np.int64)
     except (OSError, ValueError, TypeError, KeyError, OverflowError):
         return None

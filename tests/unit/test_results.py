@@ -8,7 +8,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from stored import META, Store, add_part, check_rows
+from stored import META, Store, add_part, check_rows, rows
 
 import opbyte as ob
 from opbyte.core.errors import ConfigError
@@ -16,6 +16,7 @@ from opbyte.sweeps.cli import main
 from opbyte.sweeps.compact import compact
 from opbyte.sweeps.migrate import SCHEMA
 from opbyte.sweeps.results import open_results
+from opbyte.sweeps.rows import Rows, Words
 
 
 @pytest.fixture
@@ -156,3 +157,43 @@ def test_a_damaged_part_is_named(tmp_path):
     part.write_bytes(b"PAR1 nothing")
     with pytest.raises(ConfigError, match=r"part-.*can not be read"):
         open_results(tmp_path).frame()
+
+
+def part_with(folder, points, **more):
+    """Add a part that has columns beside the usual ones."""
+    usual = rows(points)
+    store = Store(folder, META)
+    store.add(Rows(usual.point, {**usual.numbers, **more}, usual.words))
+    store.flush()
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_rows_of_parts_that_lack_a_column_hold_nothing_there(tmp_path, merged):
+    """A study's objectives may change between two runs: each has its baseline's column."""
+    points = [[0, 2, 4], [1, 3, 5], [6, 7, 8]]
+    part_with(tmp_path, points[0], early=np.array([1.0, 2.0, 3.0]))
+    part_with(tmp_path, points[1])
+    part_with(tmp_path, points[2], late=np.array([4.0, 5.0, 6.0]))
+    if merged:
+        assert compact(tmp_path).after == 1
+    results, nan = open_results(tmp_path), np.nan
+    assert {"early", "late"} < set(results.names)
+    frame = results.frame()
+    check_rows(frame, range(9))
+    np.testing.assert_array_equal(frame["early"], [1, nan, 2, nan, 3, nan, nan, nan, nan])
+    np.testing.assert_array_equal(frame["late"], [nan] * 6 + [4, 5, 6])
+    found = results.query("select point, late from points where early is null order by point")
+    assert found["point"].tolist() == [1, 3, 5, 6, 7, 8]
+    assert results.front({"early": "max"})["point"].tolist() == [4]
+    assert results.front({"late": "max"})["point"].tolist() == [8]
+
+
+def test_texts_that_a_part_lacks_are_empty(tmp_path):
+    one, two = rows([0, 1]), rows([2, 3])
+    store = Store(tmp_path, META)
+    for some, words in ((one, {}), (two, {"why": Words.same("so", 2)})):
+        store.add(Rows(some.point, some.numbers, {**some.words, **words}))
+        store.flush()
+    assert open_results(tmp_path).frame()["why"].tolist() == ["", "", "so", "so"]
+    compact(tmp_path)
+    assert open_results(tmp_path).frame()["why"].tolist() == ["", "", "so", "so"]
