@@ -30,6 +30,7 @@ from opbyte.sim.behind import behind_step
 from opbyte.sim.fill import check_turns, filled, fills, largest_batch, smallest, with_turns
 from opbyte.sim.in_storage import with_token_groups
 from opbyte.sim.kv_share import kv_metrics
+from opbyte.sim.labels import check_labels
 from opbyte.sim.neurons import check_resident, sparse
 from opbyte.sim.place import Placer
 from opbyte.sim.result import Outcome, PhaseRun, Result
@@ -181,6 +182,7 @@ def evaluate(
         )
     if why := unplayable(type(work), fidelity):
         raise UncoveredError(why)
+    check_labels(mapping, work)
     mapping = mapping.on(machine.counts)
     elsewhere = _run_elsewhere(machine, work, mapping, fidelity, seed)
     if elsewhere is not None:
