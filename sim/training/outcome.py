@@ -13,7 +13,6 @@ from opbyte.sim.result import Outcome, PhaseRun
 from opbyte.sim.simulate import combine, feasible, static_watts, with_costs
 from opbyte.sim.training.drives import is_drive
 from opbyte.sim.training.memory import memory_over_time
-from opbyte.sim.training.offload import near_memories
 from opbyte.sim.training.optimizer import PassCost
 from opbyte.sim.training.parts import parts_of
 from opbyte.sim.training.step import Timed, Training
@@ -78,8 +77,7 @@ def _totals(step: Training, timed: Timed, runs: tuple[PhaseRun, ...]) -> dict[st
 
 def _host_bytes(step: Training, held: dict[str, Any]) -> Array:
     """Return what a device holds in memories of other parts, drives left out, (points,)."""
-    machine = step.home.machine
-    near = near_memories(machine, step.offload.unit)
+    machine, near = step.home.machine, step.home.ways.beside(step.offload.unit)
     total: Any = np.zeros(1)
     for name, size in held.items():
         for tier, share in step.home.tiers(name).in_.items():
