@@ -2,8 +2,9 @@
 
 `pipeline: {kind: zigzag, batches: n}`. All n batches pass a layer before the first one passes the
 next (Sheng et al., FlexGen, ICML 2023, section 4.1). A tensor class whose placement has a `cache`
-is copied from its tiers into that memory before it is used, and what is written goes back. With
-p the time of a layer for one batch where everything is in its cache, and for each resource r the
+is copied from its tiers into that memory before it is used, and what is written goes back; what of
+weights and keys lives beside a unit that is not at the cache, that unit uses where it is. With p
+the time of a layer for one batch where everything is in its cache, and for each resource r the
 seconds u_r of its use by copies and operators, a layer takes
 
     max(n p, max over r of u_r) + the copies of classes with `prefetch: none`, one after the other
@@ -15,19 +16,21 @@ path of `routes` (`opbyte.hw_models.host_path`) is a resource of its own.
 
 from __future__ import annotations
 
+from collections.abc import Mapping as MappingType
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from opbyte.core.errors import UncoveredError
 from opbyte.core.mapping import Mapping
-from opbyte.core.mapping_file import Placement
 from opbyte.core.ops import Array, Phase
 from opbyte.hw_models.machine import Machine
 from opbyte.hw_models.price import Demand, price
 from opbyte.sim.analytic import Step, block_paths, held
 from opbyte.sim.block_checks import check, check_tensors
-from opbyte.sim.copy_streams import STREAMS, Streams, Use, add
+from opbyte.sim.copy_streams import STREAMS, Stream, Streams, Use, add
 from opbyte.sim.head_overlap import path_durations
 from opbyte.sim.kv_share import attention_operators
 from opbyte.sim.metrics import add_energy
@@ -47,7 +50,8 @@ class _Blocks:
     Attributes:
         path: Seconds where everything is in its cache, (blocks, points).
         used: Seconds by resource that operators use, each (blocks, points).
-        moved: Bytes by stream of `STREAMS`, each (blocks, 1 or points).
+        moved: Bytes by stream of `STREAMS`, and what of it is copied by `Stream.key`, each
+            (blocks, 1 or points).
         counts: How often each block runs, (blocks,).
         scores: Bytes of score matrices that are held, (blocks, 1 or points).
         rest: `path` where attention and its tensors take no time, (blocks, points).
@@ -72,7 +76,8 @@ def run_zigzag(machine: Machine, work: ModelWork, mapping: Mapping, fidelity: st
     ideal = fidelity == "bound"
     neurons = resolved(mapping.neurons, work.model)  # type: ignore[attr-defined]
     mapping = mapping.model_copy(update={"neurons": neurons})
-    home, reads = Placer(machine, mapping), Placer(machine, _reading(mapping))
+    home = Placer(machine, mapping)
+    reads = _Reading(machine, mapping.model_copy(update={"routes": {}}))
     phases = work.lowered(mapping.degrees)
     check_tensors(home, [p.table for p in phases])
     streams = Streams.of(home, work.model, ideal=ideal)  # type: ignore[attr-defined]
@@ -133,20 +138,39 @@ def _copies(last: _Blocks, streams: Streams, batches: int) -> dict[str, Array]:
 def _cache(run: PhaseRun, phase: Phase, last: _Blocks, streams: Streams, batches: int) -> Any:
     """Return seconds and share of a step that are the KV cache's: without it, it takes the rest."""
     ours = {s.name for s in STREAMS if s.tensor == "kv"}
-    moved = {name: size * (name not in ours) for name, size in last.moved.items()}
+    moved = {n: size * (n.partition("@")[0] not in ours) for n, size in last.moved.items()}
     without = replace(last, path=last.rest, used={}, moved=moved)
     rest = _run(phase, run.demand, without, streams, batches).step.seconds
     seconds = np.maximum(run.step.seconds - rest, 0.0)
     return {"kv_s": seconds, "kv_share": seconds / run.step.seconds}
 
 
-def _reading(mapping: Mapping) -> Mapping:
-    """Return the mapping by which operators run: from the caches."""
-    place = {
-        name: Placement.model_validate({"in": {p.cache.tier: 1.0}}) if p.cache else p
-        for name, p in mapping.place.items()
-    }
-    return mapping.model_copy(update={"place": place, "routes": {}})
+class _Reading(Placer):
+    """Operators read from caches, but for what lives beside a unit that is not at the cache."""
+
+    def read_from(self, tensor: str, unit: str) -> MappingType[str, float]:
+        placement = self.tiers(tensor)
+        if placement.cache is None:
+            return placement.in_
+        here = _read_at_home(self, tensor, unit)
+        if not here:
+            return {placement.cache.tier: 1.0}
+        near = {tier: share for tier, share in placement.in_.items() if tier in here}
+        far = sum(share for tier, share in placement.in_.items() if tier not in here)
+        return {**near, placement.cache.tier: far} if far else near
+
+
+def _read_at_home(placer: Placer, tensor: str, unit: str) -> set[str]:
+    """Return the tiers of a class with a cache that a unit reads itself, without copies.
+
+    What lies beside a unit elsewhere than the cache is there already. What blocks give each other
+    (activations) is in the cache, wherever it rests between them.
+    """
+    placement, beside = placer.tiers(tensor), placer.ways.beside(unit)
+    copied = tensor in {s.tensor for s in STREAMS if s.column}
+    if placement.cache is None or placement.cache.tier in beside or not copied:
+        return set()
+    return beside & set(placement.in_)
 
 
 def _blocks(
@@ -163,15 +187,19 @@ def _blocks(
         return total
 
     used = {name: by_block(seconds) for name, seconds in held(demand, demand.duration)}
-    moved = {s.name: by_block(np.atleast_2d(placed.moved[s.column])) for s in STREAMS if s.column}
+    read = {s.name: np.atleast_2d(placed.moved[s.column]) for s in STREAMS if s.column}
+    moved = {name: by_block(size) for name, size in read.items()}
+    for s in (s for s in STREAMS if s.column):
+        for tier, ops in _copied(home, demand, s).items():
+            moved[s.key(tier)] = by_block(read[s.name] * ops)
     # What a block reads of the one before it, once for all rows that read it.
     given = np.zeros((count, table["in_bytes"].shape[1]))
     np.maximum.at(given, table.block_of, table["in_bytes"])
     moved |= {s.name: given for s in STREAMS if s.tensor == "activation"}
     moved["neurons"] = neurons
     if swap is not None:
-        read, written = swap.shares(phase, home.mapping.batches)
-        moved |= {"swap_in": read * moved["kv_load"], "swap_out": written * moved["kv_store"]}
+        again, written = swap.shares(phase, home.mapping.batches)
+        moved |= {"swap_in": again * moved["kv_load"], "swap_out": written * moved["kv_store"]}
     path = block_paths(demand, path_durations(demand))
     scores = held_scores(home, table, demand)
     counts = np.bincount(table.order, minlength=count).astype(float)
@@ -185,6 +213,29 @@ def _blocks(
         path = path + seconds
     add(used, extra)
     return _Blocks(path, used, moved, counts, scores, rest)
+
+
+def _copied(home: Placer, demand: Demand, stream: Stream) -> dict[str, npt.NDArray[np.bool_]]:
+    """Return by home the operators whose bytes of a stream are copied from or to it, (ops, 1).
+
+    Raises:
+        UncoveredError: If units unpack what they read at its home.
+    """
+    placed, placement = demand.placed, home.tiers(stream.tensor)
+    if placement.cache is None:
+        return {}
+    here = [_read_at_home(home, stream.tensor, unit) for unit in placed.units]
+    found = {}
+    for tier in placement.in_:
+        own = np.array([u >= 0 and tier in here[u] for u in placed.unit_of.tolist()])[:, None]
+        if placement.format is not None and np.any(placed.moved[stream.column] * own):
+            raise UncoveredError(
+                f"{home.machine.name}: place.{stream.tensor}.format unpacks what is copied, and "
+                f"units beside '{tier}' read it there. run its operators on a unit at "
+                f"'{placement.cache.tier}', or leave `format` out"
+            )
+        found[tier] = ~own
+    return found
 
 
 def _run(phase: Phase, demand: Demand, blocks: _Blocks, streams: Streams, batches: int) -> PhaseRun:

@@ -40,6 +40,10 @@ class Stream:
     store: bool = False
     once: bool = False
 
+    def key(self, tier: str) -> str:
+        """Return the name of the bytes that are copied from or to one of its homes."""
+        return f"{self.name}@{tier}" if self.column else self.name
+
 
 STREAMS = (
     Stream("weight", "weight", "weight", once=True),
@@ -87,6 +91,7 @@ class _Way:
 
     Attributes:
         name: As in `Use`.
+        key: Name of the bytes of which a share takes it.
         share: Share of the bytes that take it.
         rates: Resource -> bytes/s, each (points,).
         latency: Seconds before the first byte, (points,).
@@ -95,6 +100,7 @@ class _Way:
 
     name: str
     stream: Stream
+    key: str
     share: float
     rates: dict[str, Array]
     latency: Any
@@ -163,12 +169,12 @@ class Streams:
         """Return the seconds of each copy.
 
         Args:
-            moved: Bytes of each stream for one batch, each (blocks, points).
+            moved: Bytes for one batch by `Stream.key` of each way, each (blocks, points).
         """
         found = []
         for way in self.ways:
             runs = 1 if way.stream.once else batches
-            size = runs * way.share * moved[way.stream.name]
+            size = runs * way.share * moved[way.key]
             seconds = {r: size / rate for r, rate in way.rates.items()}
             alone = np.max(np.broadcast_arrays(*seconds.values()), axis=0)
             alone = alone + np.where(size > 0, runs * way.latency, 0.0)
@@ -193,21 +199,21 @@ class Streams:
         total: Any = np.zeros(1)
         for way in self.ways:
             runs = 1 if way.stream.once else batches
-            total = total + runs * way.share * moved[way.stream.name] * way.energy
+            total = total + runs * way.share * moved[way.key] * way.energy
         return np.atleast_1d(total)
 
     def buffers(self, largest: MappingType[str, Array]) -> dict[str, Array]:
         """Return the bytes of copies that a cache holds at once.
 
         Args:
-            largest: Bytes of each stream for the largest block and one batch.
+            largest: Bytes by `Stream.key` for the largest block and one batch.
         """
         held: dict[str, Array] = {}
         for way in self.ways:
             cache = self.caches[way.stream.tensor].cache
             if way.stream.store or cache is None or way.name in NO_BUFFERS:
                 continue
-            size = (2 if way.early else 1) * way.share * largest[way.stream.name]
+            size = (2 if way.early else 1) * way.share * largest[way.key]
             add(held, {cache.tier: size})
         return held
 
@@ -246,7 +252,7 @@ def _swap_ways(home: Placer, stream: Stream, placement: Placement, *, ideal: boo
     tier, below = next(iter(placement.in_)), placement.spill[0]
     path = home.path(below.tier, tier, below.via)
     early = placement.cache is None or placement.cache.prefetch == "all"
-    return _along(home, stream, path, 1.0, None, early=early, ideal=ideal)
+    return _along(home, stream, stream.name, path, 1.0, None, early=early, ideal=ideal)
 
 
 def _ways(
@@ -262,12 +268,14 @@ def _ways(
     assert cache is not None, "only what is cached is copied"
     path = home.path(tier, cache.tier, cache.via)
     early = cache.prefetch == "all"
-    return _along(home, stream, path, share, neuron, early=early, ideal=ideal)
+    key = stream.key(tier)
+    return _along(home, stream, key, path, share, neuron, early=early, ideal=ideal)
 
 
 def _along(
     home: Placer,
     stream: Stream,
+    key: str,
     path: list[str],
     share: float,
     neuron: float | None,
@@ -297,9 +305,10 @@ def _along(
             rates[name] = route_rate(machine, path, route, plain, write=stream.store, neuron=neuron)
             if route.software.blocks:
                 own = {name: rates.pop(name)}
-                blocked.append(_Way("blocked", stream, share, own, 0.0, 0.0, early=False))
+                blocked.append(_Way("blocked", stream, key, share, own, 0.0, 0.0, early=False))
     energies = [8.0 * machine.values.get(f"{written_name(r)}.energy", np.nan) for r in path]
-    return [_Way(stream.name, stream, share, rates, latency, sum(energies), early), *blocked]
+    way = _Way(stream.name, stream, key, share, rates, latency, sum(energies), early)
+    return [way, *blocked]
 
 
 def add(total: dict[str, Array], more: MappingType[str, Array]) -> None:

@@ -178,13 +178,16 @@ class Placer:
 
     # -- routes ----------------------------------------------------------------------------
 
+    def read_from(self, tensor: str, unit: str) -> MappingType[str, float]:
+        """Return the shares of memories in which the operators of a unit find a class."""
+        return self.tiers(tensor, unit if self.groups.attends(unit) else "").in_
+
     def route(self, unit: str, tensor: str) -> dict[str, float]:
         """Return resource -> share of the tensor's bytes that cross it on the way to a unit."""
         key = (unit, tensor)
         if key not in self._routes:
             crossing: dict[str, float] = {}
-            own = unit if self.groups.attends(unit) else ""
-            for tier, share in self.tiers(tensor, own).in_.items():
+            for tier, share in self.read_from(tensor, unit).items():
                 for resource in self.hops(tier, unit):
                     crossing[resource] = crossing.get(resource, 0.0) + share
             self._routes[key] = crossing
@@ -345,10 +348,9 @@ class Placer:
         for u, unit in enumerate(units):
             if not self.ways.counts_bytes_under_way(unit):
                 continue
-            own = unit if self.groups.attends(unit) else ""
             for c, moved in enumerate(MOVED):
                 if moved != "internal":
-                    tiers = self.tiers(CLASS_OF.get(moved, moved), own).in_
+                    tiers = self.read_from(CLASS_OF.get(moved, moved), unit)
                     found[u, c] = self.ways.to_tiers(tiers, unit, resources)
         return found
 

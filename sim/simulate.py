@@ -20,6 +20,7 @@ from opbyte.sim.attention_group import pooled_footprint, pooled_phases
 from opbyte.sim.fill import check_turns, filled, fills, largest_batch, smallest, with_turns
 from opbyte.sim.in_storage import with_token_groups
 from opbyte.sim.kv_share import kv_metrics
+from opbyte.sim.labels import check_labels
 from opbyte.sim.metrics import OFFLOADED
 from opbyte.sim.neurons import check_resident, sparse
 from opbyte.sim.phases import combine, feasible, overflow, run_phase
@@ -103,6 +104,7 @@ def evaluate(
         )
     if why := unplayable(type(work), fidelity):
         raise UncoveredError(why)
+    check_labels(mapping, work)
     mapping = mapping.on(machine.counts)
     elsewhere = _run_elsewhere(machine, work, mapping, fidelity, seed)
     if elsewhere is not None:

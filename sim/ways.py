@@ -36,6 +36,12 @@ class Ways:
             return [out, *own]
         return [out, *self.links_between(memory.part, machine.unit(unit).part), *own]
 
+    def beside(self, unit: str) -> set[str]:
+        """Return the memories of a unit's ports and of its part."""
+        machine, own = self.machine, self.machine.unit(unit).part
+        ports = {port.rpartition(".")[0] for port in machine.unit_ports(unit)}
+        return ports | {path for path, memory in machine.memories.items() if memory.part == own}
+
     def counts_bytes_under_way(self, unit: str) -> bool:
         """Return whether bytes under way bound a unit, or an engine of some link."""
         engines = any(link.in_flight is not None for link in self.machine.config.links.values())

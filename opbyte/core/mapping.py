@@ -148,6 +148,16 @@ class Mapping(Block):
         return FUSIONS[self.fusion] if isinstance(self.fusion, str) else self.fusion
 
     @property
+    def words(self) -> tuple[tuple[str, str], ...]:
+        """Return the labels by which it selects operators, each with its place in the file."""
+        lists = {f"run.{i}.ops": rule.ops for i, rule in enumerate(self.run)}
+        if not isinstance(self.fusion, str):
+            lists |= {f"fusion.{i}": words for i, words in enumerate(self.fusion)}
+        if self.assist is not None:
+            lists["assist.ops"] = self.assist.ops
+        return tuple((place, word) for place, words in lists.items() for word in words)
+
+    @property
     def default(self) -> Split | None:
         """Return how the default operator class is split, if the mapping says it."""
         return self.parallel.get("all") or self.parallel.get("dense")

@@ -32,6 +32,7 @@ from opbyte.sim.place import Placer
 from opbyte.sim.training.drives import Drives, is_drive, two_ways
 from opbyte.sim.training.overlap import alone, overlapped
 from opbyte.sim.training.staging import CLASSES
+from opbyte.sim.ways import Ways
 
 if TYPE_CHECKING:
     from opbyte.workloads.training.plan import Plan
@@ -78,7 +79,7 @@ class Offload:
     def away(self, tensor: str) -> dict[str, float]:
         """Return the shares of a class that are in memories that the unit is not at."""
         tiers = self.placer.tiers(tensor).in_
-        near = near_memories(self.placer.machine, self.unit)
+        near = self.placer.ways.beside(self.unit)
         return {tier: share for tier, share in tiers.items() if tier not in near}
 
     def share(self, tensor: str) -> float:
@@ -213,13 +214,6 @@ def copied(
     return forth, back
 
 
-def near_memories(machine: Machine, unit: str) -> set[str]:
-    """Return the memories of a unit's ports and of its part."""
-    own = machine.unit(unit).part
-    ports = {p.rpartition(".")[0] for p in machine.unit_ports(unit)}
-    return ports | {path for path, memory in machine.memories.items() if memory.part == own}
-
-
 def computing(machine: Machine, mapping: Mapping, unit: str) -> Mapping:
     """Return the mapping under which operators run: on copies in the unit's own memory.
 
@@ -227,7 +221,7 @@ def computing(machine: Machine, mapping: Mapping, unit: str) -> Mapping:
         ConfigError: If what no training step has is elsewhere.
         UncoveredError: If experts alone are elsewhere.
     """
-    near = near_memories(machine, unit)
+    near = Ways(machine).beside(unit)
     kept = {}
     for name, place in mapping.place.items():
         tiers = (*place.in_, *(spill.tier for spill in place.spill))

@@ -14,7 +14,7 @@ from opbyte.sim.phases import combine, feasible
 from opbyte.sim.result import Outcome, PhaseRun
 from opbyte.sim.training.drives import is_drive
 from opbyte.sim.training.memory import memory_over_time
-from opbyte.sim.training.offload import copied, near_memories
+from opbyte.sim.training.offload import copied
 from opbyte.sim.training.optimizer import PassCost
 from opbyte.sim.training.parts import parts_of
 from opbyte.sim.training.step import Timed, Training
@@ -91,8 +91,7 @@ def _copying(step: Training, timed: Timed) -> Array:
 
 def _host_bytes(step: Training, held: dict[str, Any]) -> Array:
     """Return what a device holds in memories of other parts, drives left out, (points,)."""
-    machine = step.home.machine
-    near = near_memories(machine, step.offload.unit)
+    machine, near = step.home.machine, step.home.ways.beside(step.offload.unit)
     total: Any = np.zeros(1)
     for name, size in held.items():
         for tier, share in step.home.tiers(name).in_.items():

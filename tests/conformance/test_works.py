@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from opbyte.core.errors import WorkloadError
+from opbyte.core.labels import is_label
 from opbyte.core.ops import BYTE_COLUMNS, COLLECTIVES
 from opbyte.core.parallel import Parallel
 from opbyte.hw_models.machine import load_machine
@@ -78,6 +79,14 @@ def test_tables_are_finite_and_do_something(example: Work) -> None:
         worked = ("flops", "payload", "in_bytes")
         assert sum(phase.table.total(c).item() for c in worked) > 0
         assert (phase.table.edges[:, 0] < phase.table.edges[:, 1]).all()
+
+
+@kinds
+def test_labels_are_of_the_vocabulary(kind: str, example: Work) -> None:
+    tables = [phase.table for phase in example.lower(Parallel())]
+    labels = {word for table in tables for words in table.labels for word in words}
+    # A mapping may name them beside works that have none of them.
+    assert [word for word in labels if not is_label(word)] == [], f"opbyte.core.labels: {kind}"
 
 
 @kinds

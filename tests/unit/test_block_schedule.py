@@ -78,6 +78,63 @@ def test_on_demand_adds_the_copies_and_prefetching_hides_the_shorter() -> None:
     assert late.copied_bytes == pytest.approx(weights() - 2000 * HIDDEN * 2, rel=1e-2)
 
 
+HOST = [{"ops": "ffn", "unit": "host.cpu"}, {"ops": "all", "unit": "gpu.sm"}]
+
+
+def of_networks() -> float:
+    (phase,) = decode().lowered(load_mapping(mapping()).degrees)
+    table = phase.table
+    runs = np.bincount(table.order, minlength=len(table.blocks))[table.block_of]
+    mine = ["ffn" in labels for labels in table.labels]
+    return float((table["weight"][:, 0] * runs)[mine].sum())
+
+
+@pytest.mark.parametrize("prefetch", ["none", "all"])
+def test_weights_of_operators_that_the_host_runs_stay_there(prefetch: str) -> None:
+    whole, host = (run(decode(), mapping(prefetch=prefetch, run=rules)) for rules in (
+        [{"ops": "all", "unit": "gpu.sm"}], HOST))  # fmt: skip
+    assert of_networks() > 0.5 * whole.copied_bytes
+    assert host.copied_bytes == pytest.approx(whole.copied_bytes - of_networks(), rel=1e-12)
+    # The host's operators take what they take on weights beside them: no byte of those crosses.
+    place = {"weight": {"in": {"host.dram": 1.0}}, "kv": {"in": {"gpu.gddr": 1.0}},
+             "activation": {"in": {"gpu.gddr": 1.0}}}  # fmt: skip
+    there = mapping(place=place, run=HOST)
+    seconds = [r.breakdown.set_index("operator")["seconds"] for r in (host, run(decode(), there))]
+    for name in ("up", "down"):
+        assert seconds[0][name] == pytest.approx(seconds[1][name], rel=1e-12)
+    # Buffers are those of a layer's attention.
+    less = whole.occupancy["gpu.gddr"] - host.occupancy["gpu.gddr"]
+    ahead = 2 if prefetch == "all" else 1
+    assert less == pytest.approx(ahead * 2.0 * 2 * HIDDEN * WIDTH, rel=1e-2)
+
+
+@pytest.mark.parametrize("shares", [{"host.dram": 1.0}, {"host.dram": 0.75, "disk.flash": 0.25}])
+def test_only_what_lives_elsewhere_comes_to_a_unit_without_the_cache(
+    shares: dict[str, float],
+) -> None:
+    chosen = mapping(run=[{"ops": "all", "unit": "host.cpu"}])
+    chosen["place"]["weight"]["in"] = shares
+    away = shares.get("disk.flash", 0.0)
+    whole = run(decode(), mapping()).copied_bytes
+    assert run(decode(), chosen).copied_bytes == pytest.approx(away * whole, rel=1e-12)
+
+
+def test_the_host_reads_its_own_keys_whatever_the_cache_is() -> None:
+    cache = {"tier": "gpu.gddr", "evict": "none", "prefetch": "all"}
+    rules = [{"ops": "attention_decode", "unit": "host.cpu"}, {"ops": "all", "unit": "gpu.sm"}]
+    plain = {"weight": {"in": {"gpu.gddr": 1.0}}, "kv": {"in": {"host.dram": 1.0}},
+             "activation": {"in": {"gpu.gddr": 1.0}}}  # fmt: skip
+    cached = {**plain, "kv": {"in": {"host.dram": 1.0}, "cache": cache}}
+    here, there = (run(decode(), mapping(place=p, run=rules)) for p in (plain, cached))
+    # New keys, which the GPU makes, go out through the cache instead of past it.
+    busy = [r.resources.set_index("resource")["busy_s"] for r in (here, there)]
+    assert there.seconds == pytest.approx(here.seconds, rel=0.05)
+    assert busy[1]["pcie"] <= busy[0]["pcie"] * (1 + 1e-9)
+    widened = {**cached, "kv": {**cached["kv"], "format": "fp16"}}
+    with pytest.raises(UncoveredError, match=r"kv\.format unpacks .* beside 'host\.dram'"):
+        run(decode(), mapping(place=widened, run=rules))
+
+
 def test_batches_share_one_load_of_weights_until_they_compute_for_longer() -> None:
     found = [run(decode(8 * n), mapping(n)) for n in (1, 2, 4)]
     assert [r.copied_bytes for r in found] == [found[0].copied_bytes] * 3
