@@ -157,10 +157,14 @@ def _line_figures(
     """
     by: list[str] = []
     for axis in others:
-        if len(by) < 2 and frame[axis].nunique() <= _BY[len(by)]:
+        if len(by) < 2 and frame[axis].nunique() <= _BY[len(by)] and _everywhere(frame[axis]):
             by.append(axis)
     rest = [a for a in others if a not in by]
-    given = [a for a in rest if a.startswith("workload.") and frame[a].nunique() <= _FACETS][:1]
+    given = [
+        axis for axis in rest
+        if axis.startswith("workload.") and frame[axis].nunique() <= _FACETS
+        and _everywhere(frame[axis])
+    ][:1]  # fmt: skip
     for axis in given:
         kept = [a for a in others if a != axis]
         names = names_of(frame, axis)
@@ -170,6 +174,11 @@ def _line_figures(
             yield replace(figure, name=f"{figure.name}_{_file(where)}")
     if not given:
         yield _line_figure(frame, x, y, by, others, objectives, "")
+
+
+def _everywhere(values: pd.Series[Any]) -> bool:
+    """Return whether an axis has a value at every point: lines by another one leave some out."""
+    return not bool((values.isna() | values.astype(str).eq("")).any())
 
 
 def _line_figure(

@@ -1,5 +1,6 @@
 """Figures: a metric over what was varied."""
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.colors import same_color
@@ -7,6 +8,7 @@ from matplotlib.colors import same_color
 from opbyte.sweeps import plots
 from opbyte.sweeps.plots._study import _tied, varied
 from opbyte.sweeps.plots._style import DASHES, PALETTE
+from opbyte.sweeps.study import load_study
 from tests.unit.plots.figures import assert_readable, legend_texts
 
 
@@ -93,3 +95,19 @@ def test_numbers_that_a_list_ties_to_x_are_no_lines_of_their_own():
     assert not _tied(frame, {"strategy": {"kind": "grid"}}, "pp", "tp")
     several = pd.DataFrame({"pp": [1, 1], "tp": [4, 2]})
     assert not _tied(several, listed, "pp", "tp")
+
+
+def test_lines_of_a_study_leave_no_machine_out_for_an_axis_of_another(tmp_path):
+    axes = {
+        "machine": ["dgx-h100", "h100-x2"],
+        "mapping.parallel.all.tp": {"values": [2, 4, 8], "when": {"machine": "dgx-h100"}},
+        "mapping.fusion": {"values": ["none", "attention"], "when": {"machine": "dgx-h100"}},
+        "workload.batch": {"log2": [1, 8]},
+    }
+    base = {"workload": {"kind": "decode", "model": "llama-3.1-8b", "batch": 1, "context": 4096}}
+    study = {"kind": "study", "base": base, "axes": axes, "objectives": {"tokens_per_s": "max"}}
+    (drawn,) = plots.study_figures(load_study(study).run(tmp_path, workers=1))
+    assert {"dgx-h100", "h100-x2"} <= set(legend_texts(drawn.ax))
+    assert len(drawn.ax.lines) == 2
+    assert "best over" in drawn.caption.lower()
+    plt.close("all")
