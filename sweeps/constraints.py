@@ -19,7 +19,7 @@ __all__ = ["METRIC_DIMENSIONS", "Constraint", "metric_dimension"]
 #: Dimension of the metrics whose name does not say it.
 METRIC_DIMENSIONS: Mapping[str, str] = {
     "seconds": "seconds",
-    **dict.fromkeys(("ttft", "tpot", "itl", "plain_tpot", "latency"), "seconds"),
+    **dict.fromkeys(("ttft", "tpot", "itl", "tbt", "plain_tpot", "latency"), "seconds"),
     **dict.fromkeys(("joules", "dynamic_joules", "static_joules"), "joules"),
     "watts": "watts",
     "area_m2": "area",
@@ -28,11 +28,10 @@ METRIC_DIMENSIONS: Mapping[str, str] = {
     "carbon_kg": "kilograms",
     "tdp_w": "watts",
     **dict.fromkeys(("usd_per_mtoken", "tco_usd_per_mtoken"), "dollars"),
+    "carbon_g_per_mtoken": "grams",
+    "flops": "ops",
     "flops_per_s": "ops_per_s",
-    **dict.fromkeys(
-        ("weight_bytes", "gradient_bytes", "optimizer_bytes", "activation_bytes", "peak_bytes"),
-        "bytes",
-    ),
+    **dict.fromkeys(("bandwidth", "copy_rate"), "bytes_per_s"),
 }
 #: What stands behind the name of a time of requests.
 _STATISTICS = ("mean", "p50", "p90", "p99", "max")
@@ -50,6 +49,8 @@ def metric_dimension(name: str) -> str | None:
     of, _, statistic = name.partition("_")
     if statistic in _STATISTICS:
         return METRIC_DIMENSIONS.get(of)
+    if name.removesuffix("_per_token").endswith("_bytes"):
+        return "bytes"
     return "seconds" if name.endswith("_s") and not name.endswith("per_s") else None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,32 +12,18 @@ import pandas as pd
 
 from opbyte.core.errors import ConfigError
 from opbyte.core.ops import Array
-from opbyte.core.parameters import Parameter
-from opbyte.hw_models.machine import Machine
-from opbyte.sim.metrics import COSTS, with_costs
+from opbyte.sim.metrics import COSTS
 from opbyte.sim.simulate import evaluate
+from opbyte.sweeps.constraints import Constraint
+from opbyte.sweeps.drawn_costs import COSTLY, DrawnCosts, Rows, check_costs, ranged
 from opbyte.sweeps.draws import Draws
 from opbyte.sweeps.pareto import costs, feasible
 from opbyte.sweeps.store import Results
 from opbyte.sweeps.stored_designs import StoredDesigns, StoredPoint
 
-__all__ = ["FrontBand", "front_band", "is_cost"]
+__all__ = ["FrontBand", "front_band"]
 
-#: Dimensions of parameters that no time and no energy depends on.
-COST_DIMENSIONS = frozenset(
-    {
-        "area", "area_per_byte", "area_per_rate", "area_per_ops",
-        "dollars", "dollars_per_byte", "dollars_per_area", "dollars_per_joule",
-        "kilograms", "kilograms_per_byte", "kilograms_per_joule",
-    }
-)  # fmt: skip
-#: Blocks of a machine that are about costs alone.
-COST_BLOCKS = ("site.", "making.")
-#: Metrics that such parameters decide; those of a token need the two others of the point.
-PER_TOKEN = ("usd_per_mtoken", "tco_usd_per_mtoken", "carbon_g_per_mtoken")
-_NEEDED = ("tokens_per_s", "joules_per_token")
 _ENDS = (5.0, 95.0)
-_SAME = 1e-6
 
 
 @dataclass(frozen=True)
@@ -84,7 +70,8 @@ def front_band(
             simulated again. `all` draws times and energies too; points are simulated again, at
             analytic level, and a stored value moves as its analytic one does.
         samples: Draws, the first of which is as stored.
-        most: Points to look at: the front, and those that fewest fronts are before.
+        most: Points to look at: the front, and those that fewest fronts are before; and as many
+            of those that break a constraint as stored and may keep all in a draw.
         seed: Of the sequence.
     Raises:
         ConfigError: For an objective that is not stored, no objective, or points that were stored
@@ -97,101 +84,136 @@ def front_band(
     if samples < 2:
         raise ConfigError.one("", "samples", "a band needs at least 2 draws", samples)
     columns = results.columns()
-    rows, left_out = _candidates(columns, chosen, most)
     designs = StoredDesigns(results)
-    points = [designs.point(columns, int(row)) for row in rows]
-    drawn = [dict(_drawn(p, parameters)) for p in points]
-    table = Draws((p for d in drawn for p in d.values()), samples, seed)
-    names = dict.fromkeys([*chosen, *(n for c in designs.plan.constraints for n in c.names)])
-    moved: dict[str, list[Array]] = {name: [] for name in names}
-    for row, point, ranged in zip(rows, points, drawn, strict=True):
-        stored = {name: columns[name][row] for name in columns}
-        ratios = _ratios(point, ranged, table, stored, parameters)
-        for name in names:
-            ratio = ratios.get(name, 1.0)
-            moved[name].append(np.broadcast_to(stored[name] * ratio, samples))
-    draws = {name: np.stack(moved[name], axis=1) for name in names}
+    constraints = designs.plan.constraints
+    points = _Points(results, designs, columns, costs(columns, chosen), parameters == "all")
+    rows, table, left_out = points.looked_at(most, samples, seed)
+    names = list(dict.fromkeys([*chosen, *(n for c in constraints for n in c.names)]))
+    draws = (
+        points.simulated(rows, names, table)
+        if parameters == "all"
+        else points.priced(rows, names, table)
+    )
     allowed = np.ones((samples, len(rows)), dtype=np.bool_)
-    for constraint in designs.plan.constraints:
+    for constraint in constraints:
         allowed &= constraint.violation({n: draws[n] for n in constraint.names}) == 0.0
     on_front = _fronts({n: draws[n] for n in chosen}, chosen, allowed)
+    if not on_front.any():
+        raise _no_front()
     frame = _framed(columns, rows, draws, chosen, on_front)
     draws = {n: draws[n] for n in chosen}
     return FrontBand(frame, chosen, draws, on_front, parameters == "all", left_out)
 
 
-def is_cost(path: str, parameter: Parameter) -> bool:
-    """Return whether a machine's parameter decides what it costs and nothing else."""
-    return parameter.dimension in COST_DIMENSIONS or path.startswith(COST_BLOCKS)
+def _no_front() -> ConfigError:
+    rule = "no point is ok and keeps every constraint, so there is no front"
+    return ConfigError.one("", "results", rule)
 
 
-def _candidates(
-    columns: Mapping[str, Any], objectives: Mapping[str, str], most: int
-) -> tuple[npt.NDArray[np.int64], int]:
-    """Return positions of points to look at, front after front, and how many others there are."""
+@dataclass(frozen=True)
+class _Points:
+    """Stored points, of which some are drawn.
+
+    Attributes:
+        results: Where they are stored.
+        designs: What they are.
+        columns: All columns.
+        values: Objectives as costs to minimise, (points, objectives).
+        all_drawn: Whether times and energies are drawn too.
+    """
+
+    results: Results
+    designs: StoredDesigns
+    columns: Mapping[str, npt.NDArray[Any]]
+    values: Array
+    all_drawn: bool
+
+    def looked_at(self, most: int, samples: int, seed: int) -> tuple[Rows, Draws, int]:
+        """Return positions of points to draw, the draws, and how many points are left out."""
+        good, known = feasible(self.columns), np.isfinite(self.values).all(axis=1)
+        fine = np.flatnonzero(good & known)
+        broken = self._in_doubt(np.flatnonzero((self.columns["status"] == "ok") & ~good & known))
+        kept = fine[_by_front(self.values[fine])][:most]
+        machines = DrawnCosts(self.designs, self.columns, np.concatenate([kept, broken]))
+        table = Draws(machines.parameters, samples, seed)
+        judged = self._by_costs() if self.all_drawn else list(self.designs.plan.constraints)
+        if len(broken) and judged:
+            broken = DrawnCosts(self.designs, self.columns, broken).possible(judged, table)
+        ranks = _ranks(self.values[np.concatenate([fine, broken])])[len(fine) :]
+        rows = np.concatenate([kept, broken[np.argsort(ranks, kind="stable")][:most]])
+        if not len(rows):
+            raise _no_front()
+        if self.all_drawn:
+            each = (ranged(self.designs.point(self.columns, int(r)), costs=False) for r in rows)
+            table = Draws((p for drawn in each for p in drawn.values()), samples, seed)
+        return rows, table, len(fine) + len(broken) - len(rows)
+
+    def _in_doubt(self, broken: Rows) -> Rows:
+        """Return those that may keep every constraint: they break none that no draw moves."""
+        for constraint in () if self.all_drawn else self.designs.plan.constraints:
+            if not set(constraint.names) & set(COSTLY):
+                as_stored = {n: self.columns[n][broken] for n in constraint.names}
+                broken = broken[constraint.violation(as_stored) == 0.0]
+        return broken
+
+    def _by_costs(self) -> list[Constraint]:
+        """Return the constraints that costs decide alone, also where times are drawn."""
+        plan = self.designs.plan
+        given = {*COSTS, *(a.path for a in plan.axes), *(k.target.path for k in plan.links)}
+        return [c for c in plan.constraints if set(c.names) <= given]
+
+    def priced(self, rows: Rows, names: Sequence[str], table: Draws) -> dict[str, Array]:
+        """Return columns over draws of costs, (samples, rows); nothing is simulated."""
+        draws = {name: np.empty((table.samples, len(rows))) for name in names}
+        order = np.argsort(rows)
+        for own, values in DrawnCosts(self.designs, self.columns, rows).drawn(names, table):
+            at = order[np.searchsorted(rows[order], own)]
+            for name in names:
+                draws[name][:, at] = values[name].T
+        return draws
+
+    def simulated(self, rows: Rows, names: Sequence[str], table: Draws) -> dict[str, Array]:
+        """Return columns over draws of everything, (samples, rows); points are simulated."""
+        draws = {name: np.empty((table.samples, len(rows))) for name in names}
+        for i, row in enumerate(rows):
+            ratios = _ratios(self.designs.point(self.columns, int(row)), table)
+            for name in names:
+                stored = self.columns[name][row]
+                draws[name][:, i] = stored * ratios[name][0] if name in ratios else stored
+            for name in COSTS:
+                if name in ratios and name in self.columns:
+                    check_costs(name, self.columns[name][row], ratios[name][1])
+        return draws
+
+
+def _ranks(values: Array) -> Array:
+    """Return how many fronts are before each point."""
     import moocore
 
-    values = costs(columns, objectives)
-    fine = np.flatnonzero(feasible(columns) & np.isfinite(values).all(axis=1))
-    if not len(fine):
-        rule = "no point is ok and keeps every constraint, so there is no front"
-        raise ConfigError.one("", "results", rule)
-    ranks = moocore.pareto_rank(values[fine]) if values.shape[1] > 1 else values[fine, 0]
-    order = fine[np.argsort(ranks, kind="stable")]
-    kept = order[: max(most, 1)]
-    return kept, len(fine) - len(kept)
+    if values.shape[1] == 1 or not len(values):
+        return values[:, 0]
+    ranks: Array = moocore.pareto_rank(values)
+    return ranks
 
 
-def _drawn(point: StoredPoint, parameters: str) -> Iterator[tuple[str, Parameter]]:
-    """Yield the parameters of a point's machine that are drawn."""
-    for path, p in point.design.machine.parameters.items():
-        if p.range is None or path in point.values or p.dimension == "count":
-            continue
-        if parameters == "all" or is_cost(path, p):
-            yield path, p
+def _by_front(values: Array) -> Rows:
+    """Return positions in the order of fronts."""
+    return np.argsort(_ranks(values), kind="stable")
 
 
-def _ratios(
-    point: StoredPoint,
-    ranged: Mapping[str, Parameter],
-    table: Draws,
-    stored: Mapping[str, Any],
-    parameters: str,
-) -> dict[str, Array]:
-    """Return each metric over what it is as stored, (samples,)."""
-    columns = {path: c for path, p in ranged.items() if (c := table.of(p)) is not None}
+def _ratios(point: StoredPoint, table: Draws) -> dict[str, tuple[Array, float]]:
+    """Return each metric over what it is as stored, (samples,), and what it is now."""
+    drawn = {p: c for p, q in ranged(point, costs=False).items() if (c := table.of(q)) is not None}
     fixed = {path: np.full(table.samples, value) for path, value in point.values.items()}
-    machine = point.design.machine.with_values({**fixed, **columns})
+    machine = point.design.machine.with_values({**fixed, **drawn})
+    found = {}
     with np.errstate(all="ignore"):
-        if parameters == "all":
-            outcome = evaluate(machine, point.work, point.design.mapping, "analytic")
-            metrics: Mapping[str, Any] = outcome.metrics
-        else:
-            metrics = _costs_of(machine, stored)
-        found = {}
-        for name, value in metrics.items():
+        outcome = evaluate(machine, point.work, point.design.mapping, "analytic")
+        for name, value in outcome.metrics.items():
             each = np.broadcast_to(np.asarray(value, dtype=np.float64), table.samples)
             if np.isfinite(each[0]) and each[0] != 0.0:
-                found[name] = each / each[0]
-                _check(name, stored, float(each[0]))
+                found[name] = each / each[0], float(each[0])
     return found
-
-
-def _costs_of(machine: Machine, stored: Mapping[str, Any]) -> dict[str, Array]:
-    """Return the metrics that follow from costs and from a stored point's rate and energy."""
-    given = {n: np.atleast_1d(stored.get(n, np.nan)) for n in _NEEDED}
-    found = with_costs(machine, given)
-    return {name: found[name] for name in (*COSTS, *PER_TOKEN)}
-
-
-def _check(name: str, stored: Mapping[str, Any], now: float) -> None:
-    """Refuse points whose costs are not what they were; a fleet costs a multiple of a machine."""
-    if name not in COSTS or name not in stored or not np.isfinite(stored[name]):
-        return
-    times = float(stored[name]) / now
-    if abs(times - max(round(times), 1)) > _SAME * times:
-        rule = f"{name} was stored as {stored[name]:.6g} and is {now:.6g} now"
-        raise ConfigError.one("", "results", rule, "", "Run the study again with --fresh.")
 
 
 def _fronts(

@@ -46,14 +46,14 @@ class Dimension:
         example: How a user would write one.
         display: Units that `format_quantity` chooses from, small to large.
         bare: Whether a number without a unit is how it is written (ratios and counts).
-        base: What 1 in code is, in bytes, seconds, operations, joules: 8 for J/bit.
+        base: What 1 in code is, in bytes, seconds, operations, joules, kg: 8 for J/bit.
     """
 
     noun: str
     example: str
     display: tuple[str, ...]
     bare: bool = False
-    base: int = 1
+    base: int | Fraction = 1
 
 
 def _scaled(base: str, prefixes: str) -> tuple[str, ...]:
@@ -70,6 +70,8 @@ DIMENSIONS: Mapping[str, Dimension] = MappingProxyType(
         "ops_per_s": Dimension(
             "rate of operations", "638 TFLOP/s", _scaled("FLOP/s", "- k M G T P E")
         ),
+        # What a metric such as flops counts in.
+        "ops": Dimension("number of operations", "2 GFLOP", _scaled("FLOP", "- k M G T P E")),
         "hertz": Dimension("frequency", "1.6 GHz", _scaled("Hz", "- k M G T")),
         "watts": Dimension("power", "700 W", _scaled("W", "p n u m - k M G")),
         "joules": Dimension("energy", "12 nJ", _scaled("J", "f p n u m - k M G")),
@@ -85,6 +87,8 @@ DIMENSIONS: Mapping[str, Dimension] = MappingProxyType(
         "dollars_per_area": Dimension("price per area", "0.005 USD/mm2", ("USD/mm2",)),
         "dollars_per_joule": Dimension("price of energy", "0.1 USD/kWh", ("USD/kWh",)),
         "kilograms": Dimension("mass", "12 kg", _scaled("g", "u m - k M")),
+        # What a metric such as carbon_g_per_mtoken counts in; parameters are in kilograms.
+        "grams": Dimension("mass", "12 g", _scaled("g", "u m - k M"), base=Fraction(1, 1000)),
         "kilograms_per_byte": Dimension("mass per byte", "65 g/GB", ("g/GB",)),
         "kilograms_per_joule": Dimension("mass per energy", "480 g/kWh", ("g/kWh",)),
         "area_per_byte": Dimension("area per byte", "0.3 mm2/MiB", ("mm2/MiB",)),
@@ -104,6 +108,7 @@ _POWERS: Mapping[_Powers, tuple[str, ...]] = MappingProxyType(
         (1, -1, 0, 0, 0, 0, 0, 0): ("bytes_per_s",),
         (0, 1, 0, 0, 0, 0, 0, 0): ("seconds",),
         (0, -1, 1, 0, 0, 0, 0, 0): ("ops_per_s",),
+        (0, 0, 1, 0, 0, 0, 0, 0): ("ops",),
         (0, -1, 0, 0, 0, 0, 0, 0): ("hertz",),
         (0, -1, 0, 1, 0, 0, 0, 0): ("watts",),
         (0, 0, 0, 1, 0, 0, 0, 0): ("joules",),
@@ -117,7 +122,7 @@ _POWERS: Mapping[_Powers, tuple[str, ...]] = MappingProxyType(
         (-1, 1, 0, 0, 1, 0, 0, 0): ("area_per_rate",),
         (0, 1, -1, 0, 1, 0, 0, 0): ("area_per_ops",),
         (0, 0, 0, -1, 0, 1, 0, 0): ("dollars_per_joule",),
-        (0, 0, 0, 0, 0, 0, 0, 1): ("kilograms",),
+        (0, 0, 0, 0, 0, 0, 0, 1): ("kilograms", "grams"),
         (-1, 0, 0, 0, 0, 0, 0, 1): ("kilograms_per_byte",),
         (0, 0, 0, -1, 0, 0, 0, 1): ("kilograms_per_joule",),
         _NONE: ("ratio", "factor", "count"),

@@ -18,7 +18,12 @@ def command(
         bool, typer.Option("--all", help="Draw times and energies too; simulates again.")
     ] = False,
     samples: Annotated[int, typer.Option("--samples", min=2, help="Draws.")] = 1000,
-    most: Annotated[int, typer.Option("--most", min=1, help="Points to look at.")] = 200,
+    most: Annotated[
+        int,
+        typer.Option(
+            "--most", min=1, help="Points to look at, and as many that may keep a constraint."
+        ),
+    ] = 200,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the draws.")] = 0,
     plot: Annotated[
         Path | None, typer.Option("--plot", help="Draw the first two objectives.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,70 +16,120 @@ if TYPE_CHECKING:
     from opbyte.sweeps.console import Output
 
 Curve = list[tuple[float, "StreamResult"]]
+#: Bursts that are sent by default, and at most for each point of a curve.
+_REQUESTS, _OF_CURVE = 100_000, 20_000
+
+Technology = Annotated[
+    str, typer.Argument(metavar="TECH", help="Memory of the catalog, or a file.")
+]
+Pattern = Annotated[
+    str, typer.Option("--pattern", help="seq, random, bankint, bgint, rand_1KB, stride4096, ...")
+]
+Requests = Annotated[
+    int | None,
+    typer.Option("--requests", min=1, help="Bursts that are sent: 100,000; requests of flash."),
+]
+Reads = Annotated[int, typer.Option("--reads", min=0, max=100, help="Share of reads, per cent.")]
+Interval = Annotated[
+    int, typer.Option("--interval", min=1, help="Ticks between requests; 1 saturates.")
+]
+Mapping = Annotated[
+    str,
+    typer.Option(
+        "--mapping", help="RoBaRaCoCh, ChRaBaRoCo, MOP4CLXOR, or fields from the lowest bit."
+    ),
+]
+Scheduler = Annotated[str, typer.Option("--scheduler", help="FRFCFS, FRFCFSRowHit.")]
+Refresh = Annotated[str, typer.Option("--refresh", help="AllBank, PerBank or NoRefresh.")]
+RowPolicy = Annotated[str, typer.Option("--row-policy", help="Open, Closed or ClosedAdaptive.")]
+Queue = Annotated[int, typer.Option("--queue", min=1, help="Reads, and writes, that may wait.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Of a random pattern.")]
+Drain = Annotated[bool, typer.Option("--drain", help="Serve what waits at the end, too.")]
+Sample = Annotated[bool, typer.Option("--sample", help="Stop where the stream has settled.")]
+AskCurve = Annotated[
+    bool, typer.Option("--curve", help="Latency against load; --out draws it, too.")
+]
+Block = Annotated[
+    int | None,
+    typer.Option("--block", min=1, help="Flash: bytes of a request; default: a page."),
+]
+QueueDepth = Annotated[
+    int | None,
+    typer.Option("--queue-depth", min=1, help="Flash: requests outstanding; default: 32."),
+]
+Wear = Annotated[
+    str | None, typer.Option("--wear", help="Flash: write amplification of seq, random or kv.")
+]
+PerDay = Annotated[
+    str | None,
+    typer.Option("--writes-per-day", help="Flash, with --wear: bytes such as 5 TB, in years."),
+]
+Out = Annotated[Path | None, typer.Option("--out", help="Folder for figure and table.")]
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What the options say; a value that differs from its default was given."""
+
+    pattern: str = "seq"
+    requests: int | None = None
+    read_pct: int = 100
+    interval: int = 1
+    mapping: str = "RoBaRaCoCh"
+    scheduler: str = "FRFCFS"
+    refresh: str = "AllBank"
+    row_policy: str = "Open"
+    queue: int = 32
+    seed: int = 1
+    drain: bool = False
+    sample: bool = False
+    curve: bool = False
+    block: int | None = None
+    queue_depth: int | None = None
+    wear: str | None = None
+    per_day: str | None = None
+    settings: tuple[str, ...] = ()
+    out: Path | None = None
+
+    def given(self, options: Sequence[str]) -> list[str]:
+        """Return those of some options that were given, in their order."""
+        return [o for o in options if getattr(self, _field(o)) != getattr(Choices, _field(o))]
+
+
+_OF_DRAM = (
+    "--interval", "--mapping", "--scheduler", "--refresh", "--row-policy", "--queue", "--drain",
+    "--sample",
+)  # fmt: skip
+_OF_FLASH = ("--block", "--queue-depth", "--wear", "--writes-per-day")
+_NOT_OF_CXL = (*_OF_FLASH, "--pattern", "--requests", "--seed")
+
+
+def _field(option: str) -> str:
+    name = option.removeprefix("--").replace("-", "_")
+    return "per_day" if name == "writes_per_day" else name
 
 
 def command(
-    technology: Annotated[
-        str, typer.Argument(metavar="TECH", help="Memory of the catalog, or a file.")
-    ],
-    pattern: Annotated[
-        str,
-        typer.Option("--pattern", help="seq, random, bankint, bgint, rand_1KB, stride4096, ..."),
-    ] = "seq",
-    requests: Annotated[
-        int | None,
-        typer.Option("--requests", min=1, help="Bursts that are sent: 100,000; requests of flash."),
-    ] = None,
-    read_pct: Annotated[
-        int, typer.Option("--reads", min=0, max=100, help="Share of reads, per cent.")
-    ] = 100,
-    interval: Annotated[
-        int, typer.Option("--interval", min=1, help="Ticks between requests; 1 saturates.")
-    ] = 1,
-    mapping: Annotated[
-        str,
-        typer.Option(
-            "--mapping", help="RoBaRaCoCh, ChRaBaRoCo, MOP4CLXOR, or fields from the lowest bit."
-        ),
-    ] = "RoBaRaCoCh",
-    scheduler: Annotated[str, typer.Option("--scheduler", help="FRFCFS, FRFCFSRowHit.")] = "FRFCFS",
-    refresh: Annotated[
-        str, typer.Option("--refresh", help="AllBank, PerBank or NoRefresh.")
-    ] = "AllBank",
-    row_policy: Annotated[
-        str, typer.Option("--row-policy", help="Open, Closed or ClosedAdaptive.")
-    ] = "Open",
-    queue: Annotated[
-        int, typer.Option("--queue", min=1, help="Reads, and writes, that may wait.")
-    ] = 32,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of a random pattern.")] = 1,
-    drain: Annotated[
-        bool, typer.Option("--drain", help="Serve what waits at the end, too.")
-    ] = False,
+    technology: Technology,
+    pattern: Pattern = Choices.pattern,
+    requests: Requests = Choices.requests,
+    read_pct: Reads = Choices.read_pct,
+    interval: Interval = Choices.interval,
+    mapping: Mapping = Choices.mapping,
+    scheduler: Scheduler = Choices.scheduler,
+    refresh: Refresh = Choices.refresh,
+    row_policy: RowPolicy = Choices.row_policy,
+    queue: Queue = Choices.queue,
+    seed: Seed = Choices.seed,
+    drain: Drain = Choices.drain,
     settings: Settings = None,
-    sample: Annotated[
-        bool, typer.Option("--sample", help="Stop where the stream has settled.")
-    ] = False,
-    curve: Annotated[
-        bool, typer.Option("--curve", help="Latency against load; --out draws it, too.")
-    ] = False,
-    block: Annotated[
-        int | None,
-        typer.Option("--block", min=1, help="Flash: bytes of a request; default: a page."),
-    ] = None,
-    queue_depth: Annotated[
-        int | None,
-        typer.Option("--queue-depth", min=1, help="Flash: requests outstanding; default: 32."),
-    ] = None,
-    wear: Annotated[
-        str | None,
-        typer.Option("--wear", help="Flash: write amplification of seq, random or kv."),
-    ] = None,
-    per_day: Annotated[
-        str | None,
-        typer.Option("--writes-per-day", help="Flash, with --wear: bytes such as 5 TB, in years."),
-    ] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder for figure and table.")] = None,
+    sample: Sample = Choices.sample,
+    curve: AskCurve = Choices.curve,
+    block: Block = Choices.block,
+    queue_depth: QueueDepth = Choices.queue_depth,
+    wear: Wear = Choices.wear,
+    per_day: PerDay = Choices.per_day,
+    out: Out = Choices.out,
     json: Json = False,
     quiet: Quiet = False,
 ) -> int:
@@ -87,59 +139,76 @@ def command(
     its choices, and --curve goes through queue depths. A CXL expander (`opbyte list cxl`) is one
     with its link: --reads, --curve and --set are its choices.
     """
-    from opbyte.hw_models.memory.dram import memory
-    from opbyte.sweeps.commands._cxl import show_cxl
-    from opbyte.sweeps.commands._flash import show_flash
     from opbyte.sweeps.commands._kinds import kind_of
     from opbyte.sweeps.console import Output
 
-    output = Output(json, quiet)
-    of_flash = {"--block": block, "--queue-depth": queue_depth, "--wear": wear,
-                "--writes-per-day": per_day}  # fmt: skip
-    kind = kind_of(technology)
-    if kind != "memory":
-        of_dram = {
-            "--interval": interval != 1, "--mapping": mapping != "RoBaRaCoCh",
-            "--scheduler": scheduler != "FRFCFS", "--refresh": refresh != "AllBank",
-            "--row-policy": row_policy != "Open", "--queue": queue != 32, "--drain": drain,
-            "--sample": sample,
-        }  # fmt: skip
-        _refuse(technology, [name for name, given in of_dram.items() if given], "DRAM")
-    if kind == "cxl":
-        other = {
-            **{name: value is not None for name, value in of_flash.items()},
-            "--pattern": pattern != "seq", "--requests": requests is not None, "--seed": seed != 1,
-        }  # fmt: skip
-        _refuse(technology, [n for n, given in other.items() if given], "another kind of memory")
-        return show_cxl(output, technology, settings or [], read_pct=read_pct, curve=curve, out=out)
-    if kind == "flash":
-        return show_flash(
-            output, technology, settings or [], curve=curve, out=out, wear=wear, per_day=per_day,
-            pattern=pattern, block=block, queue_depth=queue_depth or 32, requests=requests,
-            read_pct=read_pct, seed=seed,
-        )  # fmt: skip
-    _refuse(technology, [name for name, given in of_flash.items() if given is not None], "flash")
-    requests = 100_000 if requests is None else requests
+    choices = Choices(
+        pattern=pattern, requests=requests, read_pct=read_pct, interval=interval, mapping=mapping,
+        scheduler=scheduler, refresh=refresh, row_policy=row_policy, queue=queue, seed=seed,
+        drain=drain, sample=sample, curve=curve, block=block, queue_depth=queue_depth, wear=wear,
+        per_day=per_day, settings=tuple(settings or ()), out=out,
+    )  # fmt: skip
+    show = {"cxl": _show_cxl, "flash": _show_flash, "memory": _show_dram}[kind_of(technology)]
+    return show(Output(json, quiet), technology, choices)
+
+
+def _show_cxl(output: Output, technology: str, asked: Choices) -> int:
+    """Show a CXL expander with its link."""
+    from opbyte.sweeps.commands._cxl import show_cxl
+
+    _refuse(technology, asked.given(_OF_DRAM), "DRAM")
+    _refuse(technology, asked.given(_NOT_OF_CXL), "another kind of memory")
+    return show_cxl(
+        output, technology, list(asked.settings), read_pct=asked.read_pct, curve=asked.curve,
+        out=asked.out,
+    )  # fmt: skip
+
+
+def _show_flash(output: Output, technology: str, asked: Choices) -> int:
+    """Show a whole drive."""
+    from opbyte.sweeps.commands._flash import show_flash
+
+    _refuse(technology, asked.given(_OF_DRAM), "DRAM")
+    return show_flash(
+        output, technology, list(asked.settings), curve=asked.curve, out=asked.out,
+        wear=asked.wear, per_day=asked.per_day, pattern=asked.pattern, block=asked.block,
+        queue_depth=asked.queue_depth or 32, requests=asked.requests, read_pct=asked.read_pct,
+        seed=asked.seed,
+    )  # fmt: skip
+
+
+def _show_dram(output: Output, technology: str, asked: Choices) -> int:
+    """Send the stream to one channel of DRAM, and show what became of it."""
+    from opbyte.hw_models.memory.dram import memory
+
+    _refuse(technology, asked.given(_OF_FLASH), "flash")
     _check_name(technology)
-    channel = memory(technology, **_changes(settings or []))
-    choices: dict[str, Any] = {
-        "mapping": mapping.split(",") if "," in mapping else mapping,
-        "scheduler": scheduler, "refresh": refresh, "row_policy": row_policy,
-        "read_queue": queue, "write_queue": queue, "requests": requests, "read_pct": read_pct,
-        "seed": seed, "sample": sample, "drain": drain,
-    }  # fmt: skip
-    found = channel.stream(pattern, interval=interval, **choices)
-    answer = {"memory": channel.standard.name, "pattern": pattern, **_summary(found)}
+    channel = memory(technology, **_changes(list(asked.settings)))
+    choices = _of_stream(asked)
+    found = channel.stream(asked.pattern, interval=asked.interval, **choices)
+    answer = {"memory": channel.standard.name, "pattern": asked.pattern, **_summary(found)}
     _show(output, channel.standard.description, answer)
-    if curve or out is not None:
-        choices["requests"] = min(requests, 20_000)
-        loads = channel.load_latency(pattern, **choices)
+    if asked.curve or asked.out is not None:
+        choices["requests"] = min(choices["requests"], _OF_CURVE)
+        loads = channel.load_latency(asked.pattern, **choices)
         answer["curve"] = [{"offered_bytes_per_s": x, **_summary(r)} for x, r in loads]
         _show_curve(output, loads)
-        if out is not None:
-            _draw(output, out, f"{technology}, {pattern}", loads)
+        if asked.out is not None:
+            _draw(output, asked.out, f"{technology}, {asked.pattern}", loads)
     output.data(answer)
     return 0
+
+
+def _of_stream(asked: Choices) -> dict[str, Any]:
+    """Return what a channel's stream takes beside its pattern and interval."""
+    fields = asked.mapping.split(",") if "," in asked.mapping else asked.mapping
+    return {
+        "mapping": fields, "scheduler": asked.scheduler, "refresh": asked.refresh,
+        "row_policy": asked.row_policy, "read_queue": asked.queue, "write_queue": asked.queue,
+        "requests": _REQUESTS if asked.requests is None else asked.requests,
+        "read_pct": asked.read_pct, "seed": asked.seed, "sample": asked.sample,
+        "drain": asked.drain,
+    }  # fmt: skip
 
 
 def _check_name(technology: str) -> None:

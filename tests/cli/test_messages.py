@@ -46,3 +46,24 @@ objectives: {tokens_per_s: max, price_usd: min}
     ):  # fmt: skip
         assert part in text
     assert not re.search(r"\b1 (points|parts|draws)\b", text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["sweep", "cxl_optimizer", "--no-plots"], ["GB/s"]),
+        (["run", "{experiment}"], ["carbon_g_per_mtoken", " g ", "kv_bytes", "iB"]),
+    ],
+)
+def test_metrics_have_units(tmp_path, capsys, arguments, parts):
+    experiment = tmp_path / "e.yaml"
+    experiment.write_text(
+        "kind: experiment\nmachine: h100-sxm-80gb\n"
+        "workload: {kind: decode, model: llama-3.1-8b, batch: 8, context: 4096}\n"
+    )
+    filled = [a.format(experiment=experiment) for a in arguments]
+    assert main([*filled, "--out", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    for part in parts:
+        assert part in said
+    assert not re.search(r"e\+(09|1\d) *$", said, re.MULTILINE), "a number of SI units"

@@ -11,9 +11,19 @@ from opbyte.core.labels import is_label
 from opbyte.core.ops import BYTE_COLUMNS, COLLECTIVES
 from opbyte.core.parallel import Parallel
 from opbyte.hw_models.machine import load_machine
-from opbyte.sim.metrics import metrics_of
+from opbyte.sim.metrics import (
+    BLOCK_METRICS,
+    CLUSTER_METRICS,
+    COMMON,
+    COSTS,
+    KV_METRICS,
+    OFFLOAD_METRICS,
+    metrics_of,
+)
 from opbyte.sim.place import PLACE_KEYS, Placer
 from opbyte.sim.simulate import simulate
+from opbyte.sweeps.axes import SI_UNITS
+from opbyte.sweeps.constraints import Constraint, metric_dimension
 from opbyte.workloads.model import Attention, DenseFfn, Layer, Model, MoeFfn
 from opbyte.workloads.op_trace import save_ops
 from opbyte.workloads.phases import Decode
@@ -153,3 +163,41 @@ def test_vector_fields_hold_one_value_for_each_point(kind: str, example: Work) -
         assert tokens[0] == np.max(example.tokens)
         with pytest.raises(WorkloadError, match=name):
             cls(**{**plain, **fields, name: np.array([value, np.nan])})
+
+
+#: Metrics that are counts or shares, or whose name says all that their unit would.
+PLAIN = {
+    "op_per_byte", "tokens_per_s", "requests_per_s", "goodput_per_s",
+    "kernels", "steps", "microbatches", "misses", "switches", "copies", "swapped",
+    "failed", "rejected", "preempted", "device_losses", "idle_failures",
+    "batch_max", "models_in_fast", "models_max", "nodes_fast", "nodes_max",
+    "running_mean", "waiting_mean", "waiting_p99", "waiting_max", "kv_mean", "kv_p99", "kv_max",
+    "tokens_per_step", "tokens_per_decode", "speedup_over_plain",
+    "mfu", "mfu_causal", "hfu", "hit_rate", "kv_hit_rate", "draft_share", "kv_share", "utilisation",
+}  # fmt: skip
+
+
+def test_every_metric_has_a_unit_or_needs_none():
+    metrics = {name for kind in WORKS.names() for name in metrics_of(kind)}
+    metrics |= {*COMMON, *COSTS, *OFFLOAD_METRICS, *CLUSTER_METRICS, *BLOCK_METRICS, *KV_METRICS}
+    assert {m for m in metrics if metric_dimension(m) is None} == PLAIN
+    for name in metrics - PLAIN:
+        assert metric_dimension(name) in SI_UNITS, "or the stored column has none"
+
+
+@pytest.mark.parametrize(
+    ("constraint", "value"),
+    [
+        ("carbon_g_per_mtoken <= 5 kg", 5000.0),
+        ("carbon_g_per_mtoken <= 40 g", 40.0),
+        ("bandwidth >= 0.5 TB/s", 5e11),
+        ("kv_bytes <= 1 GiB", 2.0**30),
+        ("tbt_p99 <= 60 ms", 0.06),
+        ("flops <= 2 TFLOP", 2e12),
+    ],
+)
+def test_constraints_read_a_metrics_unit(constraint, value):
+    name = constraint.split()[0]
+    read = Constraint.parse(constraint, {name: metric_dimension(name)})
+    assert read.violation({name: np.array(value)}) == 0.0
+    assert read.violation({name: np.array(value * (1.01 if read.upper else 0.99))}) > 0.0

@@ -3,6 +3,7 @@
 import time
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from opbyte.core.errors import ConfigError
@@ -10,7 +11,8 @@ from opbyte.hw_models.machine import load_machine
 from opbyte.sim.simulate import simulate
 from opbyte.sweeps import plots
 from opbyte.sweeps.cli import main
-from opbyte.sweeps.front_bands import front_band, is_cost
+from opbyte.sweeps.drawn_costs import is_cost
+from opbyte.sweeps.front_bands import front_band
 from opbyte.sweeps.pareto import front
 from opbyte.sweeps.plots._band import attained
 from opbyte.sweeps.store import Results
@@ -141,6 +143,65 @@ def test_constraints_hold_in_each_draw(tmp_path):
     beyond = band.draws["price_usd"] > 2500
     assert beyond.any()
     assert not (band.on_front & beyond).any()
+
+
+def limited(folder, *constraints, **changes):
+    data = {**STUDY, "constraints": list(constraints), **changes}
+    return load_study(data).run(out=folder, workers=1)
+
+
+@pytest.mark.parametrize("constraint", ["price_usd <= 2400 USD", "usd_per_mtoken <= 0.008 USD"])
+def test_every_ok_point_is_judged_in_every_draw(few, tmp_path, constraint):
+    """As if each draw were a study of its own: of all points that keep the constraint in it."""
+    objectives = {"tokens_per_s": "max", "price_usd": "min", "usd_per_mtoken": "min"}
+    free = front_band(few, objectives=objectives, samples=128)
+    band = front_band(limited(tmp_path, constraint), objectives=objectives, samples=128)
+    assert free.left_out == band.left_out == 0
+    name, _, limit, _ = constraint.split()
+    found = dict(zip(band.frame["point"], band.frame["probability"], strict=True))
+    wanted = dict.fromkeys(free.frame["point"], 0)
+    rows = {n: free.draws[n][:, np.argsort(order_of(free))] for n in objectives}
+    points = sorted(free.frame["point"])
+    for i in range(1, 128):
+        draw = pd.DataFrame({n: rows[n][i] for n in objectives}).assign(point=points)
+        for point in front(draw[draw[name] <= float(limit)], objectives)["point"]:
+            wanted[point] += 1
+    assert {p: n / 127 for p, n in wanted.items() if n} == pytest.approx(
+        {p: share for p, share in found.items() if share}
+    )
+    broken = band.frame[band.frame["violation"] > 0]
+    assert (broken["probability"] > 0).any(), "a point that breaks it as stored"
+    assert (broken["probability"] < 1).all()
+    assert not broken["on_front"].any()
+
+
+def order_of(band):
+    """Return the points of a band's draws, in their order there."""
+    at = [np.flatnonzero(band.draws["price_usd"][0] == p) for p in band.frame["price_usd"]]
+    rate = band.draws["tokens_per_s"][0]
+    pairs = zip(at, band.frame["tokens_per_s"], band.frame["point"], strict=True)
+    place = {int(a[rate[a] == r][0]): point for a, r, point in pairs}
+    return np.array([place[i] for i in range(len(place))])
+
+
+def test_what_no_draw_can_mend_is_not_looked_at(tmp_path):
+    results = limited(tmp_path, "price_usd <= 2400 USD", "tpot <= 12 ms")
+    band = front_band(results, samples=64)
+    assert (band.frame["tpot"] <= 12e-3).all()
+    assert (band.draws["price_usd"].min(axis=0) <= 2400).all()
+    with pytest.raises(ConfigError, match="keeps every constraint"):
+        front_band(limited(tmp_path / "none", "price_usd <= 1 USD"), samples=64)
+
+
+def test_a_time_that_is_drawn_may_keep_its_constraint(tmp_path, few):
+    frame = few.frame()
+    fast = frame[frame["machine"] == "h200-sxm-141gb"]["tpot"].min()
+    results = limited(tmp_path, f"tpot <= {0.98 * fast * 1e3} ms")
+    with pytest.raises(ConfigError, match="keeps every constraint"):
+        front_band(results, samples=64)
+    band = front_band(results, parameters="all", samples=64)
+    assert 0.0 < band.frame["probability"].max() < 1.0
+    assert not band.frame["on_front"].any()
 
 
 def test_the_most_points_are_those_that_fewest_fronts_are_before(few):

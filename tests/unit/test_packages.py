@@ -17,8 +17,8 @@ from opbyte.hw_models.cost.packages import package_price_usd, stack_price_usd
 from opbyte.hw_models.cost.wafers import die_yield
 from opbyte.hw_models.machine import Machine, load_machine
 from opbyte.hw_models.making import Package
+from opbyte.sweeps.drawn_costs import is_cost
 from opbyte.sweeps.draws import Draws
-from opbyte.sweeps.front_bands import is_cost
 
 MM2 = 1e-6
 KNOWN = yaml.safe_load((Path(__file__).parents[1] / "data" / "costs.yaml").read_text())

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hosted import hosted
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,57 +21,24 @@ from opbyte.workloads.train import TrainStep
 
 GIB = 2**30
 DRAM, READ, WRITE, WIRE = 200e9, 5e9, 2e9, 32e9
-MACHINE = {
-    "kind": "machine",
-    "name": "host-gpu-drives",
-    "parts": {
-        "host": {
-            "count": 1,
-            "memory": {"dram": {"capacity": "1 TB", "ports": {"bus": {"bandwidth": "200 GB/s"}}}},
-            "units": {
-                "cores": {
-                    "kind": "cpu", "at": "dram.bus", "instances": 32, "vector": "600 GFLOP/s",
-                    "peak": {"fp32": "20 TFLOP/s"}, "clock": "3 GHz",
-                },
-            },
+DISK = {
+    "count": 1,
+    "memory": {
+        "flash": {
+            "kind": "flash", "capacity": "4 TB",
+            "ports": {"nvme": {"bandwidth": "5 GB/s", "write": "2 GB/s", "command": "1 us"}},
         },
-        "disk": {
-            "count": 1,
-            "memory": {
-                "flash": {
-                    "kind": "flash", "capacity": "4 TB",
-                    "ports": {
-                        "nvme": {"bandwidth": "5 GB/s", "write": "2 GB/s", "command": "1 us"},
-                    },
-                },
-            },
-        },
-        "gpu": {
-            "count": 1,
-            "memory": {"hbm": {"capacity": "80 GB", "ports": {"phy": {"bandwidth": "2 TB/s"}}}},
-            "units": {
-                "sm": {
-                    "kind": "gpu", "at": "hbm.phy", "peak": {"bf16": "300 TFLOP/s"},
-                    "vector": "20 TFLOP/s", "launch": {"graph": "2 us"},
-                },
-            },
-        },
-    },
-    "links": {
-        "pcie": {"ends": ["host", "gpu"], "bandwidth": "32 GB/s", "duplex": "full"},
-        "nvme": {"ends": ["disk", "host"], "bandwidth": "8 GB/s", "duplex": "full"},
     },
 }  # fmt: skip
-STATES = ("momentum", "variance", "master_weight")
 
 
 def machine(**changes):
-    made = copy.deepcopy(MACHINE)
-    disk = made["parts"]["disk"]
+    made = hosted(changes.pop("room", "1 TB"), "600 GFLOP/s", "20 TFLOP/s")
+    disk = made["parts"]["disk"] = copy.deepcopy(DISK)
     disk["count"] = changes.pop("drives", 1)
     disk["memory"]["flash"]["ports"]["nvme"].update(changes.pop("drive", {}))
-    made["links"]["nvme"]["bandwidth"] = changes.pop("wire", "8 GB/s")
-    made["parts"]["host"]["memory"]["dram"]["capacity"] = changes.pop("room", "1 TB")
+    wire = changes.pop("wire", "8 GB/s")
+    made["links"]["nvme"] = {"ends": ["disk", "host"], "bandwidth": wire, "duplex": "full"}
     assert not changes
     return made
 

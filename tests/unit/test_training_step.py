@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from hosted import STATES, hosted
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -312,37 +313,7 @@ def test_more_passes_than_can_be_played_are_refused():
 
 # -- tensors elsewhere ---------------------------------------------------------------------------
 
-HOST = {
-    "name": "gpu-and-host",
-    "parts": {
-        "host": {
-            "count": 1,
-            "memory": {
-                "dram": {"capacity": "2 TB", "ports": {"bus": {"bandwidth": "200 GB/s"}}},
-            },
-            "units": {
-                "cores": {
-                    "kind": "cpu", "at": "dram.bus", "instances": 32, "vector": "60 GFLOP/s",
-                    "peak": {"fp32": "2 TFLOP/s"}, "clock": "3 GHz",
-                },
-            },
-        },
-        "gpu": {
-            "count": 1,
-            "memory": {"hbm": {"capacity": "80 GB", "ports": {"phy": {"bandwidth": "2 TB/s"}}}},
-            "units": {
-                "sm": {
-                    "kind": "gpu", "at": "hbm.phy", "peak": {"bf16": "300 TFLOP/s"},
-                    "vector": "20 TFLOP/s", "launch": {"graph": "2 us"},
-                },
-            },
-        },
-    },
-    "links": {
-        "pcie": {"ends": ["host", "gpu"], "bandwidth": "32 GB/s", "duplex": "full"},
-    },
-}  # fmt: skip
-STATES = ("momentum", "variance", "master_weight")
+HOST = hosted("2 TB", "60 GFLOP/s", "2 TFLOP/s")
 
 
 def offloaded(away=(), overlap="copy", cpu=True, **fields):
