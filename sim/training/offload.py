@@ -214,7 +214,7 @@ def computing(machine: Machine, mapping: Mapping, unit: str) -> Mapping:
     """Return the mapping under which operators run: on copies in the unit's own memory.
 
     Raises:
-        UncoveredError: If experts alone are elsewhere.
+        UncoveredError: If experts alone are elsewhere, or what a pass works on.
     """
     near = near_memories(machine, unit)
     kept = {}
@@ -224,6 +224,11 @@ def computing(machine: Machine, mapping: Mapping, unit: str) -> Mapping:
             raise UncoveredError(
                 f"{machine.name}: no model copies experts apart from other weights in training. "
                 "place `weight` there"
+            )
+        if name in ("working", "buffer") and away:
+            raise UncoveredError(
+                f"{machine.name}: what a pass works on is in the memory of its unit, and "
+                f"place.{name} has it in {', '.join(away)}. leave it out"
             )
         if not (away and name in MOVABLE):
             kept[name] = place

@@ -381,6 +381,14 @@ def test_staging_of_other_works_is_refused():
         )  # fmt: skip
     with pytest.raises(ConfigError, match=r"host\.ram"):
         run(LOCAL, others={"staging": {"memory": "host.ram"}})
+    with pytest.raises(UncoveredError, match="no model of staging in a drive"):
+        run(LOCAL, others={"staging": {"memory": "disk.flash"}})
+
+
+@pytest.mark.parametrize("what", ["working", "buffer"])
+def test_what_a_pass_works_on_takes_room_of_its_unit(what):
+    with pytest.raises(UncoveredError, match=rf"place\.{what} has it in host\.dram"):
+        run({**LOCAL, "weight": "host.dram", what: "host.dram"})
 
 
 # -- words that mean nothing -----------------------------------------------------------------------
