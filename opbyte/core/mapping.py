@@ -148,6 +148,11 @@ class Mapping(Block):
         return FUSIONS[self.fusion] if isinstance(self.fusion, str) else self.fusion
 
     @property
+    def fuses_attention(self) -> bool:
+        """Return whether scores, softmax and context are one kernel."""
+        return any({"all", "attention"} & set(words) for words in self.fused_labels)
+
+    @property
     def default(self) -> Split | None:
         """Return how the default operator class is split, if the mapping says it."""
         return self.parallel.get("all") or self.parallel.get("dense")
