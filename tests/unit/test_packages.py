@@ -176,6 +176,12 @@ def test_a_package_that_can_not_be_is_refused(part, rule):
         chip(**part)
 
 
+@pytest.mark.parametrize("package", [{"kind": "organic"}, {"kind": "organic", "tiers": 40000}])
+def test_a_package_that_is_never_whole_has_no_price(package):
+    with pytest.raises(UncoveredError, match="nearly none is whole"):
+        machine_price_usd(chip(dies=40000, area="40000 mm2", package=package))
+
+
 @pytest.mark.parametrize(
     "given",
     [
