@@ -40,11 +40,18 @@ def _absent(parts: Any, under: str) -> Iterator[str]:
     for name, part in parts.items() if isinstance(parts, dict) else ():
         if not isinstance(part, dict):
             continue
-        count = part.get("count", 1)
-        if isinstance(count, int) and not isinstance(count, bool) and count == 0:
+        if _is_zero(part.get("count", 1)):
             yield f"{under}{name}"
         else:
             yield from _absent(part.get("parts"), f"{under}{name}.")
+
+
+def _is_zero(count: Any) -> bool:
+    """Return whether validation would read a count as 0: an axis writes 0.0, a user perhaps "0"."""
+    try:
+        return float(count) == 0.0
+    except (TypeError, ValueError):
+        return False
 
 
 def _leads(link: Any, gone: tuple[str, ...]) -> bool:

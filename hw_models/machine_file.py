@@ -270,6 +270,13 @@ class Part(Block):
 
     @model_validator(mode="after")
     def _packed(self) -> Part:
+        dies = self.units or self.area or any(m.kind == "sram" for m in self.memory.values())
+        for name, given in (("package", self.package), ("other_dies", self.other_dies)):
+            if given and not dies:
+                raise ValueError(
+                    f"`{name}` is of a part with dies: with units, SRAM or an `area`. give one, or "
+                    "leave it out"
+                )
         if self.package is None:
             return self
         if self.price is not None:

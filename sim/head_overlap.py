@@ -50,14 +50,17 @@ def path_durations(demand: Demand) -> Array:
 
 
 def _ways(placed: PlacedOps) -> list[tuple[int, int]]:
-    """Return each block's transfers to the attention group and back."""
+    """Return each block's transfers to the attention group and back.
+
+    Prompts send keys and values there and attend where they are: nothing comes back to wait for.
+    """
     labels = placed.table.labels
     first = np.searchsorted(placed.op_of, np.arange(len(placed)))
     there, back = (
         {int(placed.block_of[t.op]): t.op for t in placed.transfers if way in labels[first[t.op]]}
         for way in (THERE, BACK)
     )
-    return [(there[block], back[block]) for block in there]
+    return [(there[block], back[block]) for block in there if block in back]
 
 
 def _chain(placed: PlacedOps, there: int, back: int) -> list[int]:

@@ -145,6 +145,11 @@ class TrainStep(ModelWork):
         return self.batch * self.sequence
 
     @property
+    def trained_dtype(self) -> str:
+        """Return the storage of what is trained: adapters, or all weights."""
+        return self.model.precision.weight if self.lora is None else self.lora.dtype
+
+    @property
     def sequences(self) -> Number:
         """Return the sequences of a step."""
         return self.batch

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from opbyte.hw_models.cost.items import Number, Values
+from opbyte.hw_models.cost.items import Number, Values, where_covered
 from opbyte.hw_models.cost.wafers import dies_on_wafer
 from opbyte.hw_models.making import Package
 
@@ -16,6 +16,8 @@ _CM2 = 1e-4
 #: Area of a substrate under several chips, m^2, and its layers over those under one chip.
 _LAYERS: tuple[tuple[float, float], ...] = ((17e-3**2, 1.75), (30e-3**2, 2.0))
 _FEWEST = 1.5
+#: A smaller share of whole packages has no price.
+_LEAST_WHOLE = 1e-9
 
 
 def stack_price_usd(die_usd: Number, area_m2: Number, tiers: int, values: Values) -> Number:
@@ -29,12 +31,14 @@ def stack_price_usd(die_usd: Number, area_m2: Number, tiers: int, values: Values
         area_m2: Its area.
         tiers: Dies of a stack; one alone costs what it costs.
         values: Parameter values with the block `making`.
+    Raises:
+        UncoveredError: If nearly no stack is whole.
     """
     if tiers == 1:
         return die_usd
     each = values["making.tier.wafer"] / dies_on_wafer(area_m2) + values["making.tier.price"]
     whole: Number = tiers * die_usd + (tiers - 1) * each
-    price: Number = whole / values["making.tier.bond"] ** (tiers - 1)
+    price: Number = whole / _whole_share(values["making.tier.bond"], tiers - 1)
     return price
 
 
@@ -60,7 +64,7 @@ def package_price_usd(
         values: Parameter values with the block `making` and the part's own.
         path: Short path of the part.
     Raises:
-        UncoveredError: If the carrier does not fit on a wafer.
+        UncoveredError: If the carrier does not fit on a wafer, or nearly no package is whole.
     """
     count, covered = chips, area_m2
     if package.stacks is not None:
@@ -72,7 +76,7 @@ def package_price_usd(
         area = values[f"{under}.area"] * covered
         body = values[f"{under}.price"] * area * _layers(area, count)
         body = body + values[f"{under}.bump"] * covered
-        lost = 1.0 / bond**count
+        lost = 1.0 / _whole_share(bond, count)
         whole: Number = body * lost + chips_usd * (lost - 1.0)
         return whole
     carrier = f"making.{package.kind}"
@@ -81,11 +85,22 @@ def package_price_usd(
     clusters = values[f"{carrier}.clusters"]
     good = (1.0 + values[f"{carrier}.defects"] * area / _CM2 / clusters) ** -clusters
     board = values[f"{under}.price"] * values[f"{under}.area"] * area
-    held = values[f"{carrier}.bond"] ** count * bond
+    held = _whole_share(values[f"{carrier}.bond"], count) * bond
     bumps = values[f"{carrier}.bump"] * covered
     wasted = chips_usd * (1.0 / held - 1.0)
     total: Number = body / (good * held) + board / bond + bumps / held + wasted
     return total
+
+
+def _whole_share(bond: Number, count: int) -> Number:
+    """Return the share of packages, or stacks, in which all of so many bonds hold.
+
+    Raises:
+        UncoveredError: If it is nearly none.
+    """
+    share: Number = bond ** float(count)
+    text = f"of packages or stacks with {count} bonds nearly none is whole. lower `dies` or `tiers`"
+    return where_covered(share, share < _LEAST_WHOLE, text)
 
 
 def _layers(area_m2: Number, count: int) -> Number:

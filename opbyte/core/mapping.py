@@ -158,6 +158,11 @@ class Mapping(Block):
         return tuple((place, word) for place, words in lists.items() for word in words)
 
     @property
+    def fuses_attention(self) -> bool:
+        """Return whether scores, softmax and context are one kernel."""
+        return any({"all", "attention"} & set(words) for words in self.fused_labels)
+
+    @property
     def default(self) -> Split | None:
         """Return how the default operator class is split, if the mapping says it."""
         return self.parallel.get("all") or self.parallel.get("dense")

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from opbyte.core.blocks import Block
 from opbyte.core.ops import Number
-from opbyte.core.parameters import Bytes, Parameter
+from opbyte.core.parameters import Bytes, Factor, Parameter
 
 __all__ = ["Staging"]
 
@@ -34,7 +34,7 @@ class Staging(Block):
     chunk: Bytes | None = None
     """Bytes of a piece of optimizer states and gradients. States that live on a drive have room for
     two pieces of each class: one that is stepped, one that is read or written."""
-    overflow_check: Annotated[float, Field(ge=0)] = 0.0
+    overflow_check: Factor = Parameter(0.0, "factor")
     """Bytes that a check for overflows copies, of each byte of gradients that live there."""
 
     @model_validator(mode="after")

@@ -24,12 +24,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from opbyte.core.errors import UncoveredError, WorkloadError
+from opbyte.core.errors import ConfigError, UncoveredError, WorkloadError
 from opbyte.core.mapping import Mapping as SoftwareMapping
+from opbyte.core.units import is_number
 from opbyte.hw_models.machine import Machine, load_machine
 from opbyte.sim.serving.prices.build import StepPrices
 from opbyte.sim.serving.server import Server
 from opbyte.sim.simulate import resolve_mapping
+from opbyte.workloads.model_work import check_context
 from opbyte.workloads.serve import Serve
 
 __all__ = ["Reload", "reload_or_compute"]
@@ -88,9 +90,16 @@ def reload_or_compute(
         mapping: With a `spill` of `kv`.
 
     Raises:
+        ConfigError: If the tokens are no whole numbers from 1 on, or the work serves nothing.
         UncoveredError: If the mapping has no tier below the cache, or steps have no such price.
-        WorkloadError: If there are less tokens than a block, or no new ones.
+        WorkloadError: If there are less tokens than a block, or more than the model allows.
     """
+    if not isinstance(work, Serve):
+        raise ConfigError.one("", "work", "must be what opbyte.Serve makes", work)
+    for name, value in (("tokens", tokens), ("new", new)):
+        if not is_number(value) or not 1 <= value < float("inf") or value != int(value):
+            raise ConfigError.one("", name, "must be a whole number from 1 on", value)
+    check_context(work.kind, work.model, float(tokens + new), "tokens + new")
     loaded = load_machine(machine)
     server = Server.of(loaded, work, resolve_mapping(loaded, mapping, "mixed"))
     if not server.tiers or not isinstance(server.prices, StepPrices):
@@ -99,10 +108,8 @@ def reload_or_compute(
         )
     size = work.scheduler.block_tokens
     blocks = int(tokens) // size
-    if blocks < 1 or new < 1:
-        raise WorkloadError(
-            f"a context of {tokens} tokens and {new} new ones: needs a block of {size}, and one"
-        )
+    if blocks < 1:
+        raise WorkloadError(f"a context of {tokens} tokens: needs a block of {size}")
     way, kept = server.tiers[0].price, blocks * size
     most, extra = work.scheduler.max_batched_tokens, int(new) + int(tokens) - kept
     behind = _steps(server.prices, kept, extra, most)

@@ -32,10 +32,12 @@ from opbyte.core.mapping_file import Placement
 from opbyte.core.registry import Registry
 from opbyte.hw_models.machine import Machine
 from opbyte.sim.place import Placer
+from opbyte.sim.training.offload import Offload
 
 if TYPE_CHECKING:
     from opbyte.sim.training.optimal import StepModel
     from opbyte.workloads.train import TrainStep
+    from opbyte.workloads.training.plan import Plan
 
 __all__ = ["ORDER", "POLICIES", "Policy", "Problem", "Tensor", "Tier", "allocated", "decided"]
 
@@ -238,25 +240,40 @@ def problem_of(
             f"{machine.name}: stages of a pipeline hold different tensors, and a policy places one "
             "device's. use pp: 1, or `place`"
         )
-    plan = work.plan(mapping.degrees, fused=mapping.fusion != "none")
-    narrow = lookup(work.gradient).bytes_per_element < 4.0
-    (held,) = work.held(plan, master_gradient=narrow)
+    plan = work.plan(mapping.degrees, fused=mapping.fuses_attention)
+    master = "optimizer" not in mapping.place and lookup(work.gradient).bytes_per_element < 4.0
+    master = master or "master_gradient" in mapping.place
+    (held,) = work.held(plan, master_gradient=master)
     todo = {n: x for n, x in held.items() if n in ORDER and n not in mapping.place}
     if "optimizer" in mapping.place:
         todo = {n: x for n, x in todo.items() if n in ("weight", "gradient", "activation")}
     tensors = cut({n: _one(machine, x, n) for n, x in todo.items()}, block.chunk.value)
-    placer = Placer(machine, placed(mapping, {}, block.local, block.beyond), training=True)
+    paths = block.local, block.beyond
+    placer = Placer(machine, placed(mapping, {}, *paths), training=True)
+    rest: dict[str, Any] = {n: x for n, x in held.items() if n not in todo}
+    rest |= _buffers(placer, work, plan, placed(mapping, dict.fromkeys(todo, 0.0), *paths))
     tiers = []
-    for path in (block.local, block.beyond):
+    for path in paths:
         count, devices = machine.memory(path).count, placer.groups.devices(path)
         room = _one(machine, placer.capacity(path), f"{path}.capacity") * count
         if path in block.budget:
             room = min(room, block.budget[path].value)
-        for name, place in mapping.place.items():
-            room -= _one(machine, held.get(name, 0.0), name) * place.in_.get(path, 0.0) * devices
+        for name, size in rest.items():
+            share = placer.tiers(name).in_.get(path, 0.0)
+            room -= _one(machine, size, name) * share * devices
         tiers.append(Tier(path, max(0.0, room) / devices, count))
     make = None if model is None else lambda: model(tensors)
     return Problem(tensors, tiers[0], tiers[1], make)
+
+
+def _buffers(
+    placer: Placer, work: TrainStep, plan: Plan, beyond: SoftwareMapping
+) -> dict[str, Any]:
+    """Return the buffers for copies of one device, of the most that may lie beyond."""
+    unit = placer.unit_of(frozenset({"gemm", "dense", "train"}))
+    far = Offload(Placer(placer.machine, beyond, training=True), unit, beside=False, ideal=False)
+    sizes = (lookup(dtype).bytes_per_element for dtype in (work.trained_dtype, work.gradient))
+    return {"buffer": far.buffers(plan, *sizes)}
 
 
 def allocated(

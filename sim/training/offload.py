@@ -219,7 +219,7 @@ def computing(machine: Machine, mapping: Mapping, unit: str) -> Mapping:
 
     Raises:
         ConfigError: If what no training step has is elsewhere.
-        UncoveredError: If experts alone are elsewhere.
+        UncoveredError: If experts alone are elsewhere, or what a pass works on.
     """
     near = Ways(machine).beside(unit)
     kept = {}
@@ -236,6 +236,11 @@ def computing(machine: Machine, mapping: Mapping, unit: str) -> Mapping:
             raise UncoveredError(
                 f"{machine.name}: no model copies experts apart from other weights in training. "
                 "place `weight` there"
+            )
+        if name in ("working", "buffer") and away:
+            raise UncoveredError(
+                f"{machine.name}: what a pass works on is in the memory of its unit, and "
+                f"place.{name} has it in {', '.join(away)}. leave it out"
             )
         if not (away and name in MOVABLE):
             kept[name] = place

@@ -17,6 +17,7 @@ from opbyte.hw_models.machine import Machine
 from opbyte.sim.result import Outcome
 from opbyte.sim.runners import RUNNERS
 from opbyte.sim.training.allocation import ORDER, Tensor, allocated, placed
+from opbyte.sim.training.drives import is_drive
 from opbyte.sim.training.optimal import StepModel, others, step_model
 from opbyte.sim.training.outcome import outcome_of
 from opbyte.sim.training.points import placed_alike
@@ -114,6 +115,9 @@ def _check(machine: Machine, work: TrainStep, mapping: SoftwareMapping, fidelity
         "a share that is swapped, or staging, beside `allocate`": (
             mapping.allocate is not None
             and (mapping.swap is not None or mapping.staging is not None)
+        ),
+        "staging in a drive": (
+            mapping.staging is not None and is_drive(machine, mapping.staging.memory)
         ),
         "staging of the stages of a pipeline": (
             mapping.staging is not None and mapping.degrees.pp > 1

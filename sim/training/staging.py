@@ -74,7 +74,7 @@ def staged(
         waste = waste + float((block.rounded(sizes) - sizes).sum())
     each = held["activation"] * there("activation") / np.maximum(blocks, 1.0)
     waste = waste + blocks * (block.rounded(each) - each)
-    check = block.overflow_check * held["gradient"] * there("gradient")
+    check = block.overflow_check.value * held["gradient"] * there("gradient")
     return {"pool": pool, "rounding": waste, "overflow_check": check}
 
 

@@ -104,8 +104,7 @@ class Training:
         beside = mapping.overlap in ("copy", "gradients", "optimizer")
         self.offload = Offload(self.home, unit, beside, ideal)
         self.master_gradient = "master_gradient" in mapping.place
-        fused = any({"all", "attention"} & set(words) for words in mapping.fused_labels)
-        self.plan: Plan = work.plan(self.parallel, fused=fused)
+        self.plan: Plan = work.plan(self.parallel, fused=mapping.fuses_attention)
         self.many = np.atleast_1d(work.microbatches(self.parallel))
         check_passes(float(self.many.max()), self.plan.virtual)
         fabric = Fabric(machine, self.placer.networks, self.placer.groups.part, ideal)
@@ -137,14 +136,11 @@ class Training:
     @property
     def _element(self) -> float:
         """Return the bytes of an element that is trained."""
-        lora = self.work.lora
-        name = lora.dtype if lora is not None else self.work.model.precision.weight
-        return lookup(name).bytes_per_element
+        return lookup(self.work.trained_dtype).bytes_per_element
 
     def stepping(self) -> Stepping:
         """Return the passes of the optimizer on the device that steps most elements."""
-        dtype = self.work.lora.dtype if self.work.lora else self.work.model.precision.weight
-        scaled = lookup(dtype).name == "fp16"
+        scaled = lookup(self.work.trained_dtype).name == "fp16"
         kind = self.home.machine.unit(optimizer_unit(self.home)).config.kind
         todo = passes(
             self._element, self.gradient, scaled=scaled, clip=self.work.clip,

@@ -303,6 +303,25 @@ def test_what_place_names_stays_and_takes_room():
     assert free.local.room == pytest.approx(512 * GIB - 2 * 7615616512, rel=1e-6)
 
 
+def test_states_under_one_name_take_the_room_that_they_take_under_their_own():
+    server, step = host(**{"cpu.dram.capacity": "100 GB"}), work(1, gradient="fp32")
+    found = []
+    for names in (("momentum", "variance", "master_weight"), ("optimizer",)):
+        mapping = chosen("cxl_aware")
+        mapping["place"] = {name: {"in": {"cpu.dram": 1.0}} for name in names}
+        found.append(ob.simulate(server, step, mapping))
+    assert found[0].seconds == found[1].seconds
+    assert found[0].occupancy == found[1].occupancy
+
+
+@pytest.mark.parametrize("policy", ["cxl_aware", "naive_interleave", "optimal"])
+def test_a_policy_that_fills_the_gpu_leaves_room_for_what_works_there(policy):
+    mapping = chosen(policy)
+    mapping["allocate"] = {"policy": policy, "local": "gpu.hbm", "beyond": "cpu.dram"}
+    r = ob.simulate(host(), work(1, gradient="fp32"), mapping)
+    assert r.occupancy["gpu.hbm"] <= host().values["gpu.hbm.capacity"]
+
+
 def test_what_no_policy_decides_is_refused():
     mapping = chosen("cxl_aware")
     decode = {"kind": "decode", "model": "llama-3.2-1b", "batch": 1, "context": 128}

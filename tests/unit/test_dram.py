@@ -370,6 +370,12 @@ def test_bad_patterns_say_what_is_wrong(pattern, choices, error, words):
         ob.memory("ddr4-3200").stream(pattern, **choices)
 
 
+@pytest.mark.parametrize("rank", [64, 256])
+def test_more_ranks_than_the_kernel_holds_are_not_covered(rank):
+    with pytest.raises(UncoveredError, match=f"at most 32 ranks .* got {rank}"):
+        ob.memory("ddr5-4800", rank=rank).stream("seq", requests=9)
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

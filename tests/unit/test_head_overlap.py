@@ -45,6 +45,18 @@ def test_overlap_changes_neither_work_nor_energy_nor_what_is_busy():
         np.testing.assert_array_equal(one[column], two[column])
 
 
+def test_prompts_run_as_without_it_and_answers_behind_them_overlap():
+    machine = load_machine(MACHINE).replace({"attacc.hbm.capacity": "1 PB"})
+    prompts = ob.Prefill("gpt-3-175b", batch=8, input=256)
+    whole = ob.Generate("gpt-3-175b", batch=8, input=256, output=8)
+    plain, head = (
+        [ob.simulate(machine, w, m) for w in (prompts, whole)] for m in ("decode", "head")
+    )
+    assert head[0].seconds == plain[0].seconds
+    assert head[1].seconds < plain[1].seconds
+    assert head[1].seconds > head[0].seconds
+
+
 def test_other_layers_are_refused():
     with pytest.raises(UncoveredError, match="overlap: head"):
         ob.simulate(load_machine(MACHINE), decode(model="bitnet-b1.58-3b"), mapping="head")

@@ -176,6 +176,25 @@ def test_a_package_that_can_not_be_is_refused(part, rule):
         chip(**part)
 
 
+@pytest.mark.parametrize("package", [{"kind": "organic"}, {"kind": "organic", "tiers": 40000}])
+def test_a_package_that_is_never_whole_has_no_price(package):
+    with pytest.raises(UncoveredError, match="nearly none is whole"):
+        machine_price_usd(chip(dies=40000, area="40000 mm2", package=package))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"package": {"kind": "organic"}},
+        {"other_dies": {"logic": {"dies": 1, "node_nm": 7, "footprint": "100 mm2"}}},
+    ],
+)
+def test_a_part_without_dies_has_nothing_to_pack(given):
+    memory = {"capacity": "1 GB", "ports": {"bus": {"bandwidth": "1 GB/s"}}}
+    with pytest.raises(ConfigError, match=r"is of a part with dies.*leave it out"):
+        load_machine({"name": "m", "parts": {"dimm": {"memory": {"dram": memory}, **given}}})
+
+
 def test_a_carrier_must_fit_on_a_wafer():
     with pytest.raises(UncoveredError, match="does not fit"):
         package("interposer", 1, 1.0, 60000 * MM2)

@@ -143,5 +143,20 @@ def test_what_has_no_tier_is_refused(machine):
         closed(machine, "recompute")
     with pytest.raises(ob.WorkloadError, match="needs a block of 128"):
         closed(machine, "spill-cxl", tokens=100)
-    with pytest.raises(ob.WorkloadError, match="0 new ones"):
+    with pytest.raises(ob.ConfigError, match="new: must be a whole number from 1 on, got 0"):
         closed(machine, "spill-cxl", new=0)
+
+
+@pytest.mark.parametrize("wrong", [None, "8192", 8192.5, True, float("nan"), float("inf"), -1])
+@pytest.mark.parametrize("which", ["tokens", "new"])
+def test_tokens_are_whole_numbers(machine, which, wrong):
+    with pytest.raises(ob.ConfigError, match=f"{which}: must be a whole number from 1 on"):
+        closed(machine, "spill-dram", **{which: wrong})
+
+
+def test_contexts_that_the_model_does_not_allow_and_other_works_are_refused(machine):
+    with pytest.raises(ob.WorkloadError, match="at most 131072"):
+        closed(machine, "spill-dram", tokens=131072)
+    work = ob.Decode("llama-3.1-8b", batch=1, context=1)
+    with pytest.raises(ob.ConfigError, match=r"opbyte\.Serve"):
+        ob.reload_or_compute(machine, work, 8192, 1, "spill-dram")

@@ -13,6 +13,7 @@ import opbyte as ob
 from opbyte.core.errors import CapacityError, ConfigError, UncoveredError
 from opbyte.core.mapping import load_mapping
 from opbyte.core.parallel import Parallel
+from opbyte.core.sourced import sourced, with_values
 from opbyte.core.staging import Staging
 from opbyte.hw_models.machine import load_machine
 from opbyte.sim.simulate import evaluate
@@ -392,6 +393,13 @@ def test_matrices_are_all_of_the_weights_but_vectors_however_few_the_tokens(mode
     assert plan.weights.sum() * 0.999 < found <= plan.weights.sum()
 
 
+def test_copies_of_the_check_have_a_source():
+    block = load_machine("rtx-4090-nvme").mapping("zero-infinity")
+    assert sourced(block)["staging.overflow_check"].range == (0.25, 1.25)
+    other = with_values(block, {"staging.overflow_check": 0.5})
+    assert other.staging.overflow_check.value == 0.5
+
+
 def test_staging_of_other_works_is_refused():
     with pytest.raises(UncoveredError, match="staging"):
         ob.simulate(
@@ -400,6 +408,14 @@ def test_staging_of_other_works_is_refused():
         )  # fmt: skip
     with pytest.raises(ConfigError, match=r"host\.ram"):
         run(LOCAL, others={"staging": {"memory": "host.ram"}})
+    with pytest.raises(UncoveredError, match="no model of staging in a drive"):
+        run(LOCAL, others={"staging": {"memory": "disk.flash"}})
+
+
+@pytest.mark.parametrize("what", ["working", "buffer"])
+def test_what_a_pass_works_on_takes_room_of_its_unit(what):
+    with pytest.raises(UncoveredError, match=rf"place\.{what} has it in host\.dram"):
+        run({**LOCAL, "weight": "host.dram", what: "host.dram"})
 
 
 # -- words that mean nothing -----------------------------------------------------------------------

@@ -54,6 +54,7 @@ from opbyte.hw_models.memory.dram_kernel.state import (
     LANE,
     LAST,
     LAST_ACTS,
+    MOST_BANKS,
     MOST_LANES,
     NEVER,
     NEXT,
@@ -104,9 +105,10 @@ def new_channel(standard: Standard, numbers: Ints) -> Channel:
             f"{standard.name}: at most 64 banks per rank or pseudo-channel are covered, "
             f"got {p_banks}"
         )
-    if p_count * p_lanes > MOST_LANES:
+    most = min(MOST_LANES // p_lanes, MOST_BANKS // p_banks)
+    if p_count > most:
         raise UncoveredError(
-            f"{standard.name}: at most {MOST_LANES // p_lanes} ranks or pseudo-channels of "
+            f"{standard.name}: at most {most} ranks or pseudo-channels of "
             f"{p_banks} banks are covered, got {p_count}"
         )
     c = channel_of(_zeros(words(int(n[READ_QUEUE] + n[WRITE_QUEUE]))))
