@@ -3,6 +3,8 @@
 import time
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from opbyte.core.errors import ConfigError
@@ -218,3 +220,18 @@ def test_the_figure_and_the_command_tell_of_the_band(few, tmp_path, capsys):
     answer = json.loads(capsys.readouterr().out)
     assert answer["simulated"] is True
     assert {p["machine"] for p in answer["points"]} <= set(STUDY["axes"]["machine"]["values"])
+
+
+def test_a_stored_value_that_its_axis_does_not_have_is_named(tmp_path, capsys):
+    results = load_study(STUDY).run(out=tmp_path, workers=1)
+    (part,) = results.parts
+    table = pq.read_table(part)
+    at = table.column_names.index("machine")
+    other = pa.array(["tpu"] * len(table))
+    said = table.schema.metadata
+    table = table.remove_column(at).add_column(at, "machine", other)
+    pq.write_table(table.replace_schema_metadata(said), part)
+    assert main(["front", str(tmp_path), "--samples", "4"]) == 2
+    error = capsys.readouterr().err
+    for word in ("study.json", "machine", "none of its axis", "tpu", "--fresh"):
+        assert word in error
