@@ -36,6 +36,8 @@ COST_BLOCKS = ("site.", "making.")
 #: Metrics that such parameters decide; those of a token need the two others of the point.
 PER_TOKEN = ("usd_per_mtoken", "tco_usd_per_mtoken", "carbon_g_per_mtoken")
 _NEEDED = ("tokens_per_s", "joules_per_token")
+#: Draws of a band; each takes 8 bytes for each point and each range.
+MOST_DRAWS = 100_000
 _ENDS = (5.0, 95.0)
 _SAME = 1e-6
 
@@ -94,8 +96,8 @@ def front_band(
     if not chosen:
         remedy = "Give for example objectives={'tokens_per_s': 'max', 'price_usd': 'min'}."
         raise ConfigError.one("", "objectives", "the study has no objectives", "", remedy)
-    if samples < 2:
-        raise ConfigError.one("", "samples", "a band needs at least 2 draws", samples)
+    if not 2 <= samples <= MOST_DRAWS:
+        raise ConfigError.one("", "samples", f"a band has 2 to {MOST_DRAWS:,} draws", samples)
     columns = results.columns()
     rows, left_out = _candidates(columns, chosen, most)
     designs = StoredDesigns(results)
