@@ -2,6 +2,7 @@
 
 import time
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -209,11 +210,13 @@ def test_the_figure_and_the_command_tell_of_the_band(few, tmp_path, capsys):
     assert "front in 5 to 95 % of draws" in texts
     with pytest.raises(ConfigError, match="no such objective"):
         plots.pareto(few, "tpot", "price_usd", band=band)
+    plt.close("all")
     assert main(["front", str(few.folder), "--samples", "64", "--plot", str(tmp_path / "b")]) == 0
     printed = capsys.readouterr().out
     assert "probability" in printed
     assert "64 draws of what decides costs" in printed
     assert (tmp_path / "b.png").exists()
+    assert not plt.get_fignums(), "figures are closed"
     assert main(["front", str(few.folder), "--samples", "64", "--json", "--all"]) == 0
     import json
 
