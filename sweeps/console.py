@@ -109,6 +109,8 @@ def shown(value: Any, dimension: str | None) -> str:
     number = float(value)
     if math.isnan(number):
         return "-"
+    if math.isinf(number):
+        return str(number)
     if dimension in (None, "count", "ratio", "factor"):
         if number == int(number) and abs(number) < 1e7:
             return f"{int(number)}"

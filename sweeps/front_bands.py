@@ -23,6 +23,8 @@ from opbyte.sweeps.stored_designs import StoredDesigns, StoredPoint
 
 __all__ = ["FrontBand", "front_band"]
 
+#: Draws of a band; each takes 8 bytes for each point and each range.
+MOST_DRAWS = 100_000
 _ENDS = (5.0, 95.0)
 
 
@@ -81,8 +83,8 @@ def front_band(
     if not chosen:
         remedy = "Give for example objectives={'tokens_per_s': 'max', 'price_usd': 'min'}."
         raise ConfigError.one("", "objectives", "the study has no objectives", "", remedy)
-    if samples < 2:
-        raise ConfigError.one("", "samples", "a band needs at least 2 draws", samples)
+    if not 2 <= samples <= MOST_DRAWS:
+        raise ConfigError.one("", "samples", f"a band has 2 to {MOST_DRAWS:,} draws", samples)
     columns = results.columns()
     designs = StoredDesigns(results)
     constraints = designs.plan.constraints

@@ -20,14 +20,19 @@ def drawn_band(results: Results, band: FrontBand, target: Path) -> Path:
     Raises:
         ConfigError: If the front has one objective only.
     """
+    from matplotlib import pyplot as plt
+
     from opbyte.sweeps import plots
+    from opbyte.sweeps.plots._style import figure_of
 
     names = list(band.objectives)
     if len(names) < 2:
         rule = "a plot of a front needs two objectives"
         raise ConfigError.one("--plot", "", rule, names[0], "Leave --plot out.")
     axes = plots.pareto(results, names[0], names[1], objectives=band.objectives, band=band)
-    return plots.save(axes, target)[0]
+    drawn = plots.save(axes, target)[0]
+    plt.close(figure_of(axes))
+    return drawn
 
 
 def show_band(results: Results, band: FrontBand, output: Output, figure: Path | None) -> None:

@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import socket
+import time
 from datetime import datetime
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from opbyte.core.errors import ConfigError
 __all__ = ["Lock", "is_held"]
 
 _MOST_TEXT = 400
+_TRIES, _INSTANT_S = 5, 0.002
 #: Folders of strangers may hold a link to a file that is not theirs, or a pipe.
 _CAREFUL = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -71,7 +73,7 @@ class Lock:
             rule = "a run locks its folder with this file, and it is none"
             raise ConfigError.one(str(file), "", rule, "", "Remove it.")
         self._held.append(os.open(file, os.O_RDWR | os.O_CREAT | _CAREFUL, 0o666))
-        fcntl.flock(self._held[-1], kind | fcntl.LOCK_NB)
+        _locked(self._held[-1], kind)
         if kind == fcntl.LOCK_EX:
             since = datetime.now().astimezone().isoformat(timespec="seconds")
             about = {"process": os.getpid(), "host": socket.gethostname(), "since": since}
@@ -85,6 +87,20 @@ class Lock:
         held, self._held = self._held, []
         for file in held:
             os.close(file)
+
+
+def _locked(handle: int, kind: int) -> None:
+    """Lock a file. Who only asks (`is_held`) holds it for an instant: try again.
+
+    Raises:
+        BlockingIOError: If another run holds it.
+    """
+    for _ in range(_TRIES):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(handle, kind | fcntl.LOCK_NB)
+            return
+        time.sleep(_INSTANT_S)
+    fcntl.flock(handle, kind | fcntl.LOCK_NB)
 
 
 def _holder(folder: Path) -> str:

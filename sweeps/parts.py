@@ -9,7 +9,7 @@ a part counts while no merged part beside it replaces it, whether or not it has 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +20,7 @@ import numpy.typing as npt
 from opbyte.core.errors import ConfigError
 from opbyte.sweeps.files import check_regular, read_json
 from opbyte.sweeps.migrate import check_schema
+from opbyte.sweeps.stored_shape import check_columns
 
 __all__ = [
     "REPLACES",
@@ -43,6 +44,7 @@ KEY = b"opbyte.key"
 _MERGED = "part-*-m*.parquet"
 _TRIES = 50
 _MOST_REASON = 160
+_MOST_DIGITS = 9
 
 
 class Vanished(Exception):  # noqa: N818  caught and tried again, no error
@@ -165,36 +167,42 @@ def live(files: Sequence[Path]) -> list[Part]:
         ConfigError: If a part is damaged, newer than this program, or of another study than the
             folder that it lies in.
     """
-    keys = {folder: _study_key(folder) for folder in {path.parent.parent for path in files}}
-    found = [_part(path, keys[path.parent.parent]) for path in files]
+    told = {folder: _told(folder) for folder in {path.parent.parent for path in files}}
+    found = [_part(path, told[path.parent.parent]) for path in files]
     return sorted(found, key=lambda part: (part.low, part.path.name))
 
 
-def _study_key(folder: Path) -> bytes:
-    """Return the key of a folder's study; empty where it says none."""
+def _told(folder: Path) -> dict[str, Any]:
+    """Return what a folder's `study.json` says; nothing where none can be read."""
     try:
-        return str(read_json(folder / "study.json")["key"]).encode()
-    except (OSError, ValueError, TypeError, KeyError):
-        return b""
+        found = read_json(folder / "study.json")
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
-def _part(path: Path, key: bytes) -> Part:
+def _part(path: Path, told: Mapping[str, Any]) -> Part:
     footer = metadata(path)
     said = footer.metadata or {}
     written = said.get(SCHEMA_KEY, b"1")
-    if not written.isdigit():
+    if not written.isdigit() or len(written) > _MOST_DIGITS:
         raise _damaged(path, f"{SCHEMA_KEY.decode()} is no number")
     schema = int(written)
     check_schema(schema, str(path), SCHEMA_KEY.decode())
+    key = str(told.get("key", "")).encode(errors="replace")
     if key and said.get(KEY, key) != key:
         rule = "this part holds points of another study than study.json"
         remedy = "Move it to a folder of its own; each study has one."
-        raise ConfigError.one(str(path), "", rule, said.get(b"opbyte.name", b"?").decode(), remedy)
-    names = footer.schema.names
-    if "point" not in names:
-        raise _damaged(path, "it has no column point")
-    column = names.index("point")
+        name = said.get(b"opbyte.name", b"?").decode(errors="replace")
+        raise ConfigError.one(str(path), "", rule, name, remedy)
+    try:
+        check_columns(read(path, lambda _: footer.schema.to_arrow_schema()), told)
+    except ValueError as error:
+        raise _damaged(path, str(error)) from None
+    column = footer.schema.names.index("point")
     groups = [footer.row_group(i).column(column).statistics for i in range(footer.num_row_groups)]
+    if any(g is not None and g.null_count for g in groups):
+        raise _damaged(path, "some of its rows have no point")
     if all(g is not None and g.has_min_max for g in groups) and groups:
         low, high = min(g.min for g in groups), max(g.max for g in groups)
     else:

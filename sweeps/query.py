@@ -120,7 +120,12 @@ def _opened(
 ) -> tuple[Any, Any]:
     """Return a connection and the reader of a query's batches."""
     _, _, doubled = parts.places(parts.live(files))
-    connection = duckdb.connect(":memory:", config=config)
+    try:
+        connection = duckdb.connect(":memory:", config=config)
+    except duckdb.Error as error:
+        text = " ".join(str(error).split())
+        remedy = "Write for example 2 GiB."
+        raise ConfigError.one("", "memory", f"DuckDB refuses it: {text}", "", remedy) from None
     try:
         names = ", ".join(_quoted(str(file)) for file in files)
         connection.execute(f"SET allowed_paths = [{names}]")

@@ -232,6 +232,8 @@ def _array(column: Any) -> npt.NDArray[Any] | Words:
         whole = (
             whole.unify_dictionaries().chunk(0) if whole.num_chunks else pa.array([], whole.type)
         )
+    if pa.types.is_string(whole.type) or pa.types.is_large_string(whole.type):
+        whole = whole.dictionary_encode()
     if not pa.types.is_dictionary(whole.type):
         values: npt.NDArray[Any] = whole.to_numpy(zero_copy_only=False)
         return values

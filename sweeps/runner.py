@@ -152,6 +152,10 @@ def open_session(
         ConfigError: If the folder holds other results or is being written to, or the executor is
             unknown.
     """
+    if options.fresh and options.shard != (1, 1):
+        rule = "--fresh removes the points of all shards, also those that others compute now"
+        remedy = "Remove the folder before the first shard starts, or choose another --out."
+        raise ConfigError.one("--shard", "", rule, "", remedy)
     meta = meta_of(plan)
     folder = options.out or Path("results") / plan.name
     lock = Lock.taken(folder, options.shard)

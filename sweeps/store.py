@@ -36,6 +36,8 @@ __all__ = ["MOST_BUFFERED_ROWS", "Results", "Store", "open_results", "write_json
 MOST_BUFFERED_ROWS = 250_000
 _FLUSH_S = 2.0
 _SHOWN = 3
+#: Files that say something of the points.
+_ABOUT = ("study.json", "search.json", "order.json")
 
 
 class Store:
@@ -182,7 +184,7 @@ def _emptied(folder: Path) -> None:
     if (folder / "points").is_symlink():
         rule = "points behind a link are not removed, they may be those of other results"
         raise ConfigError.one(str(folder / "points"), "", rule, "", "Choose another --out.")
-    for pattern in ("points/part-*.parquet", "points/.*.tmp", "study.json"):
+    for pattern in ("points/part-*.parquet", "points/.*.tmp", *_ABOUT):
         for file in folder.glob(pattern):
             file.unlink(missing_ok=True)
 

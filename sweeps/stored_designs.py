@@ -11,6 +11,7 @@ import numpy as np
 
 from opbyte.core.catalog import is_path
 from opbyte.core.config import Document, validate
+from opbyte.core.errors import ConfigError
 from opbyte.sweeps.design import Design
 from opbyte.sweeps.plan import Plan
 from opbyte.sweeps.store import Results
@@ -63,17 +64,26 @@ class StoredDesigns:
         self._built: dict[str, Design] = {}
 
     def point(self, columns: Mapping[str, Any], row: int) -> StoredPoint:
-        """Return the design of a row of the stored columns."""
+        """Return the design of a row of the stored columns.
+
+        Raises:
+            ConfigError: If a value is none of its axis.
+        """
         choice: dict[str, Any] = {}
         numbers: dict[str, float] = {}
         for axis in self.plan.axes:
             value = columns[axis.path][row]
-            if axis.target.numeric:
-                if np.isfinite(value):
-                    numbers[axis.target.key] = float(value)
-            # The cell of an axis that means nothing here is empty: "", or NaN of a count.
-            elif value != "" and value == value:
-                choice[axis.path] = self._written(axis, value)
+            try:
+                if axis.target.numeric:
+                    if np.isfinite(value):
+                        numbers[axis.target.key] = float(value)
+                # The cell of an axis that means nothing here is empty: "", or NaN of a count.
+                elif value != "" and value == value:
+                    choice[axis.path] = self._written(axis, value)
+            except (TypeError, ValueError):
+                place, rule = self.plan.document.name, "a stored value is none of its axis"
+                remedy = "Run the study again with --fresh."
+                raise ConfigError.one(place, axis.path, rule, value, remedy) from None
         for link in self.plan.links:
             value = float(columns[link.target.path][row])
             if not np.isfinite(value):

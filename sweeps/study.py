@@ -155,7 +155,7 @@ class Optuna(Block):
     least 100, or 400 without a grid."""
     population: int = Field(32, ge=4)
     """Points of one round."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**32)
     sampler: Literal["nsga2", "nsga3", "tpe", "qmc", "gp", "random"] = "nsga2"
     """Who proposes points where there is no screen."""
     designs: list[dict[str, Any]] = Field(default_factory=list)

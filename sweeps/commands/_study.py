@@ -56,6 +56,10 @@ def _run(request: Request, held: ExitStack) -> int:
     from opbyte.sweeps.summary import show
 
     output = Output(json=request.json, quiet=request.quiet)
+    if request.dashboard is not None:
+        from opbyte.sweeps.search.dashboard import check_target
+
+        check_target(request.dashboard)
     settings = parse_settings(request.settings)
     if request.fidelity:
         settings["fidelity"] = request.fidelity

@@ -41,8 +41,21 @@ def command(
 
 
 def _csv(schema: Any, batches: Iterator[Any]) -> None:
+    """Print rows as CSV.
+
+    Raises:
+        ConfigError: If a column holds lists or the like, which CSV has no way to write.
+    """
+    import pyarrow as pa
     from pyarrow.csv import CSVWriter, WriteOptions
 
+    from opbyte.core.errors import ConfigError
+
+    kinds = pa.types
+    inner = next((f for f in schema if kinds.is_nested(f.type) or kinds.is_interval(f.type)), None)
+    if inner is not None:
+        rule = f"a cell of CSV holds one number or text, column {inner.name} holds {inner.type}"
+        raise ConfigError.one("", "query", rule, "", "Use --json, or take it apart in the query.")
     sys.stdout.flush()
     options = WriteOptions(quoting_style="needed", quoting_header="needed")
     with CSVWriter(sys.stdout.buffer, schema, write_options=options) as writer:

@@ -35,7 +35,9 @@ def command(
         Path | None,
         typer.Option("--dashboard", metavar="FILE", help="Write an Optuna journal of all points."),
     ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Seed of the search.")] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", min=0, max=2**32 - 1, help="Seed of the search.")
+    ] = None,
     out: Out = None,
     workers: Workers = None,
     executor: Executor = "process",

@@ -15,7 +15,21 @@ from opbyte.core.errors import ConfigError
 from opbyte.sweeps.pareto import feasible
 from opbyte.sweeps.store import Results
 
-__all__ = ["export_dashboard"]
+__all__ = ["check_target", "export_dashboard"]
+
+
+def check_target(file: Path) -> None:
+    """Raise unless a journal can be made there.
+
+    Raises:
+        ConfigError: If the file exists already, or its folder does not.
+    """
+    if file.exists():
+        remedy = "Name another file, or remove this one."
+        raise ConfigError.one(str(file), "", "this file exists already", "", remedy)
+    if not file.parent.is_dir():
+        remedy = f"Make {file.parent} first."
+        raise ConfigError.one(str(file), "", "there is no such folder", "", remedy)
 
 
 def export_dashboard(results: Results, file: Path) -> int:
@@ -31,12 +45,7 @@ def export_dashboard(results: Results, file: Path) -> int:
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
-    if file.exists():
-        remedy = "Name another file, or remove this one."
-        raise ConfigError.one(str(file), "", "this file exists already", "", remedy)
-    if not file.parent.is_dir():
-        remedy = f"Make {file.parent} first."
-        raise ConfigError.one(str(file), "", "there is no such folder", "", remedy)
+    check_target(file)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     objectives = results.objectives
     columns = results.columns()

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from opbyte.core.config import Document, load_document
-from opbyte.core.errors import OpbyteError
+from opbyte.core.errors import ConfigError, OpbyteError
 from opbyte.core.ops import Array
 from opbyte.sweeps.validation.facts import Value, read_facts, section_facts, with_facts
 from opbyte.sweeps.validation.knobs import Knob, standing_of
@@ -96,8 +96,17 @@ class Verdict:
 
 
 def sources_of(folder: Path | None = None) -> list[str]:
-    """Return the names of the published sources."""
-    return published_catalog(folder).names()
+    """Return the names of the published sources.
+
+    Raises:
+        ConfigError: If a folder has none.
+    """
+    names = published_catalog(folder).names()
+    if folder is not None and not names:
+        rule = "there are no published sources in this folder"
+        remedy = "Name a folder with files such as those of sweeps/published."
+        raise ConfigError.one(str(folder), "", rule, "", remedy)
+    return names
 
 
 def _facts(name: str, folder: Path) -> dict[str, Value] | None:

@@ -39,6 +39,13 @@ def test_links_lead_to_files(page):
         assert (page.parent / target).exists(), target
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_no_part_of_a_page_stands_there_twice(page):
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    heads = re.findall(r"^#{1,3} .*", text, re.MULTILINE)
+    assert len(heads) == len(set(heads))
+
+
 @pytest.mark.parametrize("page", RUN, ids=name_of)
 def test_examples_run_in_the_order_of_the_page(page, tmp_path):
     """Blocks that start with a file's name are written to it; all others are executed."""

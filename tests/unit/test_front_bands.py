@@ -2,8 +2,11 @@
 
 import time
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from opbyte.core.errors import ConfigError
@@ -234,7 +237,7 @@ def test_costs_are_told_from_what_takes_time():
 def test_what_can_not_be_banded_is_refused(few, tmp_path):
     with pytest.raises(ConfigError, match="no column"):
         front_band(few, objectives={"latency_s": "min"})
-    with pytest.raises(ConfigError, match="at least 2"):
+    with pytest.raises(ConfigError, match="2 to 100,000 draws"):
         front_band(few, samples=1)
     study = {**few.meta["study"], "base": {"workload": WORK, "set": {}}, "objectives": {}}
     with pytest.raises(ConfigError, match="no objectives"):
@@ -268,14 +271,31 @@ def test_the_figure_and_the_command_tell_of_the_band(few, tmp_path, capsys):
     assert "front in 5 to 95 % of draws" in texts
     with pytest.raises(ConfigError, match="no such objective"):
         plots.pareto(few, "tpot", "price_usd", band=band)
+    plt.close("all")
     assert main(["front", str(few.folder), "--samples", "64", "--plot", str(tmp_path / "b")]) == 0
     printed = capsys.readouterr().out
     assert "probability" in printed
     assert "64 draws of what decides costs" in printed
     assert (tmp_path / "b.png").exists()
+    assert not plt.get_fignums(), "figures are closed"
     assert main(["front", str(few.folder), "--samples", "64", "--json", "--all"]) == 0
     import json
 
     answer = json.loads(capsys.readouterr().out)
     assert answer["simulated"] is True
     assert {p["machine"] for p in answer["points"]} <= set(STUDY["axes"]["machine"]["values"])
+
+
+def test_a_stored_value_that_its_axis_does_not_have_is_named(tmp_path, capsys):
+    results = load_study(STUDY).run(out=tmp_path, workers=1)
+    (part,) = results.parts
+    table = pq.read_table(part)
+    at = table.column_names.index("machine")
+    other = pa.array(["tpu"] * len(table))
+    said = table.schema.metadata
+    table = table.remove_column(at).add_column(at, "machine", other)
+    pq.write_table(table.replace_schema_metadata(said), part)
+    assert main(["front", str(tmp_path), "--samples", "4"]) == 2
+    error = capsys.readouterr().err
+    for word in ("study.json", "machine", "none of its axis", "tpu", "--fresh"):
+        assert word in error

@@ -112,6 +112,18 @@ def test_a_figure_that_fails_lets_others_in(tmp_path, monkeypatch):
     Lock.taken(tmp_path).release()
 
 
+def test_who_only_asks_keeps_no_run_out(tmp_path, monkeypatch):
+    """A program that watches tries the lock, and holds it for an instant."""
+    Lock.taken(tmp_path).release()
+    asking = os.open(tmp_path / ".lock", os.O_RDONLY)
+    module.fcntl.flock(asking, module.fcntl.LOCK_SH)
+    monkeypatch.setattr(module.time, "sleep", lambda _: os.close(asking))
+    lock = Lock.taken(tmp_path)
+    assert module.is_held(tmp_path / ".lock")
+    lock.release()
+    assert not module.is_held(tmp_path / ".lock")
+
+
 def test_without_locks_of_the_file_system_a_run_goes_on(tmp_path, monkeypatch):
     def unsupported(*_):
         raise OSError(95, "Operation not supported")

@@ -176,3 +176,21 @@ def test_columns_of_one_name_are_shown_and_refused_where_an_object_would_lose_on
     assert capsys.readouterr().out.split()[-2:] == ["7", "8"]
     assert main(["query", str(folder), sql, "--json"]) == 2
     assert "names of their own, got a" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "cell", ["[1, 2]", "{'a': 1}", "map {'a': 1}", "interval 1 day", "union_value(a := 1)"]
+)
+def test_cells_that_csv_can_not_hold_are_refused_by_name(folder, capfd, cell):
+    sql = f"select point, {cell} as inner from points"
+    assert main(["query", str(folder), sql, "--csv"]) == 2
+    out, error = capfd.readouterr()
+    assert not out
+    assert "column inner" in error
+    assert "--json" in error
+    assert main(["query", str(folder), sql]) == main(["query", str(folder), sql, "--json"]) == 0
+
+
+def test_numbers_without_an_end_are_shown(folder, capsys):
+    assert main(["query", str(folder), "select 'inf'::double up, '-inf'::double down"]) == 0
+    assert capsys.readouterr().out.split()[-2:] == ["inf", "-inf"]

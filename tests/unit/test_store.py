@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from opbyte.core.errors import ConfigError
+from opbyte.sweeps.cli import main
 from opbyte.sweeps.rows import STATUS, Rows, Words, joined
 from opbyte.sweeps.store import Store, open_results
 
@@ -153,6 +154,23 @@ def test_fresh_leaves_other_files_alone(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     Store(tmp_path, META, fresh=True)
     assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_fresh_removes_what_a_search_said_of_the_points(tmp_path):
+    Store(tmp_path, META)
+    for name in ("search.json", "order.json"):
+        (tmp_path / name).write_text("{}")
+    Store(tmp_path, META, fresh=True)
+    assert {f.name for f in tmp_path.iterdir()} == {"points", "study.json"}
+
+
+def test_no_shard_removes_the_points_of_the_others(tmp_path, capsys):
+    command = ["sweep", "quick", "--out", str(tmp_path / "out"), "--no-plots", "--quiet"]
+    assert main([*command, "--shard", "1/2"]) == 0
+    stored = len(open_results(tmp_path / "out").frame())
+    assert main([*command, "--shard", "2/2", "--fresh"]) == 2
+    assert "--fresh removes the points of all shards" in capsys.readouterr().err
+    assert len(open_results(tmp_path / "out").frame()) == stored > 0
 
 
 def test_objectives_may_change_without_losing_points(tmp_path):

@@ -4,6 +4,8 @@ import json
 import os
 import signal
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from stored import META, add_part
 
@@ -147,3 +149,75 @@ def test_json_that_nests_without_an_end_is_refused(folder, capsys):
         read_json(folder / "study.json")
     assert main(["watch", str(folder)]) == 2
     assert "too many lists" in capsys.readouterr().err
+
+
+def changed(folder, name, column):
+    """Put another column, or none, in the place of one of the only part."""
+    (part,) = open_results(folder).parts
+    table = pq.read_table(part)
+    said, at = table.schema.metadata, table.column_names.index(name)
+    table = table.remove_column(at)
+    if column is not None:
+        table = table.add_column(at, name, column)
+    pq.write_table(table.replace_schema_metadata(said), part)
+
+
+TEXTS, NUMBERS, LISTS = pa.array(["a"] * 8), pa.array([1.5] * 8), pa.array([[1]] * 8)
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "said"),
+    [
+        ("point", TEXTS, "point holds no whole numbers"),
+        ("point", NUMBERS, "point holds no whole numbers"),
+        ("point", pa.array([None, *range(7)], pa.int64()), "rows have no point"),
+        ("status", None, "no column status"),
+        ("status", NUMBERS, "status holds no texts"),
+        ("status", pa.array([1] * 8).dictionary_encode(), "status holds no texts"),
+        ("status", pa.array([b"ok"] * 8), "status holds no texts"),
+        ("seconds", None, "no column seconds"),
+        ("seconds", TEXTS, "seconds holds no numbers"),
+        ("seconds", LISTS, "seconds holds no numbers"),
+        ("seconds", pa.array([1] * 8, pa.timestamp("s")), "seconds holds no numbers"),
+        ("workload.batch", None, "no column workload.batch"),
+        ("machine", LISTS, "machine holds no texts"),
+    ],
+)
+def test_a_column_of_another_kind_is_named(folder, capsys, name, column, said):
+    changed(folder, name, column)
+    for command in READERS:
+        assert main(asked(command, folder)) == 2, command
+        error = capsys.readouterr().err
+        assert error.count("error:") == 1
+        assert said in error
+        assert "part-" in error
+
+
+def test_plain_and_missing_texts_are_read(folder):
+    changed(folder, "status", pa.array(["ok"] * 7 + [None]))
+    changed(folder, "machine", pa.array(["a"] * 7 + [None]).dictionary_encode())
+    results = open_results(folder)
+    assert results.counts == {"ok": 7}
+    assert results.frame()["machine"].tolist() == ["a"] * 7 + [""]
+    for command in READERS:
+        assert main(asked(command, folder)) in (0, 2)
+
+
+def test_a_schema_with_very_many_digits_is_refused(folder):
+    (part,) = open_results(folder).parts
+    table = pq.read_table(part)
+    said = {**table.schema.metadata, b"opbyte.schema": b"9" * 5000}
+    pq.write_table(table.replace_schema_metadata(said), part)
+    with pytest.raises(ConfigError, match="no number"):
+        open_results(folder).frame()
+
+
+@pytest.mark.parametrize(
+    ("entry", "value"), [("derive", 1.5), ("constraints", 1.5), ("baseline", 1.5)]
+)
+def test_entries_of_study_json_of_another_kind_are_named(folder, capsys, entry, value):
+    meta = json.loads((folder / "study.json").read_text())
+    meta["study"][entry] = value
+    (folder / "study.json").write_text(json.dumps(meta))
+    assert main(["report", str(folder), "--no-designs"]) == 2
+    assert f"study.{entry}" in capsys.readouterr().err
