@@ -116,6 +116,6 @@ def _memory(memory: Any, table: dict[str, Any]) -> Any:
 
 
 def _entry(name: str, table: dict[str, Any]) -> Any:
-    """Return a price as written; a bare number has the block as its source, not the memory's."""
-    given = table[name]
-    return given if isinstance(given, dict) else {"value": given, "source": f"given: prices.{name}"}
+    """Return a price as written; one without a source has the block as its source."""
+    given = table[name] if isinstance(table[name], dict) else {"value": table[name]}
+    return {"source": f"given: prices.{name}", **given}

@@ -32,7 +32,7 @@ from opbyte.workloads.training.plan import (
 from opbyte.workloads.training.tape import check_adapters
 from opbyte.workloads.work import WORKS
 
-__all__ = ["Lora", "TrainStep"]
+__all__ = ["Lora", "TrainStep", "fullest", "gathered"]
 
 RECOMPUTE = ("none", "selective", "dense", "full")
 #: Types of gradients' sums, and of adapters.
@@ -238,15 +238,20 @@ class TrainStep(ModelWork):
             element = lookup(self.lora.dtype).bytes_per_element
             weight += trained * element
         states = bytes_of_states(trained, zero, dp, weight=element if self.master else STATE)
-        gathered = 2.0 * plan.largest_layer if zero >= 3 and dp > 1 else 0.0
         kept = sum((plan.kept[s] for s in own), 0.0) / parallel.interleave
         return {
-            "weight": weight / (dp if zero >= 3 else 1) + gathered,
+            "weight": weight / (dp if zero >= 3 else 1) + gathered(plan),
             "gradient": trained * size / (dp if zero >= 2 else 1),
             **states,
             "activation": kept * chunks,
             "working": plan.working,
         }
+
+
+def gathered(plan: Plan) -> float:
+    """Return the bytes of whole layers that a device gathers with ZeRO 3: two of them."""
+    parallel = plan.parallel
+    return 2.0 * plan.largest_layer if parallel.zero >= 3 and parallel.dp > 1 else 0.0
 
 
 def fullest(stages: Sequence[Mapping[str, Number]]) -> tuple[Array, dict[str, Number]]:

@@ -255,6 +255,9 @@ def problem_of(
     tiers = []
     for path in paths:
         count, devices = machine.memory(path).count, placer.groups.devices(path)
+        if f"{path}.".startswith(f"{placer.group}."):
+            # Memories of devices that take no part are out of reach.
+            count = count * devices // machine.counts[placer.group]
         room = _one(machine, placer.capacity(path), f"{path}.capacity") * count
         if path in block.budget:
             room = min(room, block.budget[path].value)

@@ -27,7 +27,7 @@ from opbyte.sim.training.pipeline import Played, check_passes, play
 from opbyte.sim.training.staging import staged, with_homes
 from opbyte.sim.training.streams import streams
 from opbyte.sim.training.swap import share_of
-from opbyte.workloads.train import fullest
+from opbyte.workloads.train import fullest, gathered
 from opbyte.workloads.training.plan import in_flight
 
 if TYPE_CHECKING:
@@ -209,8 +209,11 @@ class Training:
         buffer = self.offload.buffers(plan, self._element, self.gradient)
         stages: list[dict[str, Any]] = []
         block = self.home.mapping.staging
+        # Layers that are gathered lie in the buffers then, not where weights live.
+        within = gathered(plan) if self.offload.share("weight") > 0.0 else 0.0
         for s, tensors in enumerate(self.work.held(plan, master_gradient=self.master_gradient)):
             held = {**tensors, "buffer": buffer} if np.any(buffer) else dict(tensors)
+            held["weight"] = held["weight"] - within
             if block is not None:
                 blocks = sum(plan.layers) * in_flight(self.parallel.pp, 1, s, self.many)
                 held |= staged(self.home, block, plan, held, blocks)

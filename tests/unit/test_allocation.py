@@ -320,6 +320,9 @@ def test_a_policy_that_fills_the_gpu_leaves_room_for_what_works_there(policy):
     mapping["allocate"] = {"policy": policy, "local": "gpu.hbm", "beyond": "cpu.dram"}
     r = ob.simulate(host(), work(1, gradient="fp32"), mapping)
     assert r.occupancy["gpu.hbm"] <= host().values["gpu.hbm.capacity"]
+    # Three more GPUs, which do nothing, make no more room.
+    idle = ob.simulate(host(**{"gpu.count": 4}), work(1, gradient="fp32"), mapping)
+    assert idle.occupancy["gpu.hbm"] == r.occupancy["gpu.hbm"]
 
 
 def test_what_no_policy_decides_is_refused():

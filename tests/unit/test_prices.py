@@ -105,7 +105,10 @@ def test_a_price_of_its_own_is_kept_and_the_table_can_be_set():
     server = load_machine("cxl-server")
     dear = server.replace({"prices.ddr5": "11.25 USD/GB"})
     assert dear.values["cpu.dram.price"] == dear.values["aic.dram.price"] == 11.25e-9
-    assert dear.parameters["cpu.dram.price"].source == "given: prices.ddr5"
+    wide = {"value": "9 USD/GB", "range": ["8 USD/GB", "9 USD/GB"]}
+    ranged = server.replace({"prices.ddr5": wide})
+    for one in (dear, ranged):
+        assert one.parameters["cpu.dram.price"].source == "given: prices.ddr5"
     # What is set on a memory stands above the table, in any order.
     own = dear.replace({"cpu.dram.price": "5 USD/GB"}).replace({"prices.ddr5": "3 USD/GB"})
     assert own.values["cpu.dram.price"] == 5e-9

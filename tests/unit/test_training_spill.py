@@ -226,6 +226,22 @@ def test_what_keeps_layers_from_being_stepped_is_told(change, fields, words):
         run(LOCAL, "optimizer", others=change, **fields)
 
 
+def test_layers_that_zero_3_gathers_are_not_where_weights_live():
+    server, found = load_machine("dgx-h100"), []
+    for zero in (0, 3):
+        split = {"all": {"group": "gpus", "dp": 8 if zero else 1, "zero": zero}}
+        chosen = {
+            "groups": {"gpus": "gpu"}, "parallel": split, "fusion": "attention", "launch": "graph",
+            "run": [{"ops": "all", "unit": "gpu.sm"}],
+            "place": {"weight": {"in": {"host.dram": 1}}},
+        }  # fmt: skip
+        found.append(ob.simulate(server, step(batch=8, micro_batch=1), chosen))
+    # Eight devices have an eighth of the weights each there, two layers in buffers of their own.
+    one, eight = found
+    assert eight.occupancy["host.dram"] == pytest.approx(one.occupancy["host.dram"])
+    assert eight.memory["buffer"].max() == one.memory["buffer"].max()
+
+
 # -- shares of the tokens --------------------------------------------------------------------------
 
 SWAPPED = {"activation": "host.dram", **LOCAL}
