@@ -31,7 +31,7 @@ from opbyte.sweeps.migrate import SCHEMA
 from opbyte.sweeps.parts import Place
 from opbyte.sweeps.results import open_results
 
-__all__ = ["FULL", "MANY", "Compaction", "compact", "tidied"]
+__all__ = ["FULL", "MANY", "Compaction", "alone", "compact", "sweep", "tidied"]
 
 #: Rows of a full part: some 50 MB in memory at 26 columns.
 FULL = 1 << 18
@@ -70,10 +70,11 @@ def compact(folder: str | Path, full: int = FULL) -> Compaction:
     """
     folder = Path(folder)
     results = open_results(folder)
-    with _alone(folder):
+    with alone(folder):
         sweep(folder)
         file = folder / "study.json"
-        if read_json(file) != results.meta:
+        # A run may have written other objectives since: what has the present schema stays.
+        if read_json(file).get("schema") != SCHEMA:
             write_json(file, results.meta)
         files = parts.paths(folder)
         found, points, _ = parts.places(parts.live(files))
@@ -102,15 +103,25 @@ def sweep(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold the folder's points against other compactions; the system lets go of it at a kill."""
+def alone(folder: Path) -> Iterator[None]:
+    """Hold the folder's points against compactions; the system lets go of it at a kill.
+
+    Where the file system has no locks, nothing is held.
+
+    Raises:
+        ConfigError: If a compaction is at work.
+    """
     handle = os.open(folder / "points", os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            rule = "another compaction is at work in this folder"
+            remedy = "Run it again afterwards."
+            raise ConfigError.one(str(folder), "", rule, "", remedy) from None
+        except OSError:
+            pass
         yield
-    except BlockingIOError:
-        rule = "another compaction is at work in this folder"
-        raise ConfigError.one(str(folder), "", rule, "", "Run it again afterwards.") from None
     finally:
         os.close(handle)
 

@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from opbyte.core.errors import ConfigError, Problem
 from opbyte.sweeps import parts
-from opbyte.sweeps.compact import sweep
+from opbyte.sweeps.compact import alone, sweep
 from opbyte.sweeps.differences import differences
 from opbyte.sweeps.files import read_json, whole, write_json
 from opbyte.sweeps.keys import keyed
@@ -177,16 +177,18 @@ def _emptied(folder: Path) -> None:
     """Remove the results in a folder, and nothing else.
 
     Raises:
-        ConfigError: If its points are elsewhere.
+        ConfigError: If its points are elsewhere, or a compaction is at work on them.
     """
     if not (folder / "study.json").exists() and not (folder / "points").is_dir():
         return
     if (folder / "points").is_symlink():
         rule = "points behind a link are not removed, they may be those of other results"
         raise ConfigError.one(str(folder / "points"), "", rule, "", "Choose another --out.")
-    for pattern in ("points/part-*.parquet", "points/.*.tmp", *_ABOUT):
-        for file in folder.glob(pattern):
-            file.unlink(missing_ok=True)
+    (folder / "points").mkdir(exist_ok=True)
+    with alone(folder):  # a compaction would put old points among the new ones
+        for pattern in ("points/part-*.parquet", "points/.*.tmp", *_ABOUT):
+            for file in folder.glob(pattern):
+                file.unlink(missing_ok=True)
 
 
 def _is_dead(temporary: Path) -> bool:

@@ -236,3 +236,31 @@ def test_a_merged_part_that_says_nonsense_is_named(tmp_path, said):
     )
     with pytest.raises(ConfigError, match=merged.name):
         open_results(tmp_path).frame()
+
+
+def test_fresh_waits_for_no_compaction_that_would_bring_old_points_back(tmp_path):
+    add_part(tmp_path, range(4))
+    with module.alone(tmp_path), pytest.raises(ConfigError, match="another compaction"):
+        Store(tmp_path, META, fresh=True)
+    check_rows(open_results(tmp_path).frame(), range(4))
+    assert not len(Store(tmp_path, META, fresh=True).done)
+
+
+def test_what_a_run_writes_while_a_compaction_begins_stays(tmp_path, monkeypatch):
+    add_part(tmp_path, range(4))
+    add_part(tmp_path, range(4, 8))
+    study = {**META["study"], "objectives": {"joules": "max"}}
+    monkeypatch.setattr(module, "sweep", lambda _: Store(tmp_path, {**META, "study": study}))
+    assert compact(tmp_path).after == 1
+    assert open_results(tmp_path).objectives == {"joules": "max"}
+
+
+def test_where_there_are_no_locks_a_compaction_goes_on(tmp_path, monkeypatch):
+    def unsupported(*_):
+        raise OSError(95, "Operation not supported")
+
+    add_part(tmp_path, range(4))
+    add_part(tmp_path, range(4, 8))
+    monkeypatch.setattr(module.fcntl, "flock", unsupported)
+    assert compact(tmp_path).after == 1
+    check_rows(open_results(tmp_path).frame(), range(8))

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import subprocess
 import sys
 
 import pandas as pd
@@ -194,3 +195,14 @@ def test_cells_that_csv_can_not_hold_are_refused_by_name(folder, capfd, cell):
 def test_numbers_without_an_end_are_shown(folder, capsys):
     assert main(["query", str(folder), "select 'inf'::double up, '-inf'::double down"]) == 0
     assert capsys.readouterr().out.split()[-2:] == ["inf", "-inf"]
+
+
+@pytest.mark.parametrize("form", ["--csv", "--json"])
+def test_a_reader_that_has_seen_enough_is_no_failure(folder, form):
+    sql = "select range from range(1000000)"
+    command = [sys.executable, "-m", "opbyte", "query", str(folder), sql, form]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
