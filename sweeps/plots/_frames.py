@@ -134,14 +134,18 @@ def cell(value: Any, name: str) -> str:
 
 
 def names_of(frame: pd.DataFrame, name: str) -> dict[Any, str]:
-    """Return each value of a column as text: numbers with their unit, of mappings what differs."""
+    """Return each value of a column as text: numbers with their unit, of mappings what differs.
+
+    The texts are for figures: a dollar begins no formula there.
+    """
     values = in_order(frame[name])
     if numeric(frame, name):
         return {v: show(float(v), name) for v in values}
     written = {v: m for v in values if (m := _mapping(v)) is not None}
     same = _common(list(written.values())) if len(written) > 1 else set()
     names = {v: {k: x for k, x in m.items() if k not in same} for v, m in written.items()}
-    return {v: _told(names[v], _FIXED) if v in names else str(v) for v in values}
+    texts = {v: _told(names[v], _FIXED) if v in names else str(v) for v in values}
+    return {value: text.replace("$", r"\$") for value, text in texts.items()}
 
 
 def _mapping(value: Any) -> Mapping[str, Any] | None:

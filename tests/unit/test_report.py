@@ -134,6 +134,20 @@ def test_a_study_of_names_only_gets_bars(tmp_path):
     assert path.stem == "tokens-per-s_ranking"
 
 
+@pytest.mark.parametrize("names", [["$\\frac$", "$x_{$"], ["$$", "5 $"], ["$ 5 to $ 9", "\\$"]])
+@pytest.mark.parametrize("numbers", [(1.0,), (1.0, 2.0, 4.0)])
+def test_dollars_in_names_are_no_formulas(tmp_path, names, numbers):
+    rows = [{"machine": n, "workload.batch": b} for n in names for b in numbers]
+    frame = pd.DataFrame(rows).assign(status="ok")
+    frame["tokens_per_s"] = np.arange(len(frame)) + 1.0
+    frame["tpot"] = 1.0 / frame["tokens_per_s"]
+    axes = {"machine": {"values": names}, "workload.batch": {"values": list(numbers)}}
+    study = {"objectives": {"tokens_per_s": "max", "tpot": "min"}, "axes": axes}
+    folder = store(tmp_path / "s", frame, study, list(axes))
+    assert study_plots(folder)
+    assert names[0] in write_report(folder).read_text()
+
+
 def test_a_study_without_a_feasible_point_has_no_figures_but_a_report(tmp_path):
     frame = grid().assign(tokens_per_s=np.nan, joules_per_token=np.nan, status="infeasible")
     folder = store(tmp_path / "s", frame, STUDY, list(STUDY["axes"]))
