@@ -239,6 +239,9 @@ class Flash:
             raise ConfigError.one(device.name, "read_pct", rule, share)
         usual = max(2000, min(20_000, 20_000 * device.page_bytes // size))
         count = _from_one(device.name, "requests", usual if requests is None else requests)
+        if count > MOST_PIECES:
+            rule = f"must be at most {MOST_PIECES}: a request takes a page or more"
+            raise ConfigError.one(device.name, "requests", rule, count, "send fewer")
         first = 1 if seed is None else seed
         if isinstance(first, bool) or first != int(first) or first < 0:
             rule = "must be a whole number from 0 on"

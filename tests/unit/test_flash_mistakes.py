@@ -47,3 +47,8 @@ def test_wear_by_day(capsys):
     arguments = ["memory", "mqsim-default", "--requests", "9", "--wear", "kv", "--json"]
     assert main([*arguments, "--writes-per-day", "1 TB"]) == 0
     assert '"years"' in capsys.readouterr().out
+
+
+def test_more_requests_than_are_simulated_are_refused_before_they_are_drawn(capsys):
+    assert main(["memory", "mqsim-default", "--requests", "99999999999999"]) == 2
+    assert "requests: must be at most 16777216" in capsys.readouterr().err
