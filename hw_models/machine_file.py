@@ -5,16 +5,15 @@ Every number is per instance.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import (
-    BeforeValidator,
     Field,
     PositiveInt,
     model_validator,
 )
 
-from opbyte.core.blocks import Block
+from opbyte.core.blocks import Block, Words
 from opbyte.core.dtypes import DTYPES
 from opbyte.core.mapping import Mapping as SoftwareMapping
 from opbyte.core.parameters import (
@@ -56,10 +55,6 @@ from opbyte.hw_models.technology import with_rates
 
 #: Words of the tree that a path leaves out.
 STRUCTURE = frozenset({"parts", "memory", "units", "ports", "links"})
-
-
-def _as_tuple(value: Any) -> Any:
-    return (value,) if isinstance(value, str) else value
 
 
 class Port(Block):
@@ -131,7 +126,7 @@ class Unit(Block):
     """Compute at one or more ports."""
 
     kind: str
-    at: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
+    at: Words
     """Ports, as memory.port of the same part or a path from the top."""
     peak: dict[str, OpsPerSecond] = Field(default_factory=dict)
     """Matrix rate by arithmetic dtype."""

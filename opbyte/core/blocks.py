@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated, Any
 
-__all__ = ["Block"]
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+
+__all__ = ["Block", "Words"]
 
 
 class Block(BaseModel):
@@ -16,3 +18,11 @@ class Block(BaseModel):
         arbitrary_types_allowed=True,
         use_attribute_docstrings=True,
     )
+
+
+def _as_tuple(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+#: One word, or a list of them.
+Words = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from opbyte.core.blocks import Block
+from opbyte.core.blocks import Block, Words
 from opbyte.core.parallel import Parallel
 from opbyte.core.parameters import Bytes
 from opbyte.core.routes import Format
 
 #: The operator class that may have a group of devices of its own.
 ATTENTION = "attention_decode"
-
-
-def _as_tuple(value: Any) -> Any:
-    return (value,) if isinstance(value, str) else value
-
-
-Words = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
 
 
 class Split(Block):
