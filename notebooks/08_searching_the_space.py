@@ -221,10 +221,10 @@ drawn[["workload.batch", "area_m2", "usd_per_mtoken", "usd_per_mtoken_low", "usd
 #
 # ## One budget, every architecture
 #
-# At last whole machines, with what 20 DGX H100 cost: GPUs, three tiers (SN40L), Logic-PIM on the
-# GPU, drives that attend, CXL behind the GPU, and tables for ternary weights, which only a ternary
-# model can use. Copies are whole, each serves sequences of its own, and the best batch and mapping
-# of each counts. Parameters that machines share move together in a draw.
+# At last whole machines, with what 20 DGX H100 cost: GPUs, three tiers (SN40L), Logic-PIM under the
+# GPU's HBM, drives that attend, CXL behind the GPU, and tables for ternary weights, which only a
+# ternary model can use. Copies are whole, each serves sequences of its own, and the best batch and
+# mapping of each counts. Parameters that machines share move together in a draw.
 
 # %%
 WORKS = {"one_budget": ("Chats, 70B", [512, 640, 768, 1024]),
@@ -277,10 +277,11 @@ winners
 
 # %% [markdown]
 # **Seen:** no architecture wins for all works and budgets. Logic-PIM wins where keys, values and
-# experts are read, and the ternary model; GPUs win prompts; three tiers come near by power. CXL
-# behind a GPU is best left unused here, and drives keep no latency: both are for caches that are
-# not read for every token. That Logic-PIM wins rests on one input, TSVs of four times the
-# interposer's rate; `docs/one-budget.md` says what must be false for it to lose.
+# experts are read, and the ternary model; GPUs win prompts by money and die area, three tiers by
+# power, and these come near for chats by power. CXL behind a GPU is best left unused here, and
+# drives keep no latency: both are for caches that are not read for every token. That Logic-PIM
+# wins rests on one input, TSVs of four times the interposer's rate; `docs/one-budget.md` says what
+# must be false for it to lose.
 # **Evidence:** every machine but the DGX H100 is a prediction, and all have assumed parameters that
 # matter (`evidence` in the table of `ob.contest`). The bands cover ranges of parameters, not what
 # the models leave out.

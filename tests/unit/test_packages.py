@@ -12,7 +12,13 @@ from hypothesis import strategies as st
 
 from opbyte.core.errors import ConfigError, UncoveredError
 from opbyte.core.units import parse
-from opbyte.hw_models.cost import die_price_usd, machine_price_usd, price_table
+from opbyte.hw_models.cost import (
+    die_price_usd,
+    machine_area_m2,
+    machine_price_usd,
+    price_table,
+)
+from opbyte.hw_models.cost.area import held_area_m2, part_area_m2
 from opbyte.hw_models.cost.packages import package_price_usd, stack_price_usd
 from opbyte.hw_models.cost.wafers import die_yield
 from opbyte.hw_models.machine import Machine, load_machine
@@ -64,6 +70,23 @@ def test_the_band_of_a_gpu_reaches_what_it_is_estimated_at(row):
     low, high = np.percentile(machine_price_usd(machine.with_values(columns)), [5, 95])
     assert low < row["high"]
     assert row["low"] < high
+
+
+def test_logic_pim_is_under_the_stacks_and_not_on_the_gpus_die():
+    machine, gpu = load_machine("dgx-h100-logic-pim"), load_machine("dgx-h100")
+    values, part = machine.values, machine.config.parts["gpu"]
+    on_gpu = part_area_m2(machine, values, "gpu", part)
+    assert on_gpu == part_area_m2(gpu, gpu.values, "gpu", gpu.config.parts["gpu"])
+    assert on_gpu == pytest.approx(814 * MM2, rel=1e-3)  # NVIDIA H100 white paper
+    assert part.other_dies["logic"].holds == ("lpim", "hbm.tsv")
+    # Duplex, section VI, on each logic die: TSVs, multiply-adds, buffers and softmax.
+    each = held_area_m2(machine, values, "gpu", part, "logic") / 5
+    assert each == pytest.approx((10.89 + 3.02 + 2.26 + 1.64) * MM2, rel=1e-3)
+    assert machine_area_m2(machine) - machine_area_m2(gpu) == pytest.approx(8 * 5 * each)
+    # As many and as dear as those of Duplex's own device.
+    duplex = {i.what: i.each for i in price_table(load_machine("duplex-x4"))}
+    here = {i.what: i.each for i in price_table(machine) if i.part == "gpu"}
+    assert here["other_dies.logic"] == duplex["other_dies.logic"]
 
 
 def test_an_organic_package_by_hand():

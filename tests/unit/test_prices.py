@@ -23,7 +23,7 @@ from opbyte.sweeps.draws import Draws, doubt
 OWN = {
     "cent-8", "cent-20", "cent-32", "gddr6-aim", "hbm-pim", "ianus", "neupims", "pim-gpt",
     "upmem-2556", "dgx-attacc-bank", "dgx-attacc-bank-group", "dgx-attacc-buffer",
-    "dgx-h100-attacc-bank", "dgx-h100-cxl",
+    "dgx-h100-attacc-bank",
 }  # fmt: skip
 
 
@@ -93,7 +93,7 @@ def test_machines_of_the_catalog_take_the_tables_prices(name):
 def test_one_draw_moves_equal_memories_of_all_families():
     paths = {
         "cxl-server": ("cpu.dram.price", "aic.dram.price"), "dgx-h100": ("host.dram.price",),
-        "i9-13900k": ("pc.dram.price",),
+        "i9-13900k": ("pc.dram.price",), "dgx-h100-cxl": ("host.dram.price", "aic.dram.price"),
     }  # fmt: skip
     found = [load_machine(name).parameters[p] for name, of in paths.items() for p in of]
     table = Draws(found, 32, 0)
