@@ -264,7 +264,9 @@ def load_study(
     elif isinstance(source, Mapping):
         document = Document(dict(source), {}, "study")
     else:
-        path = Path(source) if Path(source).is_dir() else STUDIES.find(source)
+        # Results of a shipped study may lie in a folder of its name.
+        folder = Path(source).is_dir() and source not in STUDIES.names()
+        path = Path(source) if folder else STUDIES.find(source)
         document = load_document(path, find=STUDIES.path, check=partial(not_another, kind="study"))
     if settings:
         document = changed(document, settings, "base")

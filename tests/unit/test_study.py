@@ -239,3 +239,11 @@ def test_a_machine_may_be_written_in_the_study_or_beside_it(tmp_path):
         "model: llama-3.1-8b, batch: 1, context: 64}}\n"
     )
     assert load_study(file).plan.side.build({}).machine.name == "slow"
+
+
+def test_a_folder_of_results_hides_no_shipped_study_of_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "quick").mkdir()
+    assert load_study("quick").plan.name == "quick"
+    with pytest.raises(ConfigError, match="this is a folder"):
+        load_study("./quick")
