@@ -251,7 +251,7 @@ def _rows(
 
 
 def _evidence(point: StoredPoint) -> str:
-    """Return the class of dollars per token (DESIGN, section 6), and how many parameters matter.
+    """Return the class of dollars per token (docs/evidence.md), and how many parameters matter.
 
     A machine's tokens per dollar rest on all its parameters that a token's time and its price do;
     those of the site and of making dies are the same everywhere and do not count.
