@@ -254,14 +254,17 @@ class Part(Block):
                     why = "is held twice" if each in held else "is no unit, memory or port of it"
                     raise ValueError(f"`other_dies.{name}.holds`: {each!r} {why}. correct it")
                 held.add(each)
-            if dies.memory is not None and (
-                dies.memory not in self.memory or self.memory[dies.memory].kind == "sram"
-            ):
-                raise ValueError(
-                    f"`other_dies.{name}.memory` must name DRAM or flash of this part; got "
-                    f"{dies.memory!r}"
-                )
+            self._check_beside(f"other_dies.{name}.memory", dies.memory)
         return self
+
+    def _check_beside(self, where: str, name: str | None) -> None:
+        """Raise unless a memory that dies are counted by, if there is one, is no SRAM."""
+        known = [n for n, m in self.memory.items() if m.kind != "sram"]
+        if name is not None and name not in known:
+            raise ValueError(
+                f"`{where}` must name DRAM or flash of this part; got {name!r}. Known: "
+                f"{', '.join(known) or 'none'}"
+            )
 
     @model_validator(mode="after")
     def _packed(self) -> Part:
@@ -280,12 +283,7 @@ class Part(Block):
             raise ValueError(
                 f"{self.dies} dies are no stacks of {self.package.tiers} tiers. change one"
             )
-        beside = self.package.memory
-        if beside is not None and (beside not in self.memory or self.memory[beside].kind == "sram"):
-            raise ValueError(
-                f"`package.memory` must name DRAM or flash of this part; got {beside!r}. Known: "
-                f"{', '.join(n for n, m in self.memory.items() if m.kind != 'sram') or 'none'}"
-            )
+        self._check_beside("package.memory", self.package.memory)
         return self
 
     @model_validator(mode="after")

@@ -129,9 +129,11 @@ def test_without_locks_of_the_file_system_a_run_goes_on(tmp_path, monkeypatch):
         raise OSError(95, "Operation not supported")
 
     monkeypatch.setattr(module.fcntl, "flock", unsupported)
-    Lock.taken(tmp_path).release()
     (tmp_path / "file").write_text("")
-    Lock.taken(tmp_path / "file").release()
+    for place in (tmp_path, tmp_path / "file"):
+        first, second = Lock.taken(place), Lock.taken(place)
+        assert not first.alone
+        assert not second.alone
 
 
 @pytest.mark.parametrize("command", ["sweep", "search"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -83,7 +84,7 @@ class Collected:
     waiting: list[Piece] = field(default_factory=list)
 
 
-class Arrays:
+class Arrays(ABC):
     """Channels and what is behind them."""
 
     def __init__(self, job: Job) -> None:
@@ -106,17 +107,17 @@ class Arrays:
 
     # What the controller does with what has arrived.
 
-    def entries_arrived(self, mvpn: int) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def entries_arrived(self, mvpn: int) -> None: ...
 
-    def piece_done(self, request: int) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def piece_done(self, request: int) -> None: ...
 
-    def flushed(self, piece: Piece) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def flushed(self, piece: Piece) -> None: ...
 
-    def place(self, piece: Piece) -> bool:
-        raise NotImplementedError
+    @abstractmethod
+    def place(self, piece: Piece) -> bool: ...
 
     # Events.
 
