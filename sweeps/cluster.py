@@ -39,6 +39,8 @@ _CLOSE_S = 5.0
 _LOOK_S = 1.0
 #: Without any worker for this long, say so.
 _LONELY_S = 10.0
+#: The thread in which Dask runs the loop of a client.
+_LOOP_THREAD = "IO loop"
 
 _log = logging.getLogger(__name__)
 
@@ -121,8 +123,6 @@ class DaskBackend(ExecutorBackend):
         """The scheduler has replaced the worker already, or waits for another one."""
 
     def _lost(self, reason: str = "") -> SimulationError:
-        for name in ("asyncio", "tornado.application"):  # what Dask leaves behind, with traces
-            logging.getLogger(name).setLevel(logging.CRITICAL)
         why = f" ({reason})" if reason else ""
         rule = f"the connection to the scheduler {self._address} was lost{why}"
         remedy = "Finished points are stored: start a scheduler and run the same command to go on."
@@ -193,7 +193,7 @@ def _scheduler(address: str) -> str:
 
 
 def _dask() -> Any:
-    """Return the package `distributed`, without its log, which repeats what our errors say."""
+    """Return the package `distributed`, without its logs, which repeat what our errors say."""
     try:
         import distributed
     except ImportError:
@@ -201,7 +201,18 @@ def _dask() -> Any:
         raise ConfigError.one("--executor", "", "dask is not installed", "", remedy) from None
     for name in ("distributed", "distributed.client"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    for name in ("asyncio", "tornado.application"):
+        logging.getLogger(name).addFilter(_is_not_of_dask)
     return distributed
+
+
+def _is_not_of_dask(record: logging.LogRecord) -> bool:
+    """Return False for what tasks of Dask leave behind, with traces, when their loop ends.
+
+    Other loops in this process, such as that of a notebook, are still heard.
+    """
+    of_task = f"{os.sep}distributed{os.sep}" in record.getMessage()
+    return not of_task and record.threadName != _LOOP_THREAD
 
 
 def _client(address: str) -> Any:

@@ -222,6 +222,52 @@ def test_a_worker_that_reads_other_files_is_refused(cluster, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+LEAVES = """\
+import asyncio
+import gc
+import logging
+import sys
+import time
+
+from opbyte.sweeps.cluster import _client
+
+client = _client(sys.argv[1])
+future = client.submit(time.sleep, 60)
+
+
+async def leave():
+    asked = asyncio.ensure_future(client._gather([future]))
+    await asyncio.sleep(0.1)
+    asked.cancel()  # as when the run is interrupted: nobody asks for its parts any more
+    client.futures[future.key].cancel()
+    del asked
+    asyncio.get_running_loop().create_task(fail())
+    client.loop.add_callback(lambda: 1 / 0)
+    await asyncio.sleep(0.1)
+
+
+async def fail():
+    raise OSError("nobody asks for this")
+
+
+client.sync(leave)
+client.close()
+del future
+gc.collect()
+logging.getLogger("asyncio").error("from another loop")
+"""
+
+
+def test_an_interrupted_run_leaves_no_trace_of_the_tasks_of_dask(cluster):
+    address = cluster.executor.replace("dask", "tcp")
+    done = subprocess.run(
+        [sys.executable, "-c", LEAVES, address], capture_output=True, text=True, check=False,
+        timeout=PATIENCE_S,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == "from another loop\n"
+
+
 def test_a_worker_checks_version_and_files_before_it_prices_anything():
     plan = load_study("quick").plan
     blob = pickle.dumps((plan.document, "key"))
