@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,6 +23,7 @@ class Exchanges:
     Attributes:
         element: Bytes of an element that is trained.
         hidden: Exchanges of replicas run beside the passes.
+        taken: Share of the unit that calls take from kernels beside them.
     """
 
     fabric: Fabric
@@ -30,6 +31,7 @@ class Exchanges:
     plan: Plan
     element: float
     hidden: bool
+    taken: Any = 0.0
 
     def send(self) -> Array:
         """Return the seconds of a send of one microbatch's hidden vectors to the next stage."""
@@ -51,7 +53,8 @@ class Exchanges:
         """Return exposed seconds of replicas: once a step, in each forward and backward pass.
 
         Gradients are reduced once a step, from ZeRO 2 on after each microbatch: a device has no
-        room for the others' parts. With ZeRO 3 both passes gather the weights.
+        room for the others' parts. With ZeRO 3 both passes gather the weights. Beside calls of E
+        seconds a pass of P gets the rest of the unit, and both take max(E, P + `taken` E).
 
         Args:
             forward, backward: Seconds of the passes of each stage, (stages, points).
@@ -70,7 +73,9 @@ class Exchanges:
             return np.stack(np.broadcast_arrays(*calls))
 
         def exposed(seconds: Array, beside: Array) -> Array:
-            return np.maximum(seconds - beside, 0.0) if self.hidden else seconds
+            if not self.hidden:
+                return seconds
+            return np.asarray(np.maximum(seconds - beside, self.taken * seconds))
 
         reduction = call("reduce_scatter" if zero else "all_reduce", size)
         if zero == 3:

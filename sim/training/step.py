@@ -109,7 +109,7 @@ class Training:
         check_passes(float(self.many.max()), self.plan.virtual)
         fabric = Fabric(machine, self.placer.networks, self.placer.groups.part, ideal)
         hidden = mapping.overlap in ("gradients", "optimizer")
-        self.exchanges = Exchanges(fabric, work, self.plan, self._element, hidden)
+        self.exchanges = Exchanges(fabric, work, self.plan, self._element, hidden, self._taken)
 
     # -- prices ------------------------------------------------------------------------------
 
@@ -124,7 +124,7 @@ class Training:
     @property
     def _taken(self) -> Any:
         """Return the share of a device's SMs that a call of the library takes."""
-        if self.ideal or self.parallel.tp == 1:
+        if self.ideal or self.parallel.tp * self.parallel.dp == 1:
             return 0.0
         machine, link = self.placer.machine, self.placer.networks.of_collectives()
         config = machine.unit(self.offload.unit).config

@@ -435,6 +435,35 @@ def test_calls_take_sms_from_what_they_hide_behind():
     assert alone[0] == alone[1]
 
 
+@pytest.mark.parametrize("zero", [2, 3])
+def test_exchanges_of_replicas_take_sms_from_the_passes_they_hide_behind(zero):
+    machine = load_machine(MACHINE)
+    work = {"kind": "train", "model": "llama-3.2-1b", "batch": 32, "sequence": 2048}
+    work["micro_batch"] = 4
+    split = mapping(dp=4, zero=zero)
+    shown = ob.simulate(machine, work, split)
+    split["overlap"] = "gradients"
+    hidden, free = (
+        ob.simulate(machine.replace({"nvlink.collectives.channels": n}), work, split)
+        for n in ("24", "0")
+    )
+    once = 0.0 if zero == 3 else free.communication_s  # weights, after the optimizer
+    assert zero == 2 or free.communication_s == 0.0
+    lost = (shown.communication_s - once) * 24 / 108
+    assert hidden.communication_s - once == pytest.approx(lost, rel=1e-12)
+    assert hidden.seconds == pytest.approx(free.seconds + lost, rel=1e-12)
+
+
+def test_exchanges_that_outlast_a_pass_are_all_that_is_left_of_it():
+    machine = load_machine(MACHINE).replace({"nvlink.bandwidth": "3 GB/s"})
+    work = {"kind": "train", "model": "llama-3.2-1b", "batch": 8, "sequence": 512}
+    split = mapping(dp=8, zero=3)
+    shown = ob.simulate(machine, work, split)
+    hidden = ob.simulate(machine, work, split | {"overlap": "gradients"})
+    passes = hidden.forward_s + hidden.backward_s
+    assert hidden.communication_s + passes == pytest.approx(shown.communication_s, rel=1e-12)
+
+
 def test_sums_of_gradients_leave_as_32_bits():
     def seconds(label):
         builder = OpTableBuilder()
