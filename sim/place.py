@@ -34,6 +34,7 @@ PLACE_KEYS = {
     "gradient": ("gradient",),
     "working": ("working",),
     "buffer": ("buffer",),
+    "fragmentation": ("working",),
     "momentum": ("momentum", "optimizer"),
     "variance": ("variance", "optimizer"),
     "master_weight": ("master_weight", "optimizer"),

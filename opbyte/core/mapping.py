@@ -66,6 +66,8 @@ class Mapping(Block):
         swap: In training, the share of the tokens whose activations are kept, where `activation`
             lives, though the work would compute them again; `auto` takes as many as copies hide
             for, and memories hold (MEMO, arXiv 2407.12117).
+        allocator: In training, whose blocks tensors of the device lie in: `caching` is PyTorch's,
+            without it they leave no holes.
         run: Rules that pick a unit.
         fusion: A name of `FUSIONS`, or lists of labels of which neighbours become one operator.
         launch: How a kernel starts; names a latency of the unit.
@@ -104,6 +106,7 @@ class Mapping(Block):
     allocate: Allocate | None = None
     staging: Staging | None = None
     swap: Annotated[float, Field(ge=0, le=1)] | Literal["auto"] | None = None
+    allocator: Literal["caching"] | None = None
     run: tuple[Run, ...]
     fusion: str | tuple[tuple[str, ...], ...] = "none"
     launch: str = "hardware"
@@ -265,6 +268,7 @@ class Mapping(Block):
             "allocate": self.allocate is not None and not training,
             "staging": self.staging is not None and not training,
             "swap": self.swap is not None and not training,
+            "allocator": self.allocator is not None and not training,
             "parallel.zero": any(s.zero for s in splits),
             "parallel.sequence": any(s.sequence for s in splits),
             "parallel.interleave": any(s.interleave > 1 for s in splits),

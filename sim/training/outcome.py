@@ -134,5 +134,6 @@ def _held_metrics(held: dict[str, Any]) -> dict[str, Array]:
         "gradient_bytes": np.atleast_1d(held["gradient"]),
         "optimizer_bytes": np.atleast_1d(sum(states)),
         "activation_bytes": np.atleast_1d(held["activation"] + held["working"]),
+        "fragmentation_bytes": np.atleast_1d(held.get("fragmentation", 0.0)),
         "peak_bytes": np.atleast_1d(sum(held.values(), 0.0)),
     }

@@ -116,6 +116,15 @@ def _check(machine: Machine, work: TrainStep, mapping: SoftwareMapping, fidelity
             mapping.allocate is not None
             and (mapping.swap is not None or mapping.staging is not None)
         ),
+        "an allocator beside activations that live elsewhere, a share that is swapped, or "
+        "`allocate`": (
+            mapping.allocator is not None
+            and (
+                mapping.swap is not None
+                or mapping.allocate is not None
+                or bool({"activation", "working"} & set(mapping.place))
+            )
+        ),
         "staging in a drive": (
             mapping.staging is not None and is_drive(machine, mapping.staging.memory)
         ),

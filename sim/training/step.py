@@ -21,6 +21,7 @@ from opbyte.sim.place import Placer
 from opbyte.sim.training.behind import check_behind, exposed
 from opbyte.sim.training.exchanges import Exchanges
 from opbyte.sim.training.fabric import Fabric
+from opbyte.sim.training.fragmentation import fragmentation
 from opbyte.sim.training.offload import Offload, computing, copied
 from opbyte.sim.training.optimizer import PassCost, Stepping, optimizer_unit, passes
 from opbyte.sim.training.pipeline import Played, check_passes, play
@@ -217,6 +218,8 @@ class Training:
             if block is not None:
                 blocks = sum(plan.layers) * in_flight(self.parallel.pp, 1, s, self.many)
                 held |= staged(self.home, block, plan, held, blocks)
+            if self.home.mapping.allocator is not None:
+                held["fragmentation"] = fragmentation(self, plan, s, held)
             stages.append(held)
         return stages
 
