@@ -85,7 +85,8 @@ class TrainStep(ModelWork):
     metrics: ClassVar[tuple[str, ...]] = (
         "mfu", "mfu_causal", "hfu", "forward_s", "recompute_s", "backward_s", "communication_s",
         "bubble_s", "optimizer_s", "weight_bytes", "gradient_bytes", "optimizer_bytes",
-        "activation_bytes", "peak_bytes", "host_bytes", "swapped", "microbatches",
+        "activation_bytes", "fragmentation_bytes", "peak_bytes", "host_bytes", "swapped",
+        "microbatches",
     )  # fmt: skip
     vector_fields: ClassVar[tuple[str, ...]] = ("batch", "sequence", "micro_batch")
     blocks: ClassVar[Mapping[str, type[BaseModel]]] = {"lora": Lora}
