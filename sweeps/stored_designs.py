@@ -18,7 +18,7 @@ from opbyte.sweeps.store import Results
 from opbyte.sweeps.study import Study
 from opbyte.sweeps.targets import parameter_path
 
-__all__ = ["StoredDesigns", "StoredPoint"]
+__all__ = ["StoredDesigns", "StoredPoint", "stored_plan"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,26 @@ class StoredPoint:
         return dataclasses.replace(self.design.work, **fields)
 
 
+def stored_plan(results: Results) -> Plan:
+    """Return the plan of the study that results are of, machines of files as they were read then.
+
+    Raises:
+        ConfigError: If it can not be read again, such as a file that is gone.
+    """
+    stored = results.meta["study"]
+    machines = stored.get("machines") or {}
+    study = {k: v for k, v in stored.items() if k not in ("machines", "files")}
+    for key, prefix in (("base", ""), ("baseline", "baseline ")):
+        part = study.get(key) or {}
+        source = part.get("machine")
+        data = machines.get(f"{prefix}{source}")
+        if isinstance(source, str) and is_path(source) and isinstance(data, Mapping):
+            study[key] = {**part, "machine": data}
+    data = {"name": results.name, **study, "kind": "study"}
+    document = Document(data, {}, str(results.folder / "study.json"))
+    return Plan.build(validate(Study, document), document, trusted=True)
+
+
 class StoredDesigns:
     """Builds the designs of stored points; each structure is built once."""
 
@@ -51,16 +71,7 @@ class StoredDesigns:
         Raises:
             ConfigError: If it can not be read again, such as a file that is gone.
         """
-        written = {k: v for k, v in results.meta["study"].items() if k not in ("machines", "files")}
-        machines = results.meta["study"].get("machines", {})
-        base = dict(written.get("base", {}))
-        # Machines of files stand in the results in full.
-        source = base.get("machine")
-        if isinstance(source, str) and is_path(source) and source in machines:
-            base["machine"] = machines[source]
-        data = {**written, "base": base, "kind": "study", "name": results.name}
-        document = Document(data, {}, str(results.folder / "study.json"))
-        self.plan = Plan.build(validate(Study, document), document, trusted=True)
+        self.plan = stored_plan(results)
         self._built: dict[str, Design] = {}
 
     def point(self, columns: Mapping[str, Any], row: int) -> StoredPoint:

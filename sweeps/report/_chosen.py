@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from opbyte.core.catalog import is_path
 from opbyte.core.errors import OpbyteError, UncoveredError
 from opbyte.hw_models.machine import Machine
 from opbyte.sim.result import Result
@@ -25,10 +24,9 @@ from opbyte.sweeps.plots._quantities import quantity, span_of
 from opbyte.sweeps.report._evidence import CHOSEN
 from opbyte.sweeps.space import Codes
 from opbyte.sweeps.store import Results
-from opbyte.sweeps.study import load_study
 from opbyte.sweeps.targets import parameter_path
 
-__all__ = ["Again", "Chosen", "again", "choose", "planned"]
+__all__ = ["Again", "Chosen", "again", "choose"]
 
 #: Designs of a page.
 _MOST = 4
@@ -110,24 +108,6 @@ def _knee(front: pd.DataFrame, pair: Mapping[str, str]) -> int | None:
     return None if at is None else int(line[order[at]])
 
 
-def planned(results: Results) -> Plan:
-    """Return the plan of the study that results are of, machines as they were read then.
-
-    Raises:
-        OpbyteError: If the study can not be read here.
-    """
-    stored = results.meta["study"]
-    machines = stored.get("machines") or {}
-    study = {k: v for k, v in stored.items() if k not in ("machines", "files")}
-    for key, prefix in (("base", ""), ("baseline", "baseline ")):
-        part = study.get(key) or {}
-        source = part.get("machine")
-        data = machines.get(f"{prefix}{source}")
-        if isinstance(source, str) and is_path(source) and isinstance(data, Mapping):
-            study[key] = {**part, "machine": data}
-    return load_study({"kind": "study", "name": results.name, **study}).plan
-
-
 def again(
     results: Results, plan: Plan, frame: pd.DataFrame, chosen: list[Chosen]
 ) -> Iterator[Again]:
@@ -137,7 +117,7 @@ def again(
 
     Args:
         results: The store.
-        plan: Of `planned`.
+        plan: Of its study.
         frame: One row for each point, as stored.
         chosen: Rows of it.
     """

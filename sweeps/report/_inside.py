@@ -17,13 +17,13 @@ from opbyte.sweeps.report._chosen import (
     as_designed,
     choose,
     is_current,
-    planned,
 )
 from opbyte.sweeps.report._evidence import class_of
 from opbyte.sweeps.report._figures import picture
 from opbyte.sweeps.report._findings import setting
 from opbyte.sweeps.sensitivity import sensitivity, sobol_indices
 from opbyte.sweeps.store import Results
+from opbyte.sweeps.stored_designs import stored_plan
 
 __all__ = ["inside", "left_out"]
 
@@ -57,7 +57,7 @@ def inside(
         why = "no point is on a front" if objectives else "the study names no objective"
         return left_out(f"No design is chosen: {why}.")
     try:
-        plan = planned(results)
+        plan = stored_plan(results)
     except Exception as error:  # noqa: BLE001  whatever keeps the study from being read again
         text = " ".join(str(error).split())
         return left_out(f"The study could not be simulated again here: {text}")
