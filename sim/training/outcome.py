@@ -35,7 +35,9 @@ def outcome_of(step: Training, timed: Timed) -> Outcome:
     metrics["swapped"] = np.atleast_1d(np.asarray(plan.swapped, np.float64))
     metrics = {n: np.atleast_1d(np.asarray(v, np.float64)) for n, v in metrics.items()}
     over_time = memory_over_time(plan, timed.played, int(stage[0]), held, float(seconds[0]))
-    outcome = Outcome(metrics, runs, step.home.occupancy(held), detail={"memory": over_time})
+    homes = {name: dict(step.home.tiers(name).in_) for name in held}
+    detail = {"memory": over_time, "homes": homes}
+    outcome = Outcome(metrics, runs, step.home.occupancy(held), detail=detail)
     return feasible(step.home, outcome, (*_held_metrics(held), "host_bytes"))
 
 

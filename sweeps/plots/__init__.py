@@ -4,6 +4,7 @@ from opbyte.sweeps.claims import Claim
 from opbyte.sweeps.plots._attention import attention_traffic
 from opbyte.sweeps.plots._bars import breakdown, occupancy
 from opbyte.sweeps.plots._cxl_map import cxl_map
+from opbyte.sweeps.plots._held import held
 from opbyte.sweeps.plots._lines import lines
 from opbyte.sweeps.plots._measured import measured_against_simulated
 from opbyte.sweeps.plots._memory import cxl_latency, load_latency, queue_depth, shared_readers
@@ -27,6 +28,7 @@ __all__ = [
     "breakdown",
     "cxl_latency",
     "cxl_map",
+    "held",
     "lines",
     "load_latency",
     "measured_against_simulated",
