@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,12 +18,13 @@ from pydantic import (
 )
 
 from opbyte.core.catalog import Catalog
-from opbyte.core.config import Document, load_document, resolve_path, set_values, validate
-from opbyte.core.errors import ConfigError
+from opbyte.core.config import Document, judged, load_document, resolve_path, set_values
+from opbyte.core.errors import ConfigError, Problem
 from opbyte.core.mapping import Mapping as SoftwareMapping
 from opbyte.core.parameters import (
     Parameter,
 )
+from opbyte.core.problems import Problems
 from opbyte.core.registry import nearest
 from opbyte.hw_models.absent import absent_parts, is_inside, without_absent
 from opbyte.hw_models.gates import with_gates
@@ -153,9 +154,10 @@ class Machine:
                 return candidate
         known = [f"{m}.{p}" for m, x in self.memories.items() for p in x.config.ports]
         guess = nearest(f"{part}.{at}", known)
+        full = resolve_path(self.document.data, f"{unit}.at", transparent=STRUCTURE)
         raise ConfigError.one(
-            self.document.name,
-            f"{unit}.at",
+            self.document.where(full),
+            ".".join(full),
             "must name a port as memory.port",
             at,
             f"did you mean '{guess}'?" if guess else f"known: {', '.join(known)}",
@@ -172,8 +174,9 @@ class Machine:
         Raises:
             ConfigError: For an unknown path (with the nearest name) or a bad value.
         """
-        changed = set_values(self.document, changes, transparent=STRUCTURE, places=places)
-        return _build(changed)
+        problems = Problems()
+        changed = set_values(self.document, changes, STRUCTURE, places=places, problems=problems)
+        return _build(changed, problems)
 
     def path(self, dotted: str) -> str:
         """Return the short path of a parameter.
@@ -219,43 +222,102 @@ def load_machine(source: str | Path | Mapping[str, Any] | Machine) -> Machine:
         return source
     if isinstance(source, Mapping):
         return _build(Document(dict(source), {}, "machine"))
-    return _build(_read(source))
+    problems = Problems()
+    document = load_document(CATALOG.find(source), find=CATALOG.path, problems=problems)
+    return _build(document, problems)
 
 
 def _read(source: str | Path) -> Document:
     return load_document(CATALOG.find(source), find=CATALOG.path)
 
 
-def _build(document: Document) -> Machine:
-    document = with_making(with_site(with_gates(with_relatives(document, _read))))
-    document = with_table_of_prices(document)
+def _build(document: Document, problems: Problems | None = None) -> Machine:
+    """Return the machine of a document.
+
+    Args:
+        document: The document.
+        problems: What was found wrong before.
+
+    Raises:
+        ConfigError: With these problems and every one of the document.
+    """
+    problems = problems or Problems()
+    unread = Problems()
+    for read in (partial(with_relatives, load=_read), with_gates):
+        with unread.keep():
+            document = read(document)
+    problems.add(unread)
+    document = with_table_of_prices(with_making(with_site(document)))
     # The document stays as it was written: prices and counts that are set later count then.
-    config = validate(MachineConfig, with_prices(without_absent(document)))
+    present = with_prices(without_absent(document))
+    # What a relative or a table would have given is judged no further.
+    without = [tuple(p.path.split("."))[: -1 if p.path.endswith(".like") else None] for p in unread]
+    config = judged(MachineConfig, present, problems, without=without)
+    if config is None or not document.whole:
+        problems.tell()
+    assert config is not None
     parameters = dict(_collect(config, "", config.source))
     values = {path: p.value for path, p in parameters.items()}
     machine = Machine(config, document, values, parameters)
-    for unit in machine.units:
-        machine.unit_ports(unit)
-    _check_links(machine)
+    problems.add(_unknown_ports(machine, present.data["parts"]))
+    problems.add(_unknown_ends(machine, present.data["parts"]))
+    problems.tell()
     return machine
 
 
-def _check_links(machine: Machine) -> None:
+def _unknown_ports(machine: Machine, parts: Any) -> Iterator[Problem]:
+    """Yield the problems of units at ports that `parts`, as written, do not have."""
+    for path, unit in machine.units.items():
+        for at in unit.config.at:
+            if _is_written(parts, f"{unit.part}.{at}") or _is_written(parts, at):
+                continue
+            try:
+                machine.unit_ports(path)
+            except ConfigError as error:
+                yield from error.problems
+
+
+def _unknown_ends(machine: Machine, parts: Any) -> Iterator[Problem]:
+    """Yield the problems of links to parts or ports that `parts`, as written, do not have."""
     known = [
         *machine.counts,
         *(f"{m}.{p}" for m, x in machine.memories.items() for p in x.config.ports),
     ]
     for name, link in machine.config.links.items():
         for end in link.ends:
-            if end not in known:
+            if end not in known and not _is_written(parts, end):
                 guess = nearest(end, known)
-                raise ConfigError.one(
+                yield Problem(
                     machine.document.where(("links", name, "ends")),
                     f"links.{name}.ends",
                     "must name parts or ports",
                     end,
                     f"did you mean '{guess}'?" if guess else f"known: {', '.join(known)}",
                 )
+
+
+def _is_written(parts: Any, path: str) -> bool:
+    """Return whether a file has such a part or port, perhaps a wrong one.
+
+    What a misspelt word of the format holds may be anything.
+    """
+    words = path.split(".")
+    part = parts.get(words[0]) if isinstance(parts, Mapping) else None
+    if part is None:
+        return False
+    if len(words) == 1 or not isinstance(part, Mapping):
+        return True
+    strange = part.keys() - set(Part.model_fields)
+    if any(nearest(str(key), Part.model_fields) in STRUCTURE for key in strange):
+        return True
+    if _is_written(part.get("parts"), ".".join(words[1:])):
+        return True
+    memories = part.get("memory")
+    if not isinstance(memories, Mapping) or len(words) != 3 or words[1] not in memories:
+        return False
+    memory = memories[words[1]]
+    ports = memory.get("ports") if isinstance(memory, Mapping) else None
+    return not isinstance(ports, Mapping) or words[2] in ports
 
 
 def _walk(
