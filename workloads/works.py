@@ -31,6 +31,7 @@ from opbyte.workloads import (
 from opbyte.workloads.model import Model
 from opbyte.workloads.model_loader import load_model
 from opbyte.workloads.model_set import ModelSet
+from opbyte.workloads.precision import Precision
 from opbyte.workloads.routing import routing_of
 from opbyte.workloads.speculation import Speculation
 from opbyte.workloads.traces.synthetic import synthetic_from
@@ -275,18 +276,20 @@ class _Reading:
             self._problem(("precision",), "a mapping is due", wanted, example)
             return values
         try:
-            for name, value in values.items():
-                if isinstance(value, Model):
-                    values[name] = value.with_precision(**wanted)
-                elif isinstance(value, Speculation) and value.draft is not None:
-                    draft = value.draft.with_precision(**wanted)
-                    values[name] = value.model_copy(update={"draft": draft})
-                elif isinstance(value, ModelSet):
-                    stored = value.model.with_precision(**wanted)
-                    values[name] = ModelSet(stored, value.count)
+            Precision().override(**wanted)
         except ConfigError as error:
             for p in error.problems:
-                self._problem(("precision",), p.rule, p.value, p.remedy)
+                self._problem(("precision", p.path), p.rule, p.value, p.remedy)
+            return values
+        for name, value in values.items():
+            if isinstance(value, Model):
+                values[name] = value.with_precision(**wanted)
+            elif isinstance(value, Speculation) and value.draft is not None:
+                draft = value.draft.with_precision(**wanted)
+                values[name] = value.model_copy(update={"draft": draft})
+            elif isinstance(value, ModelSet):
+                stored = value.model.with_precision(**wanted)
+                values[name] = ModelSet(stored, value.count)
         return values
 
 
