@@ -19,7 +19,7 @@ from pydantic import (
 
 from opbyte.core.catalog import Catalog
 from opbyte.core.config import Document, judged, load_document, resolve_path, set_values
-from opbyte.core.errors import ConfigError, Problem
+from opbyte.core.errors import ConfigError
 from opbyte.core.mapping import Mapping as SoftwareMapping
 from opbyte.core.parameters import (
     Parameter,
@@ -27,6 +27,7 @@ from opbyte.core.parameters import (
 from opbyte.core.problems import Problems
 from opbyte.core.registry import nearest
 from opbyte.hw_models.absent import absent_parts, is_inside, without_absent
+from opbyte.hw_models.ends import unknown_names
 from opbyte.hw_models.gates import with_gates
 from opbyte.hw_models.machine_file import STRUCTURE, MachineConfig, Part
 from opbyte.hw_models.making import with_making
@@ -152,16 +153,7 @@ class Machine:
             memory, _, port = candidate.rpartition(".")
             if memory in self.memories and port in self.memories[memory].config.ports:
                 return candidate
-        known = [f"{m}.{p}" for m, x in self.memories.items() for p in x.config.ports]
-        guess = nearest(f"{part}.{at}", known)
-        full = resolve_path(self.document.data, f"{unit}.at", transparent=STRUCTURE)
-        raise ConfigError.one(
-            self.document.where(full),
-            ".".join(full),
-            "must name a port as memory.port",
-            at,
-            f"did you mean '{guess}'?" if guess else f"known: {', '.join(known)}",
-        )
+        raise AssertionError(f"{unit}.at: {at} was checked when the machine was read")
 
     def replace(
         self, changes: Mapping[str, Any], places: Mapping[str, str] | None = None
@@ -204,7 +196,7 @@ class Machine:
             return known[wanted]
         guess = nearest(wanted, known)
         raise ConfigError.one(
-            self.document.name,
+            "",
             "mapping",
             f"machine '{self.name}' has no such mapping",
             wanted,
@@ -253,71 +245,13 @@ def _build(document: Document, problems: Problems | None = None) -> Machine:
     # What a relative or a table would have given is judged no further.
     without = [tuple(p.path.split("."))[: -1 if p.path.endswith(".like") else None] for p in unread]
     config = judged(MachineConfig, present, problems, without=without)
-    if config is None or not document.whole:
-        problems.tell()
+    if document.whole and not unread:
+        problems.add(unknown_names(present))
+    problems.tell()
     assert config is not None
     parameters = dict(_collect(config, "", config.source))
     values = {path: p.value for path, p in parameters.items()}
-    machine = Machine(config, document, values, parameters)
-    problems.add(_unknown_ports(machine, present.data["parts"]))
-    problems.add(_unknown_ends(machine, present.data["parts"]))
-    problems.tell()
-    return machine
-
-
-def _unknown_ports(machine: Machine, parts: Any) -> Iterator[Problem]:
-    """Yield the problems of units at ports that `parts`, as written, do not have."""
-    for path, unit in machine.units.items():
-        for at in unit.config.at:
-            if _is_written(parts, f"{unit.part}.{at}") or _is_written(parts, at):
-                continue
-            try:
-                machine.unit_ports(path)
-            except ConfigError as error:
-                yield from error.problems
-
-
-def _unknown_ends(machine: Machine, parts: Any) -> Iterator[Problem]:
-    """Yield the problems of links to parts or ports that `parts`, as written, do not have."""
-    known = [
-        *machine.counts,
-        *(f"{m}.{p}" for m, x in machine.memories.items() for p in x.config.ports),
-    ]
-    for name, link in machine.config.links.items():
-        for end in link.ends:
-            if end not in known and not _is_written(parts, end):
-                guess = nearest(end, known)
-                yield Problem(
-                    machine.document.where(("links", name, "ends")),
-                    f"links.{name}.ends",
-                    "must name parts or ports",
-                    end,
-                    f"did you mean '{guess}'?" if guess else f"known: {', '.join(known)}",
-                )
-
-
-def _is_written(parts: Any, path: str) -> bool:
-    """Return whether a file has such a part or port, perhaps a wrong one.
-
-    What a misspelt word of the format holds may be anything.
-    """
-    words = path.split(".")
-    part = parts.get(words[0]) if isinstance(parts, Mapping) else None
-    if part is None:
-        return False
-    if len(words) == 1 or not isinstance(part, Mapping):
-        return True
-    strange = part.keys() - set(Part.model_fields)
-    if any(nearest(str(key), Part.model_fields) in STRUCTURE for key in strange):
-        return True
-    if _is_written(part.get("parts"), ".".join(words[1:])):
-        return True
-    memories = part.get("memory")
-    if not isinstance(memories, Mapping) or len(words) != 3 or words[1] not in memories:
-        return False
-    memory = memories[words[1]]
-    ports = memory.get("ports") if isinstance(memory, Mapping) else None
-    return not isinstance(ports, Mapping) or words[2] in ports
+    return Machine(config, document, values, parameters)
 
 
 def _walk(

@@ -177,6 +177,7 @@ class Side:
         """Return the mapping: given, or the machine's own for this kind of work."""
         source = choice.get("mapping", self.mapping)
         changes = self._changes("mapping", choice)
+        problems = Problems()
         if source is None:
             assert machine is not None, "a mapping of a machine"
             source = kind if kind in machine.config.mappings else "default"
@@ -191,13 +192,15 @@ class Side:
             data = machine.document.data["mappings"][source]
             document = Document(dict(data), {}, f"mapping {source} of {machine.name}")
         elif isinstance(source, str):
-            document = load_document(self.beside(source))
+            try:
+                document = load_document(self.beside(source), problems=problems)
+            except ConfigError as error:
+                raise self._placed(error, "mapping", source) from None
         elif isinstance(source, Mapping):
             document = self.sub_document(dict(source), "mapping")
         else:
             rule = "must be a name, a file or a mapping"
             raise ConfigError.one(self.document.name, "mapping", rule, source, "")
-        problems = Problems()
         if changes:
             places = self._places("mapping", choice)
             document = set_values(document, changes, (), "mapping", places, problems)
@@ -247,10 +250,12 @@ class Side:
         at = (*self.at, key)
         where = self.document.where(at)
         value = source if isinstance(source, str) else ""
+        # A file that is not there has no place but that of its name.
+        nowhere = {"", value, self.beside(value)}
         return ConfigError(
-            p
-            if p.where
-            else dataclasses.replace(p, where=where, path=_dotted(at), value=p.value or value)
+            dataclasses.replace(p, where=where, path=_dotted(at), value=p.value or value)
+            if p.where in nowhere
+            else p
             for p in error.problems
         )
 

@@ -138,7 +138,7 @@ class _Reading:
         for key in self.data:
             if key not in known:
                 near = nearest(str(key), known)
-                unread.add(near)
+                unread |= {near} - self.data.keys()
                 guess = f"Did you mean {near!r}? " if near else ""
                 rule = f"a {self.cls.kind} work has no key {show(key)}"
                 self._problem((key,), rule, remedy=f"{guess}Known: {', '.join(known)}.")
@@ -206,11 +206,14 @@ class _Reading:
             return self.cls.checked_field(name, self._read(name, raw))
         except OpbyteError as error:
             own = ".".join(map(str, full))
+            # A file that is not there has no place but that of its name.
+            named = {raw, str(self._file(raw))} if isinstance(raw, str) else set()
             for p in problems_of(error):
+                value = p.value or (raw if p.where in named else "")
                 # What stands inside the field has its whole path.
                 inside = p.path if p.path.startswith(own) else ".".join(filter(None, (own, p.path)))
-                where = p.where or self.document.where(full)
-                self.problems.add([Problem(where, inside, p.rule, p.value, p.remedy)])
+                where = self.document.where(full) if p.where in {"", *named} else p.where
+                self.problems.add([Problem(where, inside, p.rule, value, p.remedy)])
         return None
 
     def _provenance(self, name: str, raw: Mapping[str, Any]) -> object:

@@ -88,7 +88,9 @@ def judged(
             more = f"and {len(found) - _MOST_PROBLEMS} more"
             problems.add([Problem(document.name, "", more)])
             return None
-        wrong.update(path for fault in faults for path in fault.wrong)
+        meant = {path for fault in faults for path in fault.meant}
+        wrong.update(path for path in meant if not _has(data, path))
+        wrong.update(path for f in faults if f.kind != "extra_forbidden" for path in f.inner)
         gone = {path for fault in faults for path in fault.removable}
         if () in gone:
             return None
@@ -145,11 +147,10 @@ class _Fault:
         return [(*self.path, *_words(p.path)) for p in error.problems]
 
     @property
-    def wrong(self) -> list[DataPath]:
-        """Return the paths of what is wrong: a misspelt key stands for the one that was meant."""
-        if self.kind != "extra_forbidden":
-            return self.inner
-        near = nearest(str(self.key), self.place.fields())
+    def meant(self) -> list[DataPath]:
+        """Return the path that a misspelt key stands for."""
+        unknown = self.kind == "extra_forbidden"
+        near = nearest(str(self.key), self.place.fields()) if unknown else None
         return [(*self.place.path, near)] if near is not None else []
 
     @property

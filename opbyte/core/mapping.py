@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 
 from opbyte.core.allocation import Allocate
 from opbyte.core.blocks import Block
-from opbyte.core.config import Document, load_document, parse_document, validate
+from opbyte.core.config import Document, judged, load_document, parse_document, validate
 from opbyte.core.errors import Problem
 from opbyte.core.kv_select import KvSelect
 from opbyte.core.mapping_file import (
@@ -305,4 +305,8 @@ def load_mapping(source: str | Path | MappingType[str, Any] | Mapping) -> Mappin
     text = str(source)
     if "\n" in text:
         return validate(Mapping, parse_document(text, "mapping"))
-    return validate(Mapping, load_document(Path(text)))
+    problems = Problems()
+    mapping = judged(Mapping, load_document(Path(text), problems=problems), problems)
+    problems.tell()
+    assert mapping is not None
+    return mapping
