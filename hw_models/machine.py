@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,14 +18,16 @@ from pydantic import (
 )
 
 from opbyte.core.catalog import Catalog
-from opbyte.core.config import Document, load_document, resolve_path, set_values, validate
+from opbyte.core.config import Document, judged, load_document, resolve_path, set_values
 from opbyte.core.errors import ConfigError
 from opbyte.core.mapping import Mapping as SoftwareMapping
 from opbyte.core.parameters import (
     Parameter,
 )
+from opbyte.core.problems import Problems
 from opbyte.core.registry import nearest
 from opbyte.hw_models.absent import absent_parts, is_inside, without_absent
+from opbyte.hw_models.ends import unknown_names
 from opbyte.hw_models.gates import with_gates
 from opbyte.hw_models.machine_file import STRUCTURE, MachineConfig, Part
 from opbyte.hw_models.making import with_making
@@ -151,15 +153,7 @@ class Machine:
             memory, _, port = candidate.rpartition(".")
             if memory in self.memories and port in self.memories[memory].config.ports:
                 return candidate
-        known = [f"{m}.{p}" for m, x in self.memories.items() for p in x.config.ports]
-        guess = nearest(f"{part}.{at}", known)
-        raise ConfigError.one(
-            self.document.name,
-            f"{unit}.at",
-            "must name a port as memory.port",
-            at,
-            f"did you mean '{guess}'?" if guess else f"known: {', '.join(known)}",
-        )
+        raise AssertionError(f"{unit}.at: {at} was checked when the machine was read")
 
     def replace(
         self, changes: Mapping[str, Any], places: Mapping[str, str] | None = None
@@ -172,8 +166,9 @@ class Machine:
         Raises:
             ConfigError: For an unknown path (with the nearest name) or a bad value.
         """
-        changed = set_values(self.document, changes, transparent=STRUCTURE, places=places)
-        return _build(changed)
+        problems = Problems()
+        changed = set_values(self.document, changes, STRUCTURE, places=places, problems=problems)
+        return _build(changed, problems)
 
     def path(self, dotted: str) -> str:
         """Return the short path of a parameter.
@@ -201,7 +196,7 @@ class Machine:
             return known[wanted]
         guess = nearest(wanted, known)
         raise ConfigError.one(
-            self.document.name,
+            "",
             "mapping",
             f"machine '{self.name}' has no such mapping",
             wanted,
@@ -219,43 +214,44 @@ def load_machine(source: str | Path | Mapping[str, Any] | Machine) -> Machine:
         return source
     if isinstance(source, Mapping):
         return _build(Document(dict(source), {}, "machine"))
-    return _build(_read(source))
+    problems = Problems()
+    document = load_document(CATALOG.find(source), find=CATALOG.path, problems=problems)
+    return _build(document, problems)
 
 
 def _read(source: str | Path) -> Document:
     return load_document(CATALOG.find(source), find=CATALOG.path)
 
 
-def _build(document: Document) -> Machine:
-    document = with_making(with_site(with_gates(with_relatives(document, _read))))
-    document = with_table_of_prices(document)
+def _build(document: Document, problems: Problems | None = None) -> Machine:
+    """Return the machine of a document.
+
+    Args:
+        document: The document.
+        problems: What was found wrong before.
+
+    Raises:
+        ConfigError: With these problems and every one of the document.
+    """
+    problems = problems or Problems()
+    unread = Problems()
+    for read in (partial(with_relatives, load=_read), with_gates):
+        with unread.keep():
+            document = read(document)
+    problems.add(unread)
+    document = with_table_of_prices(with_making(with_site(document)))
     # The document stays as it was written: prices and counts that are set later count then.
-    config = validate(MachineConfig, with_prices(without_absent(document)))
+    present = with_prices(without_absent(document))
+    # What a relative or a table would have given is judged no further.
+    without = [tuple(p.path.split("."))[: -1 if p.path.endswith(".like") else None] for p in unread]
+    config = judged(MachineConfig, present, problems, without=without)
+    if document.whole and not unread:
+        problems.add(unknown_names(present))
+    problems.tell()
+    assert config is not None
     parameters = dict(_collect(config, "", config.source))
     values = {path: p.value for path, p in parameters.items()}
-    machine = Machine(config, document, values, parameters)
-    for unit in machine.units:
-        machine.unit_ports(unit)
-    _check_links(machine)
-    return machine
-
-
-def _check_links(machine: Machine) -> None:
-    known = [
-        *machine.counts,
-        *(f"{m}.{p}" for m, x in machine.memories.items() for p in x.config.ports),
-    ]
-    for name, link in machine.config.links.items():
-        for end in link.ends:
-            if end not in known:
-                guess = nearest(end, known)
-                raise ConfigError.one(
-                    machine.document.where(("links", name, "ends")),
-                    f"links.{name}.ends",
-                    "must name parts or ports",
-                    end,
-                    f"did you mean '{guess}'?" if guess else f"known: {', '.join(known)}",
-                )
+    return Machine(config, document, values, parameters)
 
 
 def _walk(

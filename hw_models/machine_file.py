@@ -15,6 +15,7 @@ from pydantic import (
 
 from opbyte.core.blocks import Block, Words
 from opbyte.core.dtypes import DTYPES
+from opbyte.core.errors import Problem
 from opbyte.core.mapping import Mapping as SoftwareMapping
 from opbyte.core.parameters import (
     Area,
@@ -34,6 +35,7 @@ from opbyte.core.parameters import (
     Seconds,
     Watts,
 )
+from opbyte.core.problems import Problems
 from opbyte.core.registry import nearest
 from opbyte.hw_models.aim import BankCommands, CommandEnergy, Pnm
 from opbyte.hw_models.cpu import Cpu
@@ -122,6 +124,21 @@ class Memory(Block):
         return with_rates(self)
 
 
+#: Blocks of a unit, and the kinds of units that have them.
+_KINDS = {
+    "pim": ("pim", "aim"),
+    "bank": ("aim",),
+    "command_energy": ("aim",),
+    "pnm": ("pnm",),
+    "spatial": ("spatial_array",),
+    "serial": ("bit_serial",),
+    "cpu": ("cpu",),
+    "lut": ("lut_core",),
+    "csd": ("csd_engine",),
+    "misses": ("cores",),
+}
+
+
 class Unit(Block):
     """Compute at one or more ports."""
 
@@ -190,28 +207,21 @@ class Unit(Block):
 
     @model_validator(mode="after")
     def _kernel(self) -> Unit:
+        problems = Problems()
         if self.kernel is not None and (self.kind != "gpu" or self.generation is None):
-            raise ValueError("`kernel` needs a unit of kind gpu with a `generation`. give one")
-        if self.pim is not None and self.kind not in ("pim", "aim"):
-            raise ValueError("`pim` needs a unit of kind pim or aim. change one")
-        for block, kind in (
-            ("bank", "aim"),
-            ("command_energy", "aim"),
-            ("pnm", "pnm"),
-            ("spatial", "spatial_array"),
-            ("serial", "bit_serial"),
-            ("cpu", "cpu"),
-            ("lut", "lut_core"),
-            ("csd", "csd_engine"),
-            ("misses", "cores"),
-        ):
-            if getattr(self, block) is not None and self.kind != kind:
-                raise ValueError(f"`{block}` needs a unit of kind {kind}. change one")
+            rule = "`kernel` needs a unit of kind gpu with a `generation`"
+            problems.add([Problem("", "kernel", rule, "", "Give one.")])
+        for block, kinds in _KINDS.items():
+            if getattr(self, block) is not None and self.kind not in kinds:
+                rule = f"`{block}` needs a unit of kind {' or '.join(kinds)}"
+                problems.add([Problem("", block, rule, "", "Change one.")])
         for name in self.peak:
             if name not in DTYPES:
                 near = nearest(name, DTYPES)
-                guess = f"did you mean {near!r}?" if near else f"known: {', '.join(DTYPES)}"
-                raise ValueError(f"`peak` has {name!r}, which is no number format. {guess}")
+                guess = f"Did you mean {near!r}?" if near else f"Known: {', '.join(DTYPES)}."
+                rule = f"`peak` has {name!r}, which is no number format"
+                problems.add([Problem("", f"peak.{name}", rule, "", guess)])
+        problems.tell()
         return self
 
 

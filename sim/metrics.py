@@ -77,6 +77,9 @@ BLOCK_METRICS = (
 #: copied and nothing else runs.
 KV_METRICS = ("kv_s", "kv_share")
 
+#: Metrics that only some mappings define.
+MAPPED = (*OFFLOAD_METRICS, *CLUSTER_METRICS, *BLOCK_METRICS, *KV_METRICS)
+
 
 def metrics_of(kind: str, *mappings: SoftwareMapping) -> tuple[str, ...]:
     """Return the metrics that a kind of work defines, under any of some mappings.

@@ -3,43 +3,56 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from opbyte.core.errors import ConfigError, OpbyteError, Problem
+from opbyte.core.errors import Problem
+from opbyte.core.problems import Problems
 from opbyte.sweeps.study import ROOTS, AxisForm
 
 __all__ = ["at_fault", "unplaced", "whole_problems"]
 
 
-def at_fault(choice: Mapping[str, Any], build: Callable[[Mapping[str, Any]], object]) -> str:
-    """Return the path without which a choice builds, or nothing where there is none."""
-    for path in choice:
-        try:
-            build({p: v for p, v in choice.items() if p != path})
-        except OpbyteError:
-            continue
-        return path
-    return ""
+def at_fault(
+    choice: Mapping[str, Any], build: Callable[[Mapping[str, Any]], object]
+) -> Iterator[tuple[str, Problem]]:
+    """Yield what is wrong with a choice, each with the path whose value is to blame.
+
+    It is the path without which a problem is gone and no other takes its place, or the path that
+    the problem is about; nothing where there is none.
+    """
+    found = _wrong(build, choice)
+    others = {
+        path: _wrong(build, {p: v for p, v in choice.items() if p != path}) if found else ()
+        for path in choice
+    }
+    for problem in found:
+        gone = (p for p, left in others.items() if problem not in left and set(left) <= set(found))
+        about = (p for p in choice if problem.path.endswith(p))
+        yield next(itertools.chain(gone, about), ""), problem
 
 
-def unplaced(error: OpbyteError, path: str, name: str) -> OpbyteError:
-    """Return an error of an axis' value without its place, which is not the user's.
+def _wrong(
+    build: Callable[[Mapping[str, Any]], object], choice: Mapping[str, Any]
+) -> list[Problem]:
+    problems = Problems()
+    with problems.keep():
+        build(choice)
+    return list(problems)
+
+
+def unplaced(p: Problem, path: str, name: str) -> Problem:
+    """Return a problem of an axis' value without its place, which is not the user's.
 
     Args:
-        error: From building a design.
+        p: From building a design.
         path: The axis. A place inside a file that a value of the axis names stays.
         name: Name of the study's file.
     """
-    if not isinstance(error, ConfigError):
-        return error
-
-    def bare(p: Problem) -> Problem:
-        elsewhere = p.where.count(":") > 1 and not p.where.startswith(f"{name}:")
-        kept = path in ROOTS and elsewhere
-        return p if kept else dataclasses.replace(p, where="", path="")
-
-    return ConfigError(bare(p) for p in error.problems)
+    elsewhere = p.where.count(":") > 1 and not p.where.startswith(f"{name}:")
+    kept = path in ROOTS and elsewhere
+    return p if kept else dataclasses.replace(p, where="", path="")
 
 
 def whole_problems(forms: Mapping[str, AxisForm]) -> Iterator[tuple[str, int | None, str, object]]:

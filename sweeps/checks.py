@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from opbyte.core.config import Document
 from opbyte.core.errors import ConfigError, OpbyteError, Problem
+from opbyte.core.problems import Problems, problems_of
 from opbyte.core.registry import nearest
 from opbyte.hw_models.machine import Machine, load_machine
-from opbyte.sim.metrics import COSTS, metrics_of
+from opbyte.sim.metrics import COSTS, MAPPED, metrics_of
 from opbyte.sim.runners import unplayable
 from opbyte.sweeps.axes import PlanAxis, resolved_axis, resolved_when
 from opbyte.sweeps.blame import at_fault, unplaced, whole_problems
@@ -24,7 +27,17 @@ from opbyte.sweeps.design import Side
 from opbyte.sweeps.expressions import Expression
 from opbyte.sweeps.plan import Plan
 from opbyte.sweeps.space import Space, grid_space, sampled_space, table_space
-from opbyte.sweeps.study import ROOTS, AxisForm, List, Optuna, Random, Sobol, Study, Zip
+from opbyte.sweeps.study import (
+    ROOTS,
+    AxisForm,
+    List,
+    Optuna,
+    Random,
+    Sobol,
+    Study,
+    Zip,
+    wrong_root,
+)
 from opbyte.sweeps.targets import Targets
 from opbyte.workloads.works import WORKS, Work
 
@@ -34,55 +47,55 @@ _MOST_DESIGNS = 500
 _MOST_POINTS = 100_000_000
 
 
-def checked_plan(study: Study, document: Document, *, trusted: bool = False) -> Plan:
+def checked_plan(
+    study: Study, document: Document, problems: Problems, *, trusted: bool = False
+) -> Plan:
     """Return the plan of a study; a trusted one was checked before and gets no points.
 
     Raises:
-        ConfigError: With every problem of the study.
+        ConfigError: With every problem of the study, those found before included.
     """
-    return _Checker(study, document).plan(trusted=trusted)
+    return _Checker(study, document, problems).plan(trusted=trusted)
 
 
 class _Checker:
-    """Resolves a study step by step, and collects problems as it goes."""
+    """Resolves a study step by step, each as far as what it needs is known."""
 
-    def __init__(self, study: Study, document: Document) -> None:
+    def __init__(self, study: Study, document: Document, problems: Problems) -> None:
         self.study = study
         self.document = document
-        self.problems: list[Problem] = []
+        self.problems = problems
         base = study.base
         self.side = Side(document, ("base",), base.machine, base.workload, base.mapping, base.set)
+        #: Axes and derived parameters that could not be read; what names them is not judged.
+        self.unread = set(self._written("axes") - study.axes.keys())
+        self.unread |= self._written("derive") - study.derive.keys()
         self.forms = self._forms()
 
     def plan(self, *, trusted: bool) -> Plan:
         self._check_roots()
         machines = self._machines()
         work = self._work_class()
-        if not machines or work is None:
-            raise ConfigError(self.problems)
         targets = Targets(machines, work)
         axes = self._axes(targets)
         links = self._links(targets)
         slow = slow_axes(axes, links)
-        mapped = [a for a in axes if a.path.partition(".")[0] == "mapping" and a.written]
-        varied = [{a.path: value} for a in mapped for value in a.written or ()]
-        mappings = self.side.mappings([{}, *varied], machines, work.kind)
-        metrics = metrics_of(work.kind, *mappings)
+        metrics = self._metrics(axes, machines, work)
         baseline = self._baseline()
         space = None if trusted else self._space(axes)
-        if not self.problems and not trusted:
+        if not trusted:
             self._check_designs(axes, space)
         constraints = self._constraints(axes, links, metrics)
         self._check_objectives(axes, links, metrics)
-        if why := unplayable(work, self.study.fidelity):
+        if work is not None and (why := unplayable(work, self.study.fidelity)):
             self._problem(("fidelity",), why, self.study.fidelity, "Choose analytic.")
         if baseline is not None and not trusted:
-            self._check_baseline(baseline, work.kind)
+            self._check_baseline(baseline)
         self._check_links(links, slow, axes)
         if self.study.budget is not None and not trusted:
             self._check_budget(self.study.budget.machine)
-        if self.problems:
-            raise ConfigError(self.problems)
+        self.problems.tell()
+        assert work is not None
         return Plan(
             self.study, self.document, self.side, baseline, work.kind, axes, links, constraints,
             metrics, space, slow,
@@ -94,42 +107,31 @@ class _Checker:
         self, path: tuple[str | int, ...], rule: str, value: object = "", remedy: str = ""
     ) -> None:
         where = self.document.where(path)
-        self.problems.append(Problem(where, ".".join(map(str, path)), rule, value, remedy))
+        self.problems.add([Problem(where, ".".join(map(str, path)), rule, value, remedy)])
 
     def _keep(self, error: OpbyteError, path: tuple[str | int, ...]) -> None:
         """Keep what is wrong, with the place of `path` where the error has none."""
-        if not isinstance(error, ConfigError):
-            text = str(error)
-            if text.startswith(f"{self.document.name}:"):
-                text = text.partition(": ")[2]
-            self._problem(path, text)
-            return
-        dotted = ".".join(map(str, path))
-        for p in error.problems:
-            if p.where:
-                found = p
-            else:
-                inside = _joined(dotted, p.path)
-                found = Problem(self.document.where(path), inside, p.rule, p.value, p.remedy)
-            if found not in self.problems:
-                self.problems.append(found)
+        for p in problems_of(error):
+            self._place(p, path)
+
+    def _place(self, p: Problem, path: tuple[str | int, ...]) -> None:
+        inside = _joined(".".join(map(str, path)), p.path)
+        where = self.document.where(path)
+        given = p if p.where and p.path else dataclasses.replace(p, path=inside)
+        self.problems.add([given if p.where else dataclasses.replace(given, where=where)])
 
     def _blame(
         self,
-        error: OpbyteError,
         choice: Mapping[str, Any],
         build: Callable[[Mapping[str, Any]], object],
         otherwise: tuple[str, ...],
     ) -> None:
-        """Keep why a choice builds nothing, at the axis without which it would."""
-        path = at_fault(choice, build)
-        if path:
-            self._keep(unplaced(error, path, self.document.name), self._at(path))
-        else:
-            self._keep(error, otherwise)
-
-    def _broken(self) -> bool:
-        return bool(self.problems)
+        """Keep why a choice builds nothing, each problem at the axis that is to blame."""
+        for path, problem in at_fault(choice, build):
+            if path:
+                self._place(unplaced(problem, path, self.document.name), self._at(path))
+            else:
+                self._place(problem, otherwise)
 
     # -- what is written -------------------------------------------------------------------
 
@@ -157,17 +159,18 @@ class _Checker:
             return ("strategy", "points")
         return ("axes", path)
 
+    def _written(self, table: str) -> set[str]:
+        """Return the paths that `axes` or `derive` has in the file."""
+        found = self.document.data.get(table)
+        return set(found) if isinstance(found, Mapping) else set()
+
     def _check_roots(self) -> None:
         named = [(self._at(p), p) for p in self.forms]
         named += [(("derive", p), p) for p in self.study.derive]
         named += [(("base", "set", p), p) for p in self.study.base.set]
         for at, path in named:
-            root, dot, rest = path.partition(".")
-            if root not in ROOTS or (dot and not rest):
-                near = nearest(root, ROOTS)
-                hint = f"Did you mean {near!r}? " if near else ""
-                rule = "a path must start with machine, mapping or workload"
-                self._problem(at, rule, path, f"{hint}Write for example workload.batch.")
+            if wrong := wrong_root(path):
+                self._problem(at, *wrong)
         for path in self.forms:
             for table, key in ((self.study.derive, "derive"), (self.study.base.set, "base.set")):
                 if path in table:
@@ -184,20 +187,27 @@ class _Checker:
         return list(form.values or []) if form is not None else [self.side.machine]
 
     def _machines(self) -> list[Machine]:
-        machines = []
+        """Return the machines that can be built; where `set` is wrong, those without it."""
         self._built: list[tuple[Any, Machine]] = []
+        self._sound: list[Any] = []
+        axis = "machine" in self.forms
+        if not axis and self.problems.about("base.machine"):
+            return []
+        at = self._at("machine") if axis else ("base", "machine")
+        changed = {self.document.where(("base", "set", path)) for path in self.study.base.set}
         for source in self._machine_sources():
             choice = {"machine": source} if source is not self.side.machine else {}
             try:
-                machines.append(self.side.machine_of(choice))
-                self._built.append((source, machines[-1]))
+                self._built.append((source, self.side.machine_of(choice)))
+                self._sound.append(source)
             except OpbyteError as error:
-                if "machine" in self.forms:
-                    name = self.document.name
-                    self._keep(unplaced(error, "machine", name), self._at("machine"))
-                else:
-                    self._keep(error, ("base", "machine"))
-        return machines
+                for p in problems_of(error):
+                    kept = not axis or p.where in changed
+                    self._place(p if kept else unplaced(p, "machine", self.document.name), at)
+                with contextlib.suppress(OpbyteError):
+                    plain = dataclasses.replace(self.side, settings={})
+                    self._built.append((source, plain.machine_of(choice)))
+        return [machine for _, machine in self._built]
 
     def _work_class(self) -> type[Work] | None:
         """Return the class of the study's work, and keep what is wrong with its first point.
@@ -205,13 +215,30 @@ class _Checker:
         A work with a wrong value still says what its axes and metrics may be, so that the rest of
         the study is checked too.
         """
+        if self.problems.about("base.workload"):
+            return None
         first = self._first("workload")
         try:
             return type(self.side.work_of(first))
-        except OpbyteError as error:
-            self._blame(error, first, self.side.work_of, ("base", "workload"))
-        kind = self.side.workload.get("kind")
-        return WORKS.lookup(kind) if isinstance(kind, str) and kind in WORKS else None
+        except OpbyteError:
+            self._blame(first, self.side.work_of, ("base", "workload"))
+        kind = self.side.kind(first)
+        return WORKS.lookup(kind) if kind else None
+
+    def _metrics(
+        self, axes: tuple[PlanAxis, ...], machines: list[Machine], work: type[Work] | None
+    ) -> tuple[str, ...]:
+        """Return the columns that the work defines, under any mapping."""
+        self._unsure: tuple[str, ...] = ()
+        self._kind_known = work is not None
+        if work is None:
+            return ()
+        mapped = [a for a in axes if a.path.partition(".")[0] == "mapping" and a.written]
+        choices = [{}, *({a.path: value} for a in mapped for value in a.written or ())]
+        mappings = self.side.mappings(choices, machines, work.kind)
+        if not machines or len(mappings) < len(choices) * len(machines):
+            self._unsure = MAPPED
+        return metrics_of(work.kind, *mappings)
 
     def _first(self, root: str) -> dict[str, Any]:
         """Return the first written value of the axes below a root."""
@@ -225,37 +252,56 @@ class _Checker:
     # -- axes, links -----------------------------------------------------------------------
 
     def _axes(self, targets: Targets) -> tuple[PlanAxis, ...]:
-        discrete = not isinstance(self.study.strategy, Random | Sobol | Optuna)
         axes: list[PlanAxis] = []
         keys: dict[str, str] = {}
         for path, form in self.forms.items():
-            at = self._at(path)
-            try:
-                target = self._targets_of(form, targets).of(path)
-                axis = resolved_axis(form, target, discrete=discrete)
-                conditions = resolved_when(form, axes, path)
-                axis = dataclasses.replace(
-                    axis, line=dataclasses.replace(axis.line, when=conditions)
-                )
-                if axis.line.size == 0 and not target.numeric:
-                    rule = "only a number can be a continuous axis"
-                    raise ConfigError.one("", "", rule, path, "List its `values`.")
-            except OpbyteError as error:
-                self._keep(error, at)
+            axis = self._axis(path, form, targets, axes)
+            if axis is None:
+                self.unread.add(path)
                 continue
-            if target.key in keys:
-                self._problem(at, f"{path} and {keys[target.key]} are the same parameter")
-            keys[target.key] = path
+            key = axis.target.key
+            if key in keys:
+                self._problem(self._at(path), f"{path} and {keys[key]} are the same parameter")
+            keys[key] = path
             axes.append(axis)
         return tuple(axes)
 
-    def _targets_of(self, form: AxisForm, targets: Targets) -> Targets:
-        """Return what paths mean on the machines at which an axis means anything."""
+    def _axis(
+        self, path: str, form: AxisForm, targets: Targets, earlier: list[PlanAxis]
+    ) -> PlanAxis | None:
+        """Return an axis, None where it is wrong or means a part of something unknown."""
+        searched = isinstance(self.study.strategy, Random | Sobol | Optuna)
+        discrete = not (searched or self.problems.about("strategy"))
+        here = self._targets_of(form, targets)
+        if here is None or not here.judges(path):
+            return None
+        known = {n: v for n, v in (form.when or {}).items() if n not in self.unread}
+        try:
+            target = here.of(path)
+            axis = resolved_axis(form, target, discrete=discrete)
+            conditions = resolved_when(form.model_copy(update={"when": known}), earlier, path)
+            if axis.line.size == 0 and not target.numeric:
+                rule = "only a number can be a continuous axis"
+                raise ConfigError.one("", "", rule, path, "List its `values`.")
+        except OpbyteError as error:
+            self._keep(error, self._at(path))
+            return None
+        axis = dataclasses.replace(axis, line=dataclasses.replace(axis.line, when=conditions))
+        return axis if len(known) == len(form.when or {}) else None
+
+    def _targets_of(self, form: AxisForm, targets: Targets) -> Targets | None:
+        """Return what paths mean on the machines at which an axis means anything.
+
+        None where one of them could not be built.
+        """
         named = (form.when or {}).get("machine")
         if named is None:
             return targets
         named = named if isinstance(named, list) else [named]
         some = [m for source, m in self._built if source in named]
+        wanted = [source for source in self._machine_sources() if source in named]
+        if len(some) < len(wanted):
+            return None
         return targets.on(some) if some else targets
 
     def _links(self, targets: Targets) -> tuple[Link, ...]:
@@ -266,14 +312,20 @@ class _Checker:
             where[path] = self.document.where(at)
             try:
                 expression = Expression.parse(text)
-                target = targets.of(path)
-                reads = {n: targets.of(n) for n in expression.names}
+                known = [targets.judges(name) for name in (path, *expression.names)]
+                target = targets.of(path) if known[0] else None
+                names = zip(expression.names, known[1:], strict=True)
+                reads = {name: targets.of(name) for name, judged in names if judged}
                 for name, read in reads.items():
                     if not read.numeric and name not in self.forms:
                         rule = f"{name} is no number that an expression can read"
                         raise ConfigError.one("", "", rule, expression.text)
             except OpbyteError as error:
                 self._keep(error, at)
+                self.unread.add(path)
+                continue
+            if target is None or not all(known):
+                self.unread.add(path)
                 continue
             links.append(Link(target, expression, {n: t.key for n, t in reads.items()}))
         try:
@@ -304,7 +356,7 @@ class _Checker:
     # -- points ----------------------------------------------------------------------------
 
     def _space(self, axes: tuple[PlanAxis, ...]) -> Space | None:
-        if self.problems:
+        if self.unread or self.problems.about("strategy") or self.problems.about("axes"):
             return None
         lines = tuple(axis.line for axis in axes)
         strategy = self.study.strategy
@@ -312,6 +364,8 @@ class _Checker:
             self._problem(("axes",), f"a {strategy.kind} needs axes")
             return None
         if isinstance(strategy, Random | Sobol):
+            if self.problems:
+                return None
             sobol = isinstance(strategy, Sobol)
             return sampled_space(lines, strategy.points, strategy.seed, sobol=sobol)
         if isinstance(strategy, Zip):
@@ -336,15 +390,45 @@ class _Checker:
         return space
 
     def _check_designs(self, axes: tuple[PlanAxis, ...], space: Space | None) -> None:
-        """Build the designs that the points need, so that a wrong name shows before the run."""
+        """Build the designs that the points need, so that a wrong name shows before the run.
+
+        Machine, work and mapping are judged each by itself, so that none hides another.
+        """
+        if space is None and isinstance(self.study.strategy, Zip | List):
+            return
         structure = [a for a in axes if not a.target.numeric]
         first = self._first("workload")
+        self._judged: dict[tuple[str, str], Any] = {}
         for choice in itertools.islice(choices(structure, space), _MOST_DESIGNS):
-            whole = {**first, **choice}
+            self._check_design({**first, **choice})
+
+    def _check_design(self, choice: Mapping[str, Any]) -> None:
+        own = {
+            root: {p: v for p, v in choice.items() if p.partition(".")[0] == root} for root in ROOTS
+        }
+        source = choice.get("machine", self.side.machine)
+        machine = next((m for given, m in self._built if given is source), None)
+        if any(given is source for given in self._sound):
+            machine = self._build("machine", own["machine"], self.side.machine_of)
+        if "workload" in own["workload"] or not self.problems.about("base.workload"):
+            self._build("workload", own["workload"], self.side.work_of)
+        if "mapping" in own["mapping"] or not self.problems.about("base.mapping"):
+            kind, on = self.side.kind(choice), repr(sorted(own["machine"].items()))
+            mapping = partial(self.side.mapping_if_known, machine=machine, kind=kind)
+            self._build(f"mapping {on}", own["mapping"], mapping)
+
+    def _build(
+        self, name: str, choice: Mapping[str, Any], build: Callable[[Mapping[str, Any]], Any]
+    ) -> Any:
+        """Return what a choice builds, and keep why where it does not; once for each choice."""
+        key = (name, repr(sorted(choice.items())))
+        if key not in self._judged:
             try:
-                self.side.build(whole)
-            except OpbyteError as error:
-                self._blame(error, whole, self.side.build, ("base",))
+                self._judged[key] = build(choice)
+            except OpbyteError:
+                self._judged[key] = None
+                self._blame(choice, build, ("base", name.partition(" ")[0]))
+        return self._judged[key]
 
     # -- baseline, objectives, constraints --------------------------------------------------
 
@@ -365,18 +449,21 @@ class _Checker:
         workload = {**base.workload, **given.workload}
         return Side(self.document, ("baseline",), machine, workload, mapping, settings)
 
-    def _check_baseline(self, side: Side, kind: str) -> None:
+    def _check_baseline(self, side: Side) -> None:
         first = self._first("workload")
         if side.machine is None:
             first |= self._first("machine")
-        try:
-            found = side.build(first).work.kind
-        except OpbyteError as error:
-            self._keep(error, ("baseline",))
-            return
-        if found != kind:
+        wrong = Problems()
+        side.judged(first, wrong)
+        told = {(p.rule, p.value) for p in self.problems}
+        for p in wrong:
+            # What it has from `base` is told there.
+            if (p.rule, p.value) not in told:
+                self._place(p, ("baseline",))
+        kind, other = self.side.kind(first), side.kind(first)
+        if kind and other and other != kind:
             rule = f"the baseline must have the same kind of work, {kind!r}"
-            self._problem(("baseline", "workload"), rule, found)
+            self._problem(("baseline", "workload"), rule, other)
 
     def _check_budget(self, name: str) -> None:
         """Refuse a budget of a machine that is not there, or whose costs are not known."""
@@ -408,7 +495,7 @@ class _Checker:
     ) -> None:
         known = self._known(axes, links, metrics)
         for name in self.study.objectives:
-            if name not in known:
+            if name not in known and self._judges(name):
                 self._unknown(("objectives", name), name, known)
 
     def _constraints(
@@ -424,10 +511,17 @@ class _Checker:
                 self._keep(error, at)
                 continue
             for name in one.names:
-                if name not in known:
+                if name not in known and self._judges(name):
                     self._unknown(at, name, known)
             parsed.append(one)
         return tuple(parsed)
+
+    def _judges(self, name: str) -> bool:
+        """Return whether it is known that no column has a name that none was found for."""
+        baseline = name == "speedup" and self.problems.about("baseline")
+        listed = name.partition(".")[0] in ROOTS and self.problems.about("strategy")
+        unsure = name in self.unread or (bool(self.problems) and name in self._unsure)
+        return self._kind_known and not (baseline or listed or unsure)
 
     def _unknown(
         self, at: tuple[str | int, ...], name: str, known: Mapping[str, str | None]

@@ -12,11 +12,21 @@ from pathlib import Path
 from typing import Any
 
 from opbyte.core.catalog import is_path
-from opbyte.core.config import Document, load_document, parse_document, set_values, validate
-from opbyte.core.errors import ConfigError, OpbyteError, Problem
+from opbyte.core.config import (
+    DataPath,
+    Document,
+    Mark,
+    judged,
+    load_document,
+    parse_document,
+    set_values,
+    validate,
+)
+from opbyte.core.errors import ConfigError, OpbyteError
 from opbyte.core.mapping import Mapping as SoftwareMapping
+from opbyte.core.problems import Problems, problems_of
 from opbyte.hw_models.machine import CATALOG, Machine, load_machine
-from opbyte.workloads.works import Work, work_from
+from opbyte.workloads.works import WORKS, Work, work_from
 
 __all__ = ["Design", "Side"]
 
@@ -58,6 +68,62 @@ class Side:
         work = self.work_of(choice)
         return Design(machine, work, self.mapping_of(choice, machine, work.kind))
 
+    def judged(
+        self, choice: Mapping[str, Any], problems: Problems
+    ) -> tuple[Machine | None, Work | None, SoftwareMapping | None]:
+        """Return machine, work and mapping of a choice, each None where it can not be built.
+
+        Args:
+            choice: Values of parameters of structure.
+            problems: Takes what is wrong; what was found wrong before is not judged again.
+        """
+        machine = work = mapping = None
+        if not self._is_wrong("machine", problems):
+            with problems.keep():
+                machine = self.machine_of(choice)
+        if not self._is_wrong("workload", problems):
+            with problems.keep():
+                work = self.work_of(choice)
+        if not self._is_wrong("mapping", problems):
+            with problems.keep():
+                mapping = self.mapping_if_known(choice, machine, self.kind({}))
+        return machine, work, mapping
+
+    def _is_wrong(self, key: str, problems: Problems) -> bool:
+        return problems.about(_dotted((*self.at, key)))
+
+    def kind(self, choice: Mapping[str, Any]) -> str:
+        """Return the kind of the work as written, empty where no work has it."""
+        workload = choice.get("workload", self.workload)
+        kind = workload.get("kind") if isinstance(workload, Mapping) else None
+        return kind if isinstance(kind, str) and kind in WORKS else ""
+
+    def mapping_if_known(
+        self, choice: Mapping[str, Any], machine: Machine | None, kind: str
+    ) -> SoftwareMapping | None:
+        """Return the mapping, None where it is one of a machine, or of a kind, that is unknown.
+
+        Raises:
+            ConfigError: If it is wrong; of one that is unknown, if a field that changes is.
+        """
+        source = choice.get("mapping", self.mapping)
+        own = source is None or (isinstance(source, str) and not is_path(source))
+        if own and (machine is None or not (source or kind)):
+            self._judge_fields(choice)
+            return None
+        return self.mapping_of(choice, machine, kind)
+
+    def _judge_fields(self, choice: Mapping[str, Any]) -> None:
+        """Judge changed words and numbers of a mapping that is unknown itself."""
+        changes = self._changes("mapping", choice)
+        fields = {
+            p: v for p, v in changes.items() if "." not in p and not isinstance(v, dict | list)
+        }
+        places = self._places("mapping", choice)
+        marks: dict[DataPath, Mark] = {(p,): Mark(places.get(p, ""), 0, 0) for p in fields}
+        rules = [{"ops": "all", "unit": "any"}]
+        validate(SoftwareMapping, Document({"run": rules, **fields}, marks, ""))
+
     def machine_of(self, choice: Mapping[str, Any]) -> Machine:
         """Return the machine with the changes of settings and choice."""
         source = choice.get("machine", self.machine)
@@ -88,27 +154,35 @@ class Side:
             raise ConfigError.one("", "", "a workload is a mapping", source)
         document = self.sub_document(dict(source), "workload")
         changes = self._changes("workload", choice)
+        problems, wrong = Problems(), Problems()
         if changes:
             places = self._places("workload", choice)
-            document = set_values(document, changes, (), "workload", places)
+            document = set_values(document, changes, (), "workload", places, wrong)
         try:
-            return work_from(document)
-        except ConfigError as error:
-            prefix = _dotted((*self.at, "workload"))
-            raise ConfigError(
-                Problem(
-                    p.where, f"{prefix}.{p.path}" if p.path else prefix, p.rule, p.value, p.remedy
-                )
-                for p in error.problems
-            ) from None
+            work = work_from(document)
+        except OpbyteError as error:
+            if not (wrong or isinstance(error, ConfigError)):
+                raise
+            wrong.add(problems_of(error))
+        prefix = _dotted((*self.at, "workload"))
+        problems.add(
+            dataclasses.replace(p, path=f"{prefix}.{p.path}" if p.path else prefix) for p in wrong
+        )
+        problems.tell()
+        return work
 
-    def mapping_of(self, choice: Mapping[str, Any], machine: Machine, kind: str) -> SoftwareMapping:
+    def mapping_of(
+        self, choice: Mapping[str, Any], machine: Machine | None, kind: str
+    ) -> SoftwareMapping:
         """Return the mapping: given, or the machine's own for this kind of work."""
         source = choice.get("mapping", self.mapping)
         changes = self._changes("mapping", choice)
+        problems = Problems()
         if source is None:
+            assert machine is not None, "a mapping of a machine"
             source = kind if kind in machine.config.mappings else "default"
         if isinstance(source, str) and not is_path(source):
+            assert machine is not None, "a mapping of a machine"
             try:
                 mapping = machine.mapping(source)
             except ConfigError as error:
@@ -118,15 +192,22 @@ class Side:
             data = machine.document.data["mappings"][source]
             document = Document(dict(data), {}, f"mapping {source} of {machine.name}")
         elif isinstance(source, str):
-            document = load_document(self.beside(source))
+            try:
+                document = load_document(self.beside(source), problems=problems)
+            except ConfigError as error:
+                raise self._placed(error, "mapping", source) from None
         elif isinstance(source, Mapping):
             document = self.sub_document(dict(source), "mapping")
         else:
             rule = "must be a name, a file or a mapping"
             raise ConfigError.one(self.document.name, "mapping", rule, source, "")
         if changes:
-            document = set_values(document, changes, (), "mapping", self._places("mapping", choice))
-        return validate(SoftwareMapping, document)
+            places = self._places("mapping", choice)
+            document = set_values(document, changes, (), "mapping", places, problems)
+        found = judged(SoftwareMapping, document, problems)
+        problems.tell()
+        assert found is not None
+        return found
 
     def mappings(
         self, choices: Iterable[Mapping[str, Any]], machines: Iterable[Machine], kind: str
@@ -169,10 +250,12 @@ class Side:
         at = (*self.at, key)
         where = self.document.where(at)
         value = source if isinstance(source, str) else ""
+        # A file that is not there has no place but that of its name.
+        nowhere = {"", value, self.beside(value)}
         return ConfigError(
-            p
-            if p.where
-            else dataclasses.replace(p, where=where, path=_dotted(at), value=p.value or value)
+            dataclasses.replace(p, where=where, path=_dotted(at), value=p.value or value)
+            if p.where in nowhere
+            else p
             for p in error.problems
         )
 

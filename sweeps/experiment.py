@@ -9,13 +9,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from opbyte.core.config import load_document, validate
-from opbyte.core.errors import CapacityError, ConfigError, UncoveredError
+from opbyte.core.config import judged, load_document
+from opbyte.core.errors import CapacityError, ConfigError, Problem, UncoveredError
+from opbyte.core.problems import Problems
 from opbyte.sim.runners import unplayable
 from opbyte.sweeps.console import Output, plain, shown
 from opbyte.sweeps.constraints import metric_dimension
 from opbyte.sweeps.design import Design, Side
-from opbyte.sweeps.study import Experiment, changed, not_another, with_kind
+from opbyte.sweeps.study import Experiment, changed, not_another, with_kind, wrong_root
+from opbyte.workloads.works import WORKS
 
 if TYPE_CHECKING:
     from opbyte.sim.result import Result
@@ -65,16 +67,30 @@ def load_experiment(
     Raises:
         ConfigError: With every problem of the file.
     """
-    document = load_document(source, check=partial(not_another, kind="experiment"))
+    problems, right = Problems(), partial(not_another, kind="experiment")
+    document = load_document(source, check=right, problems=problems)
     if settings:
-        document = changed(document, settings, "")
-    one = validate(Experiment, with_kind(document, "experiment"))
+        with problems.keep():
+            document = changed(document, settings, "")
+    one = judged(Experiment, with_kind(document, "experiment"), problems)
+    if one is None or not document.whole:
+        problems.tell()
+    assert one is not None
     side = Side(document, (), one.machine, one.workload, one.mapping, one.set)
-    design = side.build({})
-    if why := unplayable(type(design.work), one.fidelity):
+    for path in one.set:
+        if wrong := wrong_root(path):
+            at = ("set", path)
+            problems.add([Problem(document.where(at), ".".join(at), *wrong)])
+    machine, work, mapping = side.judged({}, problems)
+    kind = side.kind({})
+    if kind and (why := unplayable(WORKS.lookup(kind), one.fidelity)):
         where = document.where(("fidelity",))
-        raise ConfigError.one(where, "fidelity", why, one.fidelity, "Choose analytic.")
-    return LoadedExperiment(one, side, design)
+        problems.add([Problem(where, "fidelity", why, one.fidelity, "Choose analytic.")])
+    problems.tell()
+    assert machine is not None
+    assert work is not None
+    assert mapping is not None
+    return LoadedExperiment(one, side, Design(machine, work, mapping))
 
 
 def show_experiment(

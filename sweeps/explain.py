@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from opbyte.core.catalog import Catalog, is_path
-from opbyte.core.config import Document, load_document, set_values
-from opbyte.core.errors import ConfigError, OpbyteError, UncoveredError
+from opbyte.core.config import Document, load_document, set_values, validate
+from opbyte.core.errors import ConfigError, OpbyteError, UncoveredError, show
+from opbyte.core.problems import Problems
 from opbyte.core.registry import lookup_error
 from opbyte.core.units import format_quantity
 from opbyte.hw_models.machine import CATALOG, Machine, load_machine
@@ -56,8 +57,11 @@ def explained(name: str, settings: Mapping[str, Any] | None = None) -> Explained
     path = Path(name).expanduser()
     if path.is_dir() or (path.suffix == ".json" and path.name == "config.json"):
         return _model(name, changes)
-    document = load_document(path, find=_find)
+    # What it extends is read with the file itself, and its mistakes are told then.
+    document = load_document(path, find=_find, problems=Problems())
     kind = document.data.get("kind")
+    if kind is None and not document.whole:
+        load_document(path, find=_find)
     if kind == "machine":
         machine = load_machine(path)
         return _machine(machine.replace(_rest(changes)) if changes else machine)
@@ -67,11 +71,70 @@ def explained(name: str, settings: Mapping[str, Any] | None = None) -> Explained
         return _experiment(name, changes)
     if kind == "model" or "model_type" in document.data:
         return _model(name, changes)
-    return _plain(set_values(document, changes, transparent=()) if changes else document)
+    return _plain(_checked(path, document, changes))
+
+
+def _checked(path: Path, document: Document, changes: Mapping[str, Any]) -> Document:
+    """Return a document of a kind without a table of its own, changed; it is read as its kind is.
+
+    Raises:
+        ConfigError: If it is of no kind that is known, or has mistakes.
+    """
+    from opbyte.sweeps.schema import models
+
+    kind, readers = document.data.get("kind"), _readers()
+    known = sorted({"experiment", "machine", "model", "study", *readers, *_TABLES})
+    where = document.where(("kind",))
+    if kind is None:
+        remedy = f"Write one of {', '.join(known)}."
+        raise ConfigError.one(where, "", "the key 'kind' is missing", "", remedy)
+    if kind not in known:
+        error = lookup_error("kind of file", kind if isinstance(kind, str) else show(kind), known)
+        raise ConfigError(dataclasses.replace(p, where=where, path="kind") for p in error.problems)
+    if kind in readers:
+        readers[kind](path)
+    document = load_document(path, find=_find)
+    if changes:
+        document = set_values(document, changes, transparent=())
+        if kind in models():
+            validate(models()[kind], document)
+    return document
+
+
+#: Tables of which a machine has its own values: only the catalog has whole ones.
+_TABLES = ("making", "prices", "site")
+
+
+def _readers() -> dict[str, Callable[[Path], object]]:
+    """Return what reads the other files that users write, by kind."""
+    from opbyte.core.mapping import load_mapping
+    from opbyte.hw_models.gates import load_gates
+    from opbyte.hw_models.memory.cxl_devices import load_cxl
+    from opbyte.hw_models.memory.flash_devices import load_flash
+    from opbyte.hw_models.memory.standards import Family, load_standard
+    from opbyte.sweeps.validation.published import load_published
+    from opbyte.workloads.traces.synthetic import synthetic_from
+
+    return {
+        "cxl": load_cxl,
+        "flash": load_flash,
+        "gates": load_gates,
+        "mapping": load_mapping,
+        "memory": load_standard,
+        "memory-family": lambda path: validate(Family, load_document(path)),
+        "published": lambda path: load_published(str(path)),
+        "trace": lambda path: synthetic_from(load_document(path)),
+    }
 
 
 def _find(name: str) -> Path:
-    for catalog in (CATALOG, STUDIES):
+    """Return the file of a catalog name, of whichever catalog has it."""
+    from opbyte.hw_models.gates import CATALOG as GATES
+    from opbyte.hw_models.memory import cxl_devices, flash_devices, standards
+    from opbyte.workloads.model_loader import model_catalog
+
+    devices = (cxl_devices.CATALOG, flash_devices.CATALOG, standards.CATALOG, GATES)
+    for catalog in (CATALOG, STUDIES, model_catalog(), *devices):
         if name in catalog.names():
             return catalog.path(name)
     return CATALOG.path(name)

@@ -7,6 +7,7 @@ from functools import cached_property
 
 from opbyte.core.config import Document
 from opbyte.core.errors import ConfigError
+from opbyte.core.problems import Problems
 from opbyte.sweeps.axes import PlanAxis
 from opbyte.sweeps.constraints import Constraint
 from opbyte.sweeps.derive import Link
@@ -48,12 +49,20 @@ class Plan:
     slow: frozenset[str]
 
     @classmethod
-    def build(cls, study: Study, document: Document, *, trusted: bool = False) -> Plan:
+    def build(
+        cls,
+        study: Study,
+        document: Document,
+        problems: Problems | None = None,
+        *,
+        trusted: bool = False,
+    ) -> Plan:
         """Return the plan of a study.
 
         Args:
             study: As written.
             document: The file.
+            problems: What was found wrong before, and is taken out of the study.
             trusted: Whether it was checked before: designs and points are then not built.
 
         Raises:
@@ -61,7 +70,7 @@ class Plan:
         """
         from opbyte.sweeps.checks import checked_plan
 
-        return checked_plan(study, document, trusted=trusted)
+        return checked_plan(study, document, problems or Problems(), trusted=trusted)
 
     @property
     def name(self) -> str:

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from opbyte.core.registry import lookup_error
 
-__all__ = ["KINDS", "schema_of"]
+__all__ = ["KINDS", "models", "schema_of"]
 
 KINDS = ("cxl", "experiment", "flash", "machine", "mapping", "memory", "study", "trace")
 
@@ -19,18 +19,19 @@ def schema_of(kind: str | None = None) -> dict[str, Any]:
     Raises:
         ConfigError: For an unknown kind, with the nearest.
     """
-    models = _models()
+    known = models()
     if kind is None:
-        return _any_of({name: model.model_json_schema() for name, model in models.items()})
-    if kind not in models:
-        raise lookup_error("kind of file with a schema", kind, models)
-    return {"$schema": _DIALECT, **models[kind].model_json_schema()}
+        return _any_of({name: model.model_json_schema() for name, model in known.items()})
+    if kind not in known:
+        raise lookup_error("kind of file with a schema", kind, known)
+    return {"$schema": _DIALECT, **known[kind].model_json_schema()}
 
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
-def _models() -> dict[str, type[BaseModel]]:
+def models() -> dict[str, type[BaseModel]]:
+    """Return what a file of each kind is validated as."""
     from opbyte.core.mapping import Mapping
     from opbyte.hw_models.machine_file import MachineConfig
     from opbyte.hw_models.memory.cxl_devices import CxlDevice

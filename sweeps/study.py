@@ -13,8 +13,10 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from opbyte.core.blocks import Block
 from opbyte.core.catalog import Catalog
-from opbyte.core.config import Document, load_document, parse_assignment, set_values, validate
+from opbyte.core.config import Document, judged, load_document, parse_assignment, set_values
 from opbyte.core.errors import ConfigError, Problem
+from opbyte.core.problems import Problems
+from opbyte.core.registry import nearest
 
 if TYPE_CHECKING:
     from opbyte.sweeps.plan import Plan
@@ -198,8 +200,10 @@ class Experiment(Block):
     kind: Literal["experiment"]
     name: str = ""
     description: str = ""
-    machine: str | dict[str, Any]
-    workload: dict[str, Any]
+    machine: str | dict[str, Any] | None = None
+    """Catalog name, file or machine."""
+    workload: dict[str, Any] = Field(default_factory=dict)
+    """`kind` and its fields."""
     mapping: str | dict[str, Any] | None = None
     fidelity: Fidelity = "analytic"
     set: dict[str, Any] = Field(default_factory=dict)
@@ -259,6 +263,7 @@ def load_study(
     """
     from opbyte.sweeps.plan import Plan
 
+    problems = Problems()
     if isinstance(source, Document):
         document = source
     elif isinstance(source, Mapping):
@@ -267,11 +272,16 @@ def load_study(
         # Results of a shipped study may lie in a folder of its name.
         folder = Path(source).is_dir() and source not in STUDIES.names()
         path = Path(source) if folder else STUDIES.find(source)
-        document = load_document(path, find=STUDIES.path, check=partial(not_another, kind="study"))
+        right = partial(not_another, kind="study")
+        document = load_document(path, STUDIES.path, check=right, problems=problems)
     if settings:
-        document = changed(document, settings, "base")
-    study = validate(Study, with_kind(document, "study"))
-    return LoadedStudy(Plan.build(study, document))
+        with problems.keep():
+            document = changed(document, settings, "base")
+    study = judged(Study, with_kind(document, "study"), problems)
+    if study is None or not document.whole:
+        problems.tell()
+    assert study is not None
+    return LoadedStudy(Plan.build(study, document, problems))
 
 
 def with_kind(document: Document, kind: str) -> Document:
@@ -371,7 +381,7 @@ def changed(document: Document, settings: Mapping[str, Any], base: str) -> Docum
             own[path] = value
     for table, entries in added.items():
         whole = {**(document.data.get(table) or {}), **entries}
-        document = Document({**document.data, table: whole}, document.marks, document.name)
+        document = dataclasses.replace(document, data={**document.data, table: whole})
     if own:
         document = set_values(document, own, transparent=())
         holder = document.data[base] if base else document.data
@@ -380,5 +390,16 @@ def changed(document: Document, settings: Mapping[str, Any], base: str) -> Docum
         data = {**document.data, base: whole} if base else whole
         at = (base, "set") if base else ("set",)
         marks = {p: m for p, m in document.marks.items() if p[:-1] != at or p[-1] not in settings}
-        document = Document(data, marks, document.name)
+        document = dataclasses.replace(document, data=data, marks=marks)
     return document
+
+
+def wrong_root(path: str) -> tuple[str, str, str] | None:
+    """Return rule, value and remedy where a path starts with none of `ROOTS`, or ends with it."""
+    root, dot, rest = path.partition(".")
+    if root in ROOTS and (rest or not dot):
+        return None
+    near = nearest(root, ROOTS)
+    hint = f"Did you mean {near!r}? " if near else ""
+    rule = "a path must start with machine, mapping or workload"
+    return rule, path, f"{hint}Write for example workload.batch."

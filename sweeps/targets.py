@@ -26,13 +26,20 @@ class Targets:
     of the tree on each (`hbm.phy.bandwidth`).
     """
 
-    def __init__(self, machines: Sequence[Machine], work: type[Work]) -> None:
+    def __init__(self, machines: Sequence[Machine], work: type[Work] | None) -> None:
+        """Resolve paths on machines, and on a work where its kind is known."""
         self._machines = machines
         self._work = work
 
     def on(self, machines: Sequence[Machine]) -> Targets:
         """Return what paths mean on some of the machines."""
         return Targets(machines, self._work)
+
+    def judges(self, path: str) -> bool:
+        """Return whether the path means a part of something that is known."""
+        root, dot, _ = path.partition(".")
+        known = {"machine": bool(self._machines), "workload": self._work is not None}
+        return root in ROOTS and (not dot or known.get(root, True))
 
     def of(self, path: str) -> Target:
         """Return what a path means.
@@ -69,6 +76,7 @@ class Targets:
         return Target(path, f"machine.{first}", "value", rest, dimensions.pop())
 
     def _field(self, path: str, rest: str) -> Target:
+        assert self._work is not None, "asked only where the kind of work is known"
         name = FIELD_PATHS.get(rest, rest)
         fields = self._work.vector_fields
         if name in fields and (rest == name or name in fields):

@@ -71,8 +71,7 @@ class AttentionCall(Work):
             ConfigError: If a dtype is unknown.
         """
         super().__post_init__()
-        object.__setattr__(self, "dtype", lookup(self.dtype).name)
-        object.__setattr__(self, "kv_dtype", lookup(self.kv_dtype or self.dtype).name)
+        object.__setattr__(self, "kv_dtype", self.kv_dtype or self.dtype)
         if np.any(np.greater(self.q_tokens, self.kv_tokens)):
             raise WorkloadError(
                 f"{self.kind}: kv_tokens count the new tokens too, but q_tokens is larger"

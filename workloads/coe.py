@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 
@@ -61,6 +61,10 @@ class CompositionOfExperts(Work):
     phase_metrics: ClassVar[Mapping[str, str]] = {"tpot": "expert.decode"}
     nested: ClassVar[Mapping[str, tuple[str, ...]]] = {"experts": ("choose", "skew")}
     vector_fields: ClassVar[tuple[str, ...]] = ("count", "batch", "input", "output")
+    words: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "choose": get_args(Choose),
+        "expert_runs": ("sequential",),
+    }
 
     router: Model
     experts: ModelSet | Model
@@ -85,18 +89,21 @@ class CompositionOfExperts(Work):
                 object.__setattr__(self, "count", self.experts.count)
             object.__setattr__(self, "experts", self.experts.model)
         super().__post_init__()
-        for name, value, known in (
-            ("choose", self.choose, get_args(Choose)),
-            ("expert_runs", self.expert_runs, ("sequential",)),
-        ):
-            if value not in known:
-                raise WorkloadError(f"coe: {name} must be one of {', '.join(known)}, got {value!r}")
-        if not (np.isfinite(self.skew) and self.skew >= 0):
-            raise WorkloadError(f"coe: skew must be finite and >= 0, got {self.skew}")
         if self.skew and self.choose != "zipf":
             raise WorkloadError(f"coe: skew belongs to choose: zipf, got choose: {self.choose}")
         self.router_work()
         self.expert_work()
+
+    @classmethod
+    def checked_field(cls, name: str, given: Any) -> Any:
+        """Return a field as it is kept.
+
+        Raises:
+            WorkloadError: If it makes no sense.
+        """
+        if name == "skew" and not (np.isfinite(given) and given >= 0):
+            raise WorkloadError(f"coe: skew must be finite and >= 0, got {given}")
+        return super().checked_field(name, given)
 
     @property
     def expert(self) -> Model:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from opbyte.core.dtypes import lookup
 from opbyte.core.ops import Number, OpTableBuilder, Phase
 from opbyte.core.parallel import Parallel
 from opbyte.workloads.work import WORKS, Work
@@ -28,16 +27,6 @@ class CollectiveCall(Work):
     bytes: Number
     participants: Number
     dtype: str = "bf16"
-
-    def __post_init__(self) -> None:
-        """Check the fields.
-
-        Raises:
-            WorkloadError: If a count is no whole number of at least one.
-            ConfigError: If the dtype is unknown.
-        """
-        super().__post_init__()
-        object.__setattr__(self, "dtype", lookup(self.dtype).name)
 
     @property
     def tokens(self) -> Number:

@@ -47,8 +47,7 @@ class Gemm(Work):
             ConfigError: If the dtype is unknown.
         """
         super().__post_init__()
-        object.__setattr__(self, "dtype", lookup(self.dtype).name)
-        object.__setattr__(self, "weight_dtype", lookup(self.weight_dtype or self.dtype).name)
+        object.__setattr__(self, "weight_dtype", self.weight_dtype or self.dtype)
 
     @property
     def tokens(self) -> Number:

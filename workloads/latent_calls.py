@@ -62,8 +62,7 @@ class MlaDecode(Work):
             ConfigError: If a dtype is unknown.
         """
         super().__post_init__()
-        object.__setattr__(self, "dtype", lookup(self.dtype).name)
-        object.__setattr__(self, "kv_dtype", lookup(self.kv_dtype or self.dtype).name)
+        object.__setattr__(self, "kv_dtype", self.kv_dtype or self.dtype)
 
     @property
     def tokens(self) -> Number:

@@ -13,9 +13,11 @@ from typing import Any
 from opbyte.core.catalog import Catalog, is_path
 from opbyte.core.config import Document, load_document, parse_document, read_text
 from opbyte.core.errors import ConfigError, Problem
+from opbyte.core.problems import Problems
 from opbyte.core.registry import lookup_error
 from opbyte.workloads.hf_config import Locate, model_from_config, nowhere
 from opbyte.workloads.model import Model
+from opbyte.workloads.precision import Precision
 
 __all__ = ["load_model", "model_catalog"]
 
@@ -44,7 +46,7 @@ def load_model(model: str | os.PathLike[str] | Mapping[str, Any] | Model) -> Mod
     if isinstance(model, Mapping):
         return _from_mapping(model)
     if not is_path(model) and not Path(model).is_dir():
-        return _from_document(load_document(model_catalog().path(os.fspath(model)), _find))
+        return _from_file(model_catalog().path(os.fspath(model)))
     path = Path(model).expanduser()
     if path.is_dir():
         path /= "config.json"
@@ -54,7 +56,7 @@ def load_model(model: str | os.PathLike[str] | Mapping[str, Any] | Model) -> Mod
     path = model_catalog().find(path)
     if path.suffix == ".json":
         return _from_json(path)
-    return _from_document(load_document(path, _find))
+    return _from_file(path)
 
 
 def _find(name: str) -> Path:
@@ -66,6 +68,16 @@ def _from_mapping(data: Mapping[str, Any]) -> Model:
     if "config" in data or data.get("kind") == "model":
         return _from_entry(data, nowhere)
     return model_from_config(data)
+
+
+def _from_file(path: Path) -> Model:
+    problems = Problems()
+    document = load_document(path, _find, problems=problems)
+    if not document.whole:
+        # Its config may stand in the file that was not found.
+        problems.add(_entry_problems({"config": {}, **document.data}, document.where))
+        problems.tell()
+    return _from_document(document)
 
 
 def _from_document(document: Document) -> Model:
@@ -85,14 +97,24 @@ def _from_entry(data: Mapping[str, Any], where: Locate, name: str = "") -> Model
     `published.not_modelled` is the part of the published count that the model leaves out (a
     vision tower); it is negative where the published count leaves out what the model has.
     """
-    problems = _entry_problems(data, where)
-    if problems:
-        raise ConfigError(problems)
+    problems = Problems()
+    problems.add(_entry_problems(data, where))
+    config, dtypes = data.get("config"), data.get("dtypes")
+    name = data.get("name", name)
+    with problems.keep():
+        if isinstance(config, Mapping):
+            model = model_from_config(config, name=name, where=where, path=("config",))
+    try:
+        Precision().override(**dtypes if isinstance(dtypes, Mapping) else {})
+    except ConfigError as error:
+        problems.add(
+            replace(p, where=where(("dtypes", p.path)), path=f"dtypes.{p.path}")
+            for p in error.problems
+        )
+    problems.tell()
     notes = data.get("notes", [])
     notes = [notes] if isinstance(notes, str) else notes
     published = data.get("published", {})
-    name = data.get("name", name)
-    model = model_from_config(data["config"], name=name, where=where, path=("config",))
     elsewhere = published.get("not_modelled", 0.0)
     model = replace(
         model,
@@ -101,7 +123,6 @@ def _from_entry(data: Mapping[str, Any], where: Locate, name: str = "") -> Model
         published_active=float(published.get("active", 0.0)),
         notes=(*notes, *model.notes),
     )
-    dtypes = data.get("dtypes")
     return model.with_precision(**dtypes) if dtypes else model
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from opbyte.core.dtypes import lookup
 from opbyte.core.errors import WorkloadError
@@ -40,15 +41,10 @@ class ModelWork(Work):
 
     routing: Routing = field(default_factory=Routing)
 
-    def __post_init__(self) -> None:
-        """Check the fields; read a routing that is written as in a file.
-
-        Raises:
-            ConfigError: If it is no routing.
-            WorkloadError: If a field makes no sense.
-        """
-        super().__post_init__()
-        object.__setattr__(self, "routing", routing_of(self.routing))
+    @classmethod
+    def checked_field(cls, name: str, given: Any) -> Any:
+        """Return a field as it is kept; a routing may be written as in a file."""
+        return routing_of(given) if name == "routing" else super().checked_field(name, given)
 
     def _step(self, model: Model, step: Step, parallel: Parallel) -> OpTable:
         return lower_step(model, step, parallel, self.routing)

@@ -74,8 +74,7 @@ class Moe(Work):
             ConfigError: If a dtype is unknown.
         """
         super().__post_init__()
-        object.__setattr__(self, "dtype", lookup(self.dtype).name)
-        object.__setattr__(self, "weight_dtype", lookup(self.weight_dtype or self.dtype).name)
+        object.__setattr__(self, "weight_dtype", self.weight_dtype or self.dtype)
         for name in ("hidden", "ffn", "experts", "top_k", "tp_size", "ep_size"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:

@@ -52,6 +52,7 @@ class Prefill(ModelWork):
     phase_metrics: ClassVar[Mapping[str, str]] = {"ttft": "prefill"}
     vector_fields: ClassVar[tuple[str, ...]] = ("batch", "input", "past")
     least: ClassVar[Mapping[str, float]] = {"past": 0.0}
+    words: ClassVar[Mapping[str, tuple[str, ...]]] = {"logits": LOGITS}
 
     model: Model
     batch: Number
@@ -67,10 +68,6 @@ class Prefill(ModelWork):
         """
         super().__post_init__()
         check_context(self.kind, self.model, self.input + self.past, "past + input")
-        if self.logits not in LOGITS:
-            raise WorkloadError(
-                f"{self.kind}: logits are {' or '.join(LOGITS)}, got {self.logits!r}"
-            )
         if self.model.encoder and self.logits == "all":
             raise WorkloadError(
                 f"{self.kind}: {self.model.name} has an encoder, which gives no logits: the "

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from opbyte.core.dtypes import DTYPES, bytes_of, lookup
-from opbyte.core.errors import ConfigError
+from opbyte.core.errors import Problem
+from opbyte.core.problems import Problems
 from opbyte.core.registry import lookup_error
 
 TensorClass = Literal["attention", "ffn", "expert", "head", "other"]
@@ -101,23 +102,35 @@ class Precision:
         and drops what a checkpoint said of scales, operands and mixtures.
 
         Raises:
-            ConfigError: If a class or a dtype is unknown.
+            ConfigError: With every class and dtype that is unknown.
         """
         known = ["weight", "activation", "kv", "expert", "head", "attention", "ffn", "state"]
-        for key in dtypes:
-            if key not in (*known, "operand"):
-                raise lookup_error("tensor class", key, [*known, "operand"])
+        problems = Problems()
+        for key, dtype in dtypes.items():
+            problems.add(replace(p, path=key) for p in _wrong_type(key, dtype, known))
+        problems.tell()
         values = {name: getattr(self, name) for name in (*known, "operand")}
         scales, mixed = self.scales, self.mixed
         if "weight" in dtypes:
             values.update(dict.fromkeys(("expert", "head", "attention", "ffn", "operand")))
             scales, mixed = (), ()
         values.update({key: dtype and lookup(dtype).name for key, dtype in dtypes.items()})
-        for key in ("weight", "activation", "kv"):
-            if values[key] is None:
-                raise ConfigError.one("", key, "a dtype is due", None, "Write bf16, for example.")
         mixed = tuple(part for part in mixed if part[0] not in dtypes)
         return Precision(**values, scales=scales, mixed=mixed)
+
+
+def _wrong_type(key: str, dtype: object, known: list[str]) -> tuple[Problem, ...]:
+    """Return what is wrong with an entry of tensor class and dtype."""
+    if key not in (*known, "operand"):
+        return lookup_error("tensor class", key, [*known, "operand"]).problems
+    if dtype is None and key not in ("weight", "activation", "kv"):
+        return ()
+    if not isinstance(dtype, str):
+        return (Problem("", "", "a dtype is due", dtype, "Write bf16, for example."),)
+    problems = Problems()
+    with problems.keep():
+        lookup(dtype)
+    return tuple(problems)
 
 
 def _known(tensor_class: str) -> str:

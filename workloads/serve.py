@@ -65,6 +65,10 @@ class Goal(ServeBlock):
         return self
 
 
+#: Blocks that need not be there.
+_OPTIONAL = ("speculate", "adapters", "models", "faults")
+
+
 def _rate(given: object) -> float:
     """Return requests per second; `4 requests/s` is read.
 
@@ -174,28 +178,36 @@ class Serve(ModelWork):
             WorkloadError: If a number makes no sense.
         """
         super().__post_init__()
-        trace: Any = self.trace
-        if not isinstance(trace, RequestTrace | BaseModel | Mapping | str | Path) and not hasattr(
-            trace, "columns"
-        ):
-            raise WorkloadError(
-                f"serve: trace must be a trace, a name or a file, got {trace!r:.80}"
-            )
-        trace, rate = load_trace(trace), _rate(self.rate)
-        object.__setattr__(self, "trace", trace.scaled(rate) if rate else trace)
-        object.__setattr__(self, "rate", rate)
-        scheduler: Any = self.scheduler
-        if isinstance(scheduler, str):
-            scheduler = {"kind": scheduler}
-        object.__setattr__(self, "scheduler", _block("scheduler", Scheduling, scheduler))
-        object.__setattr__(self, "slo", _block("slo", Goal, self.slo))
-        object.__setattr__(self, "fleet", _block("fleet", Fleet, self.fleet))
+        if self.rate:
+            object.__setattr__(self, "trace", self.trace.scaled(self.rate))
         if self.speculate is not None:
             speculation = speculation_of(self.kind, self.speculate, self.model)
             object.__setattr__(self, "speculate", speculation)
-        if self.faults is not None:
-            object.__setattr__(self, "faults", _block("faults", Faults, self.faults))
         self._choose()
+
+    @classmethod
+    def checked_field(cls, name: str, given: Any) -> Any:
+        """Return a field as it is kept: a trace is loaded, a block read that is a mapping.
+
+        Raises:
+            ConfigError: If a mapping or file has a mistake.
+            WorkloadError: If a number makes no sense.
+        """
+        if name == "trace":
+            if not isinstance(
+                given, RequestTrace | BaseModel | Mapping | str | Path
+            ) and not hasattr(given, "columns"):
+                raise WorkloadError(
+                    f"serve: trace must be a trace, a name or a file, got {given!r:.80}"
+                )
+            return load_trace(given)
+        if name == "rate":
+            return _rate(given)
+        if name == "scheduler" and isinstance(given, str):
+            given = {"kind": given}
+        if name in cls.blocks and not (given is None and name in _OPTIONAL):
+            return _block(name, cls.blocks[name], given)
+        return super().checked_field(name, given)
 
     def _choose(self) -> None:
         """Read adapters and models, and let each request ask for one.
@@ -206,14 +218,12 @@ class Serve(ModelWork):
         """
         if self.adapters is not None and self.models is not None:
             raise WorkloadError("serve: give either adapters or models")
-        for name, cls, least in (("adapters", Adapters, -1), ("models", Models, 0)):
-            given = getattr(self, name)
-            if given is None:
+        for name, least in (("adapters", -1), ("models", 0)):
+            block: Any = getattr(self, name)
+            if block is None:
                 continue
-            block: Any = _block(name, cls, given)
             column = name[:-1]
             numbers = block.chosen(getattr(self.trace, column), len(self.trace), column, least)
-            object.__setattr__(self, name, block)
             object.__setattr__(self, "trace", replace(self.trace, **{column: numbers}))
         if self.adapters is not None:
             self.adapters.adapter.parameters(self.model)

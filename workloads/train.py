@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import BaseModel, Field
@@ -90,6 +90,7 @@ class TrainStep(ModelWork):
     )  # fmt: skip
     vector_fields: ClassVar[tuple[str, ...]] = ("batch", "sequence", "micro_batch")
     blocks: ClassVar[Mapping[str, type[BaseModel]]] = {"lora": Lora}
+    words: ClassVar[Mapping[str, tuple[str, ...]]] = {"recompute": RECOMPUTE}
 
     model: Model
     batch: Number
@@ -112,32 +113,41 @@ class TrainStep(ModelWork):
         """
         super().__post_init__()
         check_context(self.kind, self.model, self.sequence, "sequence")
-        if self.recompute not in RECOMPUTE:
-            raise WorkloadError(
-                f"{self.kind}: recompute is one of {', '.join(RECOMPUTE)}, got {self.recompute!r}"
-            )
-        given: object = self.lora
-        if isinstance(given, Mapping):
-            object.__setattr__(self, "lora", validate(Lora, Document(dict(given), {}, "lora")))
-        elif given is not None and not isinstance(given, Lora):
-            raise WorkloadError(
-                f"{self.kind}: lora must be a mapping, got {given!r}. write {{rank: 16}}, or leave "
-                "it out"
-            )
         if self.lora is not None:
             check_adapters(self.model, self.lora.adapter)
-            self._check_summed("lora.dtype", self.lora.dtype)
-        self._check_summed("gradient", self.gradient)
         # Keys and values of a step are activations.
         stored = self.model.with_precision(kv=self.model.precision.activation)
         object.__setattr__(self, "model", stored)
 
-    def _check_summed(self, name: str, dtype: str) -> None:
+    @classmethod
+    def checked_field(cls, name: str, given: Any) -> Any:
+        """Return a field as it is kept.
+
+        Raises:
+            ConfigError: If a dtype is unknown, or the mapping of adapters has a mistake.
+            WorkloadError: If it makes no sense.
+        """
+        if name == "lora" and isinstance(given, Mapping):
+            given = validate(Lora, Document(dict(given), {}, "lora"))
+        if name == "lora" and not isinstance(given, Lora | None):
+            raise WorkloadError(
+                f"{cls.kind}: lora must be a mapping, got {given!r}. write {{rank: 16}}, or leave "
+                "it out"
+            )
+        given = super().checked_field(name, given)
+        if name == "lora" and given is not None:
+            cls._check_summed("lora.dtype", given.dtype)
+        if name == "gradient":
+            cls._check_summed(name, given)
+        return given
+
+    @classmethod
+    def _check_summed(cls, name: str, dtype: str) -> None:
         """Refuse types that small steps are lost in."""
         found = lookup(dtype)
         if found.name not in SUMMED:
             raise WorkloadError(
-                f"{self.kind}: {name} must be one of {', '.join(SUMMED)}, got {dtype!r}"
+                f"{cls.kind}: {name} must be one of {', '.join(SUMMED)}, got {dtype!r}"
             )
 
     @property

@@ -35,16 +35,6 @@ class VectorCall(Work):
     width: Number
     dtype: str = "bf16"
 
-    def __post_init__(self) -> None:
-        """Check the fields.
-
-        Raises:
-            WorkloadError: If a size is no whole number of at least one.
-            ConfigError: If the dtype is unknown.
-        """
-        super().__post_init__()
-        object.__setattr__(self, "dtype", lookup(self.dtype).name)
-
     @property
     def tokens(self) -> Number:
         """Return the rows, the nearest thing to tokens."""

@@ -7,8 +7,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from opbyte.core.dtypes import lookup
 from opbyte.core.errors import WorkloadError
 from opbyte.core.ops import Array, Number, Phase
 from opbyte.core.parallel import Parallel
@@ -38,6 +39,7 @@ class Work(ABC):
         blocks: Field -> what a mapping in a file is validated as, with the places of its entries.
         nested: Field -> further fields that a file may write inside of it.
         least: Smallest value of a field of counts where it is not 1.
+        words: Field -> the words that it may be.
         fills: Fields that may be `max`, as many as fit; stored as infinity.
         alone: One device runs the whole of it; a group has no way to share it. Its counts are
             whole, also where each design point has its own: no operator has a mean size.
@@ -52,6 +54,7 @@ class Work(ABC):
     phase_metrics: ClassVar[Mapping[str, str]] = {}
     vector_fields: ClassVar[tuple[str, ...]] = ()
     least: ClassVar[Mapping[str, float]] = {}
+    words: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     fills: ClassVar[tuple[str, ...]] = ()
     alone: ClassVar[bool] = False
     blocks: ClassVar[Mapping[str, type[BaseModel]]] = {}
@@ -71,32 +74,47 @@ class Work(ABC):
         """Load models that are given by name; bring counts to floats or float64 arrays.
 
         Raises:
+            ConfigError: If a model or a dtype is unknown.
             WorkloadError: If one makes no sense; the message names it.
         """
         for own in fields(self):
             given = getattr(self, own.name)
-            if "Model" in str(own.type) and isinstance(given, str | Path):
-                object.__setattr__(self, own.name, load_model(given))
-            elif own.type == "Model" and not isinstance(given, Model):
-                raise WorkloadError(
-                    f"{self.kind}: {own.name} must be a model, a catalog name or a path, got "
-                    f"{given!r:.200}. make one with opbyte.load_model"
-                )
-            elif own.type in _PLAIN and own.name not in self.vector_fields:
-                _check_plain(self, own.name, str(own.type), given)
-        counts = {}
-        for name in self.vector_fields:
-            least = self.least.get(name, 1.0)
-            given = getattr(self, name)
-            if name in self.fills and (
+            object.__setattr__(self, own.name, self.checked_field(own.name, given))
+        counts = {name: getattr(self, name) for name in self.vector_fields}
+        same_points(self.kind, **counts)
+
+    @classmethod
+    def checked_field(cls, name: str, given: Any) -> Any:
+        """Return a field as it is kept, judged without the others.
+
+        Args:
+            name: Its name.
+            given: What was given for it.
+
+        Raises:
+            ConfigError: If a model or a dtype is unknown.
+            WorkloadError: If it makes no sense; the message names it.
+        """
+        due = str(cls.__dataclass_fields__[name].type)
+        if name in cls.vector_fields:
+            if name in cls.fills and (
                 given == "max" if isinstance(given, str) else _endless(given)
             ):
-                object.__setattr__(self, name, math.inf)
-                continue
-            value = checked(self.kind, name, given, least, whole=self.alone)
-            object.__setattr__(self, name, value)
-            counts[name] = value
-        same_points(self.kind, **counts)
+                return math.inf
+            return checked(cls.kind, name, given, cls.least.get(name, 1.0), whole=cls.alone)
+        if "Model" in due and isinstance(given, str | Path):
+            return load_model(given)
+        if due == "Model" and not isinstance(given, Model):
+            raise WorkloadError(
+                f"{cls.kind}: {name} must be a model, a catalog name or a path, got "
+                f"{given!r:.200}. make one with opbyte.load_model"
+            )
+        if due in _PLAIN:
+            _check_plain(cls, name, due, given)
+        if name in cls.words and given not in cls.words[name]:
+            known = ", ".join(cls.words[name])
+            raise WorkloadError(f"{cls.kind}: {name} must be one of {known}, got {given!r:.80}")
+        return lookup(given).name if due == "str" and name.endswith("dtype") and given else given
 
     if TYPE_CHECKING:
         # A field of some works; a base's property would forbid that.
@@ -156,7 +174,7 @@ def _endless(value: object) -> bool:
     return isinstance(value, float) and value == math.inf
 
 
-def _check_plain(work: Work, name: str, due: str, value: object) -> None:
+def _check_plain(work: type[Work], name: str, due: str, value: object) -> None:
     """Check a field that is annotated with a plain type.
 
     Raises:

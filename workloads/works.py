@@ -7,10 +7,9 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
-
 from opbyte.core.config import Document, validate
-from opbyte.core.errors import ConfigError, Problem, WorkloadError, show
+from opbyte.core.errors import ConfigError, OpbyteError, Problem, WorkloadError, show
+from opbyte.core.problems import Problems, problems_of
 from opbyte.core.registry import lookup_error, nearest
 from opbyte.core.units import parse
 from opbyte.workloads import (
@@ -32,8 +31,10 @@ from opbyte.workloads import (
 from opbyte.workloads.model import Model
 from opbyte.workloads.model_loader import load_model
 from opbyte.workloads.model_set import ModelSet
+from opbyte.workloads.precision import Precision
 from opbyte.workloads.routing import routing_of
 from opbyte.workloads.speculation import Speculation
+from opbyte.workloads.traces.synthetic import synthetic_from
 from opbyte.workloads.work import WORKS, Work
 
 __all__ = ["WORKS", "Work", "work_from"]
@@ -124,35 +125,56 @@ class _Reading:
     at: _Path
     cls: type[Work]
     data: Mapping[str, Any]
-    problems: list[Problem] = field(default_factory=list)
+    problems: Problems = field(default_factory=Problems)
     sources: dict[str, str] = field(default_factory=dict)
     ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def work(self) -> Work:
-        own = {f.name: f for f in fields(self.cls) if f.name not in ("sources", "ranges")}
-        known = [*own, *_ANYWHERE]
+        """Return the work; what its fields say together is judged where each could be read."""
+        own = [f for f in fields(self.cls) if f.name not in ("sources", "ranges")]
+        known = [*(f.name for f in own), *_ANYWHERE]
+        needed = {f.name for f in own if f.default is MISSING and f.default_factory is MISSING}
+        unread = set[str | None]()
         for key in self.data:
             if key not in known:
                 near = nearest(str(key), known)
+                unread |= {near} - self.data.keys()
                 guess = f"Did you mean {near!r}? " if near else ""
                 rule = f"a {self.cls.kind} work has no key {show(key)}"
                 self._problem((key,), rule, remedy=f"{guess}Known: {', '.join(known)}.")
-        for name, one in own.items():
-            needed = one.default is MISSING and one.default_factory is MISSING
-            if needed and name not in self.data:
-                self._problem((), f"a {self.cls.kind} work needs the key {name!r}")
-        values = {name: self._field(name, self.data[name]) for name in own if name in self.data}
+        for name in (f.name for f in own if f.name in needed - self.data.keys() - unread):
+            self._problem((), f"a {self.cls.kind} work needs the key {name!r}")
+            unread.add(name)
+        values = {}
+        for name in (f.name for f in own if f.name in self.data):
+            before = len(self.problems)
+            values[name] = self._field(name, self.data[name])
+            if len(self.problems) > before:
+                unread.add(name)
         values = self._stored(values)
-        if self.problems:
-            raise ConfigError(self.problems)
-        whole = self.data.get("source")
-        sources = dict.fromkeys(values, str(whole)) if whole is not None else {}
+        if unread - {None}:
+            self.problems.tell()
+        return self._whole(values)
+
+    def _whole(self, values: dict[str, Any]) -> Work:
+        """Return the work that its fields make.
+
+        Raises:
+            ConfigError: With what is wrong with them together, and all that was found before.
+            WorkloadError: If they make no sense and all else is right.
+        """
+        source = self.data.get("source")
+        sources = dict.fromkeys(values, str(source)) if source is not None else {}
         try:
-            return self.cls(**values, sources={**sources, **self.sources}, ranges=self.ranges)
+            work = self.cls(**values, sources={**sources, **self.sources}, ranges=self.ranges)
         except ConfigError as error:
-            raise ConfigError(self._placed(p) for p in error.problems) from None
+            self.problems.add(self._placed(p) for p in error.problems)
         except WorkloadError as error:
-            raise WorkloadError(f"{self.document.where(self.at)}: {error}") from None
+            if not self.problems:
+                raise WorkloadError(f"{self.document.where(self.at)}: {error}") from None
+            self._problem((), str(error))
+        self.problems.tell()
+        return work
 
     def _placed(self, problem: Problem) -> Problem:
         """Return a problem of the whole work at the field whose text it quotes."""
@@ -166,7 +188,7 @@ class _Reading:
     def _problem(self, path: _Path, rule: str, value: object = "", remedy: str = "") -> None:
         full = (*self.at, *path)
         dotted = ".".join(map(str, full))
-        self.problems.append(Problem(self.document.where(full), dotted, rule, value, remedy))
+        self.problems.add([Problem(self.document.where(full), dotted, rule, value, remedy)])
 
     def _field(self, name: str, raw: object) -> Any:
         """Return a field's value; note its source and range where it has them."""
@@ -174,29 +196,24 @@ class _Reading:
         if isinstance(raw, Mapping) and "value" in raw:
             raw = self._provenance(name, raw)
             path = (name, "value")
-        block = self.cls.blocks.get(name)
-        if block is not None and isinstance(raw, Mapping):
-            return self._block(block, path)
+        full = (*self.at, *path)
         try:
-            return self._read(name, raw)
-        except ConfigError as error:
-            for p in error.problems:
-                where = p.where or self.document.where((*self.at, *path))
-                inner = ".".join(map(str, (*self.at, *path)))
-                dotted = f"{inner}.{p.path}" if p.path else inner
-                self.problems.append(Problem(where, dotted, p.rule, p.value, p.remedy))
-        except WorkloadError as error:
-            self._problem(path, str(error))
-        return None
-
-    def _block(self, cls: type[BaseModel], path: _Path) -> BaseModel | None:
-        """Return a block of fields; its problems have the places of its entries."""
-        try:
-            return validate(cls, self.document, (*self.at, *path))
-        except ConfigError as error:
-            self.problems += error.problems
-        except WorkloadError as error:
-            self._problem(path, str(error))
+            block = self.cls.blocks.get(name)
+            if block is not None and isinstance(raw, Mapping):
+                raw = validate(block, self.document, full)
+            elif self._due(name) == "RequestTrace" and isinstance(raw, Mapping):
+                raw = synthetic_from(self.document, full)
+            return self.cls.checked_field(name, self._read(name, raw))
+        except OpbyteError as error:
+            own = ".".join(map(str, full))
+            # A file that is not there has no place but that of its name.
+            named = {raw, str(self._file(raw))} if isinstance(raw, str) else set()
+            for p in problems_of(error):
+                value = p.value or (raw if p.where in named else "")
+                # What stands inside the field has its whole path.
+                inside = p.path if p.path.startswith(own) else ".".join(filter(None, (own, p.path)))
+                where = self.document.where(full) if p.where in {"", *named} else p.where
+                self.problems.add([Problem(where, inside, p.rule, value, p.remedy)])
         return None
 
     def _provenance(self, name: str, raw: Mapping[str, Any]) -> object:
@@ -220,7 +237,7 @@ class _Reading:
 
     def _read(self, name: str, raw: object) -> Any:
         """Return a field's value, read as its annotation says."""
-        own = next(str(f.type) for f in fields(self.cls) if f.name == name)
+        own = self._due(name)
         if own == "Model":
             return _model(raw)
         if "ModelSet" in own:
@@ -239,6 +256,9 @@ class _Reading:
         if name in _PAIRS:
             return _pairs(name, raw)
         return raw
+
+    def _due(self, name: str) -> str:
+        return str(self.cls.__dataclass_fields__[name].type)
 
     def _file(self, raw: object) -> Path:
         """Return a path, relative to the document's folder."""
@@ -259,18 +279,20 @@ class _Reading:
             self._problem(("precision",), "a mapping is due", wanted, example)
             return values
         try:
-            for name, value in values.items():
-                if isinstance(value, Model):
-                    values[name] = value.with_precision(**wanted)
-                elif isinstance(value, Speculation) and value.draft is not None:
-                    draft = value.draft.with_precision(**wanted)
-                    values[name] = value.model_copy(update={"draft": draft})
-                elif isinstance(value, ModelSet):
-                    stored = value.model.with_precision(**wanted)
-                    values[name] = ModelSet(stored, value.count)
+            Precision().override(**wanted)
         except ConfigError as error:
             for p in error.problems:
-                self._problem(("precision",), p.rule, p.value, p.remedy)
+                self._problem(("precision", p.path), p.rule, p.value, p.remedy)
+            return values
+        for name, value in values.items():
+            if isinstance(value, Model):
+                values[name] = value.with_precision(**wanted)
+            elif isinstance(value, Speculation) and value.draft is not None:
+                draft = value.draft.with_precision(**wanted)
+                values[name] = value.model_copy(update={"draft": draft})
+            elif isinstance(value, ModelSet):
+                stored = value.model.with_precision(**wanted)
+                values[name] = ModelSet(stored, value.count)
         return values
 
 

@@ -19,11 +19,13 @@ class Document:
         data: The top-level mapping.
         marks: Where each entry stands; paths hold keys and list positions.
         name: What errors call the document, usually the path of its file.
+        whole: Whether what it extends was found; what is missing may stand there.
     """
 
     data: dict[str, Any]
     marks: Mapping[DataPath, Mark]
     name: str
+    whole: bool = True
 
     def mark(self, path: DataPath = ()) -> Mark | None:
         """Return the place of an entry, or of the nearest entry around it."""

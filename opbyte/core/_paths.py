@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from opbyte.core._document import Document
 from opbyte.core._reader import DataPath, Mark, dotted, read_yaml
 from opbyte.core.errors import ConfigError, Problem, show
+from opbyte.core.problems import Problems
 from opbyte.core.registry import nearest
 
 __all__ = ["TRANSPARENT", "parse_assignment", "resolve_path", "set_values"]
@@ -85,6 +87,7 @@ def set_values(
     transparent: Collection[str] = TRANSPARENT,
     origin: str = "--set",
     places: Mapping[str, str] | None = None,
+    problems: Problems | None = None,
 ) -> Document:
     """Return a copy of `document` with the entries at dotted paths replaced.
 
@@ -94,13 +97,14 @@ def set_values(
         transparent: Words that paths may leave out.
         origin: What errors call the place of the new values.
         places: Path -> place of those values that stand somewhere, such as `study.yaml:3:5`.
+        problems: Takes the paths that do not resolve; the others are set.
 
     Raises:
-        ConfigError: With every path that does not resolve.
+        ConfigError: With every path that does not resolve, without `problems`.
     """
     data = _copied(document.data)
     marks = dict(document.marks)
-    problems: list[Problem] = []
+    wrong = problems if problems is not None else Problems()
     taken: dict[tuple[str, ...], str] = {}
     for path, value in values.items():
         given = (places or {}).get(path)
@@ -108,22 +112,20 @@ def set_values(
         try:
             full = resolve_path(document.data, path, transparent)
         except ConfigError as error:
-            problems.extend(
-                Problem(place, p.path, p.rule, p.value, p.remedy) for p in error.problems
-            )
+            wrong.add(Problem(place, p.path, p.rule, p.value, p.remedy) for p in error.problems)
             continue
         if full in taken:
             rule = f"{taken[full]} and {path} are the same entry"
-            problems.append(Problem(place, path, rule, "", "Set it once."))
+            wrong.add([Problem(place, path, rule, "", "Set it once.")])
             continue
         taken[full] = path
         real = _put(data, full, _copied(value))
         for mark in [m for m in marks if m[: len(real)] == real]:
             del marks[mark]
         marks[real] = Mark(given or f"{place}={_short(value)}", 0, 0)
-    if problems:
-        raise ConfigError(problems)
-    return Document(data, marks, document.name)
+    if problems is None:
+        wrong.tell()
+    return replace(document, data=data, marks=marks)
 
 
 def _copied(value: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -15,10 +15,11 @@ from opbyte.core._messages import explain
 from opbyte.core._reader import DataPath, dotted
 from opbyte.core.errors import ConfigError, Problem, show
 from opbyte.core.parameters import Quantity
+from opbyte.core.problems import Problems
 from opbyte.core.registry import nearest
 from opbyte.core.units import dimension
 
-__all__ = ["validate"]
+__all__ = ["judged", "validate"]
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -32,26 +33,84 @@ def validate(cls: type[Model], document: Document, at: DataPath = ()) -> Model:
     Raises:
         ConfigError: With every problem that pydantic found, in the order of the file.
     """
+    problems = Problems()
+    found = judged(cls, document, problems, at)
+    problems.tell()
+    assert found is not None
+    return found
+
+
+def judged(
+    cls: type[Model],
+    document: Document,
+    problems: Problems,
+    at: DataPath = (),
+    without: Iterable[DataPath] = (),
+) -> Model | None:
+    """Return the part of a document at the path `at` as a `cls`, without what is wrong in it.
+
+    What is wrong is taken out and the rest judged again, so that rules of whole blocks are judged
+    too. They are silent about a block of which an entry was wrong.
+
+    Args:
+        cls: What it should be.
+        document: The document.
+        problems: Takes every problem that pydantic found.
+        at: Path of the part.
+        without: Entries inside of it that were found wrong before.
+
+    Returns:
+        None where nothing is left: something is wrong that it can not do without.
+    """
     try:
         data = document.value(at)
     except KeyError:
-        rule = f"the key {show(at[-1])} is missing"
-        raise ConfigError.one(document.where(at), dotted(at[:-1]), rule) from None
-    try:
-        return cls.model_validate(data)
-    except ValidationError as error:
-        faults = [_fault(e, cls, data) for e in error.errors(include_url=False)]
-    settled = _without_echoes(_settled(faults, 0))
-    problems = [
-        (document.mark((*at, *path)), problem)
-        for fault in settled[:_MOST_PROBLEMS]
-        for path, problem in _problems(fault, document, at)
-    ]
-    problems.sort(key=lambda located: located[0][1:] if located[0] else (0, 0))
-    if len(settled) > _MOST_PROBLEMS:
-        rule = f"and {len(settled) - _MOST_PROBLEMS} more"
-        problems.append((None, Problem(document.name, "", rule)))
-    raise ConfigError(problem for _, problem in problems)
+        if document.whole:
+            rule = f"the key {show(at[-1])} is missing"
+            problems.add([Problem(document.where(at), dotted(at[:-1]), rule)])
+        return None
+    wrong = set(without)
+    data = _without(data, wrong)
+    while True:
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            faults = _settled([_fault(e, cls, data) for e in error.errors(include_url=False)], 0)
+        told = [f for f in _without_echoes(faults) if document.whole or f.kind != "missing"]
+        found = [
+            problem
+            for fault in told
+            for path, problem in _problems(fault, document, at)
+            if not any(one[: len(path)] == path for one in wrong)
+        ]
+        problems.add(found[:_MOST_PROBLEMS])
+        if len(found) > _MOST_PROBLEMS:
+            more = f"and {len(found) - _MOST_PROBLEMS} more"
+            problems.add([Problem(document.name, "", more)])
+            return None
+        meant = {path for fault in faults for path in fault.meant}
+        wrong.update(path for path in meant if not _has(data, path))
+        wrong.update(path for f in faults if f.kind != "extra_forbidden" for path in f.inner)
+        gone = {path for fault in faults for path in fault.removable}
+        if () in gone:
+            return None
+        left = _without(data, gone)
+        if left == data:
+            return None
+        data = left
+
+
+def _without(data: Any, gone: set[DataPath]) -> Any:
+    """Return a value without entries; what holds them is copied."""
+    if not isinstance(data, dict):
+        return data
+    heads = {path[0] for path in gone if len(path) == 1}
+    inner = {key: {p[1:] for p in gone if len(p) > 1 and p[0] == key} for key in data}
+    return {
+        key: _without(value, inner[key]) if inner[key] else value
+        for key, value in data.items()
+        if key not in heads
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +137,50 @@ class _Fault:
     def path(self) -> DataPath:
         """Return the path of what the fault is about."""
         return self.place.path if self.key is None else (*self.place.path, self.key)
+
+    @property
+    def inner(self) -> list[DataPath]:
+        """Return the paths of what a validator of ours names, otherwise the fault's own."""
+        error = self.context.get("error")
+        if not isinstance(error, ConfigError):
+            return [self.path]
+        return [(*self.path, *_words(p.path)) for p in error.problems]
+
+    @property
+    def meant(self) -> list[DataPath]:
+        """Return the path that a misspelt key stands for."""
+        unknown = self.kind == "extra_forbidden"
+        near = nearest(str(self.key), self.place.fields()) if unknown else None
+        return [(*self.place.path, near)] if near is not None else []
+
+    @property
+    def removable(self) -> list[DataPath]:
+        """Return the entries to take out; items of a list would move, so the list goes."""
+        if self.kind == "missing":
+            return [_to_list(self.place.path)]
+        return [
+            _to_list(path if _has(self.given, path[len(self.path) :]) else self.path)
+            for path in self.inner
+        ]
+
+
+def _to_list(path: DataPath) -> DataPath:
+    """Return a path up to the first list on its way."""
+    return path[: next((i for i, word in enumerate(path) if isinstance(word, int)), len(path))]
+
+
+def _has(data: object, path: DataPath) -> bool:
+    for word in path:
+        if not _is_entry(data, word):
+            return False
+        data = data[word]  # type: ignore[index]
+    return True
+
+
+def _is_entry(data: object, word: str | int) -> bool:
+    if isinstance(data, dict):
+        return word in data
+    return isinstance(data, list) and isinstance(word, int) and word < len(data)
 
 
 def _fault(error: Any, cls: type[BaseModel], data: object) -> _Fault:

@@ -10,6 +10,7 @@ import json
 import os
 import stat
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,10 @@ from opbyte.core._reader import (
     NotYamlError,
     read_yaml,
 )
-from opbyte.core._validation import validate
+from opbyte.core._validation import judged, validate
 from opbyte.core.catalog import SUFFIXES, is_path, missing_file
 from opbyte.core.errors import ConfigError, Problem, show
+from opbyte.core.problems import Problems
 
 __all__ = [
     "LARGEST_FILE_BYTES",
@@ -34,6 +36,7 @@ __all__ = [
     "Document",
     "Finder",
     "Mark",
+    "judged",
     "load_document",
     "parse_assignment",
     "parse_document",
@@ -55,6 +58,7 @@ def load_document(
     *,
     any_keys: bool = False,
     check: Callable[[Document], object] | None = None,
+    problems: Problems | None = None,
 ) -> Document:
     """Read a YAML or JSON file, and the files that it extends.
 
@@ -63,6 +67,8 @@ def load_document(
         find: Gives the file of a catalog name, for `extends: name`.
         any_keys: Take keys such as `5` as texts; otherwise they are errors.
         check: Is shown the file before those that it extends; it raises if it is a wrong one.
+        problems: Takes what is wrong with the file that it extends; the document is then the file
+            alone, and not whole.
 
     Raises:
         ConfigError: If it can not be read or breaks a rule; with all problems of the file.
@@ -70,7 +76,14 @@ def load_document(
     document = _parse(read_text(Path(path)), str(path), any_keys=any_keys)
     if check is not None:
         check(document)
-    return _extended(document, find, (_identity(Path(path)),))
+    try:
+        return _extended(document, find, (_identity(Path(path)),))
+    except ConfigError as error:
+        if problems is None:
+            raise
+        problems.add(error.problems)
+    own = {key: value for key, value in document.data.items() if key != "extends"}
+    return replace(document, data=own, whole=False)
 
 
 def parse_document(text: str, name: str = "<text>", find: Finder | None = None) -> Document:

@@ -7,6 +7,7 @@ data takes. Two mappings of one machine are two programs on the same hardware.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from collections.abc import Mapping as MappingType
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,8 @@ from pydantic import Field, model_validator
 
 from opbyte.core.allocation import Allocate
 from opbyte.core.blocks import Block
-from opbyte.core.config import Document, load_document, parse_document, validate
+from opbyte.core.config import Document, judged, load_document, parse_document, validate
+from opbyte.core.errors import Problem
 from opbyte.core.kv_select import KvSelect
 from opbyte.core.mapping_file import (
     ATTENTION,
@@ -31,6 +33,7 @@ from opbyte.core.mapping_file import (
 )
 from opbyte.core.parallel import Parallel
 from opbyte.core.parameters import Ratio, Seconds
+from opbyte.core.problems import Problems
 from opbyte.core.registry import nearest
 from opbyte.core.routes import Neurons, Routes
 from opbyte.core.staging import Staging
@@ -128,21 +131,17 @@ class Mapping(Block):
 
     @model_validator(mode="after")
     def _known(self) -> Mapping:
+        problems = Problems()
         if isinstance(self.fusion, str) and self.fusion not in FUSIONS:
-            raise ValueError(f"no fusion is called '{self.fusion}'. Known: {', '.join(FUSIONS)}")
-        unknown = [name for name in self.place if name not in PLACED]
-        if unknown:
-            guess = nearest(unknown[0], PLACED)
-            hint = f" Did you mean '{guess}'?" if guess else ""
-            raise ValueError(
-                f"place: no tensor class is called '{unknown[0]}'.{hint} Known: {', '.join(PLACED)}"
-            )
+            problems.add(_unknown("fusion", "no fusion", self.fusion, FUSIONS))
+        for name in self.place:
+            if name not in PLACED:
+                problems.add(_unknown(f"place.{name}", "place: no tensor class", name, PLACED))
         for name, split in self.parallel.items():
             if split.group not in self.groups:
-                known = ", ".join(self.groups) or "none"
-                raise ValueError(
-                    f"parallel.{name}: no group is called '{split.group}'. Known: {known}"
-                )
+                path = f"parallel.{name}.group"
+                problems.add(_unknown(path, f"parallel.{name}: no group", split.group, self.groups))
+        problems.tell()
         return self
 
     @property
@@ -290,6 +289,13 @@ class Mapping(Block):
         return tuple(name for name, wished in wishes.items() if wished)
 
 
+def _unknown(path: str, noun: str, name: str, known: Iterable[str]) -> tuple[Problem, ...]:
+    """Return the problem of a name that is not known, at the path of its entry."""
+    near, listed = nearest(name, known), ", ".join(known) or "none"
+    hint = f"Did you mean {near!r}? " if near else ""
+    return (Problem("", path, f"{noun} is called {name!r}", "", f"{hint}Known: {listed}."),)
+
+
 def load_mapping(source: str | Path | MappingType[str, Any] | Mapping) -> Mapping:
     """Return a mapping from a YAML file, a dict or a mapping.
 
@@ -303,4 +309,8 @@ def load_mapping(source: str | Path | MappingType[str, Any] | Mapping) -> Mappin
     text = str(source)
     if "\n" in text:
         return validate(Mapping, parse_document(text, "mapping"))
-    return validate(Mapping, load_document(Path(text)))
+    problems = Problems()
+    mapping = judged(Mapping, load_document(Path(text), problems=problems), problems)
+    problems.tell()
+    assert mapping is not None
+    return mapping

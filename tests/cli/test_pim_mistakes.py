@@ -35,7 +35,7 @@ def outcome(folder, machine, old, new, work):
           "got '0.44 ns'", "Write for example 3.5 pJ/bit")),
         ("            mac: 4\n", "", (f"{GEMV}.pim.timing: the key 'mac' is missing", "Add")),
         ("fp16: &peak", "fp17: &peak",
-         (GEMV, "'fp17', which is no number format", "did you mean 'fp16'?")),
+         (GEMV, "'fp17', which is no number format", "Did you mean 'fp16'?")),
         ("refi: 5070", "refi: 500",
          (f"m.yaml: {TIMING}.refi: must be longer than a refresh", "got 500", "raise it")),
     ],

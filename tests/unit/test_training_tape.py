@@ -223,7 +223,7 @@ def test_what_a_stage_has_in_flight():
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"recompute": "some"}, "recompute is one of none, selective, dense, full"),
+        ({"recompute": "some"}, "recompute must be one of none, selective, dense, full"),
         ({"sequence": 2 * S}, "allows a context"),
         ({"batch": 3}, "does not divide into replicas and microbatches"),
         ({"parallel": Parallel(interleave=2)}, "needs pp > 1"),

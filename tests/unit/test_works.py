@@ -84,7 +84,7 @@ def test_trace_beside_its_file(tmp_path):
         ("kind: decod", ["w.yaml:1:1", "no kind of work is called 'decod'", "mean 'decode'"]),
         ("kind: decode\nmodle: llama-3.1-8b",
          ["w.yaml:2:", "a decode work has no key 'modle'. Did you mean 'model'?",
-          "a decode work needs the key 'model'", "a decode work needs the key 'context'"]),
+          "a decode work needs the key 'batch'", "a decode work needs the key 'context'"]),
         ("kind: decode\nmodel: llama-3.1-8\nbatch: 1\ncontext: 2", ["w.yaml:2:", "llama-3.1-8b"]),
         ("kind: decode\nmodel: llama-3.1-8b\nbatch: many\ncontext: 2", ["w.yaml:3:", "batch"]),
         ("kind: decode\nmodel: llama-3.1-8b\nbatch: {valu: 1}\ncontext: 2", ["w.yaml:3:", "batch"]),
@@ -115,8 +115,10 @@ def test_mistakes_are_located(text, messages):
 
 
 def test_senseless_values_are_located_too():
-    with pytest.raises(WorkloadError, match=r"w.yaml:1:1: decode: batch must be at least 1, got 0"):
+    with pytest.raises(ConfigError, match=r"w.yaml:1:37: batch: decode: batch must be at least 1"):
         read("{kind: decode, model: llama-3.1-8b, batch: 0, context: 4}")
+    with pytest.raises(WorkloadError, match=r"w.yaml:1:1: decode: llama-3.1-8b has no encoder"):
+        read("{kind: decode, model: llama-3.1-8b, batch: 1, context: 4, input: 3}")
 
 
 def test_every_kind_lists_its_metrics():
