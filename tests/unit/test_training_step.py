@@ -460,7 +460,7 @@ def fabric(ideal=False):
     from opbyte.sim.training.fabric import Fabric
 
     placer = Placer(load_machine(MACHINE), load_mapping(mapping(tp=8)), training=True)
-    return Fabric(placer.machine, placer.networks, "node.gpu", ideal)
+    return Fabric(placer.machine, placer.networks, "node.gpu", "node.gpu.hbm.phy", ideal)
 
 
 def test_exchanges_inside_a_node_are_calls_of_its_link():
