@@ -1,4 +1,4 @@
-"""What devices of a training job send each other beside tensor parallelism, in seconds."""
+"""What devices of a training job send each other beside tensor parallelism: seconds and joules."""
 
 from __future__ import annotations
 
@@ -35,11 +35,9 @@ class Exchanges:
 
     def send(self) -> Array:
         """Return the seconds of a send of one microbatch's hidden vectors to the next stage."""
-        parallel, model = self.plan.parallel, self.work.model
+        parallel, whole = self.plan.parallel, self._hidden()
         if parallel.pp == 1:
             return np.zeros(1)
-        element = lookup(model.precision.activation).bytes_per_element
-        whole = np.atleast_1d(self.work.micro_batch * self.work.sequence * model.hidden * element)
         # Each device of a tensor-parallel group sends a part, which the others then gather. Of
         # stages in several nodes the sends that cross a border set the pace of all.
         stage = parallel.tp * parallel.dp
@@ -62,8 +60,6 @@ class Exchanges:
             Each (stages, points).
         """
         parallel = self.plan.parallel
-        trained = self.plan.of_stages(self.plan.trained)
-        size = trained * lookup(self.work.gradient).bytes_per_element
         dp, zero, none = parallel.dp, parallel.zero, np.zeros((parallel.pp, 1))
         if dp == 1:
             return none, none, none
@@ -77,20 +73,73 @@ class Exchanges:
                 return seconds
             return np.asarray(np.maximum(seconds - beside, self.taken * seconds))
 
-        reduction = call("reduce_scatter" if zero else "all_reduce", size)
+        calls = {name: call(*one) for name, one in self._of_replicas().items()}
+        reduction = calls["reduction"]
         if zero == 3:
-            gather = call("all_gather", self.plan.of_stages(self.plan.weights))
+            gather = calls["gather"]
             return none, exposed(gather, forward), exposed(gather + reduction, backward)
-        after = call("all_gather", trained * self.element) if zero else none
+        after = calls.get("after", none)
         reduction = exposed(reduction, backward)
         return (after, none, reduction) if zero == 2 else (reduction + after, none, none)
 
+    def _of_replicas(self) -> dict[str, tuple[str, Array]]:
+        """Return kind and bytes of each stage of what replicas exchange, (stages, points).
+
+        `reduction` of gradients, `gather` of weights before a pass, or `after` the optimizer.
+        """
+        plan, zero = self.plan, self.plan.parallel.zero
+        trained = plan.of_stages(plan.trained)
+        size = trained * lookup(self.work.gradient).bytes_per_element
+        found = {"reduction": ("reduce_scatter" if zero else "all_reduce", size)}
+        if zero == 3:
+            found["gather"] = ("all_gather", plan.of_stages(plan.weights))
+        elif zero:
+            found["after"] = ("all_gather", trained * self.element)
+        return found
+
+    def joules(self, many: Array) -> Array:
+        """Return the energy of a step's exchanges, of all devices, (points,).
+
+        Args:
+            many: Microbatches of a replica, (points,).
+        """
+        parallel = self.plan.parallel
+        dp, tp, pp, fabric = parallel.dp, parallel.tp, parallel.pp, self.fabric
+        #: Devices of each stage, replicas of all tensor-parallel parts.
+        stages = np.arange(pp * dp * tp).reshape(pp, dp, tp)
+        times = {"reduction": many if parallel.zero >= 2 else 1.0, "gather": 2.0 * many}
+        total: Array = np.zeros(1)
+        for name, (kind, sizes) in self._of_replicas().items():
+            for size, devices in zip(sizes, stages, strict=True):
+                total = total + times.get(name, 1.0) * fabric.joules(kind, size, devices.T)
+        whole = self._hidden()
+        for v in range(self.plan.virtual - 1 if pp > 1 else 0):
+            ends = stages[v % pp], stages[(v + 1) % pp]
+            pairs = np.stack([end.ravel() for end in ends], axis=1)
+            total = total + 2.0 * many * fabric.joules("send", whole / tp, pairs)
+            if not parallel.sequence:
+                # What goes forward is gathered where it arrives, and so is what comes back.
+                for end in ends:
+                    total = total + many * fabric.joules("all_gather", whole, end)
+        pairs = np.stack([stages[0].ravel(), stages[-1].ravel()], axis=1)
+        return np.asarray(total + fabric.joules("all_reduce", self._tied(), pairs))
+
     def tied(self) -> Array:
         """Return the seconds in which first and last stage add up gradients of one embedding."""
+        parallel = self.plan.parallel
+        stage = parallel.tp * parallel.dp
+        return self.fabric.exchange("all_reduce", self._tied(), 2, stage, span=stage * parallel.pp)
+
+    def _hidden(self) -> Array:
+        """Return the bytes of one microbatch's hidden vectors, (points,)."""
+        work, model = self.work, self.work.model
+        element = lookup(model.precision.activation).bytes_per_element
+        return np.atleast_1d(work.micro_batch * work.sequence * model.hidden * element)
+
+    def _tied(self) -> float:
+        """Return the bytes of an embedding's gradients that two stages have, of each device."""
         model, parallel = self.work.model, self.plan.parallel
         if not model.tied or parallel.pp == 1 or self.work.lora is not None:
-            return np.zeros(1)
+            return 0.0
         width = model.embedding_dim or model.hidden
-        size = model.vocab / parallel.tp * width * lookup(self.work.gradient).bytes_per_element
-        stage = parallel.tp * parallel.dp
-        return self.fabric.exchange("all_reduce", size, 2, stage, span=stage * parallel.pp)
+        return model.vocab / parallel.tp * width * lookup(self.work.gradient).bytes_per_element

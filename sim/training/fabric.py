@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from opbyte.core.errors import ConfigError
 from opbyte.core.ops import Array
@@ -19,6 +20,8 @@ from opbyte.hw_models.link.collectives import collective_cost
 from opbyte.hw_models.machine import Machine
 from opbyte.sim.networks import Networks
 
+Members = npt.NDArray[np.int64]
+
 
 @dataclass(frozen=True)
 class Fabric:
@@ -26,12 +29,14 @@ class Fabric:
 
     Attributes:
         part: Part that is a device of the group.
+        port: Of the memory that a device's exchanges read and write.
         ideal: Peaks alone, no latency.
     """
 
     machine: Machine
     networks: Networks
     part: str
+    port: str
     ideal: bool = False
 
     def exchange(
@@ -53,7 +58,7 @@ class Fabric:
             return np.zeros_like(size)
         local = self._local
         if (span or beside * participants) <= local:
-            return self._inside(kind, size, participants)
+            return self._inside(kind, size, participants)[0]
         name = self._between
         values = self.machine.values
         rate = np.atleast_1d(values[f"{name}.bandwidth"]) / min(beside, local)
@@ -65,19 +70,61 @@ class Fabric:
         rate = rate * values.get(f"{name}.efficiency", 1.0)
         return np.asarray(cost.steps * values.get(f"{name}.latency", 0.0) + cost.wire_bytes / rate)
 
-    def _inside(self, kind: str, size: Array, participants: int) -> Array:
+    def joules(self, kind: str, size: Any, members: Members) -> Array:
+        """Return the energy of collectives of one size, of all their members, (points,).
+
+        Each byte costs what it crosses: the link of a node, or the one between nodes where a member
+        passes it to one in another, and the memories that it is read from and written to.
+
+        Args:
+            kind, size: As of `exchange`.
+            members: Numbers of the devices of each collective in their order, (collectives,
+                participants).
+        """
+        size = np.atleast_1d(np.asarray(size, np.float64))
+        participants = members.shape[1]
+        if participants <= 1 or not size.any():
+            return np.zeros_like(size)
+        node = members // self._local
+        hops = node != np.roll(node, -1, axis=1)
+        if kind == "send":
+            hops = hops[:, :1]
+        crossing, whole = hops.sum(), int((~hops.any(axis=1)).sum())
+        beside = hops.size - crossing - whole * hops.shape[1]
+        # Of rings over several nodes some members pass on inside one.
+        passed: Any = collective_cost(kind, "ring", size, np.full_like(size, participants))
+        total: Any = _touched(kind, size, participants) * len(members) * self._energy(self.port)
+        if crossing:
+            total = total + passed.wire_bytes * crossing * self._energy(self._between)
+        if beside or whole:
+            inside = self._inside(kind, size, participants)[1] if whole else 0.0
+            sent = inside * whole * hops.shape[1] + passed.wire_bytes * beside
+            total = total + sent * self._energy(self.networks.of_collectives())
+        return np.asarray(total)
+
+    def _energy(self, resource: str) -> Any:
+        """Return J/byte of a link or port, NaN where it has none."""
+        return 8.0 * np.asarray(self.machine.values.get(f"{resource}.energy", np.nan))
+
+    def _inside(self, kind: str, size: Array, participants: int) -> tuple[Array, Array]:
+        """Return the seconds of a call inside a node, and each participant's bytes on its link."""
         name = self.networks.of_collectives()
         link, values = self.machine.config.links[name], self.machine.values
         rate = np.atleast_1d(values[f"{name}.bandwidth"])
         many = np.full_like(size, float(participants))
-        if link.collectives is not None and not self.ideal:
+        if link.collectives is not None:
             caller = Caller(link, lambda word, default: values.get(f"{name}.{word}", default), rate)
-            return np.asarray(caller.cost(kind, size, many).total)
+            if self.ideal:
+                least, _ = caller.least_bytes(kind, size, many)
+                return np.asarray(least / rate), least
+            call = caller.cost(kind, size, many)
+            return np.asarray(call.total), call.wire_bytes
         cost = collective_cost(kind, link.topology, size, many)
         if self.ideal:
-            return np.asarray(cost.wire_bytes / rate)
+            return np.asarray(cost.wire_bytes / rate), cost.wire_bytes
         steps = cost.steps * values.get(f"{name}.latency", 0.0)
-        return np.asarray(steps + cost.wire_bytes / (rate * values.get(f"{name}.efficiency", 1.0)))
+        rate = rate * values.get(f"{name}.efficiency", 1.0)
+        return np.asarray(steps + cost.wire_bytes / rate), cost.wire_bytes
 
     @property
     def _node(self) -> tuple[str, str]:
@@ -102,3 +149,12 @@ class Fabric:
                 "add one whose ends are both the part that holds the group's",
             )  # fmt: skip
         return name
+
+
+def _touched(kind: str, size: Array, participants: int) -> Array:
+    """Return the bytes that all members of a collective read and write.
+
+    Each reads what it has and writes what it gets: whole buffers, or its part of one.
+    """
+    buffers = {"all_reduce": 2.0 * participants, "send": 2.0}.get(kind, participants + 1.0)
+    return buffers * size

@@ -57,8 +57,7 @@ def _runs(step: Training, timed: Timed) -> tuple[PhaseRun, ...]:
 def _totals(step: Training, timed: Timed, runs: tuple[PhaseRun, ...]) -> dict[str, Any]:
     """Return seconds, energy, operations and rates of the whole job, and what they cost.
 
-    Energy is that of operators, the optimizer and copies; exchanges of replicas and sends of stages
-    are not in it.
+    Energy is that of operators, the optimizer, copies and exchanges of devices.
     """
     machine, work, costs, seconds = step.placer.machine, step.work, timed.costs, timed.seconds
     metrics = combine(step.placer, list(runs), work.tokens)
@@ -68,6 +67,7 @@ def _totals(step: Training, timed: Timed, runs: tuple[PhaseRun, ...]) -> dict[st
     moved = moved + devices * sum((c.moved for c in costs), np.zeros(1))
     joules = metrics["joules"] - static * metrics["seconds"] + static * seconds
     joules = joules + devices * sum((c.joules for c in costs), np.zeros(1)) + _copying(step, timed)
+    joules = joules + step.exchanges.joules(step.many)
     return with_costs(
         machine,
         {

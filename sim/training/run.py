@@ -137,10 +137,14 @@ def _check(machine: Machine, work: TrainStep, mapping: SoftwareMapping, fidelity
         "microbatches (the work's batch and micro_batch say how many)": (
             mapping.degrees.microbatches > 1
         ),
+        "an artifact's conventions": mapping.artifact is not None,
+        "`host`, one time for the operators of all stages (`launch` names each kernel's)": (
+            mapping.host is not None
+        ),
     }
-    for what, wished in lacking.items():
-        if wished:
-            raise UncoveredError(
-                f"mapping '{mapping.name}' of {machine.name}: a {work.kind} work has no model of "
-                f"{what}. leave it out"
-            )
+    wished = [what for what, here in lacking.items() if here]
+    if wished:
+        raise UncoveredError(
+            f"mapping '{mapping.name}' of {machine.name}: a {work.kind} work has no model of "
+            f"{', '.join(wished)}. leave {'it' if len(wished) == 1 else 'them'} out"
+        )

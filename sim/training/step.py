@@ -108,7 +108,8 @@ class Training:
         self.plan: Plan = work.plan(self.parallel, fused=mapping.fuses_attention)
         self.many = np.atleast_1d(work.microbatches(self.parallel))
         check_passes(float(self.many.max()), self.plan.virtual)
-        fabric = Fabric(machine, self.placer.networks, self.placer.groups.part, ideal)
+        port = machine.unit_ports(unit)[0]
+        fabric = Fabric(machine, self.placer.networks, self.placer.groups.part, port, ideal)
         hidden = mapping.overlap in ("gradients", "optimizer")
         self.exchanges = Exchanges(fabric, work, self.plan, self._element, hidden, self._taken)
 

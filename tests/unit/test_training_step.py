@@ -305,6 +305,19 @@ def test_lora_is_a_block():
         train(lora=8)
 
 
+@pytest.mark.parametrize(
+    ("block", "message"),
+    [({"host": "1 ms"}, r"no model of `host`.*`launch`"),
+     ({"artifact": "cent"}, "no model of an artifact's conventions"),
+     ({"artifact": "bitmod", "host": "1 ms"}, "artifact's conventions, `host`")],
+)  # fmt: skip
+def test_what_a_step_takes_no_notice_of_is_refused(block, message):
+    work = {"kind": "train", "model": "llama-3.2-1b", "batch": 8, "sequence": 2048}
+    for fidelity in ("bound", "analytic"):
+        with pytest.raises(UncoveredError, match=message):
+            ob.simulate(MACHINE, work, {**mapping(), **block}, fidelity=fidelity)
+
+
 def test_more_passes_than_can_be_played_are_refused():
     with pytest.raises(UncoveredError, match=r"1e\+30 microbatches.*lower batch"):
         train(batch=1e30)
@@ -489,7 +502,7 @@ def fabric(ideal=False):
     from opbyte.sim.training.fabric import Fabric
 
     placer = Placer(load_machine(MACHINE), load_mapping(mapping(tp=8)), training=True)
-    return Fabric(placer.machine, placer.networks, "node.gpu", ideal)
+    return Fabric(placer.machine, placer.networks, "node.gpu", "node.gpu.hbm.phy", ideal)
 
 
 def test_exchanges_inside_a_node_are_calls_of_its_link():
