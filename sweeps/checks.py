@@ -96,6 +96,7 @@ class _Checker:
             self._check_budget(self.study.budget.machine)
         self.problems.tell()
         assert work is not None
+        assert not self.unread, "what could not be read has a problem"
         return Plan(
             self.study, self.document, self.side, baseline, work.kind, axes, links, constraints,
             metrics, space, slow,
@@ -149,6 +150,7 @@ class _Checker:
                 if path not in point:
                     rule = f"every point of a list gives every path, this one lacks {path}"
                     self._problem(("strategy", "points", i), rule)
+                    self.unread.add(path)
         columns = {
             p: list({repr(x[p]): x[p] for x in strategy.points if p in x}.values()) for p in paths
         }
@@ -273,7 +275,7 @@ class _Checker:
         searched = isinstance(self.study.strategy, Random | Sobol | Optuna)
         discrete = not (searched or self.problems.about("strategy"))
         here = self._targets_of(form, targets)
-        if here is None or not here.judges(path):
+        if here is None or not here.judges(path) or wrong_root(path):
             return None
         known = {n: v for n, v in (form.when or {}).items() if n not in self.unread}
         try:
@@ -313,6 +315,7 @@ class _Checker:
             try:
                 expression = Expression.parse(text)
                 known = [targets.judges(name) for name in (path, *expression.names)]
+                known[0] = known[0] and not wrong_root(path)
                 target = targets.of(path) if known[0] else None
                 names = zip(expression.names, known[1:], strict=True)
                 reads = {name: targets.of(name) for name, judged in names if judged}
@@ -394,12 +397,17 @@ class _Checker:
 
         Machine, work and mapping are judged each by itself, so that none hides another.
         """
-        if space is None and isinstance(self.study.strategy, Zip | List):
-            return
+        strategy = self.study.strategy
         structure = [a for a in axes if not a.target.numeric]
+        found = choices(structure, space)
+        if space is None and isinstance(strategy, List):
+            paths = {axis.path for axis in structure}
+            found = ({p: v for p, v in one.items() if p in paths} for one in strategy.points)
+        elif space is None and isinstance(strategy, Zip):
+            return
         first = self._first("workload")
         self._judged: dict[tuple[str, str], Any] = {}
-        for choice in itertools.islice(choices(structure, space), _MOST_DESIGNS):
+        for choice in itertools.islice(found, _MOST_DESIGNS):
             self._check_design({**first, **choice})
 
     def _check_design(self, choice: Mapping[str, Any]) -> None:
