@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from opbyte.core.errors import UncoveredError
+from opbyte.core.errors import UncoveredError, unfit
 from opbyte.core.ops import Array, Phase
 from opbyte.hw_models.price import Demand, price
 from opbyte.sim.analytic import analytic_step
@@ -141,7 +141,7 @@ def feasible(placer: Placer, outcome: Outcome, keep: tuple[str, ...] = ()) -> Ou
         for t in reasons
     ]
     detail = {**outcome.detail, "overflow": overflow}
-    text = tuple(f"{'+'.join(h)} does not fit in {t}" for h, t, _, _ in overflow)
+    text = tuple(unfit(h, t) for h, t, _, _ in overflow)
     return Outcome(metrics, outcome.phases, outcome.occupancy, bad, text, detail)
 
 

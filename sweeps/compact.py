@@ -70,6 +70,9 @@ def compact(folder: str | Path, full: int = FULL) -> Compaction:
     """
     folder = Path(folder)
     results = open_results(folder)
+    if not (folder / "points").is_dir():
+        rule, remedy = "its folder `points` is gone: no points are stored", "Run the study again."
+        raise ConfigError.one(str(folder), "", rule, "", remedy)
     with alone(folder):
         sweep(folder)
         file = folder / "study.json"

@@ -121,9 +121,10 @@ def shown(value: Any, dimension: str | None) -> str:
 class RunProgress:
     """A bar on a terminal, now and then a line elsewhere."""
 
-    def __init__(self, output: Output) -> None:
-        """Print nothing yet."""
+    def __init__(self, output: Output, noun: str = "point") -> None:
+        """Print nothing yet; `noun` is what a run has many of."""
         self._output = output
+        self._noun = noun
         self._bar: Any = None
         self._task: Any = None
         self._what = ""
@@ -137,7 +138,7 @@ class RunProgress:
         self._total, self._done, self._failed = total, stored, 0
         if stored:
             verb = "is" if stored == 1 else "are"
-            self._output.note(f"{stored:,} of {counted(total, 'point')} {verb} stored already")
+            self._output.note(f"{stored:,} of {counted(total, self._noun)} {verb} stored already")
         if self._output.silent or not sys.stderr.isatty():
             return
         from rich.console import Console
@@ -154,10 +155,10 @@ class RunProgress:
             TimeRemainingColumn(),
             console=Console(file=sys.stderr), transient=True,
         )  # fmt: skip
-        self._task = self._bar.add_task(f"points{self._what}", total=total, completed=stored)
+        self._task = self._bar.add_task(f"{self._noun}s{self._what}", total=total, completed=stored)
         self._bar.start()
 
-    def advance(self, rows: int, failed: int) -> None:
+    def advance(self, rows: int, failed: int = 0) -> None:
         """Rows were evaluated, some of which failed."""
         self._done += rows
         self._failed += failed
@@ -169,7 +170,7 @@ class RunProgress:
             self._last = now
             failed_text = f", {self._failed:,} failed" if self._failed else ""
             spent = now - self._began
-            of = counted(self._total, "point")
+            of = counted(self._total, self._noun)
             self._output.note(f"{self._done:,} of {of}{self._what}, {spent:.0f} s{failed_text}")
 
     def close(self) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from opbyte.core.errors import CapacityError, OpbyteError, UncoveredError, WorkloadError
+from opbyte.core.errors import CapacityError, OpbyteError, UncoveredError, WorkloadError, unfit
 from opbyte.hw_models.machine import Machine
 from opbyte.sim.simulate import evaluate
 from opbyte.sweeps.answers import Answer, answered, inserted, taken
@@ -212,8 +212,7 @@ class Evaluator:
         return whole
 
     def _does_not_fit(self, error: CapacityError, points: int) -> Answer:
-        reason = f"{'+'.join(error.tensors)} does not fit in {error.tier}"
-        failed = Answer.failed(self.plan.metrics, points, reason)
+        failed = Answer.failed(self.plan.metrics, points, unfit(error.tensors, error.tier))
         return dataclasses.replace(
             failed,
             status=np.full(points, INFEASIBLE, dtype=np.int32),

@@ -36,10 +36,10 @@ class Targets:
         return Targets(machines, self._work)
 
     def judges(self, path: str) -> bool:
-        """Return whether the path means a part of something that is known."""
+        """Return whether the path is no part of a machine or a work that is unknown."""
         root, dot, _ = path.partition(".")
         known = {"machine": bool(self._machines), "workload": self._work is not None}
-        return root in ROOTS and (not dot or known.get(root, True))
+        return not dot or known.get(root, True)
 
     def of(self, path: str) -> Target:
         """Return what a path means.

@@ -77,9 +77,9 @@ def work_from(document: Document | Mapping[str, Any], at: _Path = ()) -> Work:
         at: Where in the document the work stands.
 
     Raises:
-        ConfigError: For an unknown kind, unknown or missing keys, and values that can not be read;
-            all at once, with the nearest name.
-        WorkloadError: If a value makes no sense for the work.
+        ConfigError: For an unknown kind, unknown or missing keys, and values that can not be read
+            or make no sense; all at once, with the nearest name.
+        WorkloadError: If values make no sense together, and nothing else is wrong.
     """
     if not isinstance(document, Document):
         document = Document(dict(document), {}, "work")

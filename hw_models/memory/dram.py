@@ -23,6 +23,8 @@ from opbyte.hw_models.memory.standards import COMMANDS, Standard, is_whole, load
 __all__ = ["Dram", "StreamResult", "memory"]
 
 Ints = npt.NDArray[np.int64]
+#: Requests of a stream: some hours, or, sampled, what a count in float64 holds.
+MOST, MOST_SAMPLED = 10**11, 2**53
 #: Codes of the requests from one index up to another.
 Piece = Callable[[int, int], Ints]
 
@@ -147,6 +149,7 @@ class Dram:
         seed: int | None = None,
         sample: bool = False,
         drain: bool = False,
+        progress: Callable[[int], None] | None = None,
     ) -> StreamResult:
         """Send requests, one burst each, in order, until the last one has been accepted.
 
@@ -169,6 +172,7 @@ class Dram:
             sample: Simulate only until the stream has settled, where it does (`sampling`).
             drain: Go on until all requests have been served and their data have passed; no
                 further refresh falls due meanwhile.
+            progress: Called with the requests that were simulated since it was called last.
 
         Raises:
             ConfigError: For an unknown choice, with the nearest.
@@ -197,12 +201,26 @@ class Dram:
             raise WorkloadError("sample and drain exclude each other: a sampled stream has no end")
         from opbyte.hw_models.memory.sampling import exact, sampled
 
+        if sample:
+            self._check_count(count, MOST_SAMPLED, "a count holds no more", "Send fewer.")
         tally = sampled(self.standard, numbers, piece, count) if sample else None
         if tally is None:
-            return _result(
-                self.standard, count, *exact(self.standard, numbers, piece, count, drain)
-            )
+            slow = "all are simulated, some millions a second"
+            settled = ", or stop where they have settled: --sample, `sample=True`"
+            self._check_count(count, MOST, slow, f"Send fewer{'' if sample else settled}.")
+            whole = exact(self.standard, numbers, piece, count, drain, progress)
+            return _result(self.standard, count, *whole)
         return _result(self.standard, count, *tally)
+
+    def _check_count(self, count: int, most: int, why: str, remedy: str) -> None:
+        """Refuse more requests than can be counted, or than some hours simulate.
+
+        Raises:
+            ConfigError: If there are more than `most`.
+        """
+        if count > most:
+            rule = f"must be at most {most:,}: {why}"
+            raise ConfigError.one(self.standard.name, "requests", rule, f"{count:,}", remedy)
 
     def load_latency(
         self, pattern: str = "random", points: int = 12, requests: int = 20_000, **choices: object

@@ -46,7 +46,12 @@ _MORE = np.array([1.0, 3.0])
 
 
 def exact(
-    standard: Standard, numbers: Ints, piece: Piece, count: int, drain: bool = False
+    standard: Standard,
+    numbers: Ints,
+    piece: Piece,
+    count: int,
+    drain: bool = False,
+    progress: Callable[[int], None] | None = None,
 ) -> tuple[Floats, int, bool]:
     """Simulate all requests; return the counts, how many were simulated, whether it was drained.
 
@@ -57,7 +62,10 @@ def exact(
     replay = Replay(standard, numbers)
     done = np.zeros(0)
     for start in range(0, count, _AT_ONCE):
-        done = replay.take(piece(start, min(count, start + _AT_ONCE))).astype(float)
+        stop = min(count, start + _AT_ONCE)
+        done = replay.take(piece(start, stop)).astype(float)
+        if progress is not None:
+            progress(stop - start)
     if drain or not done[[READS, WRITES]].any():
         return replay.drain().astype(float), count, True
     return done, count, False

@@ -15,6 +15,7 @@ __all__ = [
     "UncoveredError",
     "WorkloadError",
     "show",
+    "unfit",
 ]
 
 _SHOWN_CHARACTERS = 80
@@ -158,6 +159,15 @@ class CapacityError(OpbyteError):
             f"{names} do not fit in {self.tier}: {_size(self.needed_bytes)} needed, "
             f"{_size(self.available_bytes)} available, {_size(missing)} too much"
         )
+
+
+def unfit(tensors: Sequence[str], tier: str) -> str:
+    """Return the reason of a point whose tensors fit in no memory, such as `kv does not fit in x`.
+
+    Tensors of one tier count as one thing, tokens as several.
+    """
+    verb = "do" if any("tokens" in name for name in tensors) else "does"
+    return f"{'+'.join(tensors)} {verb} not fit in {tier}"
 
 
 def _size(count: float) -> str:

@@ -12,7 +12,7 @@ import typer
 from opbyte.sweeps.commands._options import Json, Quiet, Settings
 
 if TYPE_CHECKING:
-    from opbyte.hw_models.memory.dram import StreamResult
+    from opbyte.hw_models.memory.dram import Dram, StreamResult
     from opbyte.sweeps.console import Output
 
 Curve = list[tuple[float, "StreamResult"]]
@@ -185,7 +185,7 @@ def _show_dram(output: Output, technology: str, asked: Choices) -> int:
     _check_name(technology)
     channel = memory(technology, **_changes(list(asked.settings)))
     choices = _of_stream(asked)
-    found = channel.stream(asked.pattern, interval=asked.interval, **choices)
+    found = _streamed(output, channel, asked, choices)
     answer = {"memory": channel.standard.name, "pattern": asked.pattern, **_summary(found)}
     _show(output, channel.standard.description, answer)
     if asked.curve or asked.out is not None:
@@ -197,6 +197,31 @@ def _show_dram(output: Output, technology: str, asked: Choices) -> int:
             _draw(output, asked.out, f"{technology}, {asked.pattern}", loads)
     output.data(answer)
     return 0
+
+
+def _streamed(
+    output: Output, channel: Dram, asked: Choices, choices: dict[str, Any]
+) -> StreamResult:
+    """Return what became of the stream; a bar shows how far it is."""
+    from opbyte.sweeps.console import RunProgress
+    from opbyte.sweeps.interruption import Interruption
+
+    bar, interruption = RunProgress(output, "request"), Interruption()
+
+    def advance(requests: int) -> None:
+        interruption.check()
+        bar.advance(requests)
+
+    bar.start(choices["requests"], 0)
+    try:
+        return channel.stream(asked.pattern, interval=asked.interval, progress=advance, **choices)
+    except Exception:
+        # Ctrl-C inside a compiled kernel may come out as an error of its own.
+        interruption.check()
+        raise
+    finally:
+        interruption.close()
+        bar.close()
 
 
 def _of_stream(asked: Choices) -> dict[str, Any]:

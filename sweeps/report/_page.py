@@ -87,6 +87,9 @@ def report(
     folder = Path(results_dir)
     results = open_results(folder)
     target = Path(out) if out is not None else folder / "report.html"
+    if target.is_dir():
+        rule, remedy = "a file is due here, this is a folder", f"Write {target / 'report.html'}."
+        raise ConfigError.one(str(target), "", rule, "", remedy)
     target.parent.mkdir(parents=True, exist_ok=True)
     shown = context(results, folder, designs=designs, limit=limit)
     page = environment.get_template(TEMPLATE).render(shown).encode("utf-8")

@@ -1,6 +1,8 @@
 """`opbyte memory`: answers, curve, errors."""
 
 import json
+import os
+import signal
 
 import pytest
 
@@ -69,3 +71,54 @@ def test_memories_are_listed(capsys):
 def test_bad_input(arguments, words, capsys):
     assert main(["memory", *arguments]) == 2
     assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ([], "must be at most 100,000,000,000: all are simulated, some millions a second"),
+        (["--sample"], "must be at most 9,007,199,254,740,992: a count holds no more"),
+    ],
+)
+def test_requests_that_would_take_days_are_refused(capsys, more, words):
+    count = 10**16 if more else 10**14
+    assert main(["memory", "hbm3-6400", "--requests", str(count), *more]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: hbm3-6400: requests: ")
+    assert error.count("error:") == 1
+    assert f"{words}, got {count:,}. Send fewer" in error
+
+
+def test_many_requests_are_taken_where_they_settle(capsys):
+    arguments = ["memory", "hbm3-6400", "--requests", str(10**14), "--sample", "--json"]
+    assert main(arguments) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["requests"] == 10**14
+    assert answer["simulated"] < 10**7
+
+
+def test_a_bar_shows_how_many_requests_were_simulated(capsys, monkeypatch):
+    from opbyte.sweeps.console import RunProgress
+
+    told = []
+    monkeypatch.setattr(RunProgress, "start", lambda _, total, stored: told.append(total - stored))
+    monkeypatch.setattr(RunProgress, "advance", lambda _, requests: told.append(requests))
+    count = (1 << 20) + 5
+    assert main(["memory", "ddr4-3200", "--requests", str(count), "--json"]) == 0
+    assert told == [count, 1 << 20, 5]
+
+
+def test_ctrl_c_ends_a_stream(capsys, monkeypatch):
+    from opbyte.hw_models.memory.dram_kernel.replay import Replay
+
+    def pressed(*_):
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        except KeyboardInterrupt:
+            # As the dispatcher of a compiled kernel may answer it.
+            raise SystemError("returned a result with an exception set") from None
+
+    monkeypatch.setattr(Replay, "take", pressed)
+    assert main(["memory", "ddr4-3200", "--requests", "9"]) == 130
+    assert "Traceback" not in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

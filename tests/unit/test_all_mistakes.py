@@ -55,12 +55,24 @@ axes:
   workload.batch: [1, 2]
   machine.rdu.hbn.capacity: [1 GiB]
   mapping: [default, nope]
-derive: {machine.rdu.hbm.capacity: "2 * workload.batch +"}
+derive: {machine.rdu.hbm.capacity: "2 * workload.batch +", machine.rdu.ddr.capacity: 2 * speed}
 objectives: {tokens_per_s: max}
 constraints: [tpot]
 """,
         [(2, "'decode'"), (2, "no key is called 'foo'"), (5, "'hbm'"), (6, "no such mapping"),
-         (7, "+"), (9, "a constraint must be")],
+         (7, "+"), (7, "got speed"), (9, "a constraint must be")],
+    ),
+    "a list": (
+        STUDY + """\
+strategy:
+  kind: list
+  points:
+    - {workload.batch: 0, mapping.fusion: none, speed: 1}
+    - {workload.batch: 2, mapping.fusion: leyer}
+objectives: {tokens: max}
+""",
+        [(7, "batch must be"), (7, "a path must start with"), (7, "'layer'"),
+         (9, "this one lacks speed"), (10, "no metric 'tokens'")],
     ),
     "conditions on what is wrong": (
         STUDY + """\

@@ -264,3 +264,25 @@ def test_where_there_are_no_locks_a_compaction_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(module.fcntl, "flock", unsupported)
     assert compact(tmp_path).after == 1
     check_rows(open_results(tmp_path).frame(), range(8))
+
+
+def test_results_without_points_are_refused_with_a_remedy(tmp_path, capsys):
+    add_part(tmp_path, [1])
+    shutil.rmtree(tmp_path / "points")
+    assert main(["compact", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error == (
+        f"error: {tmp_path}: its folder `points` is gone: no points are stored. "
+        "Run the study again.\n"
+    )
+    assert not (tmp_path / "points").exists()
+
+
+def test_a_report_is_a_file(tmp_path, capsys):
+    add_part(tmp_path, [1])
+    assert main(["report", str(tmp_path), "--out", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error == (
+        f"error: {tmp_path}: a file is due here, this is a folder. "
+        f"Write {tmp_path / 'report.html'}.\n"
+    )

@@ -13,6 +13,7 @@ from opbyte.core.errors import (
     UncoveredError,
     WorkloadError,
     show,
+    unfit,
 )
 
 
@@ -96,6 +97,12 @@ def test_capacity_error_says_what_where_and_how_much() -> None:
     text = "kv do not fit in gpu.hbm: 3 GiB needed, 2 GiB available, 1 GiB too much"
     assert str(error) == text
     assert "12 B needed" in str(CapacityError([], "sram", 12, 0))
+
+
+def test_a_reason_agrees_with_what_it_names() -> None:
+    assert unfit(["weight", "kv"], "gpu.hbm") == "weight+kv does not fit in gpu.hbm"
+    text = "new tokens that fill no page do not fit in csd.dram"
+    assert unfit(["new tokens that fill no page"], "csd.dram") == text
 
 
 def test_config_error_is_a_value_error_for_validators() -> None:

@@ -355,8 +355,10 @@ def test_a_model_that_is_too_large_is_refused_by_name_and_size() -> None:
 
 
 def test_senseless_work_is_refused_before_anything_is_priced() -> None:
-    with pytest.raises(WorkloadError, match="batch must be at least 1"):
+    with pytest.raises(ConfigError, match="batch must be at least 1"):
         simulate("dgx-a100", {**DECODE, "batch": 0})
+    with pytest.raises(WorkloadError, match="allows a context of at most"):
+        simulate("dgx-a100", {**DECODE, "context": 10**9})
 
 
 def test_a_bare_product_runs_on_one_device_of_a_node():

@@ -243,7 +243,7 @@ def test_optimizer_elsewhere_takes_that_memory():
     [
         ({"fidelity": "event"}, UncoveredError, "plays no training step"),
         ({"dp": 1024}, ConfigError, "1024 devices"),
-        ({"recompute": "some"}, ob.WorkloadError, "recompute"),
+        ({"recompute": "some"}, ob.ConfigError, "recompute"),
         ({"optimiser": "sgd"}, ConfigError, "no key 'optimiser'"),
         ({"lora": {"rank": 0}}, ConfigError, "rank"),
     ],
@@ -296,12 +296,12 @@ def test_each_point_has_its_own_fullest_stage_and_microbatches_in_flight():
 
 @pytest.mark.parametrize("wish", [{"gradient": "int4"}, {"lora": {"rank": 8, "dtype": "int4"}}])
 def test_sums_need_16_bits(wish):
-    with pytest.raises(ob.WorkloadError, match="must be one of fp32, bf16, fp16, got 'int4'"):
+    with pytest.raises(ob.ConfigError, match="must be one of fp32, bf16, fp16, got 'int4'"):
         train(**wish)
 
 
 def test_lora_is_a_block():
-    with pytest.raises(ob.WorkloadError, match="lora must be a mapping, got 8"):
+    with pytest.raises(ob.ConfigError, match="lora must be a mapping, got 8"):
         train(lora=8)
 
 
