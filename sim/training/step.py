@@ -127,12 +127,13 @@ class Training:
         """Return the share of a device's SMs that a call of the library takes."""
         if self.ideal or self.parallel.tp * self.parallel.dp == 1:
             return 0.0
-        machine, link = self.placer.machine, self.placer.networks.of_collectives()
+        machine, part = self.placer.machine, self.placer.groups.part
         config = machine.unit(self.offload.unit).config
-        if config.kind != "gpu":
+        # Devices that are alone in their nodes have no link of their own, which would say it.
+        link = next((n for n, one in machine.config.links.items() if one.ends == (part, part)), "")
+        if config.kind != "gpu" or not link:
             return 0.0
-        channels = machine.values.get(f"{link}.collectives.channels", 0.0)
-        return channels / config.instances
+        return machine.values.get(f"{link}.collectives.channels", 0.0) / config.instances
 
     @property
     def _element(self) -> float:
