@@ -47,6 +47,7 @@ JOBS = {
     "chunks": ({"pp": 4, "interleave": 2}, {"recompute": "none"}),
     "probabilities": ({"tp": 2, "sequence": True}, {"recompute": "selective", "dropout": True}),
     "adapters": ({}, {"lora": {"rank": 16}, "recompute": "full"}),
+    "adapters of untied": ({"pp": 2}, {"model": "opt-6.7b", "lora": {"rank": 16}}),
     "experts": ({"tp": 2, "ep": 2}, {"model": "qwen3-30b-a3b", "recompute": "full"}),
 }
 

@@ -128,8 +128,10 @@ class _Playing:
         """Return the bytes of a block's weights; an embedding has what no other block has."""
         if not tape.name.startswith("embed"):
             return sum(self._at(n["weight"] + n["expert"]) for n in tape.nodes)
-        others = sum(self._weights(t) for t in self.tapes[tape.stage] if t is not tape)
-        return max(self._at(self.plan.weights[tape.stage]) - others, 0.0)
+        others = [n for t in self.tapes[tape.stage] if t is not tape for n in t.nodes]
+        # Adapters are not among the model's weights.
+        known = [self._at(n["weight"] + n["expert"]) for n in others if "adapter" not in n.labels]
+        return max(self._at(self.plan.weights[tape.stage]) - sum(known), 0.0)
 
     def _trained(self, tape: Tape) -> float:
         """Return the elements of a block that are trained."""
