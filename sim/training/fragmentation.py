@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from opbyte.core.errors import UncoveredError
 from opbyte.core.ops import Array
 from opbyte.sim.training.caching_allocator import Held, replayed
 from opbyte.sim.training.pipeline import order_of
@@ -14,12 +15,34 @@ from opbyte.workloads.training.lifetimes import lifetimes
 from opbyte.workloads.training.plan import STATE
 
 if TYPE_CHECKING:
+    from opbyte.sim.training.offload import Offload
     from opbyte.sim.training.step import Training
     from opbyte.workloads.training.plan import Plan
 
-__all__ = ["fragmentation"]
+__all__ = ["check_allocator", "fragmentation"]
 
 _STATES = ("momentum", "variance", "master_weight", "master_gradient")
+
+
+def check_allocator(offload: Offload) -> None:
+    """Refuse an allocator of a CPU, or where activations are not all in the device's own memory.
+
+    Raises:
+        UncoveredError: With what the mapping says.
+    """
+    home = offload.placer
+    where = f"mapping '{home.mapping.name}' of {home.machine.name}"
+    if home.machine.unit(offload.unit).config.kind in ("cpu", "cores"):
+        raise UncoveredError(
+            f"{where}: `allocator: caching` is of a device's memory, and '{offload.unit}' is a "
+            "CPU. leave it out"
+        )
+    tiers = home.tiers("activation").in_
+    if len(tiers) > 1 or tiers != home.tiers("working").in_:
+        raise UncoveredError(
+            f"{where}: no model has `allocator: caching` where `activation` lives in "
+            f"{', '.join(tiers)}. place it in the device's own memory alone, or leave one out"
+        )
 
 
 def fragmentation(step: Training, plan: Plan, stage: int, held: Mapping[str, Any]) -> Array:

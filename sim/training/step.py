@@ -21,7 +21,7 @@ from opbyte.sim.place import Placer
 from opbyte.sim.training.behind import check_behind, exposed
 from opbyte.sim.training.exchanges import Exchanges
 from opbyte.sim.training.fabric import Fabric
-from opbyte.sim.training.fragmentation import fragmentation
+from opbyte.sim.training.fragmentation import check_allocator, fragmentation
 from opbyte.sim.training.offload import Offload, computing, copied
 from opbyte.sim.training.optimizer import PassCost, Stepping, optimizer_unit, passes
 from opbyte.sim.training.pipeline import Played, check_passes, play
@@ -104,6 +104,8 @@ class Training:
             check_behind(machine.name, mapping, (optimizer_unit(self.home), unit), work.clip)
         beside = mapping.overlap in ("copy", "gradients", "optimizer")
         self.offload = Offload(self.home, unit, beside, ideal)
+        if mapping.allocator is not None:
+            check_allocator(self.offload)
         self.master_gradient = "master_gradient" in mapping.place
         self.plan: Plan = work.plan(self.parallel, fused=mapping.fuses_attention)
         self.many = np.atleast_1d(work.microbatches(self.parallel))

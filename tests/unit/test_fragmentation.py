@@ -169,14 +169,32 @@ def test_tensors_that_live_elsewhere_leave_no_holes():
     assert away.fragmentation_bytes < on_device["total"].max()
 
 
+FAR, BOTH = {"host.dram": 1.0}, {"gpu.hbm": 0.5, "host.dram": 0.5}
+
+
 @pytest.mark.parametrize(
     ("work", "more", "word"),
     [
-        (step(), {"swap": 0.5}, "an allocator beside"),
-        (step(), {"place": {"activation": {"in": {"host.dram": 1.0}}}}, "an allocator beside"),
+        (step(), {"swap": 0.5}, "an allocator beside a share that is swapped"),
+        (step(), {"place": {"activation": {"in": FAR}}}, "`activation` lives in host.dram"),
+        (step(), {"place": {"activation": {"in": BOTH}}}, "lives in gpu.hbm, host.dram"),
         (ob.Decode("llama-3.2-1b", batch=1, context=64), {}, "allocator"),
     ],
 )
 def test_an_allocator_that_has_no_model_is_refused(work, more, word):
     with pytest.raises(UncoveredError, match=word):
         ob.simulate(MACHINE, work, mapping("caching") | more)
+
+
+def test_an_allocator_of_a_cpu_is_refused():
+    chosen = load_machine("cxl-server").mapping("default")
+    chosen = chosen.model_copy(update={"allocator": "caching"})
+    with pytest.raises(UncoveredError, match=r"'cpu\.cores' is a CPU"):
+        ob.simulate("cxl-server", step(), chosen)
+
+
+def test_activations_may_be_placed_where_they_are_anyway():
+    chosen = mapping("caching")
+    place = {"place": {"activation": {"in": {"gpu.hbm": 1.0}}}}
+    said, left_out = (ob.simulate(MACHINE, step(batch=8), chosen | p) for p in (place, {}))
+    assert said.fragmentation_bytes == left_out.fragmentation_bytes > 0.0
