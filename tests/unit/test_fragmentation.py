@@ -105,6 +105,26 @@ def test_what_a_forward_pass_leaves_is_what_the_tape_says(name):
     assert left[1] - left[0] == pytest.approx(2 * float(np.max(plan.kept[0])), rel=1e-6)
 
 
+def test_scores_inside_one_kernel_are_no_tensors():
+    """One sequence of 8,192 tokens: 32 heads of 8,192^2 scores of 16 bits, half of them masked."""
+
+    def largest(fused):
+        plan = step(sequence=8192, chunked_loss=True).plan(Parallel(), fused=fused)
+        found = lifetimes(plan, 0, [(0, 0, 0), (1, 0, 0)], (), lambda _: 1.0)
+        return found.arrays()[1][2 * len(plan.order) :].max()  # behind weights and gradients
+
+    assert largest(fused=False) == 32 * 8192**2 * 2
+    assert largest(fused=True) == 2 * 8192 * 8192 * 2  # gate and up
+
+
+def test_what_attention_keeps_of_queries_and_keys_is_what_was_made():
+    plan = step().plan(Parallel())
+    layer = plan.tapes[plan.order[1]]
+    rotary = next(i for i, node in enumerate(layer.nodes) if node.kind == "rotary")
+    forward = lifetimes(plan, 0, [(0, 0, 0)], (), lambda _: 1.0).arrays()[1]
+    assert np.count_nonzero(forward == layer.size(rotary)) == 2 * sum(plan.layers)  # two steps
+
+
 # -- holes -----------------------------------------------------------------------------------------
 
 
@@ -142,7 +162,7 @@ def test_each_point_has_its_own_holes():
 
 
 def test_a_memory_that_is_nearly_full_gets_back_what_is_free():
-    work, split = step(recompute="full"), {"dp": 8, "zero": 3}
+    work, split = step(recompute="full", micro_batch=4), {}
 
     def held(capacity):
         machine = load_machine(MACHINE).replace({"gpu.hbm.capacity": f"{capacity} B"})
