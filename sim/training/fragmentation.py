@@ -48,6 +48,8 @@ def check_allocator(offload: Offload) -> None:
 def fragmentation(step: Training, plan: Plan, stage: int, held: Mapping[str, Any]) -> Array:
     """Return the bytes of the holes on a device of a stage, (points,).
 
+    Where tensors exceed the classes, they count here: with all classes no less than the segments.
+
     Where segments and what else is held exceed the memory, the allocator gives back what is free
     and asks again; if that does not help, the holes are those that it would need.
 
@@ -68,10 +70,12 @@ def fragmentation(step: Training, plan: Plan, stage: int, held: Mapping[str, Any
             arrays = _lifetimes(step, plan, stage, held, tier, at).arrays()
             known[at] = (*arrays, replayed(*arrays))
         events, sizes, free = known[at]
-        beside = max(float(near[min(p, near.size - 1)]) - free.asked, 0.0)
-        limit = float(room[min(p, room.size - 1)]) - beside
+        counted = float(near[min(p, near.size - 1)])
+        limit = float(room[min(p, room.size - 1)]) - max(counted - free.asked, 0.0)
         tight = replayed(events, sizes, limit) if free.reserved > limit else free
-        holes[p] = (tight if tight.fits else free).holes
+        found = tight if tight.fits else free
+        # Whole blocks of embeddings that replicas split, and their gradients, are in no class.
+        holes[p] = found.holes + max(found.asked - counted, 0.0)
     return holes
 
 

@@ -9,6 +9,7 @@ from opbyte.core.mapping import load_mapping
 from opbyte.core.parallel import Parallel
 from opbyte.hw_models.machine import load_machine
 from opbyte.sim.simulate import evaluate
+from opbyte.sim.training.caching_allocator import replayed
 from opbyte.sim.training.pipeline import order_of
 from opbyte.workloads.train import gathered
 from opbyte.workloads.training.lifetimes import lifetimes
@@ -140,6 +141,17 @@ def test_holes_are_a_class_of_what_a_device_holds():
     assert "fragmentation" not in plain.memory
     assert (caching.memory["fragmentation"] == caching.fragmentation_bytes).all()
     assert caching.memory["total"].max() == pytest.approx(caching.peak_bytes, rel=0.02)
+
+
+def test_segments_that_tensors_of_no_class_need_count():
+    """An embedding of 256,000 words is gathered whole: more than the two layers of the classes."""
+    split, work = {"dp": 8, "zero": 3}, step("gemma-2-2b", recompute="full", chunked_loss=True)
+    plan = work.plan(Parallel(**split))
+    found = lifetimes(plan, 0, order_of(1, 1, 2, 0), (4.0,) * 3, lambda _: 1.0)
+    segments = replayed(*found.arrays())
+    held = ob.simulate(MACHINE, work, mapping("caching", **split))
+    assert segments.asked > held.peak_bytes - held.fragmentation_bytes
+    assert held.peak_bytes == pytest.approx(segments.reserved)
 
 
 def test_each_point_has_its_own_holes():
