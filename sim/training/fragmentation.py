@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from opbyte.core.errors import UncoveredError
 from opbyte.core.ops import Array
 from opbyte.sim.training.caching_allocator import Held, replayed
 from opbyte.sim.training.pipeline import order_of
@@ -14,16 +15,40 @@ from opbyte.workloads.training.lifetimes import lifetimes
 from opbyte.workloads.training.plan import STATE
 
 if TYPE_CHECKING:
+    from opbyte.sim.training.offload import Offload
     from opbyte.sim.training.step import Training
     from opbyte.workloads.training.plan import Plan
 
-__all__ = ["fragmentation"]
+__all__ = ["check_allocator", "fragmentation"]
 
 _STATES = ("momentum", "variance", "master_weight", "master_gradient")
 
 
+def check_allocator(offload: Offload) -> None:
+    """Refuse an allocator of a CPU, or where activations are not all in the device's own memory.
+
+    Raises:
+        UncoveredError: With what the mapping says.
+    """
+    home = offload.placer
+    where = f"mapping '{home.mapping.name}' of {home.machine.name}"
+    if home.machine.unit(offload.unit).config.kind in ("cpu", "cores"):
+        raise UncoveredError(
+            f"{where}: `allocator: caching` is of a device's memory, and '{offload.unit}' is a "
+            "CPU. leave it out"
+        )
+    tiers = home.tiers("activation").in_
+    if len(tiers) > 1 or tiers != home.tiers("working").in_:
+        raise UncoveredError(
+            f"{where}: no model has `allocator: caching` where `activation` lives in "
+            f"{', '.join(tiers)}. place it in the device's own memory alone, or leave one out"
+        )
+
+
 def fragmentation(step: Training, plan: Plan, stage: int, held: Mapping[str, Any]) -> Array:
     """Return the bytes of the holes on a device of a stage, (points,).
+
+    Where tensors exceed the classes, they count here: with all classes no less than the segments.
 
     Where segments and what else is held exceed the memory, the allocator gives back what is free
     and asks again; if that does not help, the holes are those that it would need.
@@ -45,10 +70,12 @@ def fragmentation(step: Training, plan: Plan, stage: int, held: Mapping[str, Any
             arrays = _lifetimes(step, plan, stage, held, tier, at).arrays()
             known[at] = (*arrays, replayed(*arrays))
         events, sizes, free = known[at]
-        beside = max(float(near[min(p, near.size - 1)]) - free.asked, 0.0)
-        limit = float(room[min(p, room.size - 1)]) - beside
+        counted = float(near[min(p, near.size - 1)])
+        limit = float(room[min(p, room.size - 1)]) - max(counted - free.asked, 0.0)
         tight = replayed(events, sizes, limit) if free.reserved > limit else free
-        holes[p] = (tight if tight.fits else free).holes
+        found = tight if tight.fits else free
+        # Whole blocks of embeddings that replicas split, and their gradients, are in no class.
+        holes[p] = found.holes + max(found.asked - counted, 0.0)
     return holes
 
 

@@ -116,14 +116,9 @@ def _check(machine: Machine, work: TrainStep, mapping: SoftwareMapping, fidelity
             mapping.allocate is not None
             and (mapping.swap is not None or mapping.staging is not None)
         ),
-        "an allocator beside activations that live elsewhere, a share that is swapped, or "
-        "`allocate`": (
+        "an allocator beside a share that is swapped, or `allocate`": (
             mapping.allocator is not None
-            and (
-                mapping.swap is not None
-                or mapping.allocate is not None
-                or bool({"activation", "working"} & set(mapping.place))
-            )
+            and (mapping.swap is not None or mapping.allocate is not None)
         ),
         "staging in a drive": (
             mapping.staging is not None and is_drive(machine, mapping.staging.memory)

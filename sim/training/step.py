@@ -21,7 +21,7 @@ from opbyte.sim.place import Placer
 from opbyte.sim.training.behind import check_behind, exposed
 from opbyte.sim.training.exchanges import Exchanges
 from opbyte.sim.training.fabric import Fabric
-from opbyte.sim.training.fragmentation import fragmentation
+from opbyte.sim.training.fragmentation import check_allocator, fragmentation
 from opbyte.sim.training.offload import Offload, computing, copied
 from opbyte.sim.training.optimizer import PassCost, Stepping, optimizer_unit, passes
 from opbyte.sim.training.pipeline import Played, check_passes, play
@@ -104,6 +104,8 @@ class Training:
             check_behind(machine.name, mapping, (optimizer_unit(self.home), unit), work.clip)
         beside = mapping.overlap in ("copy", "gradients", "optimizer")
         self.offload = Offload(self.home, unit, beside, ideal)
+        if mapping.allocator is not None:
+            check_allocator(self.offload)
         self.master_gradient = "master_gradient" in mapping.place
         self.plan: Plan = work.plan(self.parallel, fused=mapping.fuses_attention)
         self.many = np.atleast_1d(work.microbatches(self.parallel))
@@ -128,12 +130,13 @@ class Training:
         """Return the share of a device's SMs that a call of the library takes."""
         if self.ideal or self.parallel.tp * self.parallel.dp == 1:
             return 0.0
-        machine, link = self.placer.machine, self.placer.networks.of_collectives()
+        machine, part = self.placer.machine, self.placer.groups.part
         config = machine.unit(self.offload.unit).config
-        if config.kind != "gpu":
+        # Devices that are alone in their nodes have no link of their own, which would say it.
+        link = next((n for n, one in machine.config.links.items() if one.ends == (part, part)), "")
+        if config.kind != "gpu" or not link:
             return 0.0
-        channels = machine.values.get(f"{link}.collectives.channels", 0.0)
-        return channels / config.instances
+        return machine.values.get(f"{link}.collectives.channels", 0.0) / config.instances
 
     @property
     def _element(self) -> float:

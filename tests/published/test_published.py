@@ -540,12 +540,20 @@ def test_the_models_of_mpt_have_the_published_parameters() -> None:
 
 
 def test_mpt_holds_on_a100_where_layers_are_recomputed() -> None:
-    """From 7B on and up to 4,096 tokens; every other row is too fast."""
+    """From 7B to 30B and up to 4,096 tokens; every other row is too fast."""
     of_mpt = {id_: v for (source, id_), v in VERDICTS.items() if source == "mpt"}
-    held = {f"a100.30b.{n}" for n in (512, 1024, 2048, 4096)} | {"a100.70b.2048.x64"}
+    held = {f"a100.30b.{n}" for n in (512, 1024, 2048, 4096)}
     held |= {f"a100.{size}.{n}" for size in ("7b", "13b") for n in (1024, 4096)}
     assert {id_ for id_, v in of_mpt.items() if v.evidence != "open"} == held
     assert min(v.error for id_, v in of_mpt.items() if id_ not in held) > 0.0
+
+
+def test_mpts_gradients_have_the_bits_of_their_mode() -> None:
+    """The column MP Mode is DEFAULT, sums of 32 bits, but for 70B on A100: PURE, of 16."""
+    published, _ = load_published("mpt")
+    narrow = {p.id: p.experiment.workload.get("gradient") for p in published.points}
+    assert {id_ for id_, dtype in narrow.items() if dtype == "bf16"} == {"a100.70b.2048.x64"}
+    assert set(narrow.values()) == {None, "bf16"}
 
 
 def test_flexgen_is_reproduced_where_nothing_unpublished_decides() -> None:

@@ -9,6 +9,7 @@ from opbyte.core.mapping import load_mapping
 from opbyte.core.parallel import Parallel
 from opbyte.hw_models.machine import load_machine
 from opbyte.sim.simulate import evaluate
+from opbyte.sim.training.caching_allocator import replayed
 from opbyte.sim.training.pipeline import order_of
 from opbyte.workloads.train import gathered
 from opbyte.workloads.training.lifetimes import lifetimes
@@ -47,6 +48,7 @@ JOBS = {
     "chunks": ({"pp": 4, "interleave": 2}, {"recompute": "none"}),
     "probabilities": ({"tp": 2, "sequence": True}, {"recompute": "selective", "dropout": True}),
     "adapters": ({}, {"lora": {"rank": 16}, "recompute": "full"}),
+    "adapters of untied": ({"pp": 2}, {"model": "opt-6.7b", "lora": {"rank": 16}}),
     "experts": ({"tp": 2, "ep": 2}, {"model": "qwen3-30b-a3b", "recompute": "full"}),
 }
 
@@ -104,6 +106,26 @@ def test_what_a_forward_pass_leaves_is_what_the_tape_says(name):
     assert left[1] - left[0] == pytest.approx(2 * float(np.max(plan.kept[0])), rel=1e-6)
 
 
+def test_scores_inside_one_kernel_are_no_tensors():
+    """One sequence of 8,192 tokens: 32 heads of 8,192^2 scores of 16 bits, half of them masked."""
+
+    def largest(fused):
+        plan = step(sequence=8192, chunked_loss=True).plan(Parallel(), fused=fused)
+        found = lifetimes(plan, 0, [(0, 0, 0), (1, 0, 0)], (), lambda _: 1.0)
+        return found.arrays()[1][2 * len(plan.order) :].max()  # behind weights and gradients
+
+    assert largest(fused=False) == 32 * 8192**2 * 2
+    assert largest(fused=True) == 2 * 8192 * 8192 * 2  # gate and up
+
+
+def test_what_attention_keeps_of_queries_and_keys_is_what_was_made():
+    plan = step().plan(Parallel())
+    layer = plan.tapes[plan.order[1]]
+    rotary = next(i for i, node in enumerate(layer.nodes) if node.kind == "rotary")
+    forward = lifetimes(plan, 0, [(0, 0, 0)], (), lambda _: 1.0).arrays()[1]
+    assert np.count_nonzero(forward == layer.size(rotary)) == 2 * sum(plan.layers)  # two steps
+
+
 # -- holes -----------------------------------------------------------------------------------------
 
 
@@ -119,6 +141,17 @@ def test_holes_are_a_class_of_what_a_device_holds():
     assert "fragmentation" not in plain.memory
     assert (caching.memory["fragmentation"] == caching.fragmentation_bytes).all()
     assert caching.memory["total"].max() == pytest.approx(caching.peak_bytes, rel=0.02)
+
+
+def test_segments_that_tensors_of_no_class_need_count():
+    """An embedding of 256,000 words is gathered whole: more than the two layers of the classes."""
+    split, work = {"dp": 8, "zero": 3}, step("gemma-2-2b", recompute="full", chunked_loss=True)
+    plan = work.plan(Parallel(**split))
+    found = lifetimes(plan, 0, order_of(1, 1, 2, 0), (4.0,) * 3, lambda _: 1.0)
+    segments = replayed(*found.arrays())
+    held = ob.simulate(MACHINE, work, mapping("caching", **split))
+    assert segments.asked > held.peak_bytes - held.fragmentation_bytes
+    assert held.peak_bytes == pytest.approx(segments.reserved)
 
 
 def test_each_point_has_its_own_holes():
@@ -141,7 +174,7 @@ def test_each_point_has_its_own_holes():
 
 
 def test_a_memory_that_is_nearly_full_gets_back_what_is_free():
-    work, split = step(recompute="full"), {"dp": 8, "zero": 3}
+    work, split = step(recompute="full", micro_batch=4), {}
 
     def held(capacity):
         machine = load_machine(MACHINE).replace({"gpu.hbm.capacity": f"{capacity} B"})
@@ -168,14 +201,32 @@ def test_tensors_that_live_elsewhere_leave_no_holes():
     assert away.fragmentation_bytes < on_device["total"].max()
 
 
+FAR, BOTH = {"host.dram": 1.0}, {"gpu.hbm": 0.5, "host.dram": 0.5}
+
+
 @pytest.mark.parametrize(
     ("work", "more", "word"),
     [
-        (step(), {"swap": 0.5}, "an allocator beside"),
-        (step(), {"place": {"activation": {"in": {"host.dram": 1.0}}}}, "an allocator beside"),
+        (step(), {"swap": 0.5}, "an allocator beside a share that is swapped"),
+        (step(), {"place": {"activation": {"in": FAR}}}, "`activation` lives in host.dram"),
+        (step(), {"place": {"activation": {"in": BOTH}}}, "lives in gpu.hbm, host.dram"),
         (ob.Decode("llama-3.2-1b", batch=1, context=64), {}, "allocator"),
     ],
 )
 def test_an_allocator_that_has_no_model_is_refused(work, more, word):
     with pytest.raises(UncoveredError, match=word):
         ob.simulate(MACHINE, work, mapping("caching") | more)
+
+
+def test_an_allocator_of_a_cpu_is_refused():
+    chosen = load_machine("cxl-server").mapping("default")
+    chosen = chosen.model_copy(update={"allocator": "caching"})
+    with pytest.raises(UncoveredError, match=r"'cpu\.cores' is a CPU"):
+        ob.simulate("cxl-server", step(), chosen)
+
+
+def test_activations_may_be_placed_where_they_are_anyway():
+    chosen = mapping("caching")
+    place = {"place": {"activation": {"in": {"gpu.hbm": 1.0}}}}
+    said, left_out = (ob.simulate(MACHINE, step(batch=8), chosen | p) for p in (place, {}))
+    assert said.fragmentation_bytes == left_out.fragmentation_bytes > 0.0

@@ -477,6 +477,18 @@ def test_exchanges_that_outlast_a_pass_are_all_that_is_left_of_it():
     assert hidden.communication_s + passes == pytest.approx(shown.communication_s, rel=1e-12)
 
 
+@pytest.mark.parametrize("overlap", ["none", "gradients"])
+def test_replicas_that_are_alone_in_their_nodes_take_no_sms(overlap):
+    machine = {
+        "kind": "machine",
+        "name": "alone",
+        "parts": {"node": {"count": 8, "parts": {"gpu": {"like": "dgx-a100.gpu", "count": 1}}}},
+        "links": {"infiniband": {"like": "dgx-a100-64x8.infiniband"}},
+    }
+    found = train(machine=machine, overlap=overlap, dp=8, zero=3, sequence=8192, recompute="full")
+    assert (found.communication_s > 0.0) == (overlap == "none")
+
+
 def test_sums_of_gradients_leave_as_32_bits():
     def seconds(label):
         builder = OpTableBuilder()

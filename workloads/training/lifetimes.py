@@ -128,8 +128,10 @@ class _Playing:
         """Return the bytes of a block's weights; an embedding has what no other block has."""
         if not tape.name.startswith("embed"):
             return sum(self._at(n["weight"] + n["expert"]) for n in tape.nodes)
-        others = sum(self._weights(t) for t in self.tapes[tape.stage] if t is not tape)
-        return max(self._at(self.plan.weights[tape.stage]) - others, 0.0)
+        others = [n for t in self.tapes[tape.stage] if t is not tape for n in t.nodes]
+        # Adapters are not among the model's weights.
+        known = [self._at(n["weight"] + n["expert"]) for n in others if "adapter" not in n.labels]
+        return max(self._at(self.plan.weights[tape.stage]) - sum(known), 0.0)
 
     def _trained(self, tape: Tape) -> float:
         """Return the elements of a block that are trained."""
@@ -217,20 +219,21 @@ class _Playing:
         self, tape: Tape, given: int | None, keys: dict[tuple[int, str], float]
     ) -> tuple[int | None, dict[tuple[int, str], int]]:
         """Run a block forward; return its result and what it keeps beside its input."""
-        live, chunked = self.live, self._chunked(tape)
+        live, unseen = self.live, self._unseen(tape)
         made: dict[int, int] = {} if given is None else {GIVEN: live.hold(given)}
         left = {i: len(set(readers)) for i, readers in tape.users().items()}
         kept: dict[tuple[int, str], int] = {}
         last = len(tape.nodes) - 1
         for i, node in enumerate(tape.nodes):
             view = self._is_view(node) and node.inputs[0] in made
-            size = 0.0 if i in chunked else self._at(tape.size(i))
+            size = 0.0 if i in unseen else self._at(tape.size(i))
             made[i] = live.hold(made[node.inputs[0]]) if view else live.come(size)
             if (i, "") in keys:
                 kept[i, ""] = live.hold(made[i])
             for key in node.keeps:
                 if key[1] and key in keys and key not in kept:
-                    kept[key] = live.come(keys[key])
+                    whole = key[1] == "qkv" and keys[key] == self._at(tape.size(key[0]))
+                    kept[key] = live.hold(made[key[0]]) if whole else live.come(keys[key])
             for read in set(node.inputs):
                 left[read] -= 1
                 if not left[read] and read in made:
@@ -245,12 +248,17 @@ class _Playing:
         """Return whether a result takes no room of its own."""
         return node.kind in ("enter", "all_reduce") and not self.plan.recipe.splits
 
-    def _chunked(self, tape: Tape) -> range:
-        """Return the nodes whose results are never there as a whole."""
-        nodes = range(len(tape.nodes))
-        if not (self.plan.recipe.chunked and tape.name.startswith("head")):
-            return nodes[:0]
-        return nodes[next(i for i in nodes if tape.nodes[i].name == "lm_head") :]
+    def _unseen(self, tape: Tape) -> set[int]:
+        """Return the nodes whose results are never there as a whole.
+
+        These are the scores inside one kernel of attention, and logits of a chunked loss.
+        """
+        recipe, nodes = self.plan.recipe, range(len(tape.nodes))
+        scores = {i for i in nodes if tape.nodes[i].kind in ("score", "softmax")}
+        unseen = scores if recipe.fused else set()
+        if recipe.chunked and tape.name.startswith("head"):
+            unseen |= set(nodes[next(i for i in nodes if tape.nodes[i].name == "lm_head") :])
+        return unseen
 
     def _again(self, tape: Tape, block: _Block) -> None:
         """Make what a block that kept less needs to run backward."""
@@ -266,7 +274,7 @@ class _Playing:
 
     def _gradients(self, tape: Tape, block: _Block, given: int | None) -> int | None:
         """Run a block backward; return the gradient of its input."""
-        live, last, chunked = self.live, len(tape.nodes) - 1, self._chunked(tape)
+        live, last, unseen = self.live, len(tape.nodes) - 1, self._unseen(tape)
         gradients: dict[int, int] = {} if given is None else {last: given}
         first = {key: i for i in range(last, -1, -1) for key in tape.nodes[i].keeps}
         for i in range(last, -1, -1):
@@ -275,7 +283,7 @@ class _Playing:
                 if read in gradients:
                     continue
                 view = self._is_view(node) and i in gradients
-                size = 0.0 if read in chunked else self._at(tape.size(read))
+                size = 0.0 if read in unseen else self._at(tape.size(read))
                 gradients[read] = live.hold(gradients[i]) if view else live.come(size)
             if i in gradients:
                 live.drop(gradients.pop(i))
