@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from hypothesis.internal.conjecture import providers
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -15,6 +16,9 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 
 settings.register_profile("opbyte", deadline=None, derandomize=True, database=None)
 settings.load_profile("opbyte")
+# Hypothesis mixes in constants of whatever modules happen to be imported. That depends on the tests
+# which a worker ran before: examples would differ from run to run.
+providers._get_local_constants = lambda: providers._local_constants
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

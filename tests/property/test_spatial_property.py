@@ -4,7 +4,7 @@ import dataclasses
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from opbyte.core.errors import CapacityError
@@ -63,6 +63,7 @@ shapes = st.builds(
 
 
 @given(cascades, shapes, st.floats(1.0, 256.0), st.sampled_from(["overlapped", "serial"]))
+@example("three-pass", Shape(1.0, 1024.0, 2049.0, 128.0, 128.0, 0.5), 1.25, "overlapped")
 def test_plans_move_inputs_and_result_at_least_and_keep_both_arrays_busy_no_longer_than_they_run(
     name, shape, mib, schedule
 ):
@@ -74,7 +75,8 @@ def test_plans_move_inputs_and_result_at_least_and_keep_both_arrays_busy_no_long
     for tensor, least in shape.compulsory.items():
         assert one.traffic[tensor] >= least * (1 - 1e-12)
     assert one.seconds >= max(one.memory, one.taken(ARRAY), one.taken(LANES)) * (1 - 1e-12)
-    assert 0.0 <= one.spilled < 1.0
+    # All of it where the tiles of inputs and results fill the buffer.
+    assert 0.0 <= one.spilled <= 1.0
     assert one.spilled > 0.0 or one.footprint <= one.capacity
     for array in (ARRAY, LANES):
         assert 0.0 < one.utilisation(array) <= 1.0 + 1e-9

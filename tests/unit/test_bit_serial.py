@@ -168,7 +168,7 @@ def test_all_positions_may_be_scored():
     flops = [f.set_index("operator").loc["lm_head", "flops"] for f in (last, every)]
     assert flops[0] == 2 * HIDDEN * VOCAB
     assert flops[1] == 256 * flops[0]
-    with pytest.raises(WorkloadError, match="last or all"):
+    with pytest.raises(WorkloadError, match="one of last, all"):
         ob.Prefill(model(), 1, 256, logits="some")
     with pytest.raises(WorkloadError, match="encoder"):
         ob.Prefill(ob.load_model("t5-small"), 1, 64, logits="all")
