@@ -9,14 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from opbyte.core.config import judged, load_document
+from opbyte.core.config import load_document
 from opbyte.core.errors import CapacityError, ConfigError, Problem, UncoveredError
 from opbyte.core.problems import Problems
 from opbyte.sim.runners import unplayable
 from opbyte.sweeps.console import Output, plain, shown
 from opbyte.sweeps.constraints import metric_dimension
 from opbyte.sweeps.design import Design, Side
-from opbyte.sweeps.study import Experiment, changed, not_another, with_kind, wrong_root
+from opbyte.sweeps.study import Experiment, judged_as, not_another, wrong_root
 from opbyte.workloads.works import WORKS
 
 if TYPE_CHECKING:
@@ -69,13 +69,7 @@ def load_experiment(
     """
     problems, right = Problems(), partial(not_another, kind="experiment")
     document = load_document(source, check=right, problems=problems)
-    if settings:
-        with problems.keep():
-            document = changed(document, settings, "")
-    one = judged(Experiment, with_kind(document, "experiment"), problems)
-    if one is None or not document.whole:
-        problems.tell()
-    assert one is not None
+    one, document = judged_as(Experiment, document, settings, problems, kind="experiment", base="")
     side = Side(document, (), one.machine, one.workload, one.mapping, one.set)
     for path in one.set:
         if wrong := wrong_root(path):

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
 from opbyte.core.blocks import Block
 from opbyte.core.catalog import Catalog
@@ -33,6 +33,8 @@ __all__ = [
     "load_study",
     "study_name",
 ]
+
+Judged = TypeVar("Judged", bound=BaseModel)
 
 STUDIES = Catalog("study", Path(__file__).parent / "studies")
 
@@ -274,14 +276,37 @@ def load_study(
         path = Path(source) if folder else STUDIES.find(source)
         right = partial(not_another, kind="study")
         document = load_document(path, STUDIES.path, check=right, problems=problems)
+    study, document = judged_as(Study, document, settings, problems, kind="study", base="base")
+    return LoadedStudy(Plan.build(study, document, problems))
+
+
+def judged_as(
+    cls: type[Judged],
+    document: Document,
+    settings: Mapping[str, Any] | None,
+    problems: Problems,
+    *,
+    kind: str,
+    base: str,
+) -> tuple[Judged, Document]:
+    """Return a document of `kind` with settings applied, as a `cls`, and the document itself.
+
+    Args:
+        settings: Value by path, as of `--set`.
+        problems: Takes what is wrong, unless nothing more can be judged.
+        base: See `changed`.
+
+    Raises:
+        ConfigError: With every problem so far, where nothing more can be judged.
+    """
     if settings:
         with problems.keep():
-            document = changed(document, settings, "base")
-    study = judged(Study, with_kind(document, "study"), problems)
-    if study is None or not document.whole:
+            document = changed(document, settings, base)
+    found = judged(cls, with_kind(document, kind), problems)
+    if found is None or not document.whole:
         problems.tell()
-    assert study is not None
-    return LoadedStudy(Plan.build(study, document, problems))
+    assert found is not None
+    return found, document
 
 
 def with_kind(document: Document, kind: str) -> Document:

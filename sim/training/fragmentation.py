@@ -11,8 +11,8 @@ from opbyte.core.errors import UncoveredError
 from opbyte.core.ops import Array
 from opbyte.sim.training.caching_allocator import Held, replayed
 from opbyte.sim.training.pipeline import order_of
-from opbyte.workloads.training.lifetimes import lifetimes
-from opbyte.workloads.training.plan import STATE
+from opbyte.workloads.training.lifetimes import Lifetimes, lifetimes
+from opbyte.workloads.training.plan import STATE, STATES
 
 if TYPE_CHECKING:
     from opbyte.sim.training.offload import Offload
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from opbyte.workloads.training.plan import Plan
 
 __all__ = ["check_allocator", "fragmentation"]
-
-_STATES = ("momentum", "variance", "master_weight", "master_gradient")
 
 
 def check_allocator(offload: Offload) -> None:
@@ -81,12 +79,12 @@ def fragmentation(step: Training, plan: Plan, stage: int, held: Mapping[str, Any
 
 def _lifetimes(
     step: Training, plan: Plan, stage: int, held: Mapping[str, Any], tier: str, point: int
-) -> Any:
+) -> Lifetimes:
     parallel = plan.parallel
     many = int(step.many[min(point, step.many.size - 1)])
     # Two microbatches for each stage: from then on each does what the one before did.
     order = order_of(parallel.pp, parallel.interleave, min(many, 2 * parallel.pp), stage)
-    states = [STATE * _here(step, tier, name) for name in _STATES if name in held]
+    states = [STATE * _here(step, tier, name) for name in STATES if name in held]
     shares = {name: _here(step, tier, name) for name in ("weight", "gradient")}
     return lifetimes(plan, stage, order, states, lambda name: shares.get(name, 1.0), point)
 

@@ -33,6 +33,7 @@ from opbyte.sim.training.drives import Drives, is_drive, two_ways
 from opbyte.sim.training.overlap import alone, overlapped
 from opbyte.sim.training.staging import CLASSES
 from opbyte.sim.ways import Ways
+from opbyte.workloads.training.plan import STATES
 
 if TYPE_CHECKING:
     from opbyte.workloads.training.plan import Plan
@@ -40,10 +41,7 @@ if TYPE_CHECKING:
 #: Classes that may live elsewhere while the unit computes on copies.
 MOVABLE = ("weight", "gradient", "activation")
 #: All classes that a training step has.
-HELD = (
-    *MOVABLE, "expert.weight", "working", "buffer",
-    "optimizer", "momentum", "variance", "master_weight", "master_gradient",
-)  # fmt: skip
+HELD = (*MOVABLE, "expert.weight", "working", "buffer", "optimizer", *STATES)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from opbyte.sim.training.optimizer import PassCost
 from opbyte.sim.training.parts import parts_of
 from opbyte.sim.training.step import Timed, Training
 from opbyte.workloads.train import fullest
+from opbyte.workloads.training.plan import STATES
 
 __all__ = ["outcome_of"]
 
@@ -129,8 +130,7 @@ def _rows(costs: tuple[PassCost, ...]) -> tuple[dict[str, Any], ...]:
 
 
 def _held_metrics(held: dict[str, Any]) -> dict[str, Array]:
-    names = ("momentum", "variance", "master_weight", "master_gradient")
-    states = [held.get(name, 0.0) for name in names]
+    states = [held.get(name, 0.0) for name in STATES]
     return {
         "weight_bytes": np.atleast_1d(held["weight"]),
         "gradient_bytes": np.atleast_1d(held["gradient"]),

@@ -22,6 +22,7 @@ from opbyte.core.ops import Number
 from opbyte.core.staging import Staging
 from opbyte.sim.place import Placer
 from opbyte.sim.training.drives import is_drive
+from opbyte.workloads.training.plan import STATES
 
 if TYPE_CHECKING:
     from opbyte.workloads.training.plan import Plan
@@ -30,7 +31,6 @@ __all__ = ["CLASSES", "staged", "with_homes"]
 
 #: What is held beside tensors.
 CLASSES = ("pool", "rounding", "overflow_check")
-_STATES = ("momentum", "variance", "master_weight", "master_gradient")
 
 
 def with_homes(mapping: Mapping) -> Mapping:
@@ -61,11 +61,11 @@ def staged(
     pool: Any = _pool(block, plan) if on_drives("weight") > 0.0 else 0.0
     waste: Any = block.rounded(pool) - pool
     largest = block.chunk.value if block.chunk is not None else np.inf
-    for name in ("gradient", *_STATES):
+    for name in ("gradient", *STATES):
         size = held.get(name, 0.0)
         here = size * there(name)
         waste = waste + block.pieces(here) - here
-        if name in _STATES:
+        if name in STATES:
             piece = np.minimum(size * on_drives(name), largest)
             pool = pool + 2.0 * piece
             waste = waste + 2.0 * (block.rounded(piece) - piece)

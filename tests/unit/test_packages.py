@@ -53,7 +53,7 @@ def test_dies_cost_what_llmcompass_published(row):
 def test_memories_cost_what_they_were_sold_at(row):
     price = parse(row["capacity"], "bytes") * parse(PRICES[row["id"]]["value"], "dollars_per_byte")
     # Sources are rounded to two digits; a GB of 10**9 bytes would be 7 % off.
-    assert price == pytest.approx(row["price"], rel=0.012)
+    assert price == pytest.approx(row["price"], rel=row["tolerance"])
 
 
 @rows("packages")

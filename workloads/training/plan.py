@@ -23,6 +23,8 @@ COUNTED = PRODUCTS | {"score", "context"}
 #: Bytes of a momentum, a variance and a master weight (mixed precision, Rajbhandari et al., arXiv
 #: 1910.02054, section 3.1).
 STATE = 4.0
+#: Tensor classes of the optimizer, with the 32-bit gradients that it may read.
+STATES = ("momentum", "variance", "master_weight", "master_gradient")
 
 
 @dataclass(frozen=True)
